@@ -1,0 +1,1 @@
+"""Reading, preparing, simulating and downloading genomes; needs no torch."""

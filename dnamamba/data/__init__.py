@@ -1,0 +1,1 @@
+"""Which window is which sample, and the streaming loader over them."""

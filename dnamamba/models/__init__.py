@@ -1,0 +1,1 @@
+"""The backbone, its mixers and heads."""

@@ -1,0 +1,125 @@
+"""Device, precision, seeds, ranks, logging and folders: the only reader of environment variables.
+
+torch is imported inside functions, so that `--help` and data preparation do without it.
+"""
+
+import logging
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dnamamba.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger("dnamamba")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among those torchrun (or srun) started; 0 of 1 without either."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def read_ranks() -> Ranks:
+    """Read RANK, LOCAL_RANK and WORLD_SIZE as torchrun sets them."""
+    return Ranks(
+        rank=int(os.environ.get("RANK", 0)),
+        local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+        world_size=int(os.environ.get("WORLD_SIZE", 1)),
+    )
+
+
+def cache_folder() -> Path:
+    """Where indexes go when the folder of their file is read-only: DNAMAMBA_CACHE, else XDG's."""
+    named = os.environ.get("DNAMAMBA_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dnamamba"
+
+
+def set_up_logging(verbose: bool = False) -> None:
+    """Send the library's messages to standard error; called by entry points only."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+
+
+def choose_device(name: str = "auto", local_rank: int = 0) -> "torch.device":
+    """`auto` takes CUDA where there is one, else the CPU; `cuda`, `cuda:1`, `cpu` as they are.
+
+    Raises InputError when the device asked for is not there.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device is auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise InputError(
+                f"device {name} was asked for, but torch sees {count} CUDA devices; "
+                "use --device cpu, or run `dnamamba doctor` to see why"
+            )
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise InputError(f"--device is auto, cpu, cuda or cuda:N, got {name!r}")
+    return device
+
+
+def choose_precision(name: str, device: "torch.device") -> "torch.dtype | None":
+    """The autocast dtype: bfloat16, or None for plain float32.
+
+    `auto` is bf16 on GPUs and fp32 on CPUs. Parameters stay in float32 either way.
+    """
+    import torch
+
+    if name == "auto":
+        name = "bf16" if device.type == "cuda" else "fp32"
+    if name not in ("bf16", "fp32"):
+        raise InputError(f"--precision is auto, bf16 or fp32, got {name!r}")
+    return torch.bfloat16 if name == "bf16" else None
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch (all devices). Data order never depends on it: see data/windows.py."""
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def describe_machine() -> dict[str, object]:
+    """Versions and devices, for manifests and `dnamamba doctor`."""
+    import numpy
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "numpy": numpy.__version__,
+        "gpus": gpus,
+        "cpu_threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,129 @@
+"""The DNA vocabulary: ids, encoding, decoding and complement, all by lookup table on bytes.
+
+Ids are HyenaDNA's (hyena-dna, src/dataloaders/datasets/hg38_char_tokenizer.py), so its models and
+those of its relatives read our tokens. Bases travel as one byte, a *code*: the token id in the low
+seven bits and the soft-mask (a lower-case letter in the FASTA) in the highest. The bit is dropped
+only where the loss is weighted, so nothing upstream has to choose between case and memory.
+
+Encoding reads both cases, U as T, and every IUPAC ambiguity letter as N. Letters outside IUPAC
+become [UNK]; readers of files count them and refuse them where they matter.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Codes = NDArray[np.uint8]
+
+SOFT_MASK_BIT = 0x80
+TOKEN_MASK = 0x7F
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token names and ids; `tokens[i]` has id i. `padded_size` rows stand in an embedding."""
+
+    tokens: tuple[str, ...]
+    padded_size: int
+
+    @property
+    def size(self) -> int:
+        return len(self.tokens)
+
+    def id(self, token: str) -> int:
+        return self.tokens.index(token)
+
+    @property
+    def base_ids(self) -> tuple[int, int, int, int]:
+        """Ids of A, C, G and T: the only tokens that are ever predicted."""
+        a, c, g, t = (self.id(base) for base in "ACGT")
+        return a, c, g, t
+
+
+VOCABULARY = Vocabulary(
+    ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N"),
+    padded_size=16,
+)
+PAD_ID = VOCABULARY.id("[PAD]")
+UNK_ID = VOCABULARY.id("[UNK]")
+N_ID = VOCABULARY.id("N")
+FIRST_BASE_ID, _, _, LAST_BASE_ID = VOCABULARY.base_ids
+
+IUPAC_AMBIGUOUS = "RYSWKMBDHVN"
+_GAPS = "-.*"
+
+
+def _encode_table() -> Codes:
+    table = np.full(256, UNK_ID, np.uint8)
+    letters = {**dict(zip("ACGT", VOCABULARY.base_ids, strict=True)), "U": VOCABULARY.id("T")}
+    letters |= dict.fromkeys(IUPAC_AMBIGUOUS, N_ID)
+    for letter, token in letters.items():
+        table[ord(letter)] = token
+        table[ord(letter.lower())] = token | SOFT_MASK_BIT
+    for gap in _GAPS:
+        table[ord(gap)] = N_ID
+    return table
+
+
+def _complement_table() -> Codes:
+    table = np.arange(256, dtype=np.uint8)
+    a, c, g, t = VOCABULARY.base_ids
+    for one, other in ((a, t), (c, g), (g, c), (t, a)):
+        table[one] = other
+        table[one | SOFT_MASK_BIT] = other | SOFT_MASK_BIT
+    return table
+
+
+def _decode_table() -> Codes:
+    table = np.full(256, ord("?"), np.uint8)
+    for token in range(VOCABULARY.size):
+        name = VOCABULARY.tokens[token]
+        letter = name if len(name) == 1 else "N" if token == UNK_ID else "-"
+        table[token] = ord(letter)
+        table[token | SOFT_MASK_BIT] = ord(letter.lower())
+    return table
+
+
+ENCODE_TABLE = _encode_table()
+COMPLEMENT_TABLE = _complement_table()
+_DECODE_TABLE = _decode_table()
+
+
+def encode(sequence: str | bytes) -> Codes:
+    """Letters to codes (uint8, one a base), soft-mask bit kept. Never raises: see UNK_ID."""
+    raw = sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence
+    return ENCODE_TABLE[np.frombuffer(raw, np.uint8)]
+
+
+def decode(codes: Codes) -> str:
+    """Codes or token ids (any integer array, one dimension) to letters, masked bases in lower case.
+
+    N, ambiguous and unknown letters come back as N; padding and other special tokens as `-`.
+    """
+    return _DECODE_TABLE[np.asarray(codes).astype(np.uint8)].tobytes().decode("ascii")
+
+
+def reverse_complement(codes: Codes) -> Codes:
+    """The other strand, read from its own 5' end; the last axis is the sequence.
+
+    Works on codes and on token ids. N, padding and special tokens keep their id; the soft-mask
+    bit moves with its base. Padding on one side comes out on the other, where it belongs.
+    """
+    return COMPLEMENT_TABLE[np.asarray(codes)][..., ::-1]
+
+
+def token_ids(codes: Codes) -> Codes:
+    """Codes without the soft-mask bit (uint8)."""
+    return codes & TOKEN_MASK
+
+
+def is_soft_masked(codes: Codes) -> NDArray[np.bool_]:
+    """True where the base was lower case."""
+    return (codes & SOFT_MASK_BIT) != 0
+
+
+def is_base(codes: Codes) -> NDArray[np.bool_]:
+    """True for A, C, G and T of either case: the positions that count in a loss."""
+    ids = token_ids(codes)
+    return (ids >= FIRST_BASE_ID) & (ids <= LAST_BASE_ID)

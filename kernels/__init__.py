@@ -1,0 +1,1 @@
+"""Kernels: torch and triton only; knows nothing of genomes."""
