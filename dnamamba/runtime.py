@@ -3,10 +3,12 @@
 torch is imported inside functions, so that `--help` and data preparation do without it.
 """
 
+import contextlib
 import logging
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +57,9 @@ def set_up_logging(verbose: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    # One voice for all ranks: the others speak up only when something is wrong.
+    level = logging.INFO if read_ranks().is_main else logging.WARNING
+    logger.setLevel(logging.DEBUG if verbose else level)
     logger.propagate = False
 
 
@@ -101,11 +105,52 @@ def choose_precision(name: str, device: "torch.device") -> "torch.dtype | None":
     return torch.bfloat16 if name == "bf16" else None
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch (all devices). Data order never depends on it: see data/windows.py."""
-    import torch
+@dataclass(frozen=True)
+class Compute:
+    """Where a run computes: device, autocast dtype (None: plain float32) and ranks."""
 
-    torch.manual_seed(seed)
+    device: "torch.device"
+    autocast_dtype: "torch.dtype | None"
+    ranks: Ranks
+
+    def autocast(self) -> "torch.autocast":
+        """The context forward passes run in."""
+        import torch
+
+        enabled = self.autocast_dtype is not None
+        return torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled)
+
+    def sum_over_ranks(self, values: "torch.Tensor") -> "torch.Tensor":
+        """Add a tensor up over all ranks, in place; as it is with one."""
+        import torch.distributed
+
+        if self.ranks.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def wait_for_ranks(self) -> None:
+        import torch.distributed
+
+        if self.ranks.world_size > 1:
+            torch.distributed.barrier()
+
+
+@contextlib.contextmanager
+def open_compute(device: str = "auto", precision: str = "auto") -> Iterator[Compute]:
+    """Choose device and precision and, under torchrun, join the other ranks; leaves on exit."""
+    import torch.distributed
+
+    ranks = read_ranks()
+    chosen = choose_device(device, ranks.local_rank)
+    compute = Compute(chosen, choose_precision(precision, chosen), ranks)
+    if ranks.world_size == 1:
+        yield compute
+        return
+    torch.distributed.init_process_group("gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl")
+    try:
+        yield compute
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def describe_machine() -> dict[str, object]:

@@ -1,0 +1,119 @@
+"""`dnamamba data ...`: genomes before training."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnamamba.cli.main import LazyGroup
+from dnamamba.cli.options import FILE, data_config, window_options
+
+_COMMANDS = {
+    "info": ("dnamamba.cli.data", "info", "Contigs, letters, N and soft-masking of a file."),
+    "prepare": ("dnamamba.cli.data", "prepare", "Write FASTA files into one fast store (HDF5)."),
+    "check": ("dnamamba.cli.data", "check", "Windows of each split, and bases they share."),
+    "fetch": ("dnamamba.cli.data_fetch", "fetch", "Download public genomes and splits."),
+    "demo": ("dnamamba.cli.data", "demo", "Make the simulated great-ape demo genomes."),
+}
+
+data = LazyGroup(
+    _COMMANDS,
+    name="data",
+    help="""Look into, download, prepare, simulate and check genomes.
+
+    \b
+    Examples:
+      dnamamba data fetch hg38-chr22
+      dnamamba data prepare hg38-chr22.fa.gz --out chr22.h5
+      dnamamba data info chr22.h5
+    """,
+)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.option(
+    "--contigs",
+    "n_contigs",
+    type=int,
+    default=20,
+    show_default=True,
+    help="Contigs shown, longest first.",
+)
+def info(files: tuple[Path, ...], n_contigs: int) -> None:
+    """Contigs, letters, N and soft-masking of FASTA files (plain, gzip or BGZF) and stores.
+
+    \b
+    Example:
+      dnamamba data info genome.fa.gz
+    """
+    from dnamamba.data_prep.summary import summarise_file
+
+    for file in files:
+        for line in summarise_file(file, n_contigs):
+            click.echo(line)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.option("--out", type=FILE, required=True, help="The store to write, e.g. genome.h5.")
+@click.option("--force", is_flag=True, help="Replace a store that exists.")
+def prepare(files: tuple[Path, ...], out: Path, force: bool) -> None:
+    """Write FASTA files (plain, gzip or BGZF) into one store that every worker maps into memory.
+
+    Files of one call are one genome; prepare one store for each genome.
+
+    \b
+    Example:
+      dnamamba data prepare chr1.fa.gz chr2.fa.gz --out genome.h5
+    """
+    from dnamamba.data_prep.store import prepare_store
+
+    done: list[int] = []
+    prepare_store(files, out, force=force, on_contig=lambda _, length: done.append(length))
+    click.echo(f"{out}: {len(done):,} contigs, {sum(done):,} bases, {out.stat().st_size:,} bytes")
+    click.echo(f"Next: dnamamba pretrain {out}")
+
+
+@click.command()
+@click.argument("files", nargs=-1)
+@window_options
+def check(files: tuple[str, ...], **values: Any) -> None:
+    """Windows, bases, N and soft-masking of each split, and the bases that splits share.
+
+    Shows the splits as training would use them and, with a BED, as the published window rules
+    would. FILES as for pretrain; without any, the simulated demo genomes. Exit code 1 where
+    training windows share bases with held-out ones.
+
+    \b
+    Example:
+      dnamamba data check hg38.h5 --bed hg38-splits.bed --seq-len 1M
+    """
+    from dnamamba.data.check import check_splits
+    from dnamamba.pretraining import DEMO, open_named_genome
+
+    is_demo = not files or files == (DEMO,)
+    genome = open_named_genome((DEMO,) if is_demo else files)
+    result = check_splits(genome, data_config(values, is_demo=is_demo))
+    for line in result.lines():
+        click.echo(line)
+    if result.leaks:
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@click.option("--out", type=FILE, required=True, help="A new folder for the FASTA files.")
+def demo(out: Path) -> None:
+    """Make the simulated great-ape genomes: five species, five chromosomes, about 2 Mb each.
+
+    They are simulated, not real sequence; the same files come out everywhere.
+
+    \b
+    Example:
+      dnamamba data demo --out demo-genomes
+    """
+    from dnamamba.data_prep.demo import write_demo_genomes
+
+    for species, path in write_demo_genomes(out).items():
+        click.echo(f"simulated {species}: {path} ({path.stat().st_size:,} bytes)")
+    click.echo(f"How they were made: {out / 'README.txt'}")

@@ -1,0 +1,97 @@
+"""The `dnamamba` command. Commands are imported when they run, so `--help` needs no torch."""
+
+import importlib
+import sys
+
+import click
+
+from dnamamba import __version__
+
+EXIT_FAILED = 1
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and one line, and imports them when called.
+
+    commands: name -> (module, attribute, short help).
+    """
+
+    def __init__(self, lazy: dict[str, tuple[str, str, str]], name: str, help: str):
+        super().__init__(name=name, help=help, no_args_is_help=True)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._lazy:
+            return None
+        module, attribute, _ = self._lazy[cmd_name]
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry[2]) for name, entry in self._lazy.items()])
+
+
+_COMMANDS = {
+    "pretrain": (
+        "dnamamba.cli.pretrain",
+        "pretrain",
+        "Train a DNA language model on a FASTA, or on demo genomes.",
+    ),
+    "data": (
+        "dnamamba.cli.data",
+        "data",
+        "Look into, download, prepare, simulate and check genomes.",
+    ),
+    "doctor": (
+        "dnamamba.cli.doctor",
+        "doctor",
+        "Show versions, devices and kernels, and check them on this machine.",
+    ),
+}
+
+cli = LazyGroup(
+    _COMMANDS,
+    name="dnamamba",
+    help="""Train and use DNA language models.
+
+    \b
+    Examples:
+      dnamamba pretrain --steps 200
+      dnamamba pretrain genome.fa --seq-len 1M
+      dnamamba data info genome.fa
+
+    Lengths read 131072, 1_000_000, 450k or 1M; k and M are powers of two: 1k = 1,024 and
+    1M = 2^20 = 1,048,576.
+    """,
+)
+cli = click.version_option(__version__, prog_name="dnamamba")(cli)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a user's mistake is one clear line and exit code 1 (2 for usage)."""
+    from dnamamba.errors import InputError
+    from dnamamba.runtime import set_up_logging
+
+    set_up_logging()
+    try:
+        code = cli.main(arguments, prog_name="dnamamba", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        click.echo("Stopped.", err=True)
+        code = 130
+    except (InputError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        code = EXIT_FAILED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Option types and options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnamamba.errors import InputError
+from dnamamba.intervals import format_size, parse_size
+
+Command = Callable[..., Any]
+
+
+class Size(click.ParamType):
+    """131072, 1_000_000, 450k or 1M; see intervals.parse_size."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return parse_size(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = Size()
+FILE = click.Path(path_type=Path)
+
+
+def show_size(size: int) -> str:
+    """A default as it would be typed."""
+    return format_size(size)
+
+
+def window_options(command: Command) -> Command:
+    """How windows are laid and genomes split; for commands that read windows."""
+    options = [
+        click.option(
+            "--seq-len", type=SIZE, default="1k", show_default=True, help="Bases in a window."
+        ),
+        click.option(
+            "--bed",
+            type=FILE,
+            help="4-column BED (chrom, start, end, train|valid|test) that rules the splits.",
+        ),
+        click.option(
+            "--windows",
+            "rule",
+            type=click.Choice(["auto", "tile", "mamba", "hyenadna", "caduceus"]),
+            default="auto",
+            show_default=True,
+            help="How windows are laid; auto is tile, with a BED mamba (the paper's).",
+        ),
+        click.option(
+            "--valid-contigs",
+            metavar="NAMES",
+            help="Contigs held out for validation, comma-separated; * matches anything.",
+        ),
+        click.option(
+            "--test-contigs", metavar="NAMES", help="Contigs held out for the test, likewise."
+        ),
+        click.option(
+            "--valid-fraction",
+            type=float,
+            default=0.05,
+            show_default=True,
+            help="Share of each contig for validation, where neither BED nor contigs are named.",
+        ),
+        click.option(
+            "--test-fraction",
+            type=float,
+            default=0.05,
+            show_default=True,
+            help="Share of each contig for the test, likewise.",
+        ),
+        click.option(
+            "--edge",
+            type=click.Choice(["shift", "pad", "skip"]),
+            default="shift",
+            show_default=True,
+            help="Windows past a contig's end: moved inside, padded or skipped.",
+        ),
+        click.option(
+            "--max-n-fraction",
+            type=float,
+            default=0.5,
+            show_default=True,
+            help="Skip windows with a larger share of N.",
+        ),
+        click.option(
+            "--keep-overlap",
+            is_flag=True,
+            help="Keep training windows that overlap held-out ones, as published loaders do.",
+        ),
+        click.option(
+            "--data-seed",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Order, phase and strand of training windows.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+WINDOW_OPTIONS = (
+    "seq_len",
+    "bed",
+    "rule",
+    "valid_contigs",
+    "test_contigs",
+    "valid_fraction",
+    "test_fraction",
+    "edge",
+    "max_n_fraction",
+    "keep_overlap",
+    "data_seed",
+)
+
+
+def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = True) -> Any:
+    """The DataConfig that `window_options` describe.
+
+    values: click's parameters. is_demo: hold whole chromosomes out unless something else is asked
+    for, since the simulated species share them.
+    """
+    from dnamamba.data.dataset import DataConfig
+    from dnamamba.data.splits import SplitConfig
+    from dnamamba.data.windows import WindowConfig
+
+    bed = values["bed"]
+    valid, test = (_names(values[key]) for key in ("valid_contigs", "test_contigs"))
+    if is_demo and bed is None and not valid and not test:
+        valid, test = ("chr5",), ("chr4",)
+    rule = values["rule"]
+    if rule == "auto":
+        rule = "tile" if bed is None else "mamba"
+    return DataConfig(
+        windows=WindowConfig(
+            seq_len=values["seq_len"],
+            rule=rule,
+            edge=values["edge"],
+            max_n_fraction=values["max_n_fraction"],
+            drop_overlap=not values["keep_overlap"],
+        ),
+        splits=SplitConfig(
+            bed=None if bed is None else str(bed.resolve()),
+            valid_contigs=valid,
+            test_contigs=test,
+            valid_fraction=values["valid_fraction"],
+            test_fraction=values["test_fraction"],
+        ),
+        rc_augment=rc_augment,
+        seed=values["data_seed"],
+    )
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

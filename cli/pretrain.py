@@ -1,0 +1,211 @@
+"""`dnamamba pretrain`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from dnamamba.cli.options import FILE, SIZE, data_config, show_size, window_options
+
+if TYPE_CHECKING:
+    from dnamamba.planning import Plan
+    from dnamamba.pretraining import PretrainConfig
+    from dnamamba.training import Outcome
+
+# What may accompany --resume: settings that do not change the result.
+_WITH_RESUME = {"resume", "device", "n_workers", "micro_batch", "checkpoint_blocks"}
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that become TrainConfig; defaults that depend on the device are None here."""
+    rate, share = {"type": float, "show_default": True}, {"type": float, "show_default": True}
+    options = [
+        click.option("--steps", "max_steps", type=int, help="Optimiser steps. " + _by_device(0)),
+        click.option("--batch-tokens", type=SIZE, help="Tokens in a step. " + _by_device(1)),
+        click.option("--learning-rate", default=8e-3, help="Peak of the schedule.", **rate),
+        click.option("--min-learning-rate", default=1e-5, help="Where the cosine ends.", **rate),
+        click.option("--warmup-fraction", default=0.1, help="Share of steps in warm-up.", **share),
+        click.option("--weight-decay", default=0.1, help="AdamW's.", **rate),
+        click.option("--grad-clip", default=1.0, help="Largest gradient norm; 0: none.", **rate),
+        click.option(
+            "--softmask-weight",
+            default=1.0,
+            help="Weight of lower-case (repeat) bases in the training loss.",
+            **share,
+        ),
+        click.option("--no-rc-augment", is_flag=True, help="Train on the forward strand only."),
+        click.option(
+            "--eval-every",
+            type=int,
+            help="Steps between validations. [default: a tenth of the run]",
+        ),
+        click.option("--eval-tokens", type=SIZE, help="Tokens of a validation. " + _by_device(2)),
+        click.option(
+            "--save-every", type=int, default=500, show_default=True, help="Between checkpoints."
+        ),
+        click.option(
+            "--log-every", type=int, default=10, show_default=True, help="Between metrics rows."
+        ),
+        click.option("--seed", type=int, default=0, show_default=True, help="Initial weights."),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "bf16", "fp32"]),
+            default="auto",
+            show_default=True,
+            help="auto is bf16 on GPUs; parameters stay fp32.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _by_device(row: int) -> str:
+    return (
+        "[default: 10000 on a GPU, 300 on a CPU]",
+        "[default: 1M on a GPU, 16k on a CPU]",
+        "[default: 4M on a GPU, 128k on a CPU]",
+    )[row]
+
+
+@click.command()
+@click.argument("data", nargs=-1, metavar="[DATA]...")
+@click.option(
+    "--model",
+    help="Preset; `--model list` shows all. [default: mamba-1.4m on a GPU, mamba-demo on a CPU]",
+)
+@click.option("--out", type=FILE, help="Run folder. [default: runs/<data>-<model>-<length>]")
+@click.option("--force", is_flag=True, help="Start over in a run folder that exists.")
+@click.option("--resume", type=FILE, metavar="RUN", help="Continue a run folder exactly.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@window_options
+@recipe_options
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--workers", "n_workers", type=int, help="Loader processes. [default: 0 on a CPU, 4 on a GPU]"
+)
+@click.option("--micro-batch", type=int, help="Windows in one pass. [default: what fits]")
+@click.option(
+    "--checkpoint-blocks/--no-checkpoint-blocks",
+    default=None,
+    help="Recompute blocks in the backward pass. [default: where memory needs it]",
+)
+@click.pass_context
+def pretrain(ctx: click.Context, **values: Any) -> None:
+    """Train a DNA language model.
+
+    DATA: FASTA files (plain or BGZF) or stores made by `dnamamba data prepare`; without any, the
+    simulated great-ape demo genomes. Several files are several genomes, or parts of one.
+
+    \b
+    Examples:
+      dnamamba pretrain --steps 200
+      dnamamba pretrain hg38.h5 --bed hg38-splits.bed --seq-len 1M --model mamba-7m
+      dnamamba pretrain genome.fa --dry-run
+      dnamamba pretrain --resume runs/genome-mamba-1.4m-1k
+      torchrun --nproc-per-node 4 -m dnamamba pretrain hg38.h5
+
+    Lengths read 131072, 1_000_000, 450k or 1M; 1k = 1,024 and 1M = 2^20. Ctrl-C or SIGTERM saves
+    and stops; --resume goes on from there.
+    """
+    from dnamamba import pretraining
+    from dnamamba.models import preset_names
+
+    if values["model"] == "list":
+        click.echo("\n".join(preset_names()))
+        return
+    options = pretraining.RunOptions(
+        device=values["device"],
+        n_workers=values["n_workers"],
+        micro_batch=values["micro_batch"],
+        checkpoint_blocks=values["checkpoint_blocks"],
+    )
+    if values["resume"] is not None:
+        _refuse_recipe(ctx)
+        out = values["resume"]
+        outcome = pretraining.resume(out, options)
+    else:
+        config, model_name = _resolve(values)
+        if values["dry_run"]:
+            _print_plan(pretraining.plan_pretraining(config, options))
+            return
+        out = values["out"] or _default_out(config.genome, model_name, values["seq_len"])
+        outcome = pretraining.pretrain(config, out, options, force=values["force"])
+    _conclude(ctx, out, outcome)
+
+
+def _refuse_recipe(ctx: click.Context) -> None:
+    given = [
+        parameter
+        for parameter in ctx.command.params
+        if parameter.name not in _WITH_RESUME
+        and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume continues a run with its own settings: leave out {given[0].opts[0]}"
+        )
+
+
+def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
+    """The settings asked for, with the defaults of the device filled in."""
+    from dnamamba.models import preset
+    from dnamamba.pretraining import DEMO, PretrainConfig, default_settings
+    from dnamamba.runtime import choose_device
+    from dnamamba.training import TrainConfig
+
+    defaults = default_settings(choose_device(values["device"]).type, values["seq_len"])
+    chosen = {key: values[key] or default for key, default in defaults.items()}
+    recipe = {key: values[key] for key in _RECIPE if values[key] is not None}
+    recipe |= {key: chosen[key] for key in ("max_steps", "batch_tokens", "eval_tokens")}
+    recipe.setdefault("eval_every", max(1, chosen["max_steps"] // 10))
+    is_demo = not values["data"] or values["data"] == (DEMO,)
+    files = tuple(str(Path(name).resolve()) for name in values["data"])
+    config = PretrainConfig(
+        genome=(DEMO,) if is_demo else files,
+        data=data_config(values, is_demo=is_demo, rc_augment=not values["no_rc_augment"]),
+        model=preset(chosen["model"]),
+        train=TrainConfig(**recipe),
+    )
+    return config, chosen["model"]
+
+
+_RECIPE = (
+    "learning_rate",
+    "min_learning_rate",
+    "warmup_fraction",
+    "weight_decay",
+    "grad_clip",
+    "softmask_weight",
+    "eval_every",
+    "save_every",
+    "log_every",
+    "seed",
+    "precision",
+)
+
+
+def _default_out(genome: tuple[str, ...], model_name: str, seq_len: int) -> Path:
+    from dnamamba.data_prep.genome import label_of
+
+    data = "+".join(label_of(Path(name)) for name in genome[:3])
+    return Path("runs") / f"{data}-{model_name}-{show_size(seq_len)}"
+
+
+def _print_plan(plan: "Plan") -> None:
+    for name, value in plan.rows():
+        click.echo(f"{name:>15}  {value}")
+
+
+def _conclude(ctx: click.Context, out: Path, outcome: "Outcome") -> None:
+    from dnamamba.pretraining import conclusion
+    from dnamamba.runtime import read_ranks
+
+    if read_ranks().is_main:
+        for line in conclusion(out, outcome):
+            click.echo(line)
+    if outcome.signal is not None:
+        # The shell's convention for a program ended by a signal: 130 for Ctrl-C, 143 for SIGTERM.
+        ctx.exit(128 + outcome.signal)

@@ -1,0 +1,52 @@
+"""BED files that assign stretches of a genome to train, valid and test."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+from dnamamba.data_prep.fasta import compression_of, open_existing
+from dnamamba.errors import InputError
+from dnamamba.intervals import Interval, Split
+
+
+def read_split_bed(path: Path) -> dict[Split, list[Interval]]:
+    """Read chrom, start, end, split (tab-separated, 0-based half-open), as Basenji publishes them.
+
+    Plain or gzip. Comments, `track` and `browser` lines and blank lines are passed over; columns
+    after the fourth are ignored; rows keep their order within a split.
+    Raises InputError naming the line for anything else.
+    """
+    rows: dict[Split, list[Interval]] = {split: [] for split in Split}
+    for number, line in _lines(path):
+        interval, split = _parse_row(line, f"{path} line {number}")
+        rows[split].append(interval)
+    if not any(rows.values()):
+        raise InputError(f"{path} holds no interval")
+    return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with open_existing(path) as raw:
+        packed = compression_of(path) != "none"
+        lines = gzip.GzipFile(fileobj=raw) if packed else raw
+        for number, line in enumerate(lines, start=1):
+            text = line.decode("utf-8", "replace").rstrip("\r\n")
+            if text.strip() and not text.startswith(("#", "track", "browser")):
+                yield number, text
+
+
+def _parse_row(line: str, where: str) -> tuple[Interval, Split]:
+    fields = line.split("\t")
+    if len(fields) < 4:
+        raise InputError(
+            f"{where}: expected four tab-separated columns chrom, start, end, split, "
+            f"got {len(fields)}: {line[:80]!r}"
+        )
+    chrom, start, end, split = fields[:4]
+    try:
+        interval = Interval(chrom, int(start), int(end))
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+    if split not in tuple(Split):
+        raise InputError(f"{where}: the fourth column is train, valid or test, got {split!r}")
+    return interval, Split(split)

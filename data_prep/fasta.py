@@ -1,0 +1,275 @@
+"""FASTA files: one streaming pass over any of them, random access to plain and BGZF ones.
+
+Random access is pyfaidx's. What it needs beside the file (an index) goes beside the file, or into
+the cache folder where that place is read-only; a run never changes a folder it may not change.
+"""
+
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from dnamamba.errors import InputError
+from dnamamba.runtime import cache_folder
+from dnamamba.tokenizer import Codes, encode
+
+Compression = Literal["none", "gzip", "bgzf"]
+
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+_BLOCK = 1 << 23
+
+
+def compression_of(path: Path) -> Compression:
+    """Tell plain text, gzip and BGZF (gzip in blocks, as bgzip writes) apart by content."""
+    with open_existing(path) as file:
+        head = file.read(18)
+    if head[:2] != b"\x1f\x8b":
+        return "none"
+    return "bgzf" if len(head) == 18 and head[3] & 4 and head[12:14] == b"BC" else "gzip"
+
+
+def open_existing(path: Path) -> BinaryIO:
+    """Open for reading bytes; FileNotFoundError and folders get a sentence."""
+    if path.is_dir():
+        raise InputError(f"expected a sequence file, got a folder: {path}")
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    return open(path, "rb")
+
+
+def refuse_truncated_bgzf(path: Path) -> None:
+    """Raise InputError where the end-of-file block that bgzip writes last is missing."""
+    with open_existing(path) as file:
+        file.seek(max(0, path.stat().st_size - len(_BGZF_END)))
+        if file.read() != _BGZF_END:
+            raise InputError(
+                f"{path} is cut off: a BGZF file ends with an empty block, this one does not. "
+                "Copy or download it again"
+            )
+
+
+def refuse_plain_gzip(path: Path) -> None:
+    """Raise InputError for gzip that is not BGZF, with the commands that make it readable."""
+    if compression_of(path) == "gzip":
+        store = Path(path.name.split(".")[0] + ".h5")
+        raise InputError(
+            f"{path} is plain gzip, which cannot be read at random places. Convert it once, "
+            "then use the result (several files may go into one store):\n"
+            f"  dnamamba data prepare {path} --out {store}\n"
+            f"or unpack it:\n"
+            f"  gzip -dc {path} > {path.stem}"
+        )
+
+
+@dataclass(frozen=True)
+class FastaRecord:
+    """name: first word of the header. letters: how often each byte stands in the sequence (256)."""
+
+    name: str
+    codes: Codes
+    letters: np.ndarray
+
+
+class FastaReader:
+    """One pass over a FASTA (plain, gzip or BGZF), record by record.
+
+    Copes with CRLF, blank lines, lines of any lengths, a missing last newline and records without
+    sequence. Raises InputError for text before the first header, a nameless header, a name that
+    comes twice, a file without records and a compressed file that is cut off.
+    After the pass `sha256` is the checksum of the file as it lies on disk.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._hash = hashlib.sha256()
+        self._names: set[str] = set()
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def __iter__(self) -> Iterator[FastaRecord]:
+        header: bytes | None = None
+        parts: list[bytes] = []
+        for header_line, sequence in self._pieces():
+            if header_line is not None:
+                if header is not None:
+                    yield self._record(header, parts)
+                header, parts = header_line, []
+            elif header is None:
+                raise InputError(
+                    f"{self.path} does not look like FASTA: expected a line starting with '>' "
+                    f"first, got {sequence[:40]!r}"
+                )
+            else:
+                parts.append(sequence)
+        if header is None:
+            raise InputError(f"{self.path} holds no FASTA record")
+        yield self._record(header, parts)
+
+    def _pieces(self) -> Iterator[tuple[bytes | None, bytes]]:
+        """Header lines as (line, b""), stretches of sequence without line ends as (None, bytes)."""
+        rest = b""
+        for block in self._blocks():
+            block = rest + block
+            cut = block.rfind(b"\n") + 1
+            block, rest = block[:cut], block[cut:]
+            yield from _split_headers(block)
+        yield from _split_headers(rest)
+
+    def _blocks(self) -> Iterator[bytes]:
+        with open_existing(self.path) as raw:
+            hashed = _HashingFile(raw, self._hash)
+            packed = compression_of(self.path) != "none"
+            stream = gzip.GzipFile(fileobj=hashed, mode="rb") if packed else hashed  # type: ignore[arg-type]
+            try:
+                while block := stream.read(_BLOCK):
+                    yield block
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise InputError(
+                    f"{self.path} is cut off or damaged ({error}). Copy or download it again"
+                ) from error
+            while hashed.read(_BLOCK):
+                pass
+
+    def _record(self, header: bytes, parts: list[bytes]) -> FastaRecord:
+        words = header[1:].split()
+        if not words:
+            raise InputError(f"{self.path} has a record without a name (a line that is only '>')")
+        name = words[0].decode("utf-8", "replace")
+        if name in self._names:
+            raise InputError(
+                f"{self.path} has two records named {name!r}: rename one, coordinates would be "
+                "ambiguous"
+            )
+        self._names.add(name)
+        sequence = b"".join(parts)
+        letters = np.bincount(np.frombuffer(sequence, np.uint8), minlength=256)
+        return FastaRecord(name, encode(sequence), letters)
+
+
+def _split_headers(block: bytes) -> Iterator[tuple[bytes | None, bytes]]:
+    start = 0
+    while start < len(block):
+        if block[start : start + 1] == b">":
+            end = block.find(b"\n", start)
+            end = len(block) if end < 0 else end
+            yield block[start:end], b""
+            start = end + 1
+            continue
+        end = block.find(b"\n>", start)
+        end = len(block) if end < 0 else end + 1
+        sequence = block[start:end].translate(None, b"\r\n \t")
+        if sequence:
+            yield None, sequence
+        start = end
+
+
+class _HashingFile:
+    """Passes reads on and hashes what was read, so that a file is read once for both."""
+
+    def __init__(self, file: BinaryIO, digest: "hashlib._Hash"):
+        self._file = file
+        self._digest = digest
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(size)
+        self._digest.update(block)
+        return block
+
+
+class IndexedFasta:
+    """Random access to one plain or BGZF FASTA through pyfaidx.
+
+    Opened in each process on first use: a handle shared over a fork returns wrong bases.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        refuse_plain_gzip(path)
+        self._packed = compression_of(path) == "bgzf"
+        if self._packed:
+            refuse_truncated_bgzf(path)
+        self._index = _ensure_index(path, self._packed)
+        self._handle: Any = None
+        self._owner = -1
+        self.contigs: dict[str, int] = {
+            name: record.rlen for name, record in self._faidx().index.items()
+        }
+        if not self.contigs:
+            raise InputError(f"{path} holds no FASTA record")
+
+    def read(self, contig: str, start: int, end: int) -> Codes:
+        """Codes of [start, end), 0-based half-open; the caller keeps inside the contig."""
+        if end <= start:
+            return np.empty(0, np.uint8)
+        codes = encode(self._faidx().fetch(contig, start + 1, end))
+        assert len(codes) == end - start, f"{self.path} {contig}: index and file disagree"
+        return codes
+
+    def _faidx(self) -> Any:
+        if self._handle is None or self._owner != os.getpid():
+            self._handle = _open_faidx(self.path, self._index, self._packed)
+            self._owner = os.getpid()
+        return self._handle
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_handle": None, "_owner": -1}
+
+
+def _open_faidx(path: Path, index: Path, packed: bool) -> Any:
+    try:
+        from pyfaidx import Faidx, FastaIndexingError
+    except ImportError as error:
+        raise InputError(
+            f"reading {path} needs pyfaidx (pip install pyfaidx), which is not installed; "
+            "a store made by `dnamamba data prepare` is read without it"
+        ) from error
+    try:
+        return Faidx(
+            str(path),
+            indexname=str(index),
+            gzi_indexname=f"{index.with_suffix('.gzi')}" if packed else None,
+            as_raw=True,
+            rebuild=False,
+            duplicate_action="stop",
+        )
+    except (FastaIndexingError, ValueError) as error:
+        raise InputError(f"{path} cannot be indexed: {error}") from error
+    except ImportError as error:
+        raise InputError(
+            f"reading BGZF ({path}) needs biopython (pip install biopython): {error}"
+        ) from error
+
+
+def _ensure_index(path: Path, packed: bool) -> Path:
+    """An index at least as new as the file: beside it if that folder allows, else in the cache."""
+    beside = path.with_name(path.name + ".fai")
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    cached = cache_folder() / "indexes" / f"{key}-{path.name}.fai"
+    for index in (beside, cached):
+        if _is_fresh(index, path) and (not packed or _is_fresh(index.with_suffix(".gzi"), path)):
+            return index
+    index = beside if os.access(path.parent, os.W_OK) else cached
+    index.parent.mkdir(parents=True, exist_ok=True)
+    # Built under a name of this process and renamed, so that ranks may all do it at once.
+    building = index.with_name(f".{os.getpid()}-{index.name}")
+    try:
+        _open_faidx(path, building, packed).close()
+        if packed:
+            os.replace(building.with_suffix(".gzi"), index.with_suffix(".gzi"))
+        os.replace(building, index)
+    finally:
+        building.unlink(missing_ok=True)
+        building.with_suffix(".gzi").unlink(missing_ok=True)
+    return index
+
+
+def _is_fresh(index: Path, path: Path) -> bool:
+    return index.exists() and index.stat().st_mtime >= path.stat().st_mtime

@@ -1,0 +1,184 @@
+"""The prepared genome: one HDF5 file that every worker and rank maps into memory.
+
+Layout (format_version 1), all readable with plain h5py:
+
+    /            attributes: format, format_version, created_by, vocabulary (JSON), sources (JSON)
+    /contigs     table in file order: name, length, soft_masked, letters (JSON: letter -> count)
+    /sequence/X  uint8 (length,), contiguous: one code a base, token id in the low seven bits,
+                 soft-mask (lower case) in the highest
+    /n_runs      int64 (k, 3): row of /contigs, then a 0-based half-open stretch of N or of other
+                 unreadable letters
+
+X is the contig's name with "/" and "%" written %2F and %25. The sequences are contiguous and not
+compressed so that a slice is one copy out of the page cache that all processes share.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dnamamba import __version__
+from dnamamba.data_prep.facts import ContigFacts, Runs, facts_of_record
+from dnamamba.data_prep.fasta import FastaReader, compression_of, refuse_truncated_bgzf
+from dnamamba.errors import InputError
+from dnamamba.tokenizer import VOCABULARY, Codes
+
+FORMAT = "dnamamba-genome"
+FORMAT_VERSION = 1
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+def is_store(path: Path) -> bool:
+    """Whether the file is HDF5, by content."""
+    with open(path, "rb") as file:
+        return file.read(8) == _HDF5_MAGIC
+
+
+def prepare_store(
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    force: bool = False,
+    on_contig: Callable[[str, int], None] | None = None,
+) -> Path:
+    """Write FASTA files (plain, gzip or BGZF) into one store; returns its path.
+
+    on_contig: called with the name and length of each contig once it is written.
+    The file appears under its name only when it is whole. An existing one is kept unless `force`.
+    Raises InputError for sources that cannot be read and for contig names that come twice.
+    """
+    if out.exists() and not force:
+        raise InputError(f"{out} exists already; use --force to replace it, or another --out")
+    if not sources:
+        raise InputError("data prepare needs at least one FASTA file")
+    for source in sources:
+        if compression_of(source) == "bgzf":
+            refuse_truncated_bgzf(source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = out.with_name(f".{os.getpid()}-{out.name}.building")
+    try:
+        with h5py.File(building, "w", libver="latest") as file:
+            _write_store(file, sources, on_contig)
+        with open(building, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(building, out)
+    finally:
+        building.unlink(missing_ok=True)
+    return out
+
+
+def _write_store(
+    file: h5py.File,
+    sources: Sequence[Path],
+    on_contig: Callable[[str, int], None] | None,
+) -> None:
+    facts: list[ContigFacts] = []
+    names: set[str] = set()
+    provenance = []
+    for source in sources:
+        reader = FastaReader(source)
+        for record in reader:
+            if record.name in names:
+                raise InputError(
+                    f"contig {record.name!r} of {source} is in an earlier file too; a store is one "
+                    "genome: prepare one store for each genome and name them all when training"
+                )
+            file.create_dataset(f"sequence/{quote_name(record.name)}", data=record.codes)
+            names.add(record.name)
+            facts.append(facts_of_record(record))
+            if on_contig is not None:
+                on_contig(record.name, len(record.codes))
+        size = source.stat().st_size
+        provenance.append({"file": source.name, "size_bytes": size, "sha256": reader.sha256})
+    _write_contig_table(file, facts)
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["created_by"] = f"dnamamba {__version__}"
+    file.attrs["vocabulary"] = json.dumps(VOCABULARY.tokens)
+    file.attrs["sources"] = json.dumps(provenance)
+
+
+def _write_contig_table(file: h5py.File, facts: Sequence[ContigFacts]) -> None:
+    text = h5py.string_dtype()
+    fields = [("name", text), ("length", "i8"), ("soft_masked", "i8"), ("letters", text)]
+    table = np.empty(len(facts), np.dtype(fields))
+    for i, row in enumerate(facts):
+        table[i] = (row.name, row.length, row.soft_masked, json.dumps(row.letters))
+    file.create_dataset("contigs", data=table)
+    runs = [np.insert(row.n_runs, 0, i, axis=1) for i, row in enumerate(facts)]
+    file.create_dataset("n_runs", data=np.concatenate(runs))
+
+
+def quote_name(name: str) -> str:
+    """A contig's name as a key inside HDF5, where "/" separates groups."""
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+class GenomeStore:
+    """Read access to a prepared store. Holds offsets, not data; safe to fork and to pickle."""
+
+    def __init__(self, path: Path):
+        self.path = path.resolve()
+        self._map: Codes | None = None
+        self._offsets: dict[str, int] = {}
+        self.facts: dict[str, ContigFacts] = {}
+        try:
+            with h5py.File(path, "r") as file:
+                self._read_layout(file)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read as HDF5 ({error}); prepare it again"
+            ) from error
+        self.contigs = {name: row.length for name, row in self.facts.items()}
+
+    def _read_layout(self, file: h5py.File) -> None:
+        found = file.attrs.get("format")
+        if found != FORMAT:
+            raise InputError(
+                f"{self.path} is HDF5, but not a genome store (expected format {FORMAT!r}, "
+                f"got {found!r}); make one with `dnamamba data prepare`"
+            )
+        version = int(file.attrs["format_version"])
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{self.path} has format_version {version}, this dnamamba reads {FORMAT_VERSION}; "
+                "prepare it again with `dnamamba data prepare`, or update dnamamba"
+            )
+        if tuple(json.loads(file.attrs["vocabulary"])) != VOCABULARY.tokens:
+            raise InputError(f"{self.path} was written with another vocabulary; prepare it again")
+        self.sources: list[dict[str, Any]] = json.loads(file.attrs["sources"])
+        runs = file["n_runs"][:]
+        # File offsets are asked of each dataset, not kept in a table: a repacked file has others.
+        sequences = file["sequence"].id
+        for i, row in enumerate(file["contigs"][:]):
+            name = row["name"].decode()
+            offset = h5py.h5d.open(sequences, quote_name(name).encode()).get_offset()
+            # An empty dataset has no place in the file; it is never sliced.
+            self._offsets[name] = offset or 0
+            first, last = np.searchsorted(runs[:, 0], [i, i + 1])
+            self.facts[name] = ContigFacts(
+                name,
+                int(row["length"]),
+                int(row["soft_masked"]),
+                json.loads(row["letters"]),
+                runs[first:last, 1:],
+            )
+
+    def read(self, contig: str, start: int, end: int) -> Codes:
+        """Codes of [start, end), a view into the mapped file; inside the contig."""
+        if self._map is None:
+            # A plain view: slicing the memmap class itself costs microseconds.
+            self._map = np.memmap(self.path, np.uint8, mode="r").view(np.ndarray)
+        offset = self._offsets[contig]
+        return self._map[offset + start : offset + end]
+
+    def n_runs(self, contig: str) -> Runs:
+        return self.facts[contig].n_runs
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_map": None}

@@ -1,0 +1,89 @@
+"""Config dataclasses to plain dictionaries and back, strictly.
+
+Reading refuses what writing would not have written: unknown keys, missing ones without a default,
+and values of another type, each named with its path.
+"""
+
+import dataclasses
+import types
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dnamamba.errors import InputError
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON-ready values; tuples become lists."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def from_dict(config_class: type[T], values: Any, path: str = "") -> T:
+    """Build a config dataclass from what `to_dict` wrote.
+
+    A class with a `from_dict` of its own reads itself. Raises InputError with the path of the key.
+    """
+    own = getattr(config_class, "from_dict", None)
+    if own is not None:
+        return own(values)
+    name = path or config_class.__name__
+    if not isinstance(values, dict):
+        raise InputError(f"{name}: expected a group of settings, got {values!r}")
+    hints = get_type_hints(config_class)
+    fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(fields)):
+        raise InputError(f"{name}: unknown setting {unknown[0]!r}; there are {', '.join(fields)}")
+    required = {
+        key
+        for key, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - set(values)):
+        raise InputError(f"{name}: setting {missing[0]!r} is missing")
+    read = {key: _read(hints[key], value, f"{name}.{key}") for key, value in values.items()}
+    return config_class(**read)
+
+
+def _read(hint: Any, value: Any, path: str) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in get_args(hint):
+            return None
+        choices = [choice for choice in get_args(hint) if choice is not type(None)]
+        return _read(choices[0], value, path) if len(choices) == 1 else value
+    if origin is tuple:
+        return _read_tuple(get_args(hint), value, path)
+    if origin is Literal:
+        if value not in get_args(hint):
+            raise InputError(f"{path}: expected one of {get_args(hint)}, got {value!r}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, path)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise InputError(f"{path}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _read_tuple(hints: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{path}: expected a list, got {value!r}")
+    if len(hints) == 2 and hints[1] is Ellipsis:
+        hints = (hints[0],) * len(value)
+    if len(hints) != len(value):
+        raise InputError(f"{path}: expected {len(hints)} values, got {len(value)}")
+    return tuple(
+        _read(hint, item, f"{path}[{i}]")
+        for i, (hint, item) in enumerate(zip(hints, value, strict=True))
+    )

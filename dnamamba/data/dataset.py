@@ -1,0 +1,177 @@
+"""Windows of a genome as batches of codes.
+
+A batch is a uint8 tensor (n, seq_len) of codes: token ids with the soft-mask bit still on, one byte
+a base on the way to the GPU. tokenizer.py tells the two apart.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from dnamamba.data.regions import NO_RUNS, Runs, merge
+from dnamamba.data.splits import SplitConfig, Splits, resolve_splits
+from dnamamba.data.windows import WindowConfig, WindowIndex, footprint
+from dnamamba.data_prep.genome import Genome
+from dnamamba.errors import InputError
+from dnamamba.intervals import Interval, Split
+from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which bases a model is trained and judged on."""
+
+    windows: WindowConfig
+    """Length, rule, edge and N limit of the windows."""
+
+    splits: SplitConfig = field(default_factory=SplitConfig)
+    """What is for training, validation and test."""
+
+    rc_augment: bool = True
+    """Read each training window from either strand, by a fair coin; no other split's."""
+
+    seed: int = 0
+    """Decides order, phase and strand of training windows; nothing else does."""
+
+    def __post_init__(self) -> None:
+        if self.windows.rule != "tile" and self.splits.bed is None:
+            raise InputError(
+                f"the {self.windows.rule} rule lays windows on the rows of a BED: name one "
+                "(--bed), or use the tile rule"
+            )
+
+
+class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
+    """Windows of one split by running sample number; a pure function of that number.
+
+    An item is asked for with a sequence of sample numbers and is a whole batch, uint8
+    (n, seq_len).
+    """
+
+    def __init__(self, genome: Genome, index: WindowIndex, *, rc_augment: bool = False):
+        self.genome = genome
+        self.index = index
+        self.rc_augment = rc_augment
+
+    def __getitem__(self, samples: Sequence[int]) -> torch.Tensor:
+        return torch.from_numpy(self.read(samples))
+
+    def read(self, samples: Sequence[int]) -> Codes:
+        """Codes (n, seq_len) of samples by number; they may cross an epoch's end."""
+        batch = np.empty((len(samples), self.index.config.seq_len), np.uint8)
+        done = 0
+        for epoch, i in self._by_epoch(samples):
+            self._fill(batch[done : done + len(i)], epoch, i)
+            done += len(i)
+        return batch
+
+    def describe(self, samples: Sequence[int]) -> list[str]:
+        """Where each sample comes from, for people: `epoch 0: chr1:1-1,024 (-)`."""
+        lines = []
+        for epoch, i in self._by_epoch(samples):
+            picked = self.index.windows(epoch, i)
+            for row, reverse in enumerate(self._reversed(epoch, i).tolist()):
+                place = self.index.interval(picked, row)
+                lines.append(f"epoch {epoch}: {place} ({'-' if reverse else '+'})")
+        return lines
+
+    def _by_epoch(self, samples: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        places = (self.index.locate(sample) for sample in samples)
+        for epoch, group in itertools.groupby(places, key=lambda place: place[0]):
+            yield epoch, np.array([i for _, i in group], np.int64)
+
+    def _reversed(self, epoch: int, i: np.ndarray) -> np.ndarray:
+        if not self.rc_augment:
+            return np.zeros(len(i), bool)
+        return self.index.reversed_strand(epoch, i)
+
+    def _fill(self, batch: Codes, epoch: int, i: np.ndarray) -> None:
+        picked = self.index.windows(epoch, i)
+        names, read = self.index.names, self.genome.read
+        columns = (picked.contig, picked.start, picked.n_bases, picked.left_pad)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        reverse = self._reversed(epoch, i).tolist()
+        for row, (contig, start, n_bases, left_pad) in enumerate(rows):
+            codes = read(names[contig], start, start + n_bases)
+            if n_bases < batch.shape[1]:
+                batch[row] = PAD_ID
+            batch[row, left_pad : left_pad + n_bases] = codes
+            if reverse[row]:
+                # After padding, so that padding changes sides with the bases.
+                batch[row] = reverse_complement(batch[row])
+
+
+def build_indexes(genome: Genome, config: DataConfig) -> dict[Split, WindowIndex]:
+    """The window index of every split, no base of one inside another's windows.
+
+    Test is laid out first, then validation, then training; each keeps off what came before, unless
+    `windows.drop_overlap` is off. Raises InputError where a split of the config gets no window.
+    """
+    splits = resolve_splits(config.splits, genome.contigs, config.windows.seq_len)
+    n_runs = {i: runs for i, name in enumerate(genome.contigs) if len(runs := genome.n_runs(name))}
+    protected: dict[int, Runs] = {}
+    indexes: dict[Split, WindowIndex] = {}
+    for split in (Split.TEST, Split.VALID, Split.TRAIN):
+        indexes[split] = WindowIndex(
+            config.windows,
+            splits[split],
+            genome.contigs,
+            n_runs,
+            protected=protected,
+            seed=config.seed,
+            shuffled=split is Split.TRAIN,
+        )
+        protected = _join(protected, footprint(indexes[split].table(), config.windows.seq_len))
+        protected = _join(protected, _by_contig(splits[split], genome))
+    _require_windows(indexes, splits, genome, config)
+    return indexes
+
+
+def build_datasets(genome: Genome, config: DataConfig) -> dict[Split, WindowDataset]:
+    """A dataset for each split; augmentation on the training one only."""
+    return {
+        split: WindowDataset(genome, index, rc_augment=config.rc_augment and split is Split.TRAIN)
+        for split, index in build_indexes(genome, config).items()
+    }
+
+
+def _by_contig(intervals: Sequence[Interval], genome: Genome) -> dict[int, Runs]:
+    number = {name: i for i, name in enumerate(genome.contigs)}
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for interval in intervals:
+        spans.setdefault(number[interval.chrom], []).append((interval.start, interval.end))
+    return {contig: merge(rows) for contig, rows in spans.items()}
+
+
+def _join(one: Mapping[int, Runs], other: Mapping[int, Runs]) -> dict[int, Runs]:
+    return {
+        contig: merge([*one.get(contig, NO_RUNS).tolist(), *other.get(contig, NO_RUNS).tolist()])
+        for contig in {*one, *other}
+    }
+
+
+def _require_windows(
+    indexes: Mapping[Split, WindowIndex], splits: Splits, genome: Genome, config: DataConfig
+) -> None:
+    seq_len = config.windows.seq_len
+    longest = max(genome.contigs.values(), default=0)
+    if not indexes[Split.TRAIN].n_windows() and longest < seq_len:
+        raise InputError(
+            f"no contig is as long as a window: the longest of {len(genome.contigs):,} has "
+            f"{longest:,} bases, seq_len is {seq_len:,}. Use a shorter --seq-len, or --edge pad "
+            "to pad short contigs"
+        )
+    for split, advice in (
+        (Split.TRAIN, "use a shorter --seq-len, hold out less, or raise --max-n-fraction"),
+        (Split.VALID, "use a shorter --seq-len, a larger --valid-fraction, or --valid-contigs"),
+    ):
+        if not indexes[split].n_windows():
+            bases = sum(interval.length for interval in splits[split])
+            raise InputError(
+                f"the {split} split has no window of {seq_len:,} bases ({bases:,} bases in "
+                f"{len(splits[split]):,} stretches, before windows over the N limit and windows "
+                f"that touch another split are dropped): {advice}"
+            )

@@ -1,0 +1,135 @@
+"""Which bases are for training, validation and test: from a BED, by contig, or by fraction."""
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnamamba.data_prep.bed import read_split_bed
+from dnamamba.errors import InputError
+from dnamamba.intervals import Interval, Split
+
+Splits = dict[Split, list[Interval]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How the genome is divided. A BED rules alone; contigs named come before fractions."""
+
+    bed: str | None = None
+    """4-column BED (chrom, start, end, train|valid|test)."""
+
+    valid_contigs: tuple[str, ...] = ()
+    """Contigs held out for validation: names, or patterns with `*`."""
+
+    test_contigs: tuple[str, ...] = ()
+    """Contigs held out for the test."""
+
+    valid_fraction: float = 0.05
+    """Share of each contig for validation; used where neither a BED nor contigs are named."""
+
+    test_fraction: float = 0.05
+    """Share of each contig for the test; likewise."""
+
+    def __post_init__(self) -> None:
+        if self.bed is not None and (self.valid_contigs or self.test_contigs):
+            raise InputError("name either a BED or contigs to hold out, not both")
+        for name in ("valid_fraction", "test_fraction"):
+            if not 0 <= getattr(self, name) <= 0.25:
+                raise InputError(
+                    f"{name} is a share of each contig between 0 and 0.25, "
+                    f"got {getattr(self, name)}"
+                )
+
+
+def resolve_splits(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) -> Splits:
+    """The intervals of each split, as the config describes them.
+
+    contigs: name -> length in bases. seq_len: window length in bases; fractions are rounded up to
+    whole windows of it, so that a short contig still gives one.
+    A BED's rows come back as they are, overlaps included: windows.py keeps splits apart.
+    Raises InputError for contigs that the genome does not have.
+    """
+    if config.bed is not None:
+        return _from_bed(Path(config.bed), contigs)
+    if config.valid_contigs or config.test_contigs:
+        return _by_contig(config, contigs)
+    return _by_fraction(config, contigs, seq_len)
+
+
+def _from_bed(path: Path, contigs: Mapping[str, int]) -> Splits:
+    splits = read_split_bed(path)
+    known: Splits = {
+        split: [row for row in rows if row.chrom in contigs] for split, rows in splits.items()
+    }
+    if not any(known.values()):
+        named = sorted({row.chrom for rows in splits.values() for row in rows})
+        raise InputError(
+            f"no contig of {path} is in the genome: the BED has {_some(named)}, "
+            f"the genome has {_some(contigs)}"
+        )
+    return known
+
+
+def _by_contig(config: SplitConfig, contigs: Mapping[str, int]) -> Splits:
+    valid = match_contigs(config.valid_contigs, contigs)
+    test = match_contigs(config.test_contigs, contigs)
+    if both := sorted(valid & test):
+        raise InputError(f"{_some(both)} held out for validation and for the test: choose one")
+    splits: Splits = {split: [] for split in Split}
+    for name, length in contigs.items():
+        split = Split.VALID if name in valid else Split.TEST if name in test else Split.TRAIN
+        splits[split].append(Interval(name, 0, length))
+    if not splits[Split.TRAIN]:
+        raise InputError("every contig is held out: nothing is left to train on")
+    return splits
+
+
+def match_contigs(patterns: Sequence[str], contigs: Mapping[str, int]) -> set[str]:
+    """Contigs meant by names and `*` patterns.
+
+    A name also stands for `<genome>.<name>` of every genome, as contigs are called where several
+    genomes share names. Raises InputError for a pattern that means none.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = {pattern} & set(contigs)
+        if not matched:
+            matched = set(fnmatch.filter(contigs, pattern))
+        if not matched:
+            matched = {name for name in contigs if name.endswith(f".{pattern}")}
+        if not matched:
+            raise InputError(f"no contig is named {pattern!r}; the genome has {_some(contigs)}")
+        found |= matched
+    return found
+
+
+def _by_fraction(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) -> Splits:
+    """Validation around a third and test around two thirds of each contig, away from its ends."""
+    splits: Splits = {split: [] for split in Split}
+    for name, length in contigs.items():
+        valid = seq_len * math.ceil(config.valid_fraction * length / seq_len)
+        test = seq_len * math.ceil(config.test_fraction * length / seq_len)
+        if 2 * (valid + test) > length:
+            valid = test = 0
+        valid_start, test_start = length // 3 - valid // 2, 2 * length // 3 - test // 2
+        pieces = [
+            (Split.TRAIN, 0, valid_start),
+            (Split.VALID, valid_start, valid_start + valid),
+            (Split.TRAIN, valid_start + valid, test_start),
+            (Split.TEST, test_start, test_start + test),
+            (Split.TRAIN, test_start + test, length),
+        ]
+        if valid == test == 0:
+            pieces = [(Split.TRAIN, 0, length)]
+        for split, start, end in pieces:
+            if end > start:
+                splits[split].append(Interval(name, start, end))
+    return splits
+
+
+def _some(names: Sequence[str] | Mapping[str, int]) -> str:
+    shown = list(names)
+    more = f", ... ({len(shown)} in all)" if len(shown) > 5 else ""
+    return ", ".join(shown[:5]) + more

@@ -1,0 +1,73 @@
+"""Numbers of a run: their units, and the file they are appended to."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def bits_per_base(nats: float) -> float:
+    """A loss in nats per base, in bits; 2 is uniform over A, C, G and T."""
+    return nats / math.log(2)
+
+
+def perplexity(nats: float) -> float:
+    """exp of a loss in nats per base; 4 is uniform over A, C, G and T. Infinite past overflow."""
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+class IntervalMean:
+    """The mean loss and the throughput since the last row."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+        self._tokens = 0
+        self.restart_clock()
+
+    def add(self, loss: float, tokens: int) -> None:
+        self._losses.append(loss)
+        self._tokens += tokens
+
+    def restart_clock(self) -> None:
+        """Leave out of the throughput what was not training: a validation, a checkpoint."""
+        self._started = time.monotonic()
+
+    def take(self) -> tuple[float, float]:
+        """(mean loss, tokens a second), and start over."""
+        mean = sum(self._losses) / len(self._losses)
+        rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
+        self._losses, self._tokens = [], 0
+        self.restart_clock()
+        return mean, rate
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, each with at least `step` and `split`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All whole rows; a line cut off by a kill is passed over."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for line in self.path.read_text(encoding="utf8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after `step`, which a resumed run is about to do again."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        building = self.path.with_suffix(".building")
+        building.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf8")
+        building.replace(self.path)

@@ -1,0 +1,76 @@
+"""What is predicted, and which positions count."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID, SOFT_MASK_BIT, TOKEN_MASK
+
+IGNORED = -100
+
+
+def next_token_targets(codes: Tensor) -> Tensor:
+    """The token after each position, int64 (B, L - 1); IGNORED where it is not A, C, G or T.
+
+    codes: uint8 (B, L). N, ambiguity letters, padding and special tokens are never predicted.
+    """
+    targets = (codes[:, 1:] & TOKEN_MASK).long()
+    is_base = (targets >= FIRST_BASE_ID) & (targets <= LAST_BASE_ID)
+    return targets.masked_fill(~is_base, IGNORED)
+
+
+def target_weights(codes: Tensor, softmask_weight: float = 1.0) -> Tensor:
+    """How much each target counts, float32 (B, L - 1): 1, `softmask_weight` for a soft-masked
+    (lower-case, repeat) base, 0 where nothing is predicted."""
+    counted = (next_token_targets(codes) != IGNORED).float()
+    masked = (codes[:, 1:] & SOFT_MASK_BIT) != 0
+    return torch.where(masked, counted * softmask_weight, counted)
+
+
+class Objective(nn.Module):
+    """What a trainer minimises: a sum of weighted losses and the sum of their weights.
+
+    The two come apart so that the division can be done once, by the weight of a whole batch over
+    all micro-batches and ranks.
+    """
+
+    def weight(self, codes: Tensor) -> Tensor:
+        """The sum of weights `forward` will return for codes uint8 (B, L), without a forward."""
+        raise NotImplementedError
+
+    def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum of weighted losses in nats, sum of weights), float32 scalars."""
+        raise NotImplementedError
+
+
+class NextToken(Objective):
+    """Next-base prediction with a language model.
+
+    In training mode soft-masked targets count `softmask_weight`; in evaluation mode every base
+    counts once, whatever its case.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, softmask_weight: float = 1.0, checkpoint_blocks: bool = False
+    ):
+        super().__init__()
+        self.model = model
+        self.softmask_weight = softmask_weight
+        self.checkpoint_blocks = checkpoint_blocks
+
+    def weight(self, codes: Tensor) -> Tensor:
+        return self._weights(codes).sum()
+
+    def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(codes & TOKEN_MASK, checkpoint_blocks=self.checkpoint_blocks)
+        weights = self._weights(codes)
+        losses = functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(),
+            next_token_targets(codes).flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        )
+        return (losses * weights.flatten()).sum(), weights.sum()
+
+    def _weights(self, codes: Tensor) -> Tensor:
+        return target_weights(codes, self.softmask_weight if self.training else 1.0)

@@ -1,0 +1,37 @@
+"""AdamW with the paper's parameter groups."""
+
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, no_decay: Collection[str]
+) -> list[dict[str, object]]:
+    """Two groups: decayed, and not.
+
+    no_decay: parameter names kept out of the decay; a name the model does not have is our mistake.
+    A tied parameter is counted once.
+    """
+    named = dict(model.named_parameters())
+    assert set(no_decay) <= set(named), f"unknown parameters: {set(no_decay) - set(named)}"
+    decayed = [value for name, value in named.items() if name not in no_decay]
+    kept = [value for name, value in named.items() if name in no_decay]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    no_decay: Collection[str],
+) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`, in its fused form (one pass over all parameters)."""
+    groups = parameter_groups(model, weight_decay, no_decay)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)

@@ -1,0 +1,207 @@
+"""What a run will take before it starts: windows, steps, epochs, memory."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dnamamba.data.dataset import WindowDataset
+from dnamamba.errors import InputError
+from dnamamba.intervals import Split
+from dnamamba.objectives import Objective
+from dnamamba.runtime import Compute
+from dnamamba.tokenizer import FIRST_BASE_ID
+
+_PROBE_TOKENS = 512
+# fp32 weight and gradient, and AdamW's two moments.
+_BYTES_PER_PARAMETER = 16
+# More tokens in one pass are no faster on a CPU: the working set leaves the caches.
+_CPU_TOKENS = 1 << 14
+_USABLE_SHARE = 0.85
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes on one device. From a forward pass over a few hundred tokens, so an estimate."""
+
+    fixed: int
+    """Weights, gradients and optimiser state."""
+
+    per_token: float
+    """Kept from the forward pass for the backward, a token."""
+
+    per_token_checkpointed: float
+    """The same where each block is recomputed."""
+
+    available: int
+    """Free on the device now."""
+
+    def total(self, tokens: int, checkpointed: bool) -> int:
+        """Bytes for a forward and backward pass over so many tokens."""
+        per_token = self.per_token_checkpointed if checkpointed else self.per_token
+        return self.fixed + int(per_token * tokens)
+
+    def fits(self, tokens: int, checkpointed: bool) -> bool:
+        return self.total(tokens, checkpointed) <= _USABLE_SHARE * self.available
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The resolved shape of a run."""
+
+    parameters: int
+    seq_len: int
+    batch_size: int
+    """Windows in an optimiser step, over all ranks."""
+
+    micro_batch: int
+    checkpoint_blocks: bool
+    world_size: int
+    max_steps: int
+    windows: dict[str, int]
+    """Windows of each split, in epoch 0."""
+
+    memory: MemoryEstimate
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.seq_len
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.windows[Split.TRAIN] / self.batch_size
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory.total(self.micro_batch * self.seq_len, self.checkpoint_blocks)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each line, for people."""
+        accumulation = self.batch_size // (self.micro_batch * self.world_size)
+        checkpointing = ", each block recomputed" if self.checkpoint_blocks else ""
+        return [
+            ("parameters", f"{self.parameters:,}"),
+            ("window", f"{self.seq_len:,} bases"),
+            (
+                "optimiser step",
+                f"{self.tokens_per_step:,} tokens = {self.batch_size:,} windows "
+                f"({self.world_size} rank(s) x {accumulation} x {self.micro_batch})",
+            ),
+            ("windows", ", ".join(f"{name} {n:,}" for name, n in self.windows.items())),
+            ("epoch", f"{self.steps_per_epoch:,.1f} steps"),
+            (
+                "run",
+                f"{self.max_steps:,} steps, {self.max_steps * self.tokens_per_step:,} tokens, "
+                f"{self.max_steps / self.steps_per_epoch:,.2f} epochs",
+            ),
+            (
+                "memory",
+                f"about {self.memory_bytes / 2**30:.2f} GiB a device{checkpointing} "
+                f"({self.memory.available / 2**30:.1f} GiB free)",
+            ),
+        ]
+
+
+def make_plan(
+    objective: Objective,
+    datasets: Mapping[Split, WindowDataset],
+    compute: Compute,
+    *,
+    batch_size: int,
+    max_steps: int,
+    micro_batch: int | None = None,
+    checkpoint_blocks: bool | None = None,
+) -> Plan:
+    """Choose what is left open, for the memory there is.
+
+    micro_batch: windows a pass; None takes the most that fit (on a CPU, that are useful).
+    checkpoint_blocks: None recomputes blocks only where even one window does not fit otherwise.
+    Raises InputError where nothing fits or the batch cannot be shared evenly.
+    """
+    seq_len = datasets[Split.TRAIN].index.config.seq_len
+    world_size = compute.ranks.world_size
+    if batch_size % world_size:
+        raise InputError(
+            f"a batch of {batch_size} windows cannot be shared evenly by {world_size} ranks; "
+            f"choose --batch-tokens as a multiple of {world_size * seq_len:,}"
+        )
+    memory = estimate_memory(objective, compute)
+    if checkpoint_blocks is None:
+        checkpoint_blocks = not memory.fits((micro_batch or 1) * seq_len, checkpointed=False)
+    if micro_batch is None:
+        share = batch_size // world_size
+        micro_batch = _largest_micro_batch(memory, compute, share, seq_len, checkpoint_blocks)
+    n_parameters = sum(parameter.numel() for parameter in objective.parameters())
+    return Plan(
+        parameters=n_parameters,
+        seq_len=seq_len,
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        checkpoint_blocks=checkpoint_blocks,
+        world_size=world_size,
+        max_steps=max_steps,
+        windows={split.value: dataset.index.n_windows() for split, dataset in datasets.items()},
+        memory=memory,
+    )
+
+
+def _largest_micro_batch(
+    memory: MemoryEstimate, compute: Compute, share: int, seq_len: int, checkpointed: bool
+) -> int:
+    most = share
+    if compute.device.type == "cpu":
+        most = max(1, min(share, _CPU_TOKENS // seq_len))
+    for size in range(most, 0, -1):
+        if share % size == 0 and memory.fits(size * seq_len, checkpointed):
+            return size
+    need = memory.total(seq_len, checkpointed) / 2**30
+    raise InputError(
+        f"one window of {seq_len:,} bases needs about {need:.1f} GiB, "
+        f"{memory.available / 2**30:.1f} GiB are free: use a shorter --seq-len or a smaller "
+        "--model; --micro-batch 1 tries all the same"
+    )
+
+
+def estimate_memory(objective: Objective, compute: Compute) -> MemoryEstimate:
+    """Weigh what a short forward pass keeps for its backward pass."""
+    parameters = list(objective.parameters())
+    fixed = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters)
+    codes = torch.full((1, _PROBE_TOKENS), FIRST_BASE_ID, dtype=torch.uint8, device=compute.device)
+    known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    kept: dict[int, Tensor] = {}
+
+    def weigh(tensor: Tensor) -> Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer not in known:
+            kept[pointer] = tensor
+        return tensor
+
+    checkpointing, objective.checkpoint_blocks = objective.checkpoint_blocks, False
+    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
+    with hooks, compute.autocast():
+        loss, _ = objective(codes)
+    objective.checkpoint_blocks = checkpointing
+    del loss
+    per_token = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / _PROBE_TOKENS
+    n_layers, d_model = objective.block_shape()
+    # The backward of the block at work holds about as much again as the block keeps.
+    at_work = per_token / n_layers
+    residual = 4 * d_model * n_layers
+    return MemoryEstimate(
+        fixed=fixed,
+        per_token=per_token + at_work,
+        per_token_checkpointed=residual + 2 * at_work,
+        available=available_bytes(compute.device),
+    )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory free on the device now; of a CPU, free physical memory where the system tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # macOS counts no free pages this way; half of what is built in is a fair guess.
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

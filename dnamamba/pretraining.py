@@ -1,0 +1,319 @@
+"""Pretraining a DNA language model: genome, windows, model and loop put together."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dnamamba import __version__
+from dnamamba.configs import from_dict, to_dict
+from dnamamba.data.dataset import DataConfig, WindowDataset, build_datasets
+from dnamamba.data_prep.demo import write_demo_genomes
+from dnamamba.data_prep.genome import Genome, open_genome
+from dnamamba.errors import InputError
+from dnamamba.intervals import Split
+from dnamamba.kernels.backend import describe_choices
+from dnamamba.markov import MarkovBaseline
+from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names
+from dnamamba.objectives import NextToken
+from dnamamba.planning import Plan, make_plan
+from dnamamba.report import write_report
+from dnamamba.run_folder import RunFolder
+from dnamamba.runtime import (
+    Compute,
+    cache_folder,
+    describe_machine,
+    logger,
+    open_compute,
+    seed_everything,
+)
+from dnamamba.tokenizer import Codes
+from dnamamba.training import Outcome, TrainConfig, Trainer, evaluation_samples
+
+DEMO = "demo"
+_BASELINE_BASES = 100_000_000
+_BASELINE_ORDERS = 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Everything that decides the result of a run."""
+
+    genome: tuple[str, ...] = (DEMO,)
+    """FASTA files and stores; `demo` stands for the simulated great apes."""
+
+    data: DataConfig
+    """Windows, splits and augmentation."""
+
+    model: ModelConfig
+    """Architecture."""
+
+    train: TrainConfig
+    """Recipe."""
+
+    def __post_init__(self) -> None:
+        self.train.batch_size(self.data.windows.seq_len)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What does not change the result: where and with what help a run computes."""
+
+    device: str = "auto"
+    n_workers: int | None = None
+    """Loader processes; None: 0 on a CPU, 4 beside a GPU."""
+
+    micro_batch: int | None = None
+    """Windows in one pass; None: what memory allows."""
+
+    checkpoint_blocks: bool | None = None
+    """Recompute blocks in the backward pass; None: where memory needs it."""
+
+
+def default_settings(device_type: str, seq_len: int) -> dict[str, Any]:
+    """Model, steps and batch where the user names none: the paper's on a GPU, minutes on a CPU.
+
+    Batches are at least one window long, and whole windows.
+    """
+    on_gpu = device_type == "cuda"
+    batch = 1 << 20 if on_gpu else 1 << 14
+    return {
+        "model": "mamba-1.4m" if on_gpu else "mamba-demo",
+        "max_steps": 10_000 if on_gpu else 300,
+        "batch_tokens": max(1, batch // seq_len) * seq_len,
+        "eval_tokens": 1 << 22 if on_gpu else 1 << 17,
+    }
+
+
+def open_named_genome(names: tuple[str, ...]) -> Genome:
+    """Open files by path; `demo` makes the simulated genomes in the cache folder first."""
+    if DEMO not in names:
+        return open_genome(names)
+    if len(names) > 1:
+        raise InputError(f"{DEMO!r} stands for a genome set of its own; got {', '.join(names)}")
+    paths = write_demo_genomes(cache_folder() / "demo")
+    return open_genome(list(paths.values()))
+
+
+def plan_pretraining(config: PretrainConfig, options: RunOptions) -> Plan:
+    """What `pretrain` would do, without a step of it."""
+    with open_compute(options.device, config.train.precision) as compute:
+        return _Setup(config, options, compute).plan
+
+
+def pretrain(
+    config: PretrainConfig, out: Path, options: RunOptions | None = None, *, force: bool = False
+) -> Outcome:
+    """Train a language model from scratch into a new run folder.
+
+    Raises InputError where the data or the settings cannot be used or `out` holds a run already
+    (unless `force`), TrainingError where the loss stops being finite.
+    """
+    options = options or RunOptions()
+    with open_compute(options.device, config.train.precision) as compute:
+        setup = _Setup(config, options, compute)
+        run = RunFolder(out)
+        if compute.ranks.is_main:
+            RunFolder.create(out, force=force)
+            run.write_json("config", {"format_version": 1} | to_dict(setup.config))
+            run.write_json("manifest", setup.manifest())
+            run.write_json("baseline", setup.baseline())
+            setup.announce(run)
+        compute.wait_for_ranks()
+        return _train(setup, run, options)
+
+
+def resume(path: Path, options: RunOptions | None = None) -> Outcome:
+    """Continue a run from its newest checkpoint, as if it had never stopped.
+
+    On the same kind of CPU the weights come out bit for bit the same, with any number of workers.
+    Raises InputError where there is no run, or where the genome's files have changed.
+    """
+    options = options or RunOptions()
+    run = RunFolder.open(path)
+    config = read_config(run)
+    with open_compute(options.device, config.train.precision) as compute:
+        options = replace(options, micro_batch=_micro_batch_again(config, options, compute))
+        setup = _Setup(config, options, compute)
+        before = run.read_json("manifest")["data"]["files"]
+        if before != setup.genome.sources():
+            raise InputError(
+                f"the genome is not the one {path} was started with: expected {before}, "
+                f"got {setup.genome.sources()}"
+            )
+        if compute.ranks.is_main:
+            setup.announce(run)
+        return _train(setup, run, options)
+
+
+def read_config(run: RunFolder) -> PretrainConfig:
+    """A run's settings. Raises InputError for a folder written by another format."""
+    saved = run.read_json("config")
+    version = saved.pop("format_version", None)
+    if version != 1:
+        raise InputError(f"{run.path} has config format_version {version}, this dnamamba reads 1")
+    return from_dict(PretrainConfig, saved)
+
+
+def _micro_batch_again(config: PretrainConfig, options: RunOptions, compute: Compute) -> int | None:
+    """The run's own micro-batch, so that sums are rounded alike, if the ranks can share it."""
+    if options.micro_batch is not None:
+        return options.micro_batch
+    batch = config.train.batch_size(config.data.windows.seq_len)
+    own = config.train.micro_batch
+    return own if batch % (own * compute.ranks.world_size) == 0 else None
+
+
+def _train(setup: "_Setup", run: RunFolder, options: RunOptions) -> Outcome:
+    compute, config = setup.compute, setup.config
+    workers = options.n_workers
+    if workers is None:
+        workers = 0 if compute.device.type == "cpu" else 4
+    trainer = Trainer(
+        objective=setup.objective,
+        model=setup.model,
+        no_decay=[f"model.{name}" for name in no_weight_decay_names(setup.model)],
+        train_set=setup.datasets[Split.TRAIN],
+        valid_set=setup.datasets[Split.VALID],
+        config=config.train,
+        run=run,
+        compute=compute,
+        n_workers=workers,
+    )
+    trainer.restore()
+    outcome = trainer.fit()
+    if compute.ranks.is_main:
+        ended = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": outcome.step,
+            "stopped_by": outcome.signal.name if outcome.signal else None,
+        }
+        run.update_manifest({"ended": ended, "kernels": describe_choices()})
+        write_report(run.path)
+    return outcome
+
+
+class _Setup:
+    """Genome, datasets, model and plan of a run, the config resolved to what will be done."""
+
+    def __init__(self, config: PretrainConfig, options: RunOptions, compute: Compute):
+        self.compute = compute
+        self.genome = self._open_genome(config)
+        self.datasets: Mapping[Split, WindowDataset] = build_datasets(self.genome, config.data)
+        seed_everything(config.train.seed)
+        self.model = DnaModel(config.model).to(compute.device)
+        self.objective = NextToken(self.model, softmask_weight=config.train.softmask_weight)
+        self.plan = make_plan(
+            self.objective,
+            self.datasets,
+            compute,
+            batch_size=config.train.batch_size(config.data.windows.seq_len),
+            max_steps=config.train.max_steps,
+            micro_batch=options.micro_batch,
+            checkpoint_blocks=options.checkpoint_blocks,
+        )
+        self.objective.checkpoint_blocks = self.plan.checkpoint_blocks
+        chosen = {
+            "micro_batch": self.plan.micro_batch,
+            "checkpoint_blocks": self.plan.checkpoint_blocks,
+        }
+        self.config = replace(config, train=replace(config.train, **chosen))
+
+    def _open_genome(self, config: PretrainConfig) -> Genome:
+        # Rank 0 first: it makes demo genomes and indexes, which the others then find.
+        if not self.compute.ranks.is_main:
+            self.compute.wait_for_ranks()
+        genome = open_named_genome(config.genome)
+        genome.facts()
+        if self.compute.ranks.is_main:
+            self.compute.wait_for_ranks()
+        return genome
+
+    def description(self) -> str:
+        if self.config.genome == (DEMO,):
+            return "simulated great-ape demo genomes (not real sequence)"
+        return ", ".join(Path(name).name for name in self.config.genome)
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "dnamamba": __version__,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": describe_machine(),
+            "device": str(self.compute.device),
+            "ranks": self.compute.ranks.world_size,
+            "data": {
+                "description": self.description(),
+                "files": self.genome.sources(),
+                "contigs": len(self.genome.contigs),
+                "bases": sum(self.genome.contigs.values()),
+                "windows": self.plan.windows,
+            },
+            "parameters": self.plan.parameters,
+        }
+
+    def baseline(self) -> dict[str, Any]:
+        """Markov models of the training windows, judged on the model's validation windows."""
+        train_set, valid_set = self.datasets[Split.TRAIN], self.datasets[Split.VALID]
+        samples = evaluation_samples(train_set, _BASELINE_BASES)
+        n_bases = len(samples) * self.plan.seq_len
+        # Contexts that cannot each come up about once only cost memory.
+        order = min(_BASELINE_ORDERS, max(1, int(math.log(max(n_bases, 4), 4))))
+        markov = MarkovBaseline(order, both_strands=self.config.data.rc_augment)
+        markov.fit(read_windows(train_set, samples))
+        evaluated = evaluation_samples(valid_set, self.config.train.eval_tokens)
+        return markov.summarise(read_windows(valid_set, evaluated))
+
+    def announce(self, run: RunFolder) -> None:
+        logger.info("data: %s", self.description())
+        for name, value in self.plan.rows():
+            logger.info("%s: %s", name, value)
+        baseline = run.read_json("baseline")
+        bits = {row["order"]: row["bits_per_base"] for row in baseline["orders"]}
+        shown = sorted({order for order in (0, 3, baseline["best_order"]) if order in bits})
+        logger.info(
+            "Markov models of the same data, validation bits/base: %s (order %s is best)",
+            ", ".join(f"order {order} {bits[order]:.4f}" for order in shown),
+            baseline["best_order"],
+        )
+
+
+def read_windows(dataset: WindowDataset, samples: list[int]) -> Iterator[Codes]:
+    """Windows by sample number, a few megabytes at a time."""
+    size = max(1, (1 << 22) // dataset.index.config.seq_len)
+    for first in range(0, len(samples), size):
+        yield dataset.read(samples[first : first + size])
+
+
+def conclusion(path: Path, outcome: Outcome) -> list[str]:
+    """What a finished or stopped run tells its user, in lines."""
+    run = RunFolder.open(path)
+    lines = []
+    if outcome.signal is not None:
+        lines.append(
+            f"Stopped by {outcome.signal.name} after step {outcome.step}; continue with: "
+            f"dnamamba pretrain --resume {path}"
+        )
+    rows = [row for row in run.metrics.rows() if row["split"] == Split.VALID]
+    if rows:
+        bits = rows[-1]["bits_per_base"]
+        lines.append(f"Validation: {bits:.4f} bits per base after step {rows[-1]['step']}")
+        lines += _against_baseline(bits, run.read_json("baseline"))
+    lines.append(f"Model:  {run.model}")
+    lines.append(f"Report: {run.path / 'report.html'}")
+    return lines
+
+
+def _against_baseline(bits: float, baseline: Mapping[str, Any]) -> list[str]:
+    by_order = {row["order"]: row["bits_per_base"] for row in baseline["orders"]}
+    best = baseline["best_order"]
+    lines = []
+    for order in sorted({3, best} & set(by_order)):
+        name = f"order-{order} Markov model" + (", the best order" if order == best else "")
+        verdict = "better" if bits < by_order[order] else "worse"
+        difference = abs(by_order[order] - bits)
+        lines.append(
+            f"  {name}: {by_order[order]:.4f}; the model is {difference:.4f} bits {verdict}"
+        )
+    return lines

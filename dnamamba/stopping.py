@@ -1,0 +1,30 @@
+"""Stopping a run from outside: SIGTERM (schedulers, preemption) and Ctrl-C."""
+
+import signal
+from types import FrameType
+from typing import Any, Self
+
+
+class StopRequest:
+    """Remembers that a signal asked to stop until the loop looks; a second Ctrl-C stops at once.
+
+    The handler only sets a flag: collectives and files belong to the loop, which has all ranks stop
+    at the same step.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)

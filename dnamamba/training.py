@@ -1,0 +1,402 @@
+"""The training loop: accumulation, clipping, validation, checkpoints, stopping and resuming.
+
+One plain loop for every objective, for one process or many under torchrun. Which bases a step sees
+is decided by its number alone (data/windows.py), so the only state outside the weights and the
+optimiser is that number.
+"""
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dnamamba.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from dnamamba.data.dataset import WindowDataset
+from dnamamba.data.loader import BatchRanges, build_loader
+from dnamamba.errors import InputError
+from dnamamba.metrics import IntervalMean, bits_per_base, perplexity
+from dnamamba.objectives import Objective
+from dnamamba.optim import build_optimizer
+from dnamamba.progress import TrainingProgress
+from dnamamba.report import write_report
+from dnamamba.run_folder import RunFolder
+from dnamamba.runtime import Compute, logger
+from dnamamba.schedule import cosine_with_warmup
+from dnamamba.stopping import StopRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The recipe. Defaults are the Mamba paper's for DNA (E.3; facts it leaves open from E.2)."""
+
+    max_steps: int = 10_000
+    """Optimiser steps in all."""
+
+    batch_tokens: int = 1 << 20
+    """Tokens in an optimiser step, over all ranks and micro-batches."""
+
+    micro_batch: int = 1
+    """Windows in one forward pass of one rank."""
+
+    learning_rate: float = 8e-3
+    """Peak of the schedule."""
+
+    min_learning_rate: float = 1e-5
+    """Where the cosine ends."""
+
+    warmup_fraction: float = 0.1
+    """Share of the steps in linear warm-up."""
+
+    weight_decay: float = 0.1
+    """AdamW's, for matrices and the embedding."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
+
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; 0 for no clipping."""
+
+    softmask_weight: float = 1.0
+    """Weight of soft-masked (lower-case, repeat) bases in the training loss; validation counts
+    every base once."""
+
+    checkpoint_blocks: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations."""
+
+    eval_every: int = 100
+    """Steps between validations; there is one at the start and one at the end besides."""
+
+    eval_tokens: int = 1 << 22
+    """Tokens of a validation, rounded to whole windows spread evenly over the split."""
+
+    save_every: int = 500
+    """Steps between checkpoints."""
+
+    keep_checkpoints: int = 2
+    """Checkpoints kept; older ones are deleted."""
+
+    log_every: int = 10
+    """Steps between rows of metrics.jsonl."""
+
+    precision: str = "auto"
+    """`bf16` autocast (parameters, states and sums stay fp32), `fp32`, or `auto`: bf16 on GPUs."""
+
+    seed: int = 0
+    """Initial weights. Data order has its own seed."""
+
+    def __post_init__(self) -> None:
+        at_least_one = (
+            "max_steps",
+            "batch_tokens",
+            "micro_batch",
+            "eval_every",
+            "eval_tokens",
+            "save_every",
+            "keep_checkpoints",
+            "log_every",
+        )
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is not negative, got {getattr(self, name)}")
+        for name in ("warmup_fraction", "softmask_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is between 0 and 1, got {getattr(self, name)}")
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.warmup_fraction * self.max_steps)
+
+    def learning_rate_at(self, step: int) -> float:
+        return cosine_with_warmup(
+            step,
+            max_steps=self.max_steps,
+            warmup_steps=self.warmup_steps,
+            peak=self.learning_rate,
+            floor=self.min_learning_rate,
+        )
+
+    def batch_size(self, seq_len: int) -> int:
+        """Windows in an optimiser step."""
+        if self.batch_tokens % seq_len:
+            raise InputError(
+                f"batch_tokens ({self.batch_tokens:,}) is not a multiple of seq_len ({seq_len:,})"
+            )
+        return self.batch_tokens // seq_len
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what was kept."""
+
+
+class SavableModel(Protocol):
+    def save_pretrained(self, folder: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """step: optimiser steps done. signal: what stopped the run early, None if it finished."""
+
+    step: int
+    signal: signal.Signals | None = None
+
+
+class Trainer:
+    """Trains an objective on windows, into a run folder.
+
+    objective: maps codes to (sum of losses, sum of weights); see objectives.py.
+    model: the part of it that is saved for use. no_decay: see optim.py, names within the objective.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        model: SavableModel,
+        no_decay: Sequence[str],
+        train_set: WindowDataset,
+        valid_set: WindowDataset,
+        config: TrainConfig,
+        run: RunFolder,
+        compute: Compute,
+        n_workers: int = 0,
+    ):
+        self.config = config
+        self.run = run
+        self.compute = compute
+        self.model = model
+        self.train_set = train_set
+        self.valid_set = valid_set
+        self.n_workers = n_workers
+        self.objective = objective.to(compute.device)
+        self.optimizer = build_optimizer(
+            self.objective,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=config.betas,
+            no_decay=no_decay,
+        )
+        self.step = 0
+        self._started = time.monotonic()
+        self._wrapped: nn.Module = self.objective
+        if compute.ranks.world_size > 1:
+            on_gpu = compute.device.type == "cuda"
+            ids = [compute.device.index] if on_gpu else None
+            self._wrapped = DistributedDataParallel(self.objective, device_ids=ids)
+
+    def restore(self) -> None:
+        """Continue from the newest checkpoint; from the start where there is none."""
+        found = list_checkpoints(self.run.checkpoints)
+        if found:
+            self.step = load_checkpoint(found[-1], self.objective, self.optimizer)
+        if self.compute.ranks.is_main:
+            self.run.metrics.rewind(self.step if found else -1)
+        self.compute.wait_for_ranks()
+
+    def fit(self) -> Outcome:
+        """Train to the last step, or until a signal asks to stop; either way everything is saved.
+
+        Raises TrainingError when a loss or gradient is not finite.
+        """
+        is_main = self.compute.ranks.is_main
+        progress = TrainingProgress(self.config.max_steps, self.step, enabled=is_main)
+        with progress, StopRequest() as stop:
+            if self.step == 0:
+                self._validate(progress)
+            stopped_by = self._train(progress, stop)
+            self._save()
+        return Outcome(self.step, stopped_by)
+
+    def _train(self, progress: TrainingProgress, stop: StopRequest) -> signal.Signals | None:
+        config = self.config
+        batches = self._batches()
+        on_gpu = self.compute.device.type == "cuda"
+        loader = build_loader(self.train_set, batches, n_workers=self.n_workers, pin_memory=on_gpu)
+        micro_batches = iter(loader)
+        interval = IntervalMean()
+        while self.step < config.max_steps:
+            codes = [
+                next(micro_batches).to(self.compute.device, non_blocking=True)
+                for _ in range(batches.n_micro_batches)
+            ]
+            weight, told_to_stop = self._agree(codes, stop)
+            if told_to_stop:
+                return stop.signal or signal.SIGTERM
+            loss, grad_norm = self._update(codes, weight)
+            self.step += 1
+            interval.add(loss, config.batch_tokens)
+            last = self.step == config.max_steps
+            validating = last or self.step % config.eval_every == 0
+            saving = self.step % config.save_every == 0 and not last
+            # What is logged depends on the step alone, so a resumed run logs the same rows.
+            if validating or saving or self.step % config.log_every == 0:
+                self._log(progress, interval, grad_norm)
+            if validating:
+                self._validate(progress)
+                interval.restart_clock()
+            if saving:
+                self._save()
+                interval.restart_clock()
+            progress.advanced(self.step)
+        return None
+
+    def _batches(self) -> BatchRanges:
+        return BatchRanges(
+            batch_size=self.config.batch_size(self.train_set.index.config.seq_len),
+            micro_batch_size=self.config.micro_batch,
+            first_batch=self.step,
+            last_batch=self.config.max_steps,
+            rank=self.compute.ranks.rank,
+            world_size=self.compute.ranks.world_size,
+        )
+
+    def _agree(self, codes: Sequence[Tensor], stop: StopRequest) -> tuple[Tensor, bool]:
+        """The weight of the whole batch over all ranks, and whether any rank was told to stop."""
+        local = torch.stack([self.objective.weight(part) for part in codes])
+        asked = local.new_tensor(float(stop.signal is not None))
+        both = self.compute.sum_over_ranks(torch.stack([local.sum(), asked]))
+        return both[0], bool(both[1] > 0)
+
+    def _update(self, codes: Sequence[Tensor], weight: Tensor) -> tuple[float, float]:
+        """One optimiser step; returns the loss in nats per weighted base and the gradient norm."""
+        config = self.config
+        learning_rate = config.learning_rate_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        weight = weight.clamp(min=1.0)
+        total = torch.zeros((), device=self.compute.device)
+        for number, part in enumerate(codes, start=1):
+            with self._sync_when(number == len(codes)), self.compute.autocast():
+                loss_sum, _ = self._wrapped(part)
+            # DDP takes the mean over ranks; the loss is a sum over them.
+            with self._sync_when(number == len(codes)):
+                (loss_sum / weight * self.compute.ranks.world_size).backward()
+            total += loss_sum.detach()
+        loss = self.compute.sum_over_ranks(total) / weight
+        limit = config.grad_clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
+        loss_value, norm_value = torch.stack([loss, norm]).tolist()
+        if not all(map(_is_finite, (loss_value, norm_value))):
+            self._refuse_batch(loss_value, norm_value)
+        self.optimizer.step()
+        return loss_value, norm_value
+
+    def _sync_when(self, last: bool) -> AbstractContextManager[Any]:
+        if last or not isinstance(self._wrapped, DistributedDataParallel):
+            return nullcontext()
+        return self._wrapped.no_sync()
+
+    def _refuse_batch(self, loss: float, norm: float) -> None:
+        """Keep the weights from before this step, name the batch, and stop."""
+        batches = self._batches()
+        samples = range(self.step * batches.batch_size, (self.step + 1) * batches.batch_size)
+        if self.compute.ranks.is_main:
+            self._write_checkpoint()
+            self.run.write_json(
+                "bad_batch",
+                {
+                    "step": self.step,
+                    "loss": str(loss),
+                    "grad_norm": str(norm),
+                    "windows": self.train_set.describe(samples),
+                },
+            )
+        first = self.train_set.describe(samples[:1])[0]
+        raise TrainingError(
+            f"step {self.step}: loss {loss}, gradient norm {norm}. The weights were not changed by "
+            f"this batch and are saved; its {len(samples)} windows, from {first} on, are listed in "
+            f"{self.run.path / 'bad_batch.json'}. A lower --learning-rate or a longer "
+            "--warmup-fraction usually helps"
+        )
+
+    def _log(self, progress: TrainingProgress, interval: IntervalMean, grad_norm: float) -> None:
+        loss, tokens_per_s = interval.take()
+        row = {
+            "split": "train",
+            "step": self.step,
+            "loss": loss,
+            "bits_per_base": bits_per_base(loss),
+            "perplexity": perplexity(loss),
+            "learning_rate": self.config.learning_rate_at(self.step - 1),
+            "grad_norm": grad_norm,
+            "tokens": self.step * self.config.batch_tokens,
+            "tokens_per_s": tokens_per_s,
+            "elapsed_s": time.monotonic() - self._started,
+        }
+        if self.compute.device.type == "cuda":
+            row["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.compute.device) / 2**30
+        self._append(row)
+        progress.trained(row)
+
+    def _validate(self, progress: TrainingProgress) -> None:
+        loss, targets = self.evaluate(self.valid_set)
+        row = {
+            "split": "valid",
+            "step": self.step,
+            "loss": loss,
+            "bits_per_base": bits_per_base(loss),
+            "perplexity": perplexity(loss),
+            "targets": targets,
+            "tokens": self.step * self.config.batch_tokens,
+        }
+        self._append(row)
+        progress.validated(row)
+        if self.compute.ranks.is_main:
+            write_report(self.run.path)
+
+    @torch.no_grad()
+    def evaluate(self, dataset: WindowDataset) -> tuple[float, int]:
+        """Mean loss in nats over every base of the evaluation windows, and how many there were."""
+        samples = evaluation_samples(dataset, self.config.eval_tokens)
+        ranks = self.compute.ranks
+        mine = samples[ranks.rank :: ranks.world_size]
+        totals = torch.zeros(2, dtype=torch.float64, device=self.compute.device)
+        self.objective.eval()
+        for first in range(0, len(mine), self.config.micro_batch):
+            codes = dataset[mine[first : first + self.config.micro_batch]]
+            with self.compute.autocast():
+                loss_sum, count = self.objective(codes.to(self.compute.device))
+            totals += torch.stack([loss_sum, count]).double()
+        self.objective.train()
+        loss, count = self.compute.sum_over_ranks(totals).tolist()
+        return loss / max(1.0, count), int(count)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if self.compute.ranks.is_main:
+            self.run.metrics.append(row)
+
+    def _save(self) -> None:
+        if self.compute.ranks.is_main:
+            self._write_checkpoint()
+            self.model.save_pretrained(self.run.model)
+            logger.debug("step %s: saved to %s", self.step, self.run.checkpoints)
+        self.compute.wait_for_ranks()
+
+    def _write_checkpoint(self) -> None:
+        save_checkpoint(
+            self.run.checkpoints,
+            self.step,
+            self.objective,
+            self.optimizer,
+            keep=self.config.keep_checkpoints,
+        )
+
+
+def evaluation_samples(dataset: WindowDataset, eval_tokens: int) -> list[int]:
+    """Windows spread evenly over a split: about `eval_tokens` tokens, at least one window."""
+    n_windows = dataset.index.n_windows()
+    wanted = min(n_windows, max(1, eval_tokens // dataset.index.config.seq_len))
+    return [i * n_windows // wanted for i in range(wanted)]
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < float("inf")
