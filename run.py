@@ -23,7 +23,7 @@ import sys
 
 # What `demo NAME` runs: `dnamamba` with these arguments, then those of the command line.
 DEMO_COMMANDS = {
-    "pretrain": ["pretrain", "--steps", "200", "--out", "runs/demo"],
+    "pretrain": ["pretrain", "--steps", "200", "--out", "runs/demo", "--force"],
 }
 DEFAULT_DEMO = "pretrain"
 

@@ -1,5 +1,6 @@
 """`dnamamba pretrain`."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,20 +21,19 @@ _WITH_RESUME = {"resume", "device", "n_workers", "micro_batch", "checkpoint_bloc
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that become TrainConfig; defaults that depend on the device are None here."""
-    rate, share = {"type": float, "show_default": True}, {"type": float, "show_default": True}
+    number = functools.partial(click.option, type=float, show_default=True)
     options = [
         click.option("--steps", "max_steps", type=int, help="Optimiser steps. " + _by_device(0)),
         click.option("--batch-tokens", type=SIZE, help="Tokens in a step. " + _by_device(1)),
-        click.option("--learning-rate", default=8e-3, help="Peak of the schedule.", **rate),
-        click.option("--min-learning-rate", default=1e-5, help="Where the cosine ends.", **rate),
-        click.option("--warmup-fraction", default=0.1, help="Share of steps in warm-up.", **share),
-        click.option("--weight-decay", default=0.1, help="AdamW's.", **rate),
-        click.option("--grad-clip", default=1.0, help="Largest gradient norm; 0: none.", **rate),
-        click.option(
+        number("--learning-rate", default=8e-3, help="Peak of the schedule."),
+        number("--min-learning-rate", default=1e-5, help="Where the cosine ends."),
+        number("--warmup-fraction", default=0.1, help="Share of steps in warm-up."),
+        number("--weight-decay", default=0.1, help="AdamW's."),
+        number("--grad-clip", default=1.0, help="Largest gradient norm; 0: none."),
+        number(
             "--softmask-weight",
             default=1.0,
             help="Weight of lower-case (repeat) bases in the training loss.",
-            **share,
         ),
         click.option("--no-rc-augment", is_flag=True, help="Train on the forward strand only."),
         click.option(
@@ -206,6 +206,6 @@ def _conclude(ctx: click.Context, out: Path, outcome: "Outcome") -> None:
     if read_ranks().is_main:
         for line in conclusion(out, outcome):
             click.echo(line)
-    if outcome.signal is not None:
+    if outcome.stopped_by is not None:
         # The shell's convention for a program ended by a signal: 130 for Ctrl-C, 143 for SIGTERM.
-        ctx.exit(128 + outcome.signal)
+        ctx.exit(128 + outcome.stopped_by)

@@ -147,10 +147,10 @@ def build_families(draws: Draws) -> dict[str, Family]:
     terminal = random_bases(40, 0.4, draws)
     dna = np.concatenate([terminal, random_bases(1200, 0.39, draws), 3 - terminal[::-1]])
     return {
-        "alu": Family(alu, Shape.WHOLE, (40, 140), gc_preference=1, longest_tail=30),
-        "l1": Family(l1, Shape.TRUNCATED, (30, 200), gc_preference=-1, longest_tail=25),
-        "ltr": build_provirus(draws, (60, 160)),
-        "dna": Family(dna, Shape.INNER_DELETED, (80, 200)),
+        "alu": Family(alu, Shape.WHOLE, (20, 120), gc_preference=1, longest_tail=30),
+        "l1": Family(l1, Shape.TRUNCATED, (20, 160), gc_preference=-1, longest_tail=25),
+        "ltr": build_provirus(draws, (40, 140)),
+        "dna": Family(dna, Shape.INNER_DELETED, (60, 200)),
         "satellite": Family(random_bases(171, 0.38, draws), Shape.SATELLITE, (5, 20)),
     }
 
@@ -161,7 +161,7 @@ def build_young_families(ancestral: dict[str, Family], draws: Draws) -> dict[str
     sva = np.concatenate(
         [
             np.tile(bases_of("CCCTCT"), 8),
-            3 - alu.bases[130::-1],
+            3 - alu.bases[:130][::-1],
             np.tile(random_bases(38, 0.66, draws, cpg_odds=0.6), 8),
             random_bases(490, 0.48, draws),
         ]
@@ -204,8 +204,8 @@ def draw_copy(family: Family, draws: Draws) -> Copy:
     """One copy as it lands: its extent, tail, strand and age; its mutations come later."""
     bases = family.bases
     if family.shape is Shape.TRUNCATED:
-        edges = [100, 300, 600, 1000, 2000, 4000, len(bases)]
-        size = int(draws.choice([30, 28, 18, 14, 7, 3], 1)[0])
+        edges = [100, 250, 450, 700, 1200, 2500, len(bases)]
+        size = int(draws.choice([30, 30, 20, 12, 6, 2], 1)[0])
         bases = bases[-draws.one(edges[size], edges[size + 1]) :]
     elif family.shape is Shape.INNER_DELETED:
         left, right = draws.one(80, 200), draws.one(80, 200)
@@ -280,12 +280,12 @@ def build_ancestor(
 
 
 def _draw_background(length: int, content: AncestorContent, draws: Draws) -> Stretch:
-    """Isochores of 100-300 kb, most of them poor in GC, as in mammals."""
+    """Isochores, most of them poor in GC, as in mammals; 50-150 kb, and twice that with repeats."""
     gc: list[float] = []
     step = (content.highest_gc - content.lowest_gc) / 5
     while len(gc) * 250 < length:
         level = content.lowest_gc + step * int(draws.choice([30, 25, 18, 12, 9, 6], 1)[0])
-        gc += [level] * draws.one(400, 1200)
+        gc += [level] * draws.one(200, 600)
     bases = random_bases(length, np.array(gc[: -(-length // 250)]), draws)
     return Stretch.of(bases, UNIQUE)
 

@@ -4,7 +4,7 @@ import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
-from dnamamba.data_prep.fasta import compression_of, open_existing
+from dnamamba.data_prep.fasta import compression_of, open_existing, refuse_damage
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
 
@@ -26,12 +26,12 @@ def read_split_bed(path: Path) -> dict[Split, list[Interval]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with open_existing(path) as raw:
+    with open_existing(path) as raw, refuse_damage(path):
         packed = compression_of(path) != "none"
         lines = gzip.GzipFile(fileobj=raw) if packed else raw
         for number, line in enumerate(lines, start=1):
             text = line.decode("utf-8", "replace").rstrip("\r\n")
-            if text.strip() and not text.startswith(("#", "track", "browser")):
+            if text.strip() and not text.startswith(("#", "track ", "browser ")):
                 yield number, text
 
 

@@ -57,7 +57,7 @@ class MutationRates:
     """
 
     substitutions_per_base_year: float = rate(
-        0.95e-9, "human-chimpanzee 1.23 % (CSAC 2005, Nature 437:69) over 2 x 6.5 My"
+        1e-9, "human-chimpanzee 1.23 % (CSAC 2005, Nature 437:69) over 2 x 6.5 My"
     )
     transition_share: float = rate(
         2 / 3, "transitions twice the transversions (1000 Genomes 2010, Nature 467:1061)"
@@ -99,9 +99,9 @@ class Draws:
         raw = self._bits.random_raw((count + 1) // 2)
         return raw.astype("<u8").view("<u4")[:count]
 
-    def below(self, limit: int | Integers, count: int) -> Integers:
-        """Integers (count,) from 0 to limit - 1; a limit below 2^31, or one for each."""
-        scaled = self.words(count).astype(np.uint64) * np.asarray(limit, np.uint64)
+    def below(self, limit: int, count: int) -> Integers:
+        """Integers (count,) from 0 to limit - 1; limit at most 2^32."""
+        scaled = self.words(count).astype(np.uint64) * np.uint64(limit)
         return (scaled >> np.uint64(32)).astype(np.int64)
 
     def one(self, low: int, high: int) -> int:
@@ -177,9 +177,9 @@ def random_bases(
     share = cumulative[:, :, :3] / cumulative[:, :, 3:]
     limits = (share * 2.0**32).astype(np.uint64)
 
-    chains = np.empty((_CHAIN, n_chains), np.uint8)
+    chains = np.empty((min(_CHAIN, length), n_chains), np.uint8)
     state = draws.below(4, n_chains)
-    for position in range(_CHAIN):
+    for position in range(len(chains)):
         word = draws.words(n_chains)
         state = np.count_nonzero(word[:, None] >= limits[level, state], axis=1)
         chains[position] = state
@@ -253,6 +253,9 @@ def _insert_and_delete(
     small = 1 + draws.choice(_INDEL_WEIGHTS, len(start))
     lengths = np.where(unit[start] > 0, unit[start], small)
 
+    # Of two that overlap the second is dropped, so that microsatellites keep whole units.
+    is_apart = np.diff(start, prepend=0) >= np.append(0, lengths)[:-1]
+    start, lengths = start[is_apart], lengths[is_apart]
     is_deletion = draws.chance(0.5, len(start))
     ends = np.minimum(start + lengths, stretch.length)[is_deletion]
     edges = np.bincount(start[is_deletion], minlength=stretch.length + 1)

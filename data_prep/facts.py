@@ -77,13 +77,14 @@ def scan_fasta(path: Path) -> FileFacts:
     """The facts of a FASTA (plain, gzip or BGZF), from the cache if the file has not changed."""
     with open_existing(path):
         status = path.stat()
+    place = str(path.resolve())
     stamp = {
         "version": _CACHE_VERSION,
-        "path": str(path.resolve()),
+        "path": place,
         "size_bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
     }
-    key = hashlib.sha256(stamp["path"].encode()).hexdigest()[:16]
+    key = hashlib.sha256(place.encode()).hexdigest()[:16]
     cached = cache_folder() / "facts" / f"{key}-{path.name}.json"
     facts = _read_cached(cached, stamp, path)
     if facts is None:
@@ -97,9 +98,9 @@ def scan_fasta(path: Path) -> FileFacts:
 def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileFacts | None:
     try:
         saved = json.loads(cached.read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
-    if saved.get("stamp") != stamp:
+    if not isinstance(saved, dict) or saved.get("stamp") != stamp:
         return None
     contigs = tuple(
         ContigFacts(

@@ -4,14 +4,16 @@ Random access is pyfaidx's. What it needs beside the file (an index) goes beside
 the cache folder where that place is read-only; a run never changes a folder it may not change.
 """
 
+import contextlib
 import gzip
 import hashlib
 import os
+import shlex
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NoReturn
 
 import numpy as np
 
@@ -57,14 +59,53 @@ def refuse_truncated_bgzf(path: Path) -> None:
 def refuse_plain_gzip(path: Path) -> None:
     """Raise InputError for gzip that is not BGZF, with the commands that make it readable."""
     if compression_of(path) == "gzip":
-        store = Path(path.name.split(".")[0] + ".h5")
         raise InputError(
             f"{path} is plain gzip, which cannot be read at random places. Convert it once, "
             "then use the result (several files may go into one store):\n"
-            f"  dnamamba data prepare {path} --out {store}\n"
+            f"  {prepare_command(path)}\n"
             f"or unpack it:\n"
-            f"  gzip -dc {path} > {path.stem}"
+            f"  gzip -dc {shlex.quote(str(path))} > {shlex.quote(path.stem)}"
         )
+
+
+def prepare_command(path: Path) -> str:
+    """The command that turns a file which random access cannot read into a store."""
+    store = path.name.split(".")[0] + ".h5"
+    return f"dnamamba data prepare {shlex.quote(str(path))} --out {shlex.quote(store)}"
+
+
+@contextlib.contextmanager
+def refuse_damage(path: Path) -> Iterator[None]:
+    """Raise InputError where decompressing fails half way."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path} is cut off or damaged ({error}). Copy or download it again"
+        ) from error
+
+
+def read_name(header: bytes, path: Path, known: Container[str]) -> str:
+    """The name in a header line, its first word; InputError without one or where it is known."""
+    if b"\r" in header.rstrip(b"\r\n"):
+        raise InputError(f"{path} has line ends of old Macs (only CR): convert them to LF")
+    words = header[1:].split()
+    if not words:
+        raise InputError(f"{path} has a record without a name (a line that is only '>')")
+    name = words[0].decode("utf-8", "replace")
+    if name in known:
+        raise InputError(
+            f"{path} has two records named {name!r}: rename one, coordinates would be ambiguous"
+        )
+    return name
+
+
+def refuse_text_before_header(path: Path, text: bytes) -> NoReturn:
+    """Raise InputError for what stands where a header line should."""
+    raise InputError(
+        f"{path} does not look like FASTA: expected a line starting with '>' first, "
+        f"got {text[:40]!r}"
+    )
 
 
 @dataclass(frozen=True)
@@ -103,10 +144,7 @@ class FastaReader:
                     yield self._record(header, parts)
                 header, parts = header_line, []
             elif header is None:
-                raise InputError(
-                    f"{self.path} does not look like FASTA: expected a line starting with '>' "
-                    f"first, got {sequence[:40]!r}"
-                )
+                refuse_text_before_header(self.path, sequence)
             else:
                 parts.append(sequence)
         if header is None:
@@ -124,34 +162,23 @@ class FastaReader:
         yield from _split_headers(rest)
 
     def _blocks(self) -> Iterator[bytes]:
-        with open_existing(self.path) as raw:
+        compression = compression_of(self.path)
+        if compression == "bgzf":
+            refuse_truncated_bgzf(self.path)
+        with open_existing(self.path) as raw, refuse_damage(self.path):
             hashed = _HashingFile(raw, self._hash)
-            packed = compression_of(self.path) != "none"
-            stream = gzip.GzipFile(fileobj=hashed, mode="rb") if packed else hashed  # type: ignore[arg-type]
-            try:
-                while block := stream.read(_BLOCK):
-                    yield block
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise InputError(
-                    f"{self.path} is cut off or damaged ({error}). Copy or download it again"
-                ) from error
+            packed = compression != "none"
+            stream = gzip.GzipFile(fileobj=hashed, mode="rb") if packed else hashed  # type: ignore[call-overload]
+            while block := stream.read(_BLOCK):
+                yield block
             while hashed.read(_BLOCK):
                 pass
 
     def _record(self, header: bytes, parts: list[bytes]) -> FastaRecord:
-        words = header[1:].split()
-        if not words:
-            raise InputError(f"{self.path} has a record without a name (a line that is only '>')")
-        name = words[0].decode("utf-8", "replace")
-        if name in self._names:
-            raise InputError(
-                f"{self.path} has two records named {name!r}: rename one, coordinates would be "
-                "ambiguous"
-            )
+        name = read_name(header, self.path, self._names)
         self._names.add(name)
         sequence = b"".join(parts)
-        letters = np.bincount(np.frombuffer(sequence, np.uint8), minlength=256)
-        return FastaRecord(name, encode(sequence), letters)
+        return FastaRecord(name, encode(sequence), _count_letters(sequence))
 
 
 def _split_headers(block: bytes) -> Iterator[tuple[bytes | None, bytes]]:
@@ -169,6 +196,15 @@ def _split_headers(block: bytes) -> Iterator[tuple[bytes | None, bytes]]:
         if sequence:
             yield None, sequence
         start = end
+
+
+def _count_letters(sequence: bytes) -> np.ndarray:
+    # In pieces: bincount makes eight bytes of every one it counts.
+    total = np.zeros(256, np.int64)
+    for start in range(0, len(sequence), 1 << 20):
+        piece = np.frombuffer(sequence[start : start + (1 << 20)], np.uint8)
+        total += np.bincount(piece, minlength=256)
+    return total
 
 
 class _HashingFile:
@@ -196,14 +232,13 @@ class IndexedFasta:
         self._packed = compression_of(path) == "bgzf"
         if self._packed:
             refuse_truncated_bgzf(path)
-        self._index = _ensure_index(path, self._packed)
+        _refuse_misnamed(path, self._packed)
+        self.index = _ensure_index(path, self._packed)
         self._handle: Any = None
         self._owner = -1
         self.contigs: dict[str, int] = {
             name: record.rlen for name, record in self._faidx().index.items()
         }
-        if not self.contigs:
-            raise InputError(f"{path} holds no FASTA record")
 
     def read(self, contig: str, start: int, end: int) -> Codes:
         """Codes of [start, end), 0-based half-open; the caller keeps inside the contig."""
@@ -215,7 +250,7 @@ class IndexedFasta:
 
     def _faidx(self) -> Any:
         if self._handle is None or self._owner != os.getpid():
-            self._handle = _open_faidx(self.path, self._index, self._packed)
+            self._handle = _open_faidx(self.path, self.index, self._packed)
             self._owner = os.getpid()
         return self._handle
 
@@ -225,7 +260,7 @@ class IndexedFasta:
 
 def _open_faidx(path: Path, index: Path, packed: bool) -> Any:
     try:
-        from pyfaidx import Faidx, FastaIndexingError
+        from pyfaidx import Faidx
     except ImportError as error:
         raise InputError(
             f"reading {path} needs pyfaidx (pip install pyfaidx), which is not installed; "
@@ -240,12 +275,24 @@ def _open_faidx(path: Path, index: Path, packed: bool) -> Any:
             rebuild=False,
             duplicate_action="stop",
         )
-    except (FastaIndexingError, ValueError) as error:
-        raise InputError(f"{path} cannot be indexed: {error}") from error
+    except ValueError as error:
+        raise InputError(
+            f"the index {index} cannot be read ({error}): delete it, it is made again"
+        ) from error
     except ImportError as error:
         raise InputError(
             f"reading BGZF ({path}) needs biopython (pip install biopython): {error}"
         ) from error
+
+
+def _refuse_misnamed(path: Path, packed: bool) -> None:
+    # pyfaidx goes by the name alone.
+    if packed != path.name.lower().endswith((".gz", ".bgz")):
+        kind = "BGZF" if packed else "not compressed"
+        raise InputError(
+            f"{path} is {kind}, but its name says otherwise: rename it (BGZF files end in .gz or "
+            ".bgz, others do not)"
+        )
 
 
 def _ensure_index(path: Path, packed: bool) -> Path:
@@ -261,8 +308,9 @@ def _ensure_index(path: Path, packed: bool) -> Path:
     # Built under a name of this process and renamed, so that ranks may all do it at once.
     building = index.with_name(f".{os.getpid()}-{index.name}")
     try:
-        _open_faidx(path, building, packed).close()
+        _write_fai(path, packed, building)
         if packed:
+            _write_gzi(path, building.with_suffix(".gzi"))
             os.replace(building.with_suffix(".gzi"), index.with_suffix(".gzi"))
         os.replace(building, index)
     finally:
@@ -273,3 +321,60 @@ def _ensure_index(path: Path, packed: bool) -> Path:
 
 def _is_fresh(index: Path, path: Path) -> bool:
     return index.exists() and index.stat().st_mtime >= path.stat().st_mtime
+
+
+def _write_fai(path: Path, packed: bool, out: Path) -> None:
+    """Index a FASTA in the format of `samtools faidx`.
+
+    Not left to pyfaidx, which accepts a last line longer than the others and then reads wrong
+    bases, keeps spaces as bases, and refuses blank lines at a record's end.
+    """
+    rows: dict[str, list[int]] = {}  # name -> length, offset, bases in a line, bytes in a line
+    row = [0, 0, 0, 0]
+    offset, ended = 0, False
+    with open_existing(path) as raw, refuse_damage(path):
+        for number, line in enumerate(gzip.GzipFile(fileobj=raw) if packed else raw, start=1):
+            offset += len(line)
+            text = line.rstrip(b"\r\n")
+            if len(line) == row[3] and len(text) == row[2] and text.isalpha() and not ended:
+                row[0] += len(text)  # a line like the one before it, as most are
+            elif line.startswith(b">"):
+                row = rows[read_name(line, path, rows)] = [0, offset, 0, 0]
+                ended = False
+            elif not text.strip():
+                ended = row[0] > 0
+                row[1] = row[1] if ended else offset
+            elif not rows:
+                refuse_text_before_header(path, text)
+            else:
+                row[2:] = row[2:] if row[0] else [len(text), len(line)]
+                if ended or len(text) > row[2] or text.split() != [text] or not text.isascii():
+                    _refuse_line(path, number)
+                row[0] += len(text)
+                ended = len(line) != row[3]
+    if not rows:
+        raise InputError(f"{path} holds no FASTA record")
+    table = ["\t".join([name, *map(str, row)]) for name, row in rows.items()]
+    out.write_text("\n".join(table) + "\n", encoding="utf-8")
+
+
+def _refuse_line(path: Path, number: int) -> NoReturn:
+    raise InputError(
+        f"{path} line {number} has spaces or other than plain letters, or the lines of its record "
+        "are not equally long: such a file cannot be read at random places. Convert it once, then "
+        f"use the result:\n  {prepare_command(path)}"
+    )
+
+
+def _write_gzi(path: Path, out: Path) -> None:
+    """Where BGZF blocks begin, packed and unpacked, without the first and the end (htslib .gzi)."""
+    try:
+        from Bio.bgzf import BgzfBlocks
+    except ImportError as error:
+        raise InputError(
+            f"reading BGZF ({path}) needs biopython (pip install biopython)"
+        ) from error
+    with open_existing(path) as file:
+        blocks = [(packed, unpacked) for packed, _, unpacked, _ in BgzfBlocks(file)][1:-1]
+    numbers = [len(blocks), *(number for block in blocks for number in block)]
+    out.write_bytes(np.array(numbers, "<u8").tobytes())

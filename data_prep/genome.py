@@ -51,7 +51,13 @@ class FastaGenome:
 
     @cached_property
     def _facts_by_name(self) -> dict[str, ContigFacts]:
-        return {row.name: row for row in self._scan.contigs}
+        facts = {row.name: row for row in self._scan.contigs}
+        if {name: row.length for name, row in facts.items()} != self.contigs:
+            raise InputError(
+                f"{self._fasta.path} and its index do not belong together: names or lengths of "
+                f"contigs differ. Delete the index {self._fasta.index}, it is made again"
+            )
+        return facts
 
     def read(self, contig: str, start: int, end: int) -> Codes:
         return self._fasta.read(contig, start, end)
@@ -96,17 +102,17 @@ class JoinedGenome:
     def __init__(self, parts: Sequence[Genome], labels: Sequence[str]):
         names = [name for part in parts for name in part.contigs]
         qualify = len(names) != len(set(names))
-        if qualify and len(labels) != len(set(labels)):
-            raise InputError(
-                f"several genomes share contig names, so files need different names to tell them "
-                f"apart; got {', '.join(labels)}"
-            )
         self._parts = list(parts)
         self._places = {
             (f"{label}.{name}" if qualify else name): (part, name)
             for part, label in zip(parts, labels, strict=True)
             for name in part.contigs
         }
+        if len(self._places) != len(names):
+            raise InputError(
+                f"several genomes share contig names, so files need different names to tell them "
+                f"apart; got {', '.join(labels)}"
+            )
         self.contigs = {key: part.contigs[name] for key, (part, name) in self._places.items()}
 
     def read(self, contig: str, start: int, end: int) -> Codes:

@@ -9,8 +9,9 @@ Layout (format_version 1), all readable with plain h5py:
     /n_runs      int64 (k, 3): row of /contigs, then a 0-based half-open stretch of N or of other
                  unreadable letters
 
-X is the contig's name with "/" and "%" written %2F and %25. The sequences are contiguous and not
-compressed so that a slice is one copy out of the page cache that all processes share.
+X is the contig's name with "/" and "%" written %2F and %25 ("." alone: %2E). The sequences are
+contiguous and not compressed so that a slice is one copy out of the page cache that all processes
+share.
 """
 
 import json
@@ -52,6 +53,8 @@ def prepare_store(
     The file appears under its name only when it is whole. An existing one is kept unless `force`.
     Raises InputError for sources that cannot be read and for contig names that come twice.
     """
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; --out names the file to write, e.g. genome.h5")
     if out.exists() and not force:
         raise InputError(f"{out} exists already; use --force to replace it, or another --out")
     if not sources:
@@ -115,8 +118,8 @@ def _write_contig_table(file: h5py.File, facts: Sequence[ContigFacts]) -> None:
 
 
 def quote_name(name: str) -> str:
-    """A contig's name as a key inside HDF5, where "/" separates groups."""
-    return name.replace("%", "%25").replace("/", "%2F")
+    """A contig's name as a key inside HDF5, where "/" separates groups and "." is the group."""
+    return "%2E" if name == "." else name.replace("%", "%25").replace("/", "%2F")
 
 
 class GenomeStore:
@@ -158,6 +161,11 @@ class GenomeStore:
         for i, row in enumerate(file["contigs"][:]):
             name = row["name"].decode()
             offset = h5py.h5d.open(sequences, quote_name(name).encode()).get_offset()
+            if offset is None and row["length"]:
+                raise InputError(
+                    f"{self.path} was packed again with chunks or compression, so it cannot be "
+                    "mapped into memory; prepare it again, or h5repack it with --layout=CONTI"
+                )
             # An empty dataset has no place in the file; it is never sliced.
             self._offsets[name] = offset or 0
             first, last = np.searchsorted(runs[:, 0], [i, i + 1])

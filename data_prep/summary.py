@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dnamamba.data_prep.facts import ContigFacts, scan_fasta
-from dnamamba.data_prep.fasta import compression_of, open_existing, refuse_truncated_bgzf
+from dnamamba.data_prep.fasta import compression_of, open_existing
 from dnamamba.data_prep.store import GenomeStore, is_store
-from dnamamba.tokenizer import IUPAC_AMBIGUOUS
+from dnamamba.tokenizer import GAPS, IUPAC_AMBIGUOUS
 
 _COMPRESSION = {
     "none": "plain FASTA",
@@ -25,8 +25,6 @@ def summarise_file(path: Path, n_contigs: int = 20) -> list[str]:
         kind, facts = "prepared store", list(store.facts.values())
         sources = [f"{row['file']} (sha256 {row['sha256']})" for row in store.sources]
     else:
-        if compression_of(path) == "bgzf":
-            refuse_truncated_bgzf(path)
         scanned = scan_fasta(path)
         kind, facts = _COMPRESSION[compression_of(path)], list(scanned.contigs)
         sources = [f"sha256 {scanned.sha256}"]
@@ -68,6 +66,7 @@ def _describe_letters(letters: Counter[str], bases: int) -> list[str]:
         "other IUPAC letters (read as N)": [
             letter for letter in letters if letter in IUPAC_AMBIGUOUS and letter != "N"
         ],
+        "gaps (read as N)": [letter for letter in letters if letter in GAPS],
     }
     known = {letter for group in groups.values() for letter in group}
     groups["outside IUPAC (read as unknown)"] = [x for x in letters if x not in known]

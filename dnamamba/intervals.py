@@ -54,7 +54,8 @@ class Interval:
 
     def overlaps(self, other: "Interval") -> bool:
         """Whether the two share at least one base (strands do not matter)."""
-        return self.chrom == other.chrom and self.start < other.end and other.start < self.end
+        shared = min(self.end, other.end) - max(self.start, other.start)
+        return self.chrom == other.chrom and shared > 0
 
     def intersect(self, other: "Interval") -> "Interval | None":
         """The shared stretch, on this interval's strand; None where there is none."""
@@ -74,7 +75,7 @@ class Interval:
         contigs: known names; a name that itself ends in something like `:1-2` is then understood.
         Raises InputError for any other form, a position below 1 or an end before its start.
         """
-        match = re.fullmatch(r"(.+):([\d,_]+)-([\d,_]+)", text.strip())
+        match = re.fullmatch(r"(.+):(\d[\d,_]*)-(\d[\d,_]*)", text.strip())
         if text.strip() in contigs or match is None:
             raise InputError(
                 f"a region looks like chr1:1,001-2,000 (1-based, end included), got {text!r}"

@@ -41,7 +41,7 @@ class MarkovBaseline:
     """Markov chains of all orders up to one, counted in a single pass.
 
     max_order: bases of context of the longest chain, 0 to 14. Memory grows with 4^max_order: order
-        12 takes 0.5 GB, about 1.3 GB for a moment where both strands are counted.
+        12 takes 0.5 GB, about 1.1 GB for a moment where both strands are counted.
     concentration: s above, in counts; a large one trusts the shorter context longer. 128 came
         within 0.003 bits of the best value for bacterial, yeast and human sequence with 0.4 to 10
         million training bases. (s of 1 to 16, usual for text, costs up to 0.03 bits.)

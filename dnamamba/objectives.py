@@ -32,7 +32,11 @@ class Objective(nn.Module):
 
     The two come apart so that the division can be done once, by the weight of a whole batch over
     all micro-batches and ranks.
+
+    checkpoint_blocks: recompute the model's blocks in the backward pass.
     """
+
+    checkpoint_blocks: bool = False
 
     def weight(self, codes: Tensor) -> Tensor:
         """The sum of weights `forward` will return for codes uint8 (B, L), without a forward."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from dnamamba.data.dataset import WindowDataset
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
+from dnamamba.models import ModelConfig
 from dnamamba.objectives import Objective
 from dnamamba.runtime import Compute
 from dnamamba.tokenizer import FIRST_BASE_ID
@@ -108,6 +109,7 @@ def make_plan(
     objective: Objective,
     datasets: Mapping[Split, WindowDataset],
     compute: Compute,
+    model: ModelConfig,
     *,
     batch_size: int,
     max_steps: int,
@@ -127,7 +129,7 @@ def make_plan(
             f"a batch of {batch_size} windows cannot be shared evenly by {world_size} ranks; "
             f"choose --batch-tokens as a multiple of {world_size * seq_len:,}"
         )
-    memory = estimate_memory(objective, compute)
+    memory = estimate_memory(objective, compute, model)
     if checkpoint_blocks is None:
         checkpoint_blocks = not memory.fits((micro_batch or 1) * seq_len, checkpointed=False)
     if micro_batch is None:
@@ -164,7 +166,7 @@ def _largest_micro_batch(
     )
 
 
-def estimate_memory(objective: Objective, compute: Compute) -> MemoryEstimate:
+def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) -> MemoryEstimate:
     """Weigh what a short forward pass keeps for its backward pass."""
     parameters = list(objective.parameters())
     fixed = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters)
@@ -185,10 +187,9 @@ def estimate_memory(objective: Objective, compute: Compute) -> MemoryEstimate:
     objective.checkpoint_blocks = checkpointing
     del loss
     per_token = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / _PROBE_TOKENS
-    n_layers, d_model = objective.block_shape()
     # The backward of the block at work holds about as much again as the block keeps.
-    at_work = per_token / n_layers
-    residual = 4 * d_model * n_layers
+    at_work = per_token / model.n_layers
+    residual = 4 * model.d_model * model.n_layers
     return MemoryEstimate(
         fixed=fixed,
         per_token=per_token + at_work,

@@ -1,5 +1,6 @@
 """Pretraining a DNA language model: genome, windows, model and loop put together."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -7,10 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dnamamba import __version__
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.dataset import DataConfig, WindowDataset, build_datasets
-from dnamamba.data_prep.demo import write_demo_genomes
+from dnamamba.data_prep.demo import FORMAT_VERSION as DEMO_VERSION
+from dnamamba.data_prep.demo import DemoConfig, write_demo_genomes
 from dnamamba.data_prep.genome import Genome, open_genome
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
@@ -27,7 +31,6 @@ from dnamamba.runtime import (
     describe_machine,
     logger,
     open_compute,
-    seed_everything,
 )
 from dnamamba.tokenizer import Codes
 from dnamamba.training import Outcome, TrainConfig, Trainer, evaluation_samples
@@ -93,7 +96,10 @@ def open_named_genome(names: tuple[str, ...]) -> Genome:
         return open_genome(names)
     if len(names) > 1:
         raise InputError(f"{DEMO!r} stands for a genome set of its own; got {', '.join(names)}")
-    paths = write_demo_genomes(cache_folder() / "demo")
+    config = DemoConfig()
+    # Another version of dnamamba may simulate other genomes; each keeps its own.
+    key = hashlib.sha256(f"{DEMO_VERSION} {config!r}".encode()).hexdigest()[:8]
+    paths = write_demo_genomes(cache_folder() / f"demo-{key}", config)
     return open_genome(list(paths.values()))
 
 
@@ -188,7 +194,7 @@ def _train(setup: "_Setup", run: RunFolder, options: RunOptions) -> Outcome:
         ended = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "step": outcome.step,
-            "stopped_by": outcome.signal.name if outcome.signal else None,
+            "stopped_by": outcome.stopped_by.name if outcome.stopped_by else None,
         }
         run.update_manifest({"ended": ended, "kernels": describe_choices()})
         write_report(run.path)
@@ -202,24 +208,26 @@ class _Setup:
         self.compute = compute
         self.genome = self._open_genome(config)
         self.datasets: Mapping[Split, WindowDataset] = build_datasets(self.genome, config.data)
-        seed_everything(config.train.seed)
+        torch.manual_seed(config.train.seed)
         self.model = DnaModel(config.model).to(compute.device)
         self.objective = NextToken(self.model, softmask_weight=config.train.softmask_weight)
         self.plan = make_plan(
             self.objective,
             self.datasets,
             compute,
+            config.model,
             batch_size=config.train.batch_size(config.data.windows.seq_len),
             max_steps=config.train.max_steps,
             micro_batch=options.micro_batch,
             checkpoint_blocks=options.checkpoint_blocks,
         )
         self.objective.checkpoint_blocks = self.plan.checkpoint_blocks
-        chosen = {
-            "micro_batch": self.plan.micro_batch,
-            "checkpoint_blocks": self.plan.checkpoint_blocks,
-        }
-        self.config = replace(config, train=replace(config.train, **chosen))
+        resolved = replace(
+            config.train,
+            micro_batch=self.plan.micro_batch,
+            checkpoint_blocks=self.plan.checkpoint_blocks,
+        )
+        self.config = replace(config, train=resolved)
 
     def _open_genome(self, config: PretrainConfig) -> Genome:
         # Rank 0 first: it makes demo genomes and indexes, which the others then find.
@@ -290,9 +298,9 @@ def conclusion(path: Path, outcome: Outcome) -> list[str]:
     """What a finished or stopped run tells its user, in lines."""
     run = RunFolder.open(path)
     lines = []
-    if outcome.signal is not None:
+    if outcome.stopped_by is not None:
         lines.append(
-            f"Stopped by {outcome.signal.name} after step {outcome.step}; continue with: "
+            f"Stopped by {outcome.stopped_by.name} after step {outcome.step}; continue with: "
             f"dnamamba pretrain --resume {path}"
         )
     rows = [row for row in run.metrics.rows() if row["split"] == Split.VALID]

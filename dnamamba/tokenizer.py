@@ -51,7 +51,7 @@ N_ID = VOCABULARY.id("N")
 FIRST_BASE_ID, _, _, LAST_BASE_ID = VOCABULARY.base_ids
 
 IUPAC_AMBIGUOUS = "RYSWKMBDHVN"
-_GAPS = "-.*"
+GAPS = "-.*"
 
 
 def _encode_table() -> Codes:
@@ -61,7 +61,7 @@ def _encode_table() -> Codes:
     for letter, token in letters.items():
         table[ord(letter)] = token
         table[ord(letter.lower())] = token | SOFT_MASK_BIT
-    for gap in _GAPS:
+    for gap in GAPS:
         table[ord(gap)] = N_ID
     return table
 
@@ -121,7 +121,7 @@ def reverse_complement(codes: Codes) -> Codes:
 
 def token_ids(codes: Codes) -> Codes:
     """Codes without the soft-mask bit (uint8)."""
-    return codes & TOKEN_MASK
+    return codes & np.uint8(TOKEN_MASK)
 
 
 def is_soft_masked(codes: Codes) -> NDArray[np.bool_]:

@@ -5,11 +5,11 @@ is decided by its number alone (data/windows.py), so the only state outside the 
 optimiser is that number.
 """
 
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from signal import Signals
 from typing import Any, Protocol
 
 import torch
@@ -143,10 +143,10 @@ class SavableModel(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """step: optimiser steps done. signal: what stopped the run early, None if it finished."""
+    """step: optimiser steps done. stopped_by: the signal that ended the run early, if one did."""
 
     step: int
-    signal: signal.Signals | None = None
+    stopped_by: Signals | None = None
 
 
 class Trainer:
@@ -215,7 +215,7 @@ class Trainer:
             self._save()
         return Outcome(self.step, stopped_by)
 
-    def _train(self, progress: TrainingProgress, stop: StopRequest) -> signal.Signals | None:
+    def _train(self, progress: TrainingProgress, stop: StopRequest) -> Signals | None:
         config = self.config
         batches = self._batches()
         on_gpu = self.compute.device.type == "cuda"
@@ -229,7 +229,7 @@ class Trainer:
             ]
             weight, told_to_stop = self._agree(codes, stop)
             if told_to_stop:
-                return stop.signal or signal.SIGTERM
+                return stop.signal or Signals.SIGTERM
             loss, grad_norm = self._update(codes, weight)
             self.step += 1
             interval.add(loss, config.batch_tokens)

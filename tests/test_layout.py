@@ -26,7 +26,17 @@ LAYERS = {
     "kernels and data_prep": {"kernels", "data_prep"},
     "pieces": {
         *("models", "data"),
-        *("optim", "schedule", "losses", "checkpoint", "metrics", "markov", "report"),
+        *(
+            "charts",
+            "configs",
+            "objectives",
+            "losses",
+            "optim",
+            "schedule",
+            "checkpoint",
+            "stopping",
+        ),
+        *("metrics", "markov", "progress", "run_folder", "report"),
     },
     "uses": {
         *("training", "pretraining", "planning", "doctor"),

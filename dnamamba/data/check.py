@@ -8,13 +8,13 @@ import numpy as np
 
 from dnamamba.data.dataset import DataConfig, build_indexes
 from dnamamba.data.regions import NO_RUNS, Runs, bases_within, count_bases
-from dnamamba.data.windows import WindowIndex, footprint
+from dnamamba.data.windows import Rule, WindowIndex, footprint
 from dnamamba.data_prep.genome import Genome
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.tokenizer import is_base, is_soft_masked
 
-PUBLISHED_RULES = ("mamba", "hyenadna", "caduceus")
+PUBLISHED_RULES: tuple[Rule, ...] = ("mamba", "hyenadna", "caduceus")
 
 
 @dataclass(frozen=True)

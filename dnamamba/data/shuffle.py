@@ -11,10 +11,11 @@ U64 = NDArray[np.uint64]
 
 def hash_u64(values: NDArray[np.integer], *keys: int) -> U64:
     """Mix 64-bit integers with keys into uniform 64-bit ones (splitmix64's finaliser)."""
-    mixed = np.atleast_1d(np.asarray(values)).astype(np.uint64)
+    # Mixed before the first key comes in: else value i under seed s is value i + 1 under s - 1.
+    mixed = _mix(np.atleast_1d(np.asarray(values)).astype(np.uint64))
     for key in keys:
         mixed = _mix(mixed + np.uint64(key & 0xFFFFFFFFFFFFFFFF))
-    return _mix(mixed)
+    return mixed
 
 
 def _mix(x: U64) -> U64:

@@ -42,8 +42,9 @@ class WindowConfig:
     extends a row to the right to 2^20 bases and cuts that."""
 
     edge: Edge = "shift"
-    """A window past the end of its contig is moved inside, padded with [PAD] or skipped. Contigs
-    shorter than a window are padded under `pad` and skipped otherwise."""
+    """A window past the end of its contig is moved inside, padded with [PAD] or skipped; one that
+    lies past it as a whole is dropped. Contigs shorter than a window are padded under `pad` and
+    skipped otherwise."""
 
     max_n_fraction: float = 0.5
     """Windows with a larger share of N (or other unreadable letters) are skipped."""
@@ -161,7 +162,10 @@ def largest_phases(config: WindowConfig, intervals: Sequence[tuple[int, int, int
 
 
 def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows:
-    """Move, pad or skip windows that reach past their contig; lengths: bases of each contig."""
+    """Move, pad or skip windows that reach past their contig; lengths: bases of each contig.
+
+    Windows without a base of their contig are dropped: moved inside, they would all be its last.
+    """
     size = config.seq_len
     past = (windows.start < 0) | (windows.ends(size) > lengths[windows.contig])
     if not past.any():
@@ -174,6 +178,7 @@ def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows
     if config.edge == "skip":
         return kept
     over = _last_windows(windows, windows.count - inside, size)
+    over = over.take((over.start < lengths[over.contig]) & (over.start + size > 0))
     length = lengths[over.contig]
     if config.edge == "shift":
         fits = length >= size
@@ -181,7 +186,7 @@ def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows
         return Windows.join([kept, replace(over, start=start).take(fits)])
     start, end = np.maximum(over.start, 0), np.minimum(over.start + size, length)
     padded = replace(over, start=start, n_bases=end - start, left_pad=start - over.start)
-    return Windows.join([kept, padded.take(end > start)])
+    return Windows.join([kept, padded])
 
 
 def _last_windows(windows: Windows, n_last: Ints, seq_len: int) -> Windows:
@@ -232,7 +237,7 @@ def footprint(windows: Windows, seq_len: int) -> dict[int, Runs]:
 def _rows_by_contig(windows: Windows) -> Iterator[tuple[int, Ints]]:
     order = np.argsort(windows.contig, kind="stable")
     contigs, first = np.unique(windows.contig[order], return_index=True)
-    yield from zip(contigs.tolist(), np.split(order, first[1:]), strict=True)
+    yield from zip(contigs.tolist(), np.split(order, first)[1:], strict=True)
 
 
 class WindowIndex:
@@ -299,7 +304,8 @@ class WindowIndex:
         size = self.config.seq_len
         windows = apply_edge(windows, self.config, self._lengths)
         windows = drop_covered(windows, self._n_runs, size, self.config.max_n_fraction)
-        return drop_covered(windows, self._protected, size, 0.0)
+        windows = drop_covered(windows, self._protected, size, 0.0)
+        return windows.take(np.lexsort((windows.start, windows.contig)))
 
     def n_windows(self, epoch: int = 0) -> int:
         return self.table(epoch).total

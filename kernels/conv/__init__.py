@@ -1,1 +1,1 @@
-"""Causal convolutions."""
+"""Short causal depthwise convolution: op.py."""

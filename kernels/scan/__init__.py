@@ -1,1 +1,1 @@
-"""The selective scan."""
+"""The selective scan: reference.py defines it, chunked.py computes it, op.py is the way in."""

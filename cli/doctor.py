@@ -1,0 +1,32 @@
+"""`dnamamba doctor`."""
+
+from pathlib import Path
+
+import click
+
+from dnamamba.cli.options import FILE
+
+
+@click.command()
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--out", type=FILE, default=Path("runs"), show_default=True, help="Folder of runs to test."
+)
+def doctor(device: str, out: Path) -> None:
+    """Show versions, devices and kernels, and check them on this machine.
+
+    Runs every kernel backend against its float64 definition, gradients included, and measures how
+    fast the folder of runs can be written. Exit code 1 where something does not work.
+
+    \b
+    Example:
+      dnamamba doctor --out runs
+    """
+    from dnamamba.doctor import examine
+
+    findings = examine(device, out)
+    for finding in findings:
+        mark = "ok  " if finding.ok else "FAIL"
+        click.echo(f"{mark} {finding.name:<15} {finding.detail}")
+    if not all(finding.ok for finding in findings):
+        click.get_current_context().exit(1)

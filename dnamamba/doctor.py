@@ -1,0 +1,158 @@
+"""What this machine offers, which kernels run on it and why, and whether they are right here."""
+
+import importlib.metadata
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dnamamba import __version__
+from dnamamba.errors import InputError
+from dnamamba.kernels import selective_scan
+from dnamamba.kernels.backend import resolve_backend
+from dnamamba.kernels.scan.op import BACKENDS
+from dnamamba.runtime import cache_folder, choose_device, describe_machine
+
+# float32 against the float64 definition; sums over 300 steps round to a few 1e-6.
+_TOLERANCE = 1e-4
+_WRITE_BYTES = 64 << 20
+_PACKAGES = ("triton", "h5py", "pyfaidx", "biopython", "safetensors", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination. ok: False where something does not work."""
+
+    name: str
+    detail: str
+    ok: bool = True
+
+
+def examine(device: str = "auto", out: Path = Path("runs")) -> list[Finding]:
+    """Versions, device, kernels with a parity check each, and the write speed of a run folder."""
+    chosen = choose_device(device)
+    return [
+        *_versions(),
+        *_devices(chosen),
+        *_kernels(chosen),
+        _write_speed(out),
+    ]
+
+
+def _versions() -> Iterator[Finding]:
+    machine = describe_machine()
+    yield Finding("dnamamba", __version__)
+    yield Finding("python", f"{machine['python']} on {machine['platform']}")
+    yield Finding("torch", f"{machine['torch']}, CUDA {machine['cuda'] or 'not built in'}")
+    for name in _PACKAGES:
+        try:
+            yield Finding(name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            needed = "FASTA input needs it" if name in ("pyfaidx", "biopython") else "not installed"
+            yield Finding(name, f"missing ({needed})", ok=name not in ("h5py", "safetensors"))
+
+
+def _devices(chosen: torch.device) -> Iterator[Finding]:
+    for i in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(i)
+        yield Finding(
+            f"cuda:{i}",
+            f"{facts.name}, {facts.total_memory / 2**30:.1f} GiB, sm_{facts.major}{facts.minor}",
+        )
+    yield Finding("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    yield Finding("device", f"auto and this check use {chosen}")
+    yield Finding("cache folder", str(cache_folder()))
+
+
+def _kernels(device: torch.device) -> Iterator[Finding]:
+    operands = _scan_operands(device)
+    taken = resolve_backend("selective_scan", "auto", BACKENDS, operands["u"], operands["A"])
+    speed = (
+        "fused" if taken.is_fused else "plain PyTorch, slow: no fused kernel is built for it yet"
+    )
+    yield Finding("selective_scan", f"auto takes {taken.name!r} ({speed})")
+    expected = _run_scan(_scan_operands(device, torch.float64), "reference")
+    for backend in BACKENDS:
+        refusal = backend.refuse(operands["u"], operands["A"])
+        if refusal is not None:
+            yield Finding(f"  {backend.name}", f"not here: {refusal}")
+            continue
+        found = _run_scan(_scan_operands(device), backend.name)
+        error = max(_worst_error(f, e) for f, e in zip(found, expected, strict=True))
+        yield Finding(
+            f"  {backend.name}",
+            f"worst relative error of output and gradients against float64: {error:.1e} "
+            f"(limit {_TOLERANCE:.0e})",
+            ok=error < _TOLERANCE,
+        )
+
+
+def _scan_operands(device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Values a Mamba layer might meet, the same on every call. B 2, L 300, D 24, N 16."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        values = torch.randn(*shape, generator=generator, dtype=torch.float32)
+        return values.to(device, dtype).requires_grad_()
+
+    A = -torch.arange(1.0, 17.0).repeat(24, 1).to(device, dtype)
+    return {
+        "u": draw(2, 300, 24),
+        "delta": draw(2, 300, 24),
+        "A": A.requires_grad_(),
+        "B": draw(2, 300, 16),
+        "C": draw(2, 300, 16),
+        "D": draw(24),
+        "z": draw(2, 300, 24),
+        "delta_bias": draw(24),
+        "initial_state": draw(2, 24, 16),
+    }
+
+
+def _run_scan(operands: dict[str, Tensor], backend: str) -> list[Tensor]:
+    """Output, last state and the gradient of every operand."""
+    out, last = selective_scan(
+        operands["u"],
+        operands["delta"],
+        operands["A"],
+        operands["B"],
+        operands["C"],
+        operands["D"],
+        operands["z"],
+        operands["delta_bias"],
+        delta_softplus=True,
+        initial_state=operands["initial_state"],
+        return_last_state=True,
+        backend=backend,
+    )
+    gradients = torch.autograd.grad(out.square().sum() + last.sum(), list(operands.values()))
+    return [out.detach(), last.detach(), *gradients]
+
+
+def _worst_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).abs().max() / expected.abs().max())
+
+
+def _write_speed(out: Path) -> Finding:
+    existing = out
+    while not existing.exists():
+        existing = existing.absolute().parent
+    if not existing.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+    block = os.urandom(1 << 20)
+    started = time.perf_counter()
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            for _ in range(_WRITE_BYTES // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Finding("run folder", f"{existing} cannot be written: {error}", ok=False)
+    rate = _WRITE_BYTES / (time.perf_counter() - started)
+    return Finding("run folder", f"{existing.absolute()}: {rate / 1e6:,.0f} MB/s written")

@@ -1,0 +1,100 @@
+"""What a model is made of; `configs.to_dict` and `configs.from_dict` write and read it."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from dnamamba.errors import InputError
+from dnamamba.tokenizer import VOCABULARY
+
+
+@dataclass(frozen=True, kw_only=True)
+class MambaConfig:
+    """The Mamba mixer (arXiv 2312.00752); defaults are those of state-spaces/mamba."""
+
+    kind: Literal["mamba"] = "mamba"
+    """Which mixer a stored config is about."""
+
+    expand: int = 2
+    """Inner width over d_model."""
+
+    d_state: int = 16
+    """States a channel."""
+
+    d_conv: int = 4
+    """Taps of the causal convolution."""
+
+    dt_rank: int | Literal["auto"] = "auto"
+    """Rank of the step size's projection; auto: ceil(d_model / 16), filled in by `ModelConfig`."""
+
+    dt_min: float = 1e-3
+    """Step sizes start log-uniform from here,"""
+
+    dt_max: float = 0.1
+    """up to here,"""
+
+    dt_init_floor: float = 1e-4
+    """and never below this."""
+
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+
+    bias: bool = False
+    """Whether the projections in and out have biases."""
+
+    def __post_init__(self) -> None:
+        for name in ("expand", "d_state", "d_conv"):
+            _check_positive("MambaConfig", name, getattr(self, name))
+        if self.dt_rank != "auto":
+            _check_positive("MambaConfig", "dt_rank", self.dt_rank)
+        if not 0 < self.dt_min <= self.dt_max or self.dt_init_floor <= 0:
+            raise InputError(
+                "MambaConfig needs 0 < dt_min <= dt_max and dt_init_floor > 0, got "
+                f"dt_min {self.dt_min}, dt_max {self.dt_max}, dt_init_floor {self.dt_init_floor}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """An embedding, a stack of blocks around one kind of mixer, and a language model head."""
+
+    d_model: int
+    """Width of the residual stream."""
+
+    n_layers: int
+    """Blocks."""
+
+    vocab_size: int = VOCABULARY.size
+    """Token ids in use."""
+
+    padded_vocab_size: int = VOCABULARY.padded_size
+    """Rows of the embedding and of the head; the logits of those not in use are -inf."""
+
+    norm_eps: float = 1e-5
+    """Added to the mean square in RMSNorm."""
+
+    residual_in_fp32: bool = True
+    """Keep the residual stream in float32 under bf16 autocast."""
+
+    tie_embeddings: bool = True
+    """Whether the head's weight is the embedding's."""
+
+    mixer: MambaConfig = field(default_factory=MambaConfig)
+    """What mixes positions; its dt_rank is a number once the model's config is made."""
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_layers", "vocab_size", "padded_vocab_size"):
+            _check_positive("ModelConfig", name, getattr(self, name))
+        if self.padded_vocab_size < self.vocab_size:
+            raise InputError(
+                f"ModelConfig: padded_vocab_size {self.padded_vocab_size} must be at least "
+                f"vocab_size {self.vocab_size}"
+            )
+        if self.mixer.dt_rank == "auto":
+            resolved = replace(self.mixer, dt_rank=math.ceil(self.d_model / 16))
+            object.__setattr__(self, "mixer", resolved)
+
+
+def _check_positive(owner: str, name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{owner}: {name} is a whole number of at least 1, got {value!r}")

@@ -1,0 +1,123 @@
+"""The Mamba mixer: gate, short convolution and selective scan between two projections.
+
+Parameter names and shapes are those of state-spaces/mamba (mamba_ssm/modules/mamba_simple.py).
+Shape letters: B batch, L seq_len, D d_model, N d_state, K d_conv. A, B, C and D in code are the
+state space parameters.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dnamamba.kernels import causal_conv1d, selective_scan
+from dnamamba.models.config import MambaConfig
+
+
+class MambaState(NamedTuple):
+    """What a Mamba mixer remembers of the tokens before.
+
+    conv: the convolution's last K - 1 inputs, oldest first (B, K - 1, d_inner).
+    ssm: the states of the scan (B, d_inner, N), float32 (float64 in a float64 model).
+    """
+
+    conv: Tensor
+    ssm: Tensor
+
+
+class Mamba(nn.Module):
+    """(B, L, D) to (B, L, D), each position seeing those before it.
+
+    Source: Gu and Dao 2023 (arXiv 2312.00752), section 3.4; state-spaces/mamba, mamba_simple.py.
+    """
+
+    scan_backend = "auto"
+    """The backend of the selective scan; set it on a model's mixers to choose another."""
+
+    def __init__(self, d_model: int, config: MambaConfig) -> None:
+        super().__init__()
+        assert config.dt_rank != "auto", "ModelConfig fills in dt_rank"
+        d_inner = config.expand * d_model
+        self.dt_rank, self.d_state = config.dt_rank, config.d_state
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=config.bias)
+        # Only holds the parameters: upstream's names, shapes and initial values.
+        self.conv1d = nn.Conv1d(
+            d_inner, d_inner, config.d_conv, groups=d_inner, bias=config.conv_bias
+        )
+        self.x_proj = nn.Linear(d_inner, config.dt_rank + 2 * config.d_state, bias=False)
+        self.dt_proj = nn.Linear(config.dt_rank, d_inner, bias=True)
+        self.A_log = nn.Parameter(torch.empty(d_inner, config.d_state))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=config.bias)
+        self.reset_parameters(config)
+
+    @torch.no_grad()
+    def reset_parameters(self, config: MambaConfig) -> None:
+        """Initial values as upstream: A_n = -n (S4D-Real), step sizes log-uniform, biases zero."""
+        for projection in (self.in_proj, self.out_proj):
+            if projection.bias is not None:
+                projection.bias.zero_()
+        self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
+        bound = self.dt_rank**-0.5
+        self.dt_proj.weight.uniform_(-bound, bound)
+        low, high = math.log(config.dt_min), math.log(config.dt_max)
+        dt = torch.empty_like(self.dt_proj.bias).uniform_(low, high).exp()
+        dt.clamp_(min=config.dt_init_floor)
+        # The inverse of softplus, so that softplus(bias) = dt.
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def forward(
+        self, x: Tensor, state: MambaState | None = None, return_state: bool = False
+    ) -> tuple[Tensor, MambaState | None]:
+        """x: (B, L, D). state: that of the tokens before; None at the start of a sequence.
+
+        Returns the output (B, L, D) and, if asked for, the state after the last token.
+        """
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        x, conv_state = _with_state(
+            causal_conv1d(
+                x,
+                self.conv1d.weight.squeeze(1),
+                self.conv1d.bias,
+                activation="silu",
+                initial_state=None if state is None else state.conv,
+                return_last_state=return_state,
+            )
+        )
+        delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        y, ssm_state = _with_state(
+            selective_scan(
+                x,
+                # The bias is added inside the scan, in float32.
+                functional.linear(delta, self.dt_proj.weight),
+                -torch.exp(self.A_log),
+                B,
+                C,
+                self.D,
+                z=z,
+                delta_bias=self.dt_proj.bias,
+                delta_softplus=True,
+                initial_state=None if state is None else state.ssm,
+                return_last_state=return_state,
+                backend=self.scan_backend,
+            )
+        )
+        if conv_state is None or ssm_state is None:
+            return self.out_proj(y), None
+        return self.out_proj(y), MambaState(conv_state, ssm_state)
+
+
+def _with_state(result: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    return result if isinstance(result, tuple) else (result, None)
+
+
+def count_parameters(d_model: int, config: MambaConfig) -> int:
+    """Parameters of one mixer, in closed form."""
+    assert config.dt_rank != "auto", "ModelConfig fills in dt_rank"
+    d_inner, rank, d_state = config.expand * d_model, config.dt_rank, config.d_state
+    in_and_out = 3 * d_inner * d_model + config.bias * (2 * d_inner + d_model)
+    conv = d_inner * (config.d_conv + config.conv_bias)
+    step_size = d_inner * (rank + 1)
+    return in_and_out + conv + d_inner * (rank + 2 * d_state) + step_size + d_inner * (d_state + 1)

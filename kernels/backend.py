@@ -1,0 +1,72 @@
+"""Which implementation an op runs on, and why: the one place that decides."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+logger = logging.getLogger("dnamamba.kernels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One implementation of an op.
+
+    name: what a caller asks for.
+    run: the function; every backend of an op has the same signature.
+    refuse: called with the op's tensors; why it cannot take them and what to do, or None if it can.
+    is_fused: False for plain PyTorch, which `auto` says is slow.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    refuse: Callable[..., str | None]
+    is_fused: bool
+
+
+def resolve_backend(
+    op: str, requested: str, backends: Sequence[Backend], *tensors: Tensor
+) -> Backend:
+    """The backend asked for, or for `auto` the first (fastest first) that takes these tensors.
+
+    `auto` logs once per op and choice what it took. Raises ValueError for an unknown name and
+    RuntimeError for an explicit request that cannot be met: nothing is swapped silently.
+    """
+    if requested == "auto":
+        backend = next(b for b in backends if b.refuse(*tensors) is None)
+    else:
+        backend = _find(op, requested, backends)
+        reason = backend.refuse(*tensors)
+        if reason is not None:
+            raise RuntimeError(f"{op}: backend {requested!r} cannot run this: {reason}")
+    taken = _taken.setdefault(f"{op} on {tensors[0].device.type}", [])
+    if backend.name not in taken:
+        taken.append(backend.name)
+        if requested == "auto":
+            _log_choice(op, backend, tensors[0].device.type)
+    return backend
+
+
+def describe_choices() -> dict[str, list[str]]:
+    """The backends this process has used so far, by op and device: for manifests and reports."""
+    return {op: list(names) for op, names in _taken.items()}
+
+
+_taken: dict[str, list[str]] = {}
+
+
+def _find(op: str, name: str, backends: Sequence[Backend]) -> Backend:
+    for backend in backends:
+        if backend.name == name:
+            return backend
+    names = ", ".join(["auto", *(b.name for b in backends)])
+    raise ValueError(f"{op}: backend is one of {names}; got {name!r}")
+
+
+def _log_choice(op: str, backend: Backend, device_type: str) -> None:
+    kind = "a fused kernel"
+    if not backend.is_fused:
+        kind = "plain PyTorch and slow: no fused backend is built for it yet"
+    logger.info("%s on %s: auto takes %r (%s)", op, device_type, backend.name, kind)

@@ -1,0 +1,368 @@
+"""The selective scan in plain PyTorch, as fast as separate ops allow, with bounded memory.
+
+Time is cut into segments. A segment's decays and inputs are made by a few large ops into buffers
+that all segments share, then one `addcmul` a step turns the inputs into states in place. Nothing of
+size B*L*D*N is kept: the backward has the inputs and one state per chunk, and makes the rest again.
+Where one step is too small to keep the machine busy, a segment is split into chunks that advance
+together, after a first pass that finds the state entering each. README.md has the derivation.
+
+Shape letters: B batch, L seq_len, D channels, N states, G groups, W = D / G channels of a group;
+inside a segment S steps of a chunk and C chunks. Capital A, B, C, D are tensors.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dnamamba.kernels.scan.segments import (
+    CPU_LIMITS,
+    GPU_LIMITS,
+    Scratch,
+    Segment,
+    plan_segments,
+    steps_first,
+)
+
+LOG2_E = math.log2(math.e)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    reverse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`kernels.selective_scan` in segments of time; real A, any device."""
+    batch, _, channels = u.shape
+    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    B, C = _match_groups(B, C)
+    groups = next((x.shape[2] for x in (B, C) if x.dim() == 4), 1)
+
+    def by_group(x: Tensor) -> Tensor:  # (..., D, N) -> (..., G, N, W)
+        x = x.to(dtype).unflatten(-2, (groups, channels // groups))
+        return x.transpose(-1, -2).contiguous()
+
+    def by_channel(x: Tensor | None) -> Tensor | None:  # (D,) -> (G, 1, W)
+        return None if x is None else by_group(x.unsqueeze(-1))
+
+    if initial_state is None:
+        initial_state = A.new_zeros(batch, channels, A.shape[1])
+    if reverse:
+        u, delta, B, C = (x if x.dim() == 2 else x.flip(1) for x in (u, delta, B, C))
+        z = None if z is None else z.flip(1)
+    B, C = (by_group(x) if x.dim() == 2 else x for x in (B, C))
+    out, last_state = _ChunkedScan.apply(
+        u,
+        delta,
+        by_group(A),
+        B,
+        C,
+        by_channel(D),
+        z,
+        by_channel(delta_bias),
+        by_group(initial_state),
+        delta_softplus,
+    )
+    if reverse:
+        out = out.flip(1)
+    return (out, last_state.transpose(-1, -2).flatten(1, 2)) if return_last_state else out
+
+
+def _match_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of B and C that change over time as (B, L, G, N), with the same G."""
+    B, C = (x.unsqueeze(2) if x.dim() == 3 else x for x in (B, C))
+    if B.dim() == C.dim() == 4:
+        groups = math.lcm(B.shape[2], C.shape[2])
+        B, C = (x.repeat_interleave(groups // x.shape[2], 2) for x in (B, C))
+    return B, C
+
+
+class _Inputs(NamedTuple):
+    """The tensors of one call; parameters in the dtype of the computation."""
+
+    u: Tensor  # (B, L, D), as delta and z
+    delta: Tensor
+    A: Tensor  # (G, N, W)
+    B: Tensor  # (B, L, G, N), or (G, N, W) if constant
+    C: Tensor
+    D: Tensor | None  # (G, 1, W), as delta_bias
+    z: Tensor | None
+    delta_bias: Tensor | None
+
+    def blank_gradients(self) -> "_Inputs":
+        """Room for gradients: of what changes over time to be written, of the rest to be summed."""
+        written, summed = torch.empty_like, torch.zeros_like
+        return _Inputs(
+            u=written(self.u),
+            delta=written(self.delta),
+            A=summed(self.A),
+            B=summed(self.B) if self.B.dim() == 3 else written(self.B),
+            C=summed(self.C) if self.C.dim() == 3 else written(self.C),
+            D=None if self.D is None else summed(self.D),
+            z=None if self.z is None else written(self.z),
+            delta_bias=None if self.delta_bias is None else summed(self.delta_bias),
+        )
+
+
+class _Part:
+    """One segment of the inputs, laid out for work without copying where the dtype allows it."""
+
+    def __init__(
+        self, inputs: _Inputs, segment: Segment, scratch: Scratch, delta_softplus: bool
+    ) -> None:
+        self.inputs, self.segment, self.scratch = inputs, segment, scratch
+        self.u = self.lay_out(inputs.u)
+        self.raw_dt = self.lay_out(inputs.delta)
+        if inputs.delta_bias is not None:
+            self.raw_dt = torch.add(self.raw_dt, inputs.delta_bias, out=self.narrow("raw_dt"))
+        self.dt = self.raw_dt
+        if delta_softplus:
+            self.dt = torch.ops.aten.softplus.out(self.raw_dt, out=self.narrow("dt"))
+        self.dt_u = torch.mul(self.dt, self.u, out=self.narrow("dt_u"))
+        self.B, self.C = self.lay_out_weights(inputs.B), self.lay_out_weights(inputs.C)
+
+    def narrow(self, name: str) -> Tensor:
+        return self.scratch.narrow(name, self.segment)
+
+    def wide(self, name: str) -> Tensor:
+        return self.scratch.wide(name, self.segment)
+
+    def steps(self, name: str) -> tuple[Tensor, ...]:
+        """A wide buffer step by step, (K, R, G, N, W) each."""
+        return self.scratch.wide_steps(name, self.segment)
+
+    def lay_out(self, x: Tensor) -> Tensor:
+        """This segment of a (B, L, D) tensor as (S, K, R, G, 1, W)."""
+        groups, _, width = self.inputs.A.shape
+        view = steps_first(x, self.segment).unflatten(-1, (groups, 1, width))
+        return view.to(self.inputs.A.dtype)
+
+    def lay_out_weights(self, x: Tensor) -> Tensor:
+        """This segment of B or C as (S, K, R, G, N, 1); a constant one as it is."""
+        if x.dim() == 3:
+            return x
+        return steps_first(x, self.segment).unsqueeze(-1).to(self.inputs.A.dtype)
+
+    def store(self, out: Tensor, value: Tensor) -> None:
+        """Write a narrow value to this segment's place in a (B, L, D) tensor."""
+        steps_first(out, self.segment).copy_(value.flatten(3))
+
+    def fill(self, A_log2e: Tensor) -> tuple[Tensor, Tensor]:
+        """Decays exp(dt A) and inputs dt B u, both wide."""
+        decay, states = self.wide("decay"), self.wide("states")
+        # exp2 is twice as fast as exp on CPUs, also where it underflows.
+        torch.exp2(torch.mul(self.dt, A_log2e, out=decay), out=decay)
+        torch.mul(self.dt_u, self.B, out=states)
+        return decay, states
+
+    def chunk_decay(self, A_log2e: Tensor) -> Tensor:
+        """The decay over each whole chunk (K, R, G, N, W): the sum of dt is enough for it."""
+        return torch.exp2(self.dt.sum(0) * A_log2e)
+
+    def outputs(self, states: Tensor) -> Tensor:
+        """C h + D u (narrow), before the gate."""
+        y = _sum_states(self.C, states, self.narrow("y"), self.wide("product"))
+        return y if self.inputs.D is None else y.addcmul_(self.u, self.inputs.D)
+
+
+def _enter_chunks(part: _Part, A_log2e: Tensor, entries: Tensor) -> None:
+    """Given entries[0], find the states entering the other chunks (K, R, G, N, W)."""
+    if entries.shape[0] == 1:
+        return
+    ends = torch.zeros_like(entries)
+    for decay, step_input in zip(part.steps("decay"), part.steps("states"), strict=True):
+        torch.addcmul(step_input, decay, ends, out=ends)
+    chunk_decay = part.chunk_decay(A_log2e)
+    for k in range(entries.shape[0] - 1):
+        torch.addcmul(ends[k], chunk_decay[k], entries[k], out=entries[k + 1])
+
+
+def _run_forward(part: _Part, entries: Tensor) -> Tensor:
+    """Turn inputs into states in place, first step to last; returns those of the last step."""
+    state = entries
+    for decay, step in zip(part.steps("decay"), part.steps("states"), strict=True):
+        state = step.addcmul_(decay, state)
+    return state
+
+
+def _run_backward(part: _Part, A_log2e: Tensor, carry: Tensor) -> Tensor:
+    """Turn C dy into the gradient of the states in place, last step to first.
+
+    carry: the gradient of the segment's last state from all that follows it (R, G, N, W).
+    Returns the same for the state that enters the segment.
+    """
+    decays, d_steps = part.steps("decay"), part.steps("d_states")
+    last = len(d_steps) - 1
+    if d_steps[last].shape[0] == 1:
+        d_steps[last].add_(carry)
+    else:
+        starts = d_steps[last].clone()
+        for t in range(last - 1, -1, -1):
+            torch.addcmul(d_steps[t], decays[t + 1], starts, out=starts)
+        starts.mul_(decays[0])
+        carries, chunk_decay = torch.empty_like(starts), part.chunk_decay(A_log2e)
+        carries[-1] = carry
+        for k in range(carries.shape[0] - 1, 0, -1):
+            torch.addcmul(starts[k], chunk_decay[k], carries[k], out=carries[k - 1])
+        d_steps[last].add_(carries)
+    d_state = d_steps[last]
+    for t in range(last - 1, -1, -1):
+        d_state = d_steps[t].addcmul_(decays[t + 1], d_state)
+    return decays[0][0] * d_state[0]
+
+
+def _sum_states(weights: Tensor, states: Tensor, out: Tensor, product: Tensor) -> Tensor:
+    """Sum over N of weights * states, narrow."""
+    if weights.dim() == 6 and _matmul_is_exact(states):
+        rows = weights.flatten(0, 3).transpose(1, 2)
+        torch.bmm(rows, states.flatten(0, 3), out=out.view(-1, 1, out.shape[-1]))
+        return out
+    return torch.sum(torch.mul(weights, states, out=product), -2, keepdim=True, out=out)
+
+
+def _weight_gradient(weights: Tensor, states: Tensor, channels: Tensor, product: Tensor) -> Tensor:
+    """states * channels, summed over all that B or C (weights) does not depend on."""
+    if weights.dim() == 6 and _matmul_is_exact(states):
+        gradient = torch.bmm(channels.flatten(0, 3), states.flatten(0, 3).transpose(1, 2))
+        return gradient.view(*states.shape[:5])
+    torch.mul(states, channels, out=product)
+    return product.sum((0, 1, 2)) if weights.dim() == 3 else product.sum(-1)
+
+
+def _matmul_is_exact(states: Tensor) -> bool:
+    """Whether bmm is as precise as the states: torch may be set to use TF32 or bf16 in it."""
+    return states.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+
+
+class _ChunkedScan(torch.autograd.Function):
+    """(out, last state) from `_Inputs`, the initial state (B, G, N, W) and delta_softplus."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        inputs, initial_state, delta_softplus = _Inputs(*args[:-2]), *args[-2:]
+        batch, seq_len, channels = inputs.u.shape
+        limits = CPU_LIMITS if inputs.u.device.type == "cpu" else GPU_LIMITS
+        plan = plan_segments(batch, seq_len, channels, inputs.A.shape[1], limits)
+        scratch, A_log2e = Scratch(plan, inputs.A), inputs.A * LOG2_E
+        out = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
+        state = initial_state.clone()
+        n_entries = sum(s.chunks for s in plan if s.rows.start == 0)
+        keeps_entries = any(ctx.needs_input_grad)
+        entries = state.new_empty(n_entries if keeps_entries else 0, *state.shape)
+        index = 0
+        with torch.autocast(inputs.u.device.type, enabled=False):
+            for segment in plan:
+                part = _Part(inputs, segment, scratch, delta_softplus)
+                index = 0 if segment.times.start == 0 else index
+                if keeps_entries:
+                    entry = entries[index : index + segment.chunks, segment.rows]
+                else:
+                    entry = state.new_empty(segment.chunks, *state[segment.rows].shape)
+                index += segment.chunks
+                entry[0] = state[segment.rows]
+                _, states = part.fill(A_log2e)
+                _enter_chunks(part, A_log2e, entry)
+                state[segment.rows] = _run_forward(part, entry)[-1]
+                y = part.outputs(states)
+                if inputs.z is not None:
+                    z = part.lay_out(inputs.z)
+                    y.mul_(torch.sigmoid(z, out=part.narrow("gate")).mul_(z))
+                part.store(out, y)
+        ctx.save_for_backward(*inputs, entries)
+        ctx.plan, ctx.delta_softplus = plan, delta_softplus
+        return out, state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor, d_last_state: Tensor) -> tuple[Tensor | None, ...]:
+        *saved, entries = ctx.saved_tensors
+        inputs = _Inputs(*saved)
+        gradients = _Gradients(inputs, d_out, d_last_state, ctx)
+        with torch.autocast(inputs.u.device.type, enabled=False):
+            index = 0
+            for segment in reversed(ctx.plan):
+                ends_sequence = segment.times.stop == inputs.u.shape[1]
+                index = (entries.shape[0] if ends_sequence else index) - segment.chunks
+                gradients.add(segment, entries[index : index + segment.chunks, segment.rows])
+        return (*gradients.of_inputs, gradients.carry, None)
+
+
+class _Gradients:
+    """The gradients of one call, filled in segment by segment from the end."""
+
+    def __init__(self, inputs: _Inputs, d_out: Tensor, d_last_state: Tensor, ctx: Any) -> None:
+        self.inputs, self.d_out, self.delta_softplus = inputs, d_out, ctx.delta_softplus
+        self.scratch, self.A_log2e = Scratch(ctx.plan, inputs.A), inputs.A * LOG2_E
+        self.carry = d_last_state.clone()
+        self.of_inputs = inputs.blank_gradients()
+
+    def add(self, segment: Segment, entry: Tensor) -> None:
+        """Make the segment's states again from those that entered its chunks, and walk back."""
+        inputs, grads = self.inputs, self.of_inputs
+        part = _Part(inputs, segment, self.scratch, self.delta_softplus)
+        decay, states = part.fill(self.A_log2e)
+        _run_forward(part, entry)
+        dy = self._through_gate(part, states)
+        if grads.D is not None:
+            grads.D.add_(torch.mul(dy, part.u, out=part.narrow("sum")).sum((0, 1, 2)))
+
+        d_states = torch.mul(part.C, dy, out=part.wide("d_states"))
+        carry = self.carry[segment.rows]
+        carry.copy_(_run_backward(part, self.A_log2e, carry))
+        self._add_weights(part, grads.C, part.C, states, dy)
+        self._add_weights(part, grads.B, part.B, d_states, part.dt_u)
+
+        product = part.wide("product")
+        d_dt_u = _sum_states(part.B, d_states, part.narrow("y"), product)
+        d_u = torch.mul(d_dt_u, part.dt, out=part.narrow("sum"))
+        part.store(grads.u, d_u if inputs.D is None else d_u.addcmul_(dy, inputs.D))
+
+        # d_decay * decay = d_states * decay * (state before): the gradient of dt A.
+        d_dt_A = decay.mul_(d_states)
+        d_dt_A[1:].mul_(states[:-1])
+        d_dt_A[0].mul_(entry)
+        torch.mul(d_dt_A, inputs.A, out=product)
+        d_dt = torch.sum(product, -2, keepdim=True, out=part.narrow("sum"))
+        self._add_delta(part, d_dt.addcmul_(d_dt_u, part.u))
+        grads.A.add_(d_dt_A.mul_(part.dt).sum((0, 1, 2)))
+
+    def _through_gate(self, part: _Part, states: Tensor) -> Tensor:
+        """The gradient of C h + D u; writes that of z."""
+        d_out = part.lay_out(self.d_out)
+        d_z_all = self.of_inputs.z
+        if self.inputs.z is None or d_z_all is None:
+            return d_out
+        z, y = part.lay_out(self.inputs.z), part.outputs(states)
+        gate = torch.sigmoid(z, out=part.narrow("gate")).mul_(z)
+        d_gate, d_z = y.mul_(d_out), part.narrow("sum")
+        torch.ops.aten.silu_backward.grad_input(d_gate, z, grad_input=d_z)
+        part.store(d_z_all, d_z)
+        return gate.mul_(d_out)
+
+    def _add_weights(
+        self, part: _Part, out: Tensor, weights: Tensor, states: Tensor, channels: Tensor
+    ) -> None:
+        gradient = _weight_gradient(weights, states, channels, part.wide("product"))
+        if weights.dim() == 3:
+            out.add_(gradient)
+        else:
+            steps_first(out, part.segment).copy_(gradient)
+
+    def _add_delta(self, part: _Part, d_dt: Tensor) -> None:
+        if self.delta_softplus:
+            args = (d_dt, part.raw_dt, 1.0, 20.0)
+            torch.ops.aten.softplus_backward.grad_input(*args, grad_input=d_dt)
+        if self.of_inputs.delta_bias is not None:
+            self.of_inputs.delta_bias.add_(d_dt.sum((0, 1, 2)))
+        part.store(self.of_inputs.delta, d_dt)

@@ -1,0 +1,127 @@
+"""The short causal convolution against torch's own, and its states."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dnamamba.kernels import causal_conv1d
+
+
+def draw_operands(
+    batch: int = 2,
+    seq_len: int = 9,
+    channels: int = 5,
+    d_conv: int = 4,
+    dtype: torch.dtype = torch.float64,
+) -> dict[str, Tensor]:
+    """Operands that require gradients, the same on every call."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    operands = {
+        "x": draw(batch, seq_len, channels),
+        "weight": draw(channels, d_conv),
+        "bias": draw(channels),
+        "initial_state": draw(batch, d_conv - 1, channels),
+    }
+    return {name: tensor.requires_grad_() for name, tensor in operands.items()}
+
+
+def convolve_with_torch(operands: dict[str, Tensor], activation: str | None) -> Tensor:
+    """The same by `conv1d` over all inputs, those before the first included."""
+    weight = operands["weight"]
+    inputs = torch.cat([operands["initial_state"], operands["x"]], 1).mT
+    out = functional.conv1d(
+        inputs, weight.unsqueeze(1), operands["bias"], groups=weight.shape[0]
+    ).mT
+    return functional.silu(out) if activation else out
+
+
+def gradients(out: Tensor, operands: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return torch.autograd.grad((out * weights).sum(), list(operands.values()))
+
+
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("d_conv", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("seq_len", [1, 2, 3, 64, 65])
+def test_causal_conv1d_equals_torch(seq_len, d_conv, activation):
+    operands = draw_operands(seq_len=seq_len, d_conv=d_conv)
+    found = causal_conv1d(**operands, activation=activation)
+    expected = convolve_with_torch(operands, activation)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found, operands), gradients(expected, operands))
+
+
+def test_causal_conv1d_gradients_match_finite_differences():
+    operands = draw_operands(seq_len=3, channels=2)
+
+    def convolve(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        named = dict(zip(operands, tensors, strict=True))
+        return causal_conv1d(**named, activation="silu", return_last_state=True)
+
+    assert torch.autograd.gradcheck(convolve, tuple(operands.values()))
+
+
+def test_causal_conv1d_of_an_impulse_is_the_kernel_read_backwards():
+    x = torch.zeros(1, 6, 1)
+    x[0, 2] = 1
+    out = causal_conv1d(x, torch.tensor([[1.0, 2.0, 3.0]]))
+    assert out[0, :, 0].tolist() == [0, 0, 3, 2, 1, 0]
+    out = causal_conv1d(x, torch.tensor([[1.0, 2.0, 3.0]]), reverse=True)
+    assert out[0, :, 0].tolist() == [1, 2, 3, 0, 0, 0]
+
+
+def test_causal_conv1d_without_bias_and_state():
+    operands = draw_operands()
+    x, weight = operands["x"].detach(), operands["weight"].detach()
+    zeros = {"bias": torch.zeros(5).double(), "initial_state": torch.zeros(2, 3, 5).double()}
+    assert torch.equal(causal_conv1d(x, weight), causal_conv1d(x, weight, **zeros))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [(5, 4), (1, 8), (1, 1, 1, 6), (8, 1)])
+def test_causal_conv1d_goes_on_from_a_state(lengths, reverse):
+    operands = {name: tensor.detach() for name, tensor in draw_operands().items()}
+    options = {"activation": "silu", "return_last_state": True, "reverse": reverse}
+    whole, whole_state = causal_conv1d(**operands, **options)
+    parts, outs = operands["x"].split(lengths, 1), []
+    state = operands["initial_state"]
+    for x in reversed(parts) if reverse else parts:
+        out, state = causal_conv1d(**{**operands, "x": x, "initial_state": state}, **options)
+        outs.append(out)
+    torch.testing.assert_close(torch.cat(outs[::-1] if reverse else outs, 1), whole)
+    assert torch.equal(state, whole_state)
+
+
+def test_causal_conv1d_state_shorter_than_the_kernel_starts_with_zeros():
+    x, weight = torch.ones(1, 2, 1), torch.ones(1, 5)
+    _, state = causal_conv1d(x, weight, return_last_state=True)
+    assert state[0, :, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_causal_conv1d_computes_bf16_in_float32():
+    operands = {name: t.detach() for name, t in draw_operands(dtype=torch.bfloat16).items()}
+    widened = {name: tensor.float() for name, tensor in operands.items()}
+    out = causal_conv1d(**operands, activation="silu")
+    assert torch.equal(out, causal_conv1d(**widened, activation="silu").bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.zeros(2, 9)}, r"x is \(B, L, D\)"),
+        ({"x": torch.zeros(2, 0, 5)}, "not empty"),
+        ({"weight": torch.zeros(4, 5)}, r"weight is \(D, K\) with D = 5 as in x, got \(4, 5\)"),
+        ({"bias": torch.zeros(4)}, r"bias must be \(5,\), got \(4,\)"),
+        ({"activation": "relu"}, "activation is None or 'silu', got 'relu'"),
+        ({"initial_state": torch.zeros(2, 4, 5)}, r"initial_state must be \(2, 3, 5\)"),
+    ],
+)
+def test_wrong_operands_are_named(changes, message):
+    operands = {name: tensor.detach().float() for name, tensor in draw_operands().items()}
+    with pytest.raises(ValueError, match=message):
+        causal_conv1d(**{**operands, **changes})
