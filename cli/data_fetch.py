@@ -38,8 +38,9 @@ def fetch(
     """Download public genomes and splits, and check them.
 
     \b
-    dnamamba data fetch --list
-    dnamamba data fetch hg38 hg38-splits --out genomes
+    Examples:
+      dnamamba data fetch --list
+      dnamamba data fetch hg38 hg38-splits --out genomes
 
     A download that was interrupted goes on where it stopped when the same command runs again. On
     machines without a network use --mirror with a copy inside, such as file:///shared/genomes, or

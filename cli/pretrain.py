@@ -157,7 +157,9 @@ def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
     from dnamamba.training import TrainConfig
 
     defaults = default_settings(choose_device(values["device"]).type, values["seq_len"])
-    chosen = {key: values[key] or default for key, default in defaults.items()}
+    chosen = {
+        key: default if values[key] is None else values[key] for key, default in defaults.items()
+    }
     recipe = {key: values[key] for key in _RECIPE if values[key] is not None}
     recipe |= {key: chosen[key] for key in ("max_steps", "batch_tokens", "eval_tokens")}
     recipe.setdefault("eval_every", max(1, chosen["max_steps"] // 10))

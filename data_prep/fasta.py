@@ -10,7 +10,7 @@ import hashlib
 import os
 import shlex
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn
@@ -56,22 +56,25 @@ def refuse_truncated_bgzf(path: Path) -> None:
             )
 
 
-def refuse_plain_gzip(path: Path) -> None:
-    """Raise InputError for gzip that is not BGZF, with the commands that make it readable."""
-    if compression_of(path) == "gzip":
+def refuse_plain_gzip(paths: Sequence[Path]) -> None:
+    """Raise InputError where files are gzip but not BGZF, with the command that mends it."""
+    packed = [path for path in paths if compression_of(path) == "gzip"]
+    if packed:
+        unpacked = "".join(
+            f"\n  gzip -dc {shlex.quote(str(path))} > {shlex.quote(path.stem)}" for path in packed
+        )
         raise InputError(
-            f"{path} is plain gzip, which cannot be read at random places. Convert it once, "
-            "then use the result (several files may go into one store):\n"
-            f"  {prepare_command(path)}\n"
-            f"or unpack it:\n"
-            f"  gzip -dc {shlex.quote(str(path))} > {shlex.quote(path.stem)}"
+            f"{', '.join(map(str, packed))}: plain gzip, which cannot be read at random places. "
+            "Convert it once, then use the store:\n"
+            f"  {prepare_command(*packed)}\n"
+            f"or unpack it:{unpacked}"
         )
 
 
-def prepare_command(path: Path) -> str:
-    """The command that turns a file which random access cannot read into a store."""
-    store = path.name.split(".")[0] + ".h5"
-    return f"dnamamba data prepare {shlex.quote(str(path))} --out {shlex.quote(store)}"
+def prepare_command(*paths: Path) -> str:
+    """The command that turns files which random access cannot read into a store."""
+    store = paths[0].name.split(".")[0] + ".h5"
+    return shlex.join(["dnamamba", "data", "prepare", *map(str, paths), "--out", store])
 
 
 @contextlib.contextmanager
@@ -171,8 +174,6 @@ class FastaReader:
             stream = gzip.GzipFile(fileobj=hashed, mode="rb") if packed else hashed  # type: ignore[call-overload]
             while block := stream.read(_BLOCK):
                 yield block
-            while hashed.read(_BLOCK):
-                pass
 
     def _record(self, header: bytes, parts: list[bytes]) -> FastaRecord:
         name = read_name(header, self.path, self._names)
@@ -228,7 +229,7 @@ class IndexedFasta:
 
     def __init__(self, path: Path):
         self.path = path
-        refuse_plain_gzip(path)
+        refuse_plain_gzip([path])
         self._packed = compression_of(path) == "bgzf"
         if self._packed:
             refuse_truncated_bgzf(path)
@@ -303,7 +304,7 @@ def _ensure_index(path: Path, packed: bool) -> Path:
     for index in (beside, cached):
         if _is_fresh(index, path) and (not packed or _is_fresh(index.with_suffix(".gzi"), path)):
             return index
-    index = beside if os.access(path.parent, os.W_OK) else cached
+    index = beside if _allows_writing(path.parent) else cached
     index.parent.mkdir(parents=True, exist_ok=True)
     # Built under a name of this process and renamed, so that ranks may all do it at once.
     building = index.with_name(f".{os.getpid()}-{index.name}")
@@ -317,6 +318,11 @@ def _ensure_index(path: Path, packed: bool) -> Path:
         building.unlink(missing_ok=True)
         building.with_suffix(".gzi").unlink(missing_ok=True)
     return index
+
+
+def _allows_writing(folder: Path) -> bool:
+    # The mode is asked too, since root may write into a folder that is meant to stay as it is.
+    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
 def _is_fresh(index: Path, path: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dnamamba.data_prep.facts import ContigFacts, FileFacts, Runs, scan_fasta
-from dnamamba.data_prep.fasta import IndexedFasta, open_existing
+from dnamamba.data_prep.fasta import IndexedFasta, open_existing, refuse_plain_gzip
 from dnamamba.data_prep.store import GenomeStore, is_store
 from dnamamba.errors import InputError
 from dnamamba.tokenizer import Codes
@@ -96,7 +96,7 @@ class JoinedGenome:
     """Several genomes seen as one.
 
     Where contig names collide (four apes with the same record names), every contig is called
-    `<file name>.<contig>`, as multiple alignments call them (`hg38.chr1`).
+    `<file name>/<contig>`; assemblies use dots and bars inside names, never the slash.
     """
 
     def __init__(self, parts: Sequence[Genome], labels: Sequence[str]):
@@ -104,7 +104,7 @@ class JoinedGenome:
         qualify = len(names) != len(set(names))
         self._parts = list(parts)
         self._places = {
-            (f"{label}.{name}" if qualify else name): (part, name)
+            (f"{label}/{name}" if qualify else name): (part, name)
             for part, label in zip(parts, labels, strict=True)
             for name in part.contigs
         }
@@ -143,6 +143,10 @@ def open_genome(paths: Sequence[Path | str]) -> Genome:
     if not paths:
         raise InputError("no genome was named: expected at least one FASTA or store")
     files = [Path(path) for path in paths]
+    for path in files:
+        with open_existing(path):
+            pass
+    refuse_plain_gzip(files)
     parts = [_open_one(path) for path in files]
     if len(parts) == 1:
         return parts[0]
@@ -158,6 +162,4 @@ def label_of(path: Path) -> str:
 
 
 def _open_one(path: Path) -> Genome:
-    with open_existing(path):
-        pass
     return StoreGenome(path) if is_store(path) else FastaGenome(path)

@@ -9,11 +9,29 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "DataConfig": "dnamamba.data.dataset",
+    "DnaModel": "dnamamba.models",
+    "InputError": "dnamamba.errors",
     "Interval": "dnamamba.intervals",
-    "parse_size": "dnamamba.intervals",
+    "MambaConfig": "dnamamba.models",
+    "ModelConfig": "dnamamba.models",
+    "PretrainConfig": "dnamamba.pretraining",
+    "RunFolder": "dnamamba.run_folder",
+    "RunOptions": "dnamamba.pretraining",
+    "SplitConfig": "dnamamba.data.splits",
+    "TrainConfig": "dnamamba.training",
     "VOCABULARY": "dnamamba.tokenizer",
+    "WindowConfig": "dnamamba.data.windows",
+    "count_parameters": "dnamamba.models",
     "decode": "dnamamba.tokenizer",
     "encode": "dnamamba.tokenizer",
+    "open_genome": "dnamamba.data_prep.genome",
+    "parse_size": "dnamamba.intervals",
+    "plan_pretraining": "dnamamba.pretraining",
+    "preset": "dnamamba.models",
+    "preset_names": "dnamamba.models",
+    "pretrain": "dnamamba.pretraining",
+    "resume": "dnamamba.pretraining",
     "reverse_complement": "dnamamba.tokenizer",
 }
 

@@ -3,10 +3,13 @@
 Weights for use are saved apart, as safetensors, by the model. Nothing here unpickles.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,8 @@ def save_checkpoint(
     building = folder / f".building-{target.name}"
     shutil.rmtree(building, ignore_errors=True)
     building.parent.mkdir(parents=True, exist_ok=True)
-    dcp.save(_state(model, optimizer), checkpoint_id=building, no_dist=True)
+    with _single_process():
+        dcp.save(_state(model, optimizer), checkpoint_id=building, no_dist=True)
     facts = {"format_version": FORMAT_VERSION, "step": step, "torch": torch.__version__}
     (building / "checkpoint.json").write_text(json.dumps(facts))
     _sync(building)
@@ -65,7 +69,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         )
     state = _state(model, optimizer)
     try:
-        dcp.load(state, checkpoint_id=path, no_dist=True)
+        with _single_process():
+            dcp.load(state, checkpoint_id=path, no_dist=True)
     except (CheckpointException, ValueError, RuntimeError) as error:
         raise InputError(f"{path} does not fit this run's model: {error}") from error
     set_state_dict(
@@ -91,6 +96,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     model_state, optimizer_state = get_state_dict(model, optimizer)
     return {"model": model_state, "optimizer": optimizer_state}
+
+
+@contextlib.contextmanager
+def _single_process() -> Iterator[None]:
+    """Rank 0 alone saves what all ranks hold alike; torch warns of that even when told so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
 
 
 def _sync(folder: Path) -> None:

@@ -103,8 +103,9 @@ def open_named_genome(names: tuple[str, ...]) -> Genome:
     return open_genome(list(paths.values()))
 
 
-def plan_pretraining(config: PretrainConfig, options: RunOptions) -> Plan:
+def plan_pretraining(config: PretrainConfig, options: RunOptions | None = None) -> Plan:
     """What `pretrain` would do, without a step of it."""
+    options = options or RunOptions()
     with open_compute(options.device, config.train.precision) as compute:
         return _Setup(config, options, compute).plan
 

@@ -34,7 +34,7 @@ from dnamamba.data_prep.evolution import (
 from dnamamba.errors import InputError
 
 SMALL = DemoConfig(chromosome_lengths=(60_000, 40_000))
-SMALL_SHA256 = "x"
+SMALL_SHA256 = "bf38d8c526d5f1d71cd31d651f03c2f00fddf9cc604e5603581e06e52a1c7e49"
 TINY = DemoConfig(chromosome_lengths=(20_000, 20_000))
 
 

@@ -144,13 +144,20 @@ def test_a_record_larger_than_a_block_is_joined(tmp_path, monkeypatch):
     assert _streamed(path) == records
 
 
-def test_letters_are_counted_by_byte_and_the_checksum_is_of_the_file(tmp_path):
-    path = write_gzip(tmp_path / "x.fa.gz", ">a\nACGTNacgtn\nAU\n>b\nxx\n")
-    reader = FastaReader(path)
-    first, second = reader
+def test_letters_are_counted_by_byte(tmp_path):
+    first, second = FastaReader(write_gzip(tmp_path / "x.fa.gz", ">a\nACGTNacgtn\nAU\n>b\nxx\n"))
     letters = {chr(i): int(n) for i, n in enumerate(first.letters) if n}
     assert letters == dict.fromkeys("CGTNacgtnU", 1) | {"A": 2}
     assert second.letters[ord("x")] == 2
+
+
+@pytest.mark.parametrize("write", [write_gzip, write_bgzf])
+def test_the_checksum_is_of_the_whole_file_as_it_lies_on_the_disk(write, tmp_path):
+    path = write(tmp_path / "x.fa.gz", fasta_text({"a": random_sequence(50_000)}))
+    if write is write_gzip:
+        path.write_bytes(path.read_bytes() + bytes(100_000))  # padding, as tapes have
+    reader = FastaReader(path)
+    assert sum(len(record.codes) for record in reader) == 50_000
     assert reader.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -115,7 +115,7 @@ def test_names_that_collide_get_their_files_name(tmp_path):
     human = write_bgzf(tmp_path / "human.fa.gz", ">chr1\nACGT\n>chrM\nC\n")
     gorilla = write_fasta(tmp_path / "gorilla.fasta", {"chr1": "TTT"})
     genome = open_genome([human, gorilla])
-    assert read_all(genome) == {"human.chr1": "ACGT", "human.chrM": "C", "gorilla.chr1": "TTT"}
+    assert read_all(genome) == {"human/chr1": "ACGT", "human/chrM": "C", "gorilla/chr1": "TTT"}
     assert [row.name for row in genome.facts()] == list(genome.contigs)
 
 
@@ -130,8 +130,8 @@ def test_files_of_one_name_with_colliding_contigs_are_refused(names, tmp_path):
 
 
 def test_names_that_collide_once_more_are_refused(tmp_path):
-    one = write_fasta(tmp_path / "ape.fa", {"x": "A", "human.x": "C"})
-    other = write_fasta(tmp_path / "ape.human.fa", {"x": "G"})
+    one = write_fasta(tmp_path / "ape.fa", {"x": "A", "human/x": "C"})
+    other = write_fasta(tmp_path / "ape.fasta", {"x": "G"})
     with pytest.raises(InputError, match="different names"):
         open_genome([one, other])
 

@@ -57,7 +57,7 @@ def test_neighbours_do_not_stay_neighbours():
 
 
 def test_where_one_sample_goes_is_uniform_over_seeds():
-    n, draws = 10, 4000
+    n, draws = 10, 2000
     places = np.array([int(permute(np.array([3]), n, seed)[0]) for seed in range(draws)])
     assert chi_square(np.bincount(places, minlength=n)) < 9 + 5 * np.sqrt(18)
 

@@ -157,12 +157,16 @@ def _require_windows(
     indexes: Mapping[Split, WindowIndex], splits: Splits, genome: Genome, config: DataConfig
 ) -> None:
     seq_len = config.windows.seq_len
-    longest = max(genome.contigs.values(), default=0)
-    if not indexes[Split.TRAIN].n_windows() and longest < seq_len:
+    lengths = genome.contigs.values()
+    n_long = sum(length >= seq_len for length in lengths)
+    contigs = (
+        f"{n_long:,} of {len(lengths):,} contigs are that long, the longest has "
+        f"{max(lengths, default=0):,}"
+    )
+    if not indexes[Split.TRAIN].n_windows() and not n_long:
         raise InputError(
-            f"no contig is as long as a window: the longest of {len(genome.contigs):,} has "
-            f"{longest:,} bases, seq_len is {seq_len:,}. Use a shorter --seq-len, or --edge pad "
-            "to pad short contigs"
+            f"no contig is as long as a window of {seq_len:,} bases ({contigs}): use a shorter "
+            "--seq-len, or --edge pad to pad short contigs"
         )
     for split, advice in (
         (Split.TRAIN, "use a shorter --seq-len, hold out less, or raise --max-n-fraction"),
@@ -173,5 +177,5 @@ def _require_windows(
             raise InputError(
                 f"the {split} split has no window of {seq_len:,} bases ({bases:,} bases in "
                 f"{len(splits[split]):,} stretches, before windows over the N limit and windows "
-                f"that touch another split are dropped): {advice}"
+                f"that touch another split are dropped; {contigs}): {advice}"
             )

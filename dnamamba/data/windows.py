@@ -244,7 +244,7 @@ class WindowIndex:
     """The windows of one split, addressable as (epoch, i) or by one running sample number.
 
     shuffled: a new order, and for `tile` a new phase, in every epoch (training); else windows come
-    in genome order, the same in every epoch (validation and test).
+    row by row in genome order, the same in every epoch (validation and test).
     protected: contig index -> bases of more protected splits that no window may touch.
     """
 

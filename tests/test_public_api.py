@@ -1,0 +1,102 @@
+"""The public names and the options of every command: a change here is a change for users."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import dnamamba
+from dnamamba.cli.main import cli
+
+# fmt: off
+PUBLIC_NAMES = [
+    "DataConfig", "DnaModel", "InputError", "Interval", "MambaConfig", "ModelConfig",
+    "PretrainConfig", "RunFolder", "RunOptions", "SplitConfig", "TrainConfig", "VOCABULARY",
+    "WindowConfig", "__version__", "count_parameters", "decode", "encode", "open_genome",
+    "parse_size", "plan_pretraining", "preset", "preset_names", "pretrain", "resume",
+    "reverse_complement",
+]
+# fmt: on
+
+WINDOWS = """
+    --seq-len --bed --windows --valid-contigs --test-contigs --valid-fraction --test-fraction
+    --edge --max-n-fraction --keep-overlap --data-seed
+"""
+RECIPE = """
+    --steps --batch-tokens --learning-rate --min-learning-rate --warmup-fraction --weight-decay
+    --grad-clip --softmask-weight --no-rc-augment --eval-every --eval-tokens --save-every
+    --log-every --seed --precision
+"""
+OPTIONS = {
+    "pretrain": f"""
+        DATA --model --out --force --resume --dry-run {WINDOWS} {RECIPE} --device --workers
+        --micro-batch --checkpoint-blocks --no-checkpoint-blocks
+    """,
+    "data info": "FILES --contigs",
+    "data prepare": "FILES --out --force",
+    "data check": f"FILES {WINDOWS}",
+    "data fetch": "NAMES --out --mirror --force --list",
+    "data demo": "--out",
+    "doctor": "--device --out",
+}
+
+
+def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found |= commands(command, f"{prefix}{name} ")
+        else:
+            found[f"{prefix}{name}"] = command
+    return found
+
+
+def test_public_names():
+    assert sorted(dnamamba.__all__) == sorted(PUBLIC_NAMES)
+    for name in PUBLIC_NAMES:
+        assert getattr(dnamamba, name) is not None
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'dnamamba' has no attribute 'mamba2'"):
+        dnamamba.mamba2  # noqa: B018
+
+
+def test_every_command_has_exactly_these_options():
+    found = {
+        name: {
+            text
+            for parameter in command.params
+            for text in (
+                [*parameter.opts, *parameter.secondary_opts]
+                if isinstance(parameter, click.Option)
+                else [(parameter.name or "").upper()]
+            )
+        }
+        for name, command in commands(cli).items()
+    }
+    assert found == {name: set(options.split()) for name, options in OPTIONS.items()}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_command_shows_an_example(name):
+    help_text = commands(cli)[name].help or ""
+    assert f"dnamamba {name}" in help_text
+
+
+def test_help_needs_neither_torch_nor_numpy():
+    script = (
+        "import sys; from dnamamba.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'numpy', 'h5py', 'rich'} & set(sys.modules), 'loaded too much'"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "pretrain" in done.stdout

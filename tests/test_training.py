@@ -1,0 +1,269 @@
+"""The loop: what a step does, what stops it, and that resuming changes nothing."""
+
+import json
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from runs import tiny_config, write_store
+
+from dnamamba.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from dnamamba.configs import from_dict, to_dict
+from dnamamba.errors import InputError
+from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names
+from dnamamba.objectives import NextToken
+from dnamamba.optim import build_optimizer, parameter_groups
+from dnamamba.pretraining import PretrainConfig, RunOptions, pretrain, read_config, resume
+from dnamamba.run_folder import RunFolder
+from dnamamba.training import TrainConfig, Trainer, TrainingError
+
+OPTIONS = RunOptions(device="cpu", micro_batch=2)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("genome"))
+
+
+@pytest.fixture(scope="module")
+def finished(store, tmp_path_factory):
+    """One undisturbed run that others are compared with."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    pretrain(tiny_config(store), out, OPTIONS)
+    return RunFolder.open(out)
+
+
+def weights(run):
+    return DnaModel.from_pretrained(run.model).state_dict()
+
+
+def assert_same_run(one, other):
+    """Weights bit for bit, and every logged number that is not a time."""
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+    timeless = [
+        [
+            {key: row[key] for key in row if key not in ("tokens_per_s", "elapsed_s")}
+            for row in run.metrics.rows()
+        ]
+        for run in (one, other)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def stop_at(patched, step, exception=None):
+    """Have the trainer stop before a step as a signal would, or die of an exception."""
+    original = Trainer._agree
+
+    def agree(trainer, codes, stop):
+        if trainer.step == step:
+            if exception is not None:
+                raise exception
+            stop.signal = signal.SIGTERM
+        return original(trainer, codes, stop)
+
+    patched.setattr(Trainer, "_agree", agree)
+
+
+def test_a_run_learns_and_leaves_every_file(finished):
+    rows = [row for row in finished.metrics.rows() if row["split"] == "valid"]
+    assert [row["step"] for row in rows] == [0, 4, 8]
+    assert rows[-1]["bits_per_base"] < rows[0]["bits_per_base"]
+    names = {path.name for path in finished.path.iterdir()}
+    assert names == {
+        *("baseline.json", "checkpoints", "config.json", "manifest.json"),
+        *("metrics.jsonl", "model", "report.html"),
+    }
+    manifest = finished.read_json("manifest")
+    assert manifest["ended"] | {"at": ""} == {"at": "", "step": 8, "stopped_by": None}
+    assert manifest["data"]["files"][0]["file"] == "tiny.fa"
+    assert manifest["kernels"]["selective_scan on cpu"] == ["chunked"]
+
+
+def test_training_rows_have_what_people_look_for(finished):
+    row = next(row for row in finished.metrics.rows() if row["split"] == "train")
+    assert row["step"] == 2
+    assert row["tokens"] == 2 * 256
+    assert row["learning_rate"] > 0
+    assert row["grad_norm"] > 0
+
+
+def test_only_the_newest_checkpoints_are_kept(finished):
+    names = [path.name for path in list_checkpoints(finished.checkpoints)]
+    assert names == ["step_00000006", "step_00000008"]
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 7])
+def test_a_stopped_run_goes_on_bit_for_bit(store, finished, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as patched:
+        stop_at(patched, step)
+        outcome = pretrain(tiny_config(store), tmp_path / "run", OPTIONS)
+    assert (outcome.step, outcome.stopped_by) == (step, signal.SIGTERM)
+    run = RunFolder.open(tmp_path / "run")
+    assert run.read_json("manifest")["ended"]["stopped_by"] == "SIGTERM"
+    resume(run.path, RunOptions(device="cpu"))
+    for name, tensor in weights(finished).items():
+        assert torch.equal(tensor, weights(run)[name]), name
+
+
+def test_a_crashed_run_goes_on_from_its_checkpoint_with_other_workers(
+    store, finished, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        stop_at(patched, 5, RuntimeError("power cut"))
+        with pytest.raises(RuntimeError, match="power cut"):
+            pretrain(tiny_config(store), tmp_path / "run", OPTIONS)
+    run = RunFolder.open(tmp_path / "run")
+    assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step_00000003"]
+    resume(run.path, RunOptions(device="cpu", n_workers=2))
+    assert_same_run(finished, run)
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_over(
+    store, finished, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        stop_at(patched, 2, RuntimeError("power cut"))
+        with pytest.raises(RuntimeError, match="power cut"):
+            pretrain(tiny_config(store), tmp_path / "run", OPTIONS)
+    run = RunFolder.open(tmp_path / "run")
+    resume(run.path, RunOptions(device="cpu"))
+    assert_same_run(finished, run)
+
+
+def test_the_step_does_not_depend_on_micro_batches(store, finished, tmp_path):
+    """The loss divides by the whole batch's weight, so only rounding differs."""
+    pretrain(tiny_config(store), tmp_path / "run", replace(OPTIONS, micro_batch=4))
+    for name, tensor in weights(finished).items():
+        torch.testing.assert_close(
+            weights(RunFolder.open(tmp_path / "run"))[name], tensor, rtol=1e-3, atol=1e-4
+        )
+
+
+def test_recomputed_blocks_give_the_same_weights(store, finished, tmp_path):
+    pretrain(tiny_config(store), tmp_path / "run", replace(OPTIONS, checkpoint_blocks=True))
+    for name, tensor in weights(finished).items():
+        torch.testing.assert_close(weights(RunFolder.open(tmp_path / "run"))[name], tensor)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(store, tmp_path, monkeypatch):
+    original = NextToken.forward
+
+    def poisoned(objective, codes):
+        loss, weight = original(objective, codes)
+        return (loss * float("nan") if objective.training else loss), weight
+
+    monkeypatch.setattr(NextToken, "forward", poisoned)
+    with pytest.raises(TrainingError, match=r"step 0: loss nan.*not changed.*tiny|bad_batch.json"):
+        pretrain(tiny_config(store), tmp_path / "run", OPTIONS)
+    run = RunFolder.open(tmp_path / "run")
+    bad = run.read_json("bad_batch")
+    assert bad["step"] == 0
+    assert len(bad["windows"]) == 4
+    assert bad["windows"][0].startswith("epoch 0: chr")
+    assert list_checkpoints(run.checkpoints)
+
+
+def test_a_changed_genome_is_not_resumed(store, tmp_path, monkeypatch):
+    own = tmp_path / "own"
+    own.mkdir()
+    own_store = write_store(own)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3)
+        pretrain(tiny_config(own_store), tmp_path / "run", OPTIONS)
+    own_store.unlink()
+    (own / "tiny.fa").unlink()
+    write_store(own, n_bases=30_000)
+    with pytest.raises(InputError, match="the genome is not the one"):
+        resume(tmp_path / "run", RunOptions(device="cpu"))
+
+
+def test_checkpoint_round_trip_restores_the_optimiser(tmp_path):
+    model, other = (DnaModel(ModelConfig(d_model=16, n_layers=1)) for _ in range(2))
+    optimizers = []
+    for one in (model, other):
+        optimizer = build_optimizer(
+            one,
+            learning_rate=1e-2,
+            weight_decay=0.1,
+            betas=(0.9, 0.95),
+            no_decay=no_weight_decay_names(one),
+        )
+        optimizers.append(optimizer)
+    ids = torch.randint(7, 11, (2, 16))
+    model(ids)[..., 7:11].sum().backward()
+    optimizers[0].step()
+    path = save_checkpoint(tmp_path, 1, model, optimizers[0])
+    assert load_checkpoint(path, other, optimizers[1]) == 1
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+        states = (optimizers[0].state[one], optimizers[1].state[two])
+        assert torch.equal(states[0]["exp_avg_sq"], states[1]["exp_avg_sq"])
+
+
+def test_a_checkpoint_of_another_format_or_model_is_refused(tmp_path):
+    model = DnaModel(ModelConfig(d_model=16, n_layers=1))
+    optimizer = torch.optim.AdamW(model.parameters())
+    path = save_checkpoint(tmp_path, 1, model, optimizer)
+    wider = DnaModel(ModelConfig(d_model=32, n_layers=1))
+    with pytest.raises(InputError, match="does not fit this run's model"):
+        load_checkpoint(path, wider, torch.optim.AdamW(wider.parameters()))
+    facts = path / "checkpoint.json"
+    facts.write_text(json.dumps({"format_version": 9, "step": 1}))
+    with pytest.raises(InputError, match="format_version 9, this dnamamba reads 1"):
+        load_checkpoint(path, model, optimizer)
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
+    import torch.distributed.checkpoint as dcp
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(dcp, "save", fail)
+    model = DnaModel(ModelConfig(d_model=16, n_layers=1))
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, 1, model, torch.optim.AdamW(model.parameters()))
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_parameter_groups_follow_the_paper():
+    """Mamba paper E.2: weight decay 0.1; A, D, biases and norms have none."""
+    model = DnaModel(ModelConfig(d_model=16, n_layers=1))
+    decayed, kept = parameter_groups(model, 0.1, no_weight_decay_names(model))
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    names = {id(value): name for name, value in model.named_parameters()}
+    assert sorted(names[id(value)].removeprefix("backbone.") for value in kept["params"]) == [
+        "layers.0.mixer.A_log",
+        "layers.0.mixer.D",
+        "layers.0.mixer.conv1d.bias",
+        "layers.0.mixer.dt_proj.bias",
+        "layers.0.norm.weight",
+        "norm_f.weight",
+    ]
+    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+
+
+def test_the_config_of_a_run_reads_back_as_it_was(store, finished):
+    config = read_config(finished)
+    assert config == tiny_config(store)
+    assert from_dict(PretrainConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_steps": 0}, "max_steps is at least 1, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate is not negative, got -1.0"),
+        ({"warmup_fraction": 1.5}, "warmup_fraction is between 0 and 1, got 1.5"),
+    ],
+)
+def test_bad_recipes_are_refused_at_once(change, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**change)
+
+
+def test_a_batch_is_whole_windows(store):
+    with pytest.raises(InputError, match=r"batch_tokens \(100\) is not a multiple of seq_len"):
+        tiny_config(store, batch_tokens=100)
