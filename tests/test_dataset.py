@@ -231,7 +231,7 @@ def test_a_split_without_windows_is_refused_with_what_to_do(config, message):
 def test_thousands_of_contigs_shorter_than_a_window():
     """Hairpins of some 100 bases: refused as they are, padded on demand."""
     genome = MemoryGenome({f"hairpin{i}": random_sequence(60 + i % 60, i) for i in range(3000)})
-    with pytest.raises(InputError, match="no contig is as long as a window of 1,024 .*0 of 3,000"):
+    with pytest.raises(InputError, match=r"no contig is as long as a window of 1,024 .*0 of 3,000"):
         build_datasets(genome, config_of(seq_len=1024))
     splits = SplitConfig(valid_contigs=("hairpin1*",))
     datasets = build_datasets(genome, config_of(seq_len=1024, edge="pad", splits=splits))

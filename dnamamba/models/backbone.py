@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dnamamba.models.config import ModelConfig
-from dnamamba.models.layers import RMSNorm
+from dnamamba.models.layers import RMSNorm, TokenEmbedding
 from dnamamba.models.mamba import Mamba, MambaState
 
 EMBEDDING_STD = 0.02
@@ -41,7 +41,7 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
+        self.embedding = TokenEmbedding(config.padded_vocab_size, config.d_model)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         self.layers = nn.ModuleList(_build_block(config) for _ in range(config.n_layers))
         self.norm_f = RMSNorm(config.d_model, config.norm_eps)
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """The residual stream before the first block (B, L, D)."""
-        return self.embedding(token_ids.int())
+        return self.embedding(token_ids)
 
     def hidden_states(self, token_ids: Tensor) -> list[Tensor]:
         """The residual stream before the first block and after each, then the final norm."""

@@ -138,17 +138,23 @@ def _transposed(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and history, given that of the sum."""
     seq_len, last = x.shape[1], weight.shape[0] - 1
-    weight, product = weight.contiguous(), torch.empty_like(d_sum)
+    weight, scratch = weight.contiguous(), d_sum.new_empty(d_sum.numel())
     d_x, d_weight = d_sum * weight[last], torch.empty_like(weight)
     d_history = x.new_zeros(x.shape[0], last, x.shape[2])
-    d_weight[last] = torch.mul(d_sum, x, out=product).sum((0, 1))
+    d_weight[last] = _sum_products(d_sum, x, scratch)
     for lag in range(1, last + 1):
         tap, n_before = weight[last - lag], min(lag, seq_len)
         later, now = d_sum[:, n_before:], x[:, : seq_len - n_before]
         d_x[:, : seq_len - n_before].addcmul_(later, tap)
-        d_weight[last - lag] = torch.mul(later, now, out=product[:, n_before:]).sum((0, 1))
+        d_weight[last - lag] = _sum_products(later, now, scratch)
         if history is not None:
             times = slice(last - lag, last - lag + n_before)
             d_history[:, times].addcmul_(d_sum[:, :n_before], tap)
             d_weight[last - lag] += (d_sum[:, :n_before] * history[:, times]).sum((0, 1))
     return d_x, d_weight, d_history
+
+
+def _sum_products(a: Tensor, b: Tensor, scratch: Tensor) -> Tensor:
+    """Sum of a * b over batch and time; a contiguous product sums several times faster."""
+    product = scratch[: a.numel()].view(a.shape)
+    return torch.mul(a, b, out=product).sum((0, 1))

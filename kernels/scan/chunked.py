@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dnamamba.kernels.scan import reference
 from dnamamba.kernels.scan.segments import (
     CPU_LIMITS,
     GPU_LIMITS,
@@ -44,7 +45,12 @@ def selective_scan(
     reverse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`kernels.selective_scan` in segments of time; real A, any device."""
-    batch, _, channels = u.shape
+    batch, seq_len, channels = u.shape
+    if seq_len == 1:
+        # A step of generation: there is nothing to cut, and the loop is five times faster.
+        return reference.selective_scan(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, return_last_state
+        )
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     B, C = _match_groups(B, C)
     groups = next((x.shape[2] for x in (B, C) if x.dim() == 4), 1)
@@ -82,7 +88,7 @@ def selective_scan(
 def _match_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """Those of B and C that change over time as (B, L, G, N), with the same G."""
     B, C = (x.unsqueeze(2) if x.dim() == 3 else x for x in (B, C))
-    if B.dim() == C.dim() == 4:
+    if B.dim() == C.dim() == 4 and B.shape[2] != C.shape[2]:
         groups = math.lcm(B.shape[2], C.shape[2])
         B, C = (x.repeat_interleave(groups // x.shape[2], 2) for x in (B, C))
     return B, C
@@ -142,21 +148,20 @@ class _Part:
         """A wide buffer step by step, (K, R, G, N, W) each."""
         return self.scratch.wide_steps(name, self.segment)
 
-    def lay_out(self, x: Tensor) -> Tensor:
-        """This segment of a (B, L, D) tensor as (S, K, R, G, 1, W)."""
+    def place(self, x: Tensor) -> Tensor:
+        """This segment's place in a (B, L, D) tensor, as (S, K, R, G, 1, W)."""
         groups, _, width = self.inputs.A.shape
-        view = steps_first(x, self.segment).unflatten(-1, (groups, 1, width))
-        return view.to(self.inputs.A.dtype)
+        return steps_first(x, self.segment).unflatten(-1, (groups, 1, width))
+
+    def lay_out(self, x: Tensor) -> Tensor:
+        """The same, to read: in the dtype of the computation."""
+        return self.place(x).to(self.inputs.A.dtype)
 
     def lay_out_weights(self, x: Tensor) -> Tensor:
         """This segment of B or C as (S, K, R, G, N, 1); a constant one as it is."""
         if x.dim() == 3:
             return x
         return steps_first(x, self.segment).unsqueeze(-1).to(self.inputs.A.dtype)
-
-    def store(self, out: Tensor, value: Tensor) -> None:
-        """Write a narrow value to this segment's place in a (B, L, D) tensor."""
-        steps_first(out, self.segment).copy_(value.flatten(3))
 
     def fill(self, A_log2e: Tensor) -> tuple[Tensor, Tensor]:
         """Decays exp(dt A) and inputs dt B u, both wide."""
@@ -169,6 +174,11 @@ class _Part:
     def chunk_decay(self, A_log2e: Tensor) -> Tensor:
         """The decay over each whole chunk (K, R, G, N, W): the sum of dt is enough for it."""
         return torch.exp2(self.dt.sum(0) * A_log2e)
+
+    def gate(self, z: Tensor) -> Tensor:
+        """silu(z), narrow."""
+        z = self.lay_out(z)
+        return torch.sigmoid(z, out=self.narrow("gate")).mul_(z)
 
     def outputs(self, states: Tensor) -> Tensor:
         """C h + D u (narrow), before the gate."""
@@ -196,11 +206,11 @@ def _run_forward(part: _Part, entries: Tensor) -> Tensor:
     return state
 
 
-def _run_backward(part: _Part, A_log2e: Tensor, carry: Tensor) -> Tensor:
+def _run_backward(part: _Part, A_log2e: Tensor, carry: Tensor) -> None:
     """Turn C dy into the gradient of the states in place, last step to first.
 
     carry: the gradient of the segment's last state from all that follows it (R, G, N, W).
-    Returns the same for the state that enters the segment.
+    Becomes the same for the state that enters the segment.
     """
     decays, d_steps = part.steps("decay"), part.steps("d_states")
     last = len(d_steps) - 1
@@ -219,7 +229,7 @@ def _run_backward(part: _Part, A_log2e: Tensor, carry: Tensor) -> Tensor:
     d_state = d_steps[last]
     for t in range(last - 1, -1, -1):
         d_state = d_steps[t].addcmul_(decays[t + 1], d_state)
-    return decays[0][0] * d_state[0]
+    torch.mul(decays[0][0], d_state[0], out=carry)
 
 
 def _sum_states(weights: Tensor, states: Tensor, out: Tensor, product: Tensor) -> Tensor:
@@ -242,7 +252,9 @@ def _weight_gradient(weights: Tensor, states: Tensor, channels: Tensor, product:
 
 def _matmul_is_exact(states: Tensor) -> bool:
     """Whether bmm is as precise as the states: torch may be set to use TF32 or bf16 in it."""
-    return states.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    # Not torch.get_float32_matmul_precision(): it raises once these have been set by hand.
+    backend = torch.backends.cuda if states.is_cuda else torch.backends.mkldnn
+    return states.dtype == torch.float64 or backend.matmul.fp32_precision in ("none", "ieee")
 
 
 class _ChunkedScan(torch.autograd.Function):
@@ -256,32 +268,32 @@ class _ChunkedScan(torch.autograd.Function):
         plan = plan_segments(batch, seq_len, channels, inputs.A.shape[1], limits)
         scratch, A_log2e = Scratch(plan, inputs.A), inputs.A * LOG2_E
         out = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
-        state = initial_state.clone()
-        n_entries = sum(s.chunks for s in plan if s.rows.start == 0)
-        keeps_entries = any(ctx.needs_input_grad)
-        entries = state.new_empty(n_entries if keeps_entries else 0, *state.shape)
-        index = 0
+        last_state = torch.empty_like(initial_state)
+        keeps = any(ctx.needs_input_grad)
+        n_entries = max(s.chunks + (s.first_chunk if keeps else 0) for s in plan)
+        entries = initial_state.new_empty(n_entries, *initial_state.shape)
         with torch.autocast(inputs.u.device.type, enabled=False):
             for segment in plan:
+                if segment.times.start == 0:
+                    state = initial_state[segment.rows]
+                first = segment.first_chunk if keeps else 0
+                entry = entries[first : first + segment.chunks, segment.rows]
+                entry[0] = state
                 part = _Part(inputs, segment, scratch, delta_softplus)
-                index = 0 if segment.times.start == 0 else index
-                if keeps_entries:
-                    entry = entries[index : index + segment.chunks, segment.rows]
-                else:
-                    entry = state.new_empty(segment.chunks, *state[segment.rows].shape)
-                index += segment.chunks
-                entry[0] = state[segment.rows]
                 _, states = part.fill(A_log2e)
                 _enter_chunks(part, A_log2e, entry)
-                state[segment.rows] = _run_forward(part, entry)[-1]
+                # A view of scratch memory: the next segment reads it before it is written over.
+                state = _run_forward(part, entry)[-1]
+                if segment.times.stop == seq_len:
+                    last_state[segment.rows] = state
                 y = part.outputs(states)
-                if inputs.z is not None:
-                    z = part.lay_out(inputs.z)
-                    y.mul_(torch.sigmoid(z, out=part.narrow("gate")).mul_(z))
-                part.store(out, y)
+                if inputs.z is None:
+                    part.place(out).copy_(y)
+                else:
+                    torch.mul(y, part.gate(inputs.z), out=part.place(out))
         ctx.save_for_backward(*inputs, entries)
         ctx.plan, ctx.delta_softplus = plan, delta_softplus
-        return out, state
+        return out, last_state
 
     @staticmethod
     @once_differentiable
@@ -290,11 +302,9 @@ class _ChunkedScan(torch.autograd.Function):
         inputs = _Inputs(*saved)
         gradients = _Gradients(inputs, d_out, d_last_state, ctx)
         with torch.autocast(inputs.u.device.type, enabled=False):
-            index = 0
             for segment in reversed(ctx.plan):
-                ends_sequence = segment.times.stop == inputs.u.shape[1]
-                index = (entries.shape[0] if ends_sequence else index) - segment.chunks
-                gradients.add(segment, entries[index : index + segment.chunks, segment.rows])
+                chunks = slice(segment.first_chunk, segment.first_chunk + segment.chunks)
+                gradients.add(segment, entries[chunks, segment.rows])
         return (*gradients.of_inputs, gradients.carry, None)
 
 
@@ -318,15 +328,16 @@ class _Gradients:
             grads.D.add_(torch.mul(dy, part.u, out=part.narrow("sum")).sum((0, 1, 2)))
 
         d_states = torch.mul(part.C, dy, out=part.wide("d_states"))
-        carry = self.carry[segment.rows]
-        carry.copy_(_run_backward(part, self.A_log2e, carry))
+        _run_backward(part, self.A_log2e, self.carry[segment.rows])
         self._add_weights(part, grads.C, part.C, states, dy)
         self._add_weights(part, grads.B, part.B, d_states, part.dt_u)
 
         product = part.wide("product")
         d_dt_u = _sum_states(part.B, d_states, part.narrow("y"), product)
         d_u = torch.mul(d_dt_u, part.dt, out=part.narrow("sum"))
-        part.store(grads.u, d_u if inputs.D is None else d_u.addcmul_(dy, inputs.D))
+        if inputs.D is not None:
+            d_u.addcmul_(dy, inputs.D)
+        part.place(grads.u).copy_(d_u)
 
         # d_decay * decay = d_states * decay * (state before): the gradient of dt A.
         d_dt_A = decay.mul_(d_states)
@@ -343,12 +354,11 @@ class _Gradients:
         d_z_all = self.of_inputs.z
         if self.inputs.z is None or d_z_all is None:
             return d_out
-        z, y = part.lay_out(self.inputs.z), part.outputs(states)
-        gate = torch.sigmoid(z, out=part.narrow("gate")).mul_(z)
-        d_gate, d_z = y.mul_(d_out), part.narrow("sum")
+        d_gate, d_z = part.outputs(states).mul_(d_out), part.narrow("sum")
+        z = part.lay_out(self.inputs.z)
         torch.ops.aten.silu_backward.grad_input(d_gate, z, grad_input=d_z)
-        part.store(d_z_all, d_z)
-        return gate.mul_(d_out)
+        part.place(d_z_all).copy_(d_z)
+        return part.gate(self.inputs.z).mul_(d_out)
 
     def _add_weights(
         self, part: _Part, out: Tensor, weights: Tensor, states: Tensor, channels: Tensor
@@ -365,4 +375,4 @@ class _Gradients:
             torch.ops.aten.softplus_backward.grad_input(*args, grad_input=d_dt)
         if self.of_inputs.delta_bias is not None:
             self.of_inputs.delta_bias.add_(d_dt.sum((0, 1, 2)))
-        part.store(self.of_inputs.delta, d_dt)
+        part.place(self.of_inputs.delta).copy_(d_dt)

@@ -12,12 +12,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Segment:
-    """Some sequences of the batch at some times: `chunks` runs of `steps` each."""
+    """Some sequences of the batch at some times: `chunks` runs of `steps` each.
+
+    first_chunk: how many chunks of these sequences come before.
+    """
 
     rows: slice
     times: slice
     steps: int
     chunks: int
+    first_chunk: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class Limits:
 
 
 CPU_LIMITS = Limits(segment=1 << 20, narrow=1 << 12, wide=1 << 14, widest=1 << 16)
-GPU_LIMITS = Limits(segment=1 << 24, narrow=1 << 18, wide=1 << 20, widest=1 << 20)
+GPU_LIMITS = Limits(segment=1 << 25, narrow=1 << 20, wide=1 << 22, widest=1 << 22)
 
 # A state is saved per chunk. With at least d_state steps the states saved are never more than u.
 MIN_STEPS = 16
@@ -60,14 +64,15 @@ def plan_segments(
     plan = []
     for row in range(0, batch, n_rows):
         rows = slice(row, min(batch, row + n_rows))
-        start = 0
+        start = n_before = 0
         while start < seq_len:
             rest = seq_len - start
             # What is left after the last whole chunk is a segment of its own: nothing is padded.
             segment_chunks, segment_steps = max(1, min(chunks, rest // steps)), min(steps, rest)
             stop = start + segment_chunks * segment_steps
-            plan.append(Segment(rows, slice(start, stop), segment_steps, segment_chunks))
-            start = stop
+            times = slice(start, stop)
+            plan.append(Segment(rows, times, segment_steps, segment_chunks, n_before))
+            start, n_before = stop, n_before + segment_chunks
     return plan
 
 
@@ -117,4 +122,4 @@ def _key(name: str, segment: Segment) -> tuple[str, int, int, int]:
 def steps_first(x: Tensor, segment: Segment) -> Tensor:
     """(B, L, ...) -> the segment's (S, K, R, ...), a view."""
     x = x[segment.rows, segment.times].unflatten(1, (segment.chunks, segment.steps))
-    return x.movedim(2, 0).movedim(2, 1)
+    return x.permute(2, 1, 0, *range(3, x.dim()))
