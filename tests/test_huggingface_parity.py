@@ -1,5 +1,9 @@
 """Weights to and from transformers' Mamba: the same numbers on both sides."""
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +18,19 @@ from dnamamba.models import (
     to_huggingface_mamba,
 )
 
-transformers = pytest.importorskip("transformers", reason="needs transformers (the test extra)")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def import_huggingface_mamba() -> tuple[Any, Any]:
+    """transformers uses a package `kernels` if there is one, and would take our folder for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [p for p in sys.path if Path(p).resolve() != ROOT])
+        reason = "needs transformers (the test extra)"
+        transformers = pytest.importorskip("transformers", reason=reason)
+        return transformers.MambaConfig, transformers.MambaForCausalLM
+
+
+HuggingFaceConfig, HuggingFaceMamba = import_huggingface_mamba()
 
 # transformers computes the residual stream and the scan in float32 whatever the model's dtype; the
 # golden numbers, which agree with it to 1e-15, judge float64.
@@ -26,11 +42,9 @@ IDS = torch.randint(0, 16, (2, 19), generator=torch.Generator().manual_seed(2))
 def build_huggingface(tied: bool = True, **changes: object) -> torch.nn.Module:
     """A tiny model with every parameter drawn at random."""
     settings = {"vocab_size": 16, "hidden_size": 24, "state_size": 5, "num_hidden_layers": 2}
-    config = transformers.MambaConfig(
-        **{**settings, **changes}, tie_word_embeddings=tied, use_cache=False
-    )
+    config = HuggingFaceConfig(**{**settings, **changes}, tie_word_embeddings=tied, use_cache=False)
     torch.manual_seed(0)
-    model = transformers.MambaForCausalLM(config).eval()
+    model = HuggingFaceMamba(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
