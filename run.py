@@ -23,7 +23,11 @@ import sys
 
 # What `demo NAME` runs: `dnamamba` with these arguments, then those of the command line.
 DEMO_COMMANDS = {
-    "pretrain": ["pretrain", "--steps", "200", "--out", "runs/demo", "--force"],
+    "pretrain": [
+        "pretrain",
+        *("--steps", "200", "--batch-tokens", "8k", "--eval-tokens", "64k"),
+        *("--no-rc-augment", "--out", "runs/demo", "--force"),
+    ],
 }
 DEFAULT_DEMO = "pretrain"
 

@@ -65,7 +65,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _by_device(row: int) -> str:
     return (
         "[default: 10000 on a GPU, 300 on a CPU]",
-        "[default: 1M on a GPU, 16k on a CPU]",
+        "[default: 1M on a GPU, 8k on a CPU]",
         "[default: 4M on a GPU, 128k on a CPU]",
     )[row]
 

@@ -81,7 +81,7 @@ def default_settings(device_type: str, seq_len: int) -> dict[str, Any]:
     Batches are at least one window long, and whole windows.
     """
     on_gpu = device_type == "cuda"
-    batch = 1 << 20 if on_gpu else 1 << 14
+    batch = 1 << 20 if on_gpu else 1 << 13
     return {
         "model": "mamba-1.4m" if on_gpu else "mamba-demo",
         "max_steps": 10_000 if on_gpu else 300,

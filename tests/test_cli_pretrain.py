@@ -187,5 +187,5 @@ def test_settings_of_a_command_without_options(monkeypatch, tmp_path):
     assert config.data.splits.valid_contigs == ("chr5",)
     assert config.data.splits.test_contigs == ("chr4",)
     assert str(out) == "runs/demo-mamba-demo-1k"
-    assert (config.train.max_steps, config.train.batch_tokens) == (300, 1 << 14)
+    assert (config.train.max_steps, config.train.batch_tokens) == (300, 1 << 13)
     assert options == pretraining.RunOptions(device="cpu")
