@@ -261,14 +261,21 @@ class IndexedFasta:
 
 def _open_faidx(path: Path, index: Path, packed: bool) -> Any:
     try:
-        from pyfaidx import Faidx
+        from pyfaidx import BgzfBlock, Faidx
     except ImportError as error:
         raise InputError(
             f"reading {path} needs pyfaidx (pip install pyfaidx), which is not installed; "
             "a store made by `dnamamba data prepare` is read without it"
         ) from error
+
+    class Block(BgzfBlock):
+        # pyfaidx looks for the block before a position; one that starts right there is meant too,
+        # since position 65,536 of a block cannot be addressed.
+        def __lt__(self, position: int) -> bool:
+            return self.ustart <= position
+
     try:
-        return Faidx(
+        faidx = Faidx(
             str(path),
             indexname=str(index),
             gzi_indexname=f"{index.with_suffix('.gzi')}" if packed else None,
@@ -276,6 +283,9 @@ def _open_faidx(path: Path, index: Path, packed: bool) -> Any:
             rebuild=False,
             duplicate_action="stop",
         )
+        if packed:
+            faidx.gzi_index = [Block(*block) for block in faidx.gzi_index]
+        return faidx
     except ValueError as error:
         raise InputError(
             f"the index {index} cannot be read ({error}): delete it, it is made again"

@@ -405,3 +405,16 @@ def test_the_real_bgzf_file_reads_as_gzip_reads_it(shared_data, tmp_path):
     link.symlink_to(source)
     expected = naive_parse(gzip.decompress(source.read_bytes()).decode())
     assert _fetched(IndexedFasta(link)) == {k: as_read(v) for k, v in expected.items()}
+
+
+def test_bgzf_is_read_from_every_block_boundary(tmp_path):
+    """Blocks of 65,536 bytes, as Biopython writes them: pyfaidx alone fails at their first byte."""
+    sequence = random_sequence(300_000, 1)
+    text = f">chr1\n{sequence}\n"
+    path = write_bgzf(tmp_path / "genome.fa.gz", text, block_bases=1 << 16)
+    fasta = IndexedFasta(path)
+    boundaries = [n * 65_536 - len(">chr1\n") for n in range(1, 5)]
+    for boundary in boundaries:
+        for start in (boundary - 1, boundary, boundary + 1):
+            end = min(start + 70_000, len(sequence))
+            assert decode(fasta.read("chr1", start, end)) == sequence[start:end]
