@@ -1,6 +1,6 @@
 """Option types and options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,10 @@ def show_size(size: int) -> str:
 
 
 def window_options(command: Command) -> Command:
-    """How windows are laid and genomes split; for commands that read windows."""
-    options = [
+    """How windows are laid; for commands that read windows. `split_options` included."""
+    options: list[Callable[[Command], Command]] = [
         click.option(
             "--seq-len", type=SIZE, default="1k", show_default=True, help="Bases in a window."
-        ),
-        click.option(
-            "--bed",
-            type=FILE,
-            help="4-column BED (chrom, start, end, train|valid|test) that rules the splits.",
         ),
         click.option(
             "--windows",
@@ -51,6 +46,40 @@ def window_options(command: Command) -> Command:
             default="auto",
             show_default=True,
             help="How windows are laid; auto is tile, with a BED mamba (the paper's).",
+        ),
+        split_options,
+        click.option(
+            "--edge",
+            type=click.Choice(["shift", "pad", "skip"]),
+            default="shift",
+            show_default=True,
+            help="Windows past a contig's end: moved inside, padded or skipped.",
+        ),
+        click.option(
+            "--max-n-fraction",
+            type=float,
+            default=0.5,
+            show_default=True,
+            help="Skip windows with a larger share of N.",
+        ),
+        click.option(
+            "--data-seed",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Order, phase and strand of training windows.",
+        ),
+    ]
+    return apply_options(options, command)
+
+
+def split_options(command: Command) -> Command:
+    """What is held out."""
+    options: list[Callable[[Command], Command]] = [
+        click.option(
+            "--bed",
+            type=FILE,
+            help="4-column BED (chrom, start, end, train|valid|test) that rules the splits.",
         ),
         click.option(
             "--valid-contigs",
@@ -75,50 +104,19 @@ def window_options(command: Command) -> Command:
             help="Share of each contig for the test, likewise.",
         ),
         click.option(
-            "--edge",
-            type=click.Choice(["shift", "pad", "skip"]),
-            default="shift",
-            show_default=True,
-            help="Windows past a contig's end: moved inside, padded or skipped.",
-        ),
-        click.option(
-            "--max-n-fraction",
-            type=float,
-            default=0.5,
-            show_default=True,
-            help="Skip windows with a larger share of N.",
-        ),
-        click.option(
             "--keep-overlap",
             is_flag=True,
             help="Keep training windows that overlap held-out ones, as published loaders do.",
         ),
-        click.option(
-            "--data-seed",
-            type=int,
-            default=0,
-            show_default=True,
-            help="Order, phase and strand of training windows.",
-        ),
     ]
+    return apply_options(options, command)
+
+
+def apply_options(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    """Decorate a command with options, which its help then shows in this order."""
     for option in reversed(options):
         command = option(command)
     return command
-
-
-WINDOW_OPTIONS = (
-    "seq_len",
-    "bed",
-    "rule",
-    "valid_contigs",
-    "test_contigs",
-    "valid_fraction",
-    "test_fraction",
-    "edge",
-    "max_n_fraction",
-    "keep_overlap",
-    "data_seed",
-)
 
 
 def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = True) -> Any:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dnamamba.cli.options import FILE, SIZE, data_config, show_size, window_options
+from dnamamba.cli.options import (
+    FILE,
+    SIZE,
+    apply_options,
+    data_config,
+    show_size,
+    window_options,
+)
 
 if TYPE_CHECKING:
     from dnamamba.planning import Plan
@@ -57,9 +64,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="auto is bf16 on GPUs; parameters stay fp32.",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return apply_options(options, command)
 
 
 def _by_device(row: int) -> str:

@@ -12,7 +12,12 @@ import torch
 
 from dnamamba import __version__
 from dnamamba.configs import from_dict, to_dict
-from dnamamba.data.dataset import DataConfig, WindowDataset, build_datasets
+from dnamamba.data.dataset import (
+    DataConfig,
+    WindowDataset,
+    build_datasets,
+    evaluation_samples,
+)
 from dnamamba.data_prep.demo import FORMAT_VERSION as DEMO_VERSION
 from dnamamba.data_prep.demo import DemoConfig, write_demo_genomes
 from dnamamba.data_prep.genome import Genome, open_genome
@@ -33,7 +38,7 @@ from dnamamba.runtime import (
     open_compute,
 )
 from dnamamba.tokenizer import Codes
-from dnamamba.training import Outcome, TrainConfig, Trainer, evaluation_samples
+from dnamamba.training import Outcome, TrainConfig, Trainer
 
 DEMO = "demo"
 _BASELINE_BASES = 100_000_000
@@ -182,8 +187,7 @@ def _train(setup: "_Setup", run: RunFolder, options: RunOptions) -> Outcome:
         objective=setup.objective,
         model=setup.model,
         no_decay=[f"model.{name}" for name in no_weight_decay_names(setup.model)],
-        train_set=setup.datasets[Split.TRAIN],
-        valid_set=setup.datasets[Split.VALID],
+        datasets=setup.datasets,
         config=config.train,
         run=run,
         compute=compute,

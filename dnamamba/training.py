@@ -6,7 +6,7 @@ optimiser is that number.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from signal import Signals
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dnamamba.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from dnamamba.data.dataset import WindowDataset
+from dnamamba.data.dataset import WindowDataset, evaluation_samples
 from dnamamba.data.loader import BatchRanges, build_loader
 from dnamamba.errors import InputError
+from dnamamba.intervals import Split
 from dnamamba.metrics import IntervalMean, bits_per_base, perplexity
 from dnamamba.objectives import Objective
 from dnamamba.optim import build_optimizer
@@ -162,8 +163,7 @@ class Trainer:
         objective: Objective,
         model: SavableModel,
         no_decay: Sequence[str],
-        train_set: WindowDataset,
-        valid_set: WindowDataset,
+        datasets: Mapping[Split, WindowDataset],
         config: TrainConfig,
         run: RunFolder,
         compute: Compute,
@@ -173,8 +173,7 @@ class Trainer:
         self.run = run
         self.compute = compute
         self.model = model
-        self.train_set = train_set
-        self.valid_set = valid_set
+        self.train_set, self.valid_set = datasets[Split.TRAIN], datasets[Split.VALID]
         self.n_workers = n_workers
         self.objective = objective.to(compute.device)
         self.optimizer = build_optimizer(
@@ -389,13 +388,6 @@ class Trainer:
             self.optimizer,
             keep=self.config.keep_checkpoints,
         )
-
-
-def evaluation_samples(dataset: WindowDataset, eval_tokens: int) -> list[int]:
-    """Windows spread evenly over a split: about `eval_tokens` tokens, at least one window."""
-    n_windows = dataset.index.n_windows()
-    wanted = min(n_windows, max(1, eval_tokens // dataset.index.config.seq_len))
-    return [i * n_windows // wanted for i in range(wanted)]
 
 
 def _is_finite(value: float) -> bool:

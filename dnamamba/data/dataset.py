@@ -104,6 +104,13 @@ class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
                 batch[row] = reverse_complement(batch[row])
 
 
+def evaluation_samples(dataset: WindowDataset, eval_tokens: int) -> list[int]:
+    """Windows spread evenly over a split: about `eval_tokens` tokens, at least one window."""
+    n_windows = dataset.index.n_windows()
+    wanted = min(n_windows, max(1, eval_tokens // dataset.index.config.seq_len))
+    return [i * n_windows // wanted for i in range(wanted)]
+
+
 def build_indexes(genome: Genome, config: DataConfig) -> dict[Split, WindowIndex]:
     """The window index of every split, no base of one inside another's windows.
 
