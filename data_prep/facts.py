@@ -7,6 +7,8 @@ while the file's size and time of change are the same.
 import hashlib
 import json
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,15 @@ from numpy.typing import NDArray
 
 from dnamamba.data_prep.fasta import FastaReader, FastaRecord, open_existing
 from dnamamba.runtime import cache_folder
-from dnamamba.tokenizer import N_ID, UNK_ID, Codes, is_soft_masked, token_ids
+from dnamamba.tokenizer import (
+    N_ID,
+    TOKEN_MASK,
+    UNK_ID,
+    Codes,
+    encode,
+    is_soft_masked,
+    token_ids,
+)
 
 Runs = NDArray[np.int64]
 """Stretches of one contig as rows (start, end), 0-based half-open, sorted, apart. Shape (k, 2)."""
@@ -71,6 +81,19 @@ def facts_of_record(record: FastaRecord) -> ContigFacts:
     return ContigFacts(
         record.name, len(record.codes), soft_masked, letters, n_runs_of(record.codes)
     )
+
+
+def foreign_letters(facts: Iterable[ContigFacts], limit: float = 0.01) -> str | None:
+    """A sentence about letters outside IUPAC where they are more than a share of all, else None."""
+    letters: Counter[str] = Counter()
+    for row in facts:
+        letters.update(row.letters)
+    foreign = [letter for letter in letters if encode(letter)[0] & TOKEN_MASK == UNK_ID]
+    share = sum(letters[letter] for letter in foreign) / max(1, letters.total())
+    if share <= limit:
+        return None
+    names = ", ".join(sorted({letter.upper() for letter in foreign}))
+    return f"{share:.0%} of the letters mean no base ({names}): is this DNA?"
 
 
 def scan_fasta(path: Path) -> FileFacts:

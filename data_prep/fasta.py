@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal, NoReturn
 
 import numpy as np
 
+from dnamamba.data_prep.index_check import index_fits
 from dnamamba.errors import InputError
 from dnamamba.runtime import cache_folder
 from dnamamba.tokenizer import Codes, encode
@@ -307,12 +308,15 @@ def _refuse_misnamed(path: Path, packed: bool) -> None:
 
 
 def _ensure_index(path: Path, packed: bool) -> Path:
-    """An index at least as new as the file: beside it if that folder allows, else in the cache."""
+    """An index that fits the file: beside it if that folder allows, else in the cache."""
     beside = path.with_name(path.name + ".fai")
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     cached = cache_folder() / "indexes" / f"{key}-{path.name}.fai"
     for index in (beside, cached):
-        if _is_fresh(index, path) and (not packed or _is_fresh(index.with_suffix(".gzi"), path)):
+        fresh = _is_fresh(index, path) and (
+            not packed or _is_fresh(index.with_suffix(".gzi"), path)
+        )
+        if fresh and index_fits(index, path, packed):
             return index
     index = beside if _allows_writing(path.parent) else cached
     index.parent.mkdir(parents=True, exist_ok=True)

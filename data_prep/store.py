@@ -14,8 +14,12 @@ contiguous and not compressed so that a slice is one copy out of the page cache 
 share.
 """
 
+import contextlib
 import json
 import os
+import re
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +36,9 @@ from dnamamba.tokenizer import VOCABULARY, Codes
 FORMAT = "dnamamba-genome"
 FORMAT_VERSION = 1
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# Left free beyond the bases: what HDF5 keeps in memory for a while, and its tables.
+_SPARE_BYTES = 32 << 20
+_STALE_SECONDS = 600
 
 
 def is_store(path: Path) -> bool:
@@ -51,8 +58,13 @@ def prepare_store(
 
     on_contig: called with the name and length of each contig once it is written.
     The file appears under its name only when it is whole. An existing one is kept unless `force`.
-    Raises InputError for sources that cannot be read and for contig names that come twice.
+    Raises InputError for sources that cannot be read, for contig names that come twice, where `out`
+    is one of the sources, and where the disk has no room for the next contig.
     """
+    if out.resolve() in [source.resolve() for source in sources]:
+        raise InputError(
+            f"{out} is one of the sequence files to read; --out names another file, e.g. genome.h5"
+        )
     if out.is_dir():
         raise InputError(f"{out} is a folder; --out names the file to write, e.g. genome.h5")
     if out.exists() and not force:
@@ -63,6 +75,7 @@ def prepare_store(
         if compression_of(source) == "bgzf":
             refuse_truncated_bgzf(source)
     out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(out)
     building = out.with_name(f".{os.getpid()}-{out.name}.building")
     try:
         with h5py.File(building, "w", libver="latest") as file:
@@ -73,6 +86,38 @@ def prepare_store(
     finally:
         building.unlink(missing_ok=True)
     return out
+
+
+def _remove_stale(out: Path) -> None:
+    """Remove what processes that died left of this store."""
+    pattern = re.compile(rf"\.(\d+)-{re.escape(out.name)}\.building")
+    for path in out.parent.iterdir():
+        match = pattern.fullmatch(path.name)
+        # One of another machine that shares the folder has no process here, but it still grows.
+        if match and not _is_running(int(match[1])):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                    path.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _require_space(folder: Path, n_bytes: int) -> None:
+    # HDF5 is not to meet a full disk: it cannot even be closed then, and may crash the process.
+    free, needed = shutil.disk_usage(folder).free, n_bytes + _SPARE_BYTES
+    if free < needed:
+        raise InputError(
+            f"the disk of {folder} is full: the store needs {needed:,} bytes more, {free:,} are "
+            "free. Make room, or write the store elsewhere (--out)"
+        )
 
 
 def _write_store(
@@ -91,6 +136,7 @@ def _write_store(
                     f"contig {record.name!r} of {source} is in an earlier file too; a store is one "
                     "genome: prepare one store for each genome and name them all when training"
                 )
+            _require_space(Path(file.filename).parent, len(record.codes))
             file.create_dataset(f"sequence/{quote_name(record.name)}", data=record.codes)
             names.add(record.name)
             facts.append(facts_of_record(record))
@@ -112,9 +158,11 @@ def _write_contig_table(file: h5py.File, facts: Sequence[ContigFacts]) -> None:
     table = np.empty(len(facts), np.dtype(fields))
     for i, row in enumerate(facts):
         table[i] = (row.name, row.length, row.soft_masked, json.dumps(row.letters))
+    runs = np.concatenate([np.insert(row.n_runs, 0, i, axis=1) for i, row in enumerate(facts)])
+    names = sum(len(row.name) for row in facts)
+    _require_space(Path(file.filename).parent, table.nbytes + names + runs.nbytes)
     file.create_dataset("contigs", data=table)
-    runs = [np.insert(row.n_runs, 0, i, axis=1) for i, row in enumerate(facts)]
-    file.create_dataset("n_runs", data=np.concatenate(runs))
+    file.create_dataset("n_runs", data=runs)
 
 
 def quote_name(name: str) -> str:
@@ -137,6 +185,11 @@ class GenomeStore:
             raise InputError(
                 f"{path} cannot be read as HDF5 ({error}); prepare it again"
             ) from error
+        except (KeyError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"{path} is not a whole genome store ({error}); make it again with "
+                "`dnamamba data prepare`"
+            ) from error
         self.contigs = {name: row.length for name, row in self.facts.items()}
 
     def _read_layout(self, file: h5py.File) -> None:
@@ -146,11 +199,12 @@ class GenomeStore:
                 f"{self.path} is HDF5, but not a genome store (expected format {FORMAT!r}, "
                 f"got {found!r}); make one with `dnamamba data prepare`"
             )
-        version = int(file.attrs["format_version"])
-        if version != FORMAT_VERSION:
+        version = file.attrs.get("format_version")
+        if not isinstance(version, int | np.integer) or version != FORMAT_VERSION:
             raise InputError(
-                f"{self.path} has format_version {version}, this dnamamba reads {FORMAT_VERSION}; "
-                "prepare it again with `dnamamba data prepare`, or update dnamamba"
+                f"{self.path} has format_version {version!s}, this dnamamba reads "
+                f"{FORMAT_VERSION}; prepare it again with `dnamamba data prepare`, or update "
+                "dnamamba"
             )
         if tuple(json.loads(file.attrs["vocabulary"])) != VOCABULARY.tokens:
             raise InputError(f"{self.path} was written with another vocabulary; prepare it again")

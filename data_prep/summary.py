@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dnamamba.data_prep.facts import ContigFacts, scan_fasta
+from dnamamba.data_prep.facts import ContigFacts, foreign_letters, scan_fasta
 from dnamamba.data_prep.fasta import compression_of, open_existing
 from dnamamba.data_prep.store import GenomeStore, is_store
+from dnamamba.runtime import logger
 from dnamamba.tokenizer import GAPS, IUPAC_AMBIGUOUS
 
 _COMPRESSION = {
@@ -17,7 +18,10 @@ _COMPRESSION = {
 
 
 def summarise_file(path: Path, n_contigs: int = 20) -> list[str]:
-    """Kind, size, checksums, letters and the longest contigs of a FASTA or a store."""
+    """Kind, size, checksums, letters and the longest contigs of a FASTA or a store.
+
+    Logs a warning where many letters are not those of DNA.
+    """
     with open_existing(path):
         pass
     if is_store(path):
@@ -28,6 +32,8 @@ def summarise_file(path: Path, n_contigs: int = 20) -> list[str]:
         scanned = scan_fasta(path)
         kind, facts = _COMPRESSION[compression_of(path)], list(scanned.contigs)
         sources = [f"sha256 {scanned.sha256}"]
+    if letters := foreign_letters(facts):
+        logger.warning("%s: %s", path, letters)
     lines = [f"{path}: {kind}, {path.stat().st_size:,} bytes"]
     lines += [f"  source: {source}" for source in sources]
     return lines + _describe(facts, n_contigs)

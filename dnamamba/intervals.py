@@ -5,7 +5,6 @@ line and VCF count from 1 and include the end: `Interval.parse` and `str(interva
 """
 
 import re
-from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -57,26 +56,19 @@ class Interval:
         shared = min(self.end, other.end) - max(self.start, other.start)
         return self.chrom == other.chrom and shared > 0
 
-    def intersect(self, other: "Interval") -> "Interval | None":
-        """The shared stretch, on this interval's strand; None where there is none."""
-        if not self.overlaps(other):
-            return None
-        start, end = max(self.start, other.start), min(self.end, other.end)
-        return Interval(self.chrom, start, end, self.strand)
-
     def __str__(self) -> str:
         """1-based and inclusive, as people write it: `chr1:1,001-2,000`."""
         return f"{self.chrom}:{self.start + 1:,}-{self.end:,}"
 
     @classmethod
-    def parse(cls, text: str, contigs: Container[str] = ()) -> "Interval":
+    def parse(cls, text: str) -> "Interval":
         """Read `chr1:1,001-2,000` (1-based, inclusive, as in samtools and genome browsers).
 
-        contigs: known names; a name that itself ends in something like `:1-2` is then understood.
+        The last `:start-end` is the range, so names may hold colons: `HLA:1-2:5-10`.
         Raises InputError for any other form, a position below 1 or an end before its start.
         """
         match = re.fullmatch(r"(.+):(\d[\d,_]*)-(\d[\d,_]*)", text.strip())
-        if text.strip() in contigs or match is None:
+        if match is None:
             raise InputError(
                 f"a region looks like chr1:1,001-2,000 (1-based, end included), got {text!r}"
             )

@@ -6,7 +6,8 @@ seven bits and the soft-mask (a lower-case letter in the FASTA) in the highest. 
 only where the loss is weighted, so nothing upstream has to choose between case and memory.
 
 Encoding reads both cases, U as T, and every IUPAC ambiguity letter as N. Letters outside IUPAC
-become [UNK]; readers of files count them and refuse them where they matter.
+become [UNK], which is treated like N: never a target of the loss, counted by the limit on N in a
+window. `dnamamba data info` shows how many there are.
 """
 
 from dataclasses import dataclass

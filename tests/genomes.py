@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from Bio import bgzf
 
-from dnamamba.data_prep.facts import n_runs_of
+from dnamamba.data_prep.facts import ContigFacts, facts_of_record, n_runs_of
+from dnamamba.data_prep.fasta import FastaRecord
 from dnamamba.data_prep.genome import Genome
 from dnamamba.data_prep.store import prepare_store
 from dnamamba.tokenizer import Codes, decode, encode
@@ -92,11 +93,18 @@ def read_all(genome: Genome) -> dict[str, str]:
     return {name: decode(genome.read(name, 0, size)) for name, size in genome.contigs.items()}
 
 
+def facts_of(name: str, sequence: str) -> ContigFacts:
+    """What one pass over a contig tells."""
+    letters = np.bincount(np.frombuffer(sequence.encode("latin-1"), np.uint8), minlength=256)
+    return facts_of_record(FastaRecord(name, encode(sequence), letters))
+
+
 class MemoryGenome:
     """A genome without a file: the smallest thing that has the Genome interface."""
 
     def __init__(self, records: Records):
         self._codes = {name: encode(sequence) for name, sequence in records.items()}
+        self._facts = [facts_of(name, sequence) for name, sequence in records.items()]
         self.contigs = {name: len(codes) for name, codes in self._codes.items()}
 
     def read(self, contig: str, start: int, end: int) -> Codes:
@@ -105,6 +113,9 @@ class MemoryGenome:
 
     def n_runs(self, contig: str) -> np.ndarray:
         return n_runs_of(self._codes[contig])
+
+    def facts(self) -> list[ContigFacts]:
+        return self._facts
 
 
 def write_bed(path: Path, rows: list[tuple[str, int, int, str]]) -> Path:

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from genomes import MemoryGenome, random_sequence, write_bed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +14,9 @@ from dnamamba.data.splits import SplitConfig
 from dnamamba.data.windows import WindowConfig, WindowIndex
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
+from dnamamba.runtime import logger
 from dnamamba.tokenizer import PAD_ID, decode, encode, is_base, reverse_complement, token_ids
+from genomes import MemoryGenome, random_sequence, write_bed
 
 GENOME = MemoryGenome(
     {
@@ -82,7 +83,7 @@ def test_describe_names_the_place_and_strand_of_every_row(edge):
     strands = set()
     for sample, line, row in zip(samples, lines, batch, strict=True):
         epoch, place, strand = PLACE.fullmatch(line).groups()
-        interval = Interval.parse(place, GENOME.contigs)
+        interval = Interval.parse(place)
         expected = np.full(64, PAD_ID, np.uint8)
         expected[: interval.length] = GENOME.read(interval.chrom, interval.start, interval.end)
         if strand == "-":
@@ -238,6 +239,67 @@ def test_thousands_of_contigs_shorter_than_a_window():
     assert datasets[Split.TRAIN].index.n_windows() == 3000 - 1111
     row = datasets[Split.VALID].read([0])[0]
     assert decode(row) == decode(genome.read("hairpin1", 0, 61)) + "-" * (1024 - 61)
+
+
+@pytest.mark.parametrize(
+    ("splits", "seq_len", "advice"),
+    [
+        (SplitConfig(valid_fraction=0), 64, "use a --valid-fraction above 0, or"),
+        (SplitConfig(), 2000, r"a contig is divided if it has room for 4 windows\), or hold out"),
+        (SplitConfig(test_fraction=0), 3000, "if it has room for 2 windows"),
+        (SplitConfig(test_contigs=("chr2",)), 64, "name other contigs with --valid-contigs"),
+    ],
+)
+def test_the_advice_for_validation_helps(splits, seq_len, advice):
+    with pytest.raises(InputError, match=f"the valid split has no window .*{advice}"):
+        build_indexes(GENOME, config_of(seq_len, splits=splits))
+
+
+def test_contigs_with_room_as_advised_are_divided():
+    for splits, n_windows in ((SplitConfig(), 4), (SplitConfig(test_fraction=0), 2)):
+        indexes = build_indexes(GENOME, config_of(5000 // n_windows, splits=splits))
+        assert indexes[Split.VALID].n_windows() == 1
+
+
+# --- doubts
+
+
+@pytest.fixture
+def warnings(caplog, monkeypatch):
+    """The warnings that were logged."""
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level("WARNING", logger="dnamamba")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+PROTEIN = random_sequence(2000, 4, "ACDEFGHIKLMNPQRSTVWY")
+
+
+def test_a_protein_is_asked_whether_it_is_dna(warnings):
+    build_indexes(MemoryGenome({"p": PROTEIN.lower()}), config_of(max_n_fraction=1))
+    [warning] = warnings()
+    assert re.match(r"the genome: (2[5-9]|3\d)% of the letters mean no base ", warning)
+    assert warning.endswith("(E, F, I, L, P, Q): is this DNA?")
+
+
+def test_one_letter_in_a_hundred_is_let_pass(warnings):
+    build_indexes(MemoryGenome({"a": "ACGT" * 495 + "E" * 20}), config_of())
+    assert warnings() == []
+    build_indexes(MemoryGenome({"a": "ACGT" * 495 + "E" * 21}), config_of())
+    assert len(warnings()) == 1
+
+
+def test_rows_and_relatives_are_warned_about(warnings, tmp_path):
+    rows = [("chr1", 0, 999, "train"), ("chr1", 2000, 2100, "valid"), ("chrUn", 0, 99, "test")]
+    bed = SplitConfig(bed=str(write_bed(tmp_path / "x.bed", rows)))
+    build_indexes(GENOME, config_of(splits=bed))
+    apes = {f"{ape}/chr1": random_sequence(2000) for ape in ("human", "gorilla")}
+    build_indexes(MemoryGenome(apes), config_of())
+    one, other = warnings()
+    assert "1 of 3 rows" in one
+    assert "the genome has no contig chrUn" in one
+    assert "the genomes share contig names" in other
 
 
 @pytest.mark.parametrize("rule", ["mamba", "hyenadna", "caduceus"])

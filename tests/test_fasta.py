@@ -13,6 +13,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dnamamba.data_prep import fasta as fasta_module
+from dnamamba.data_prep.fasta import FastaReader, IndexedFasta, compression_of
+from dnamamba.data_prep.store import GenomeStore, prepare_store
+from dnamamba.errors import InputError
+from dnamamba.runtime import cache_folder
+from dnamamba.tokenizer import decode
 from genomes import (
     LETTERS,
     as_read,
@@ -24,15 +33,6 @@ from genomes import (
     write_fasta,
     write_gzip,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from dnamamba.data_prep import fasta as fasta_module
-from dnamamba.data_prep.fasta import FastaReader, IndexedFasta, compression_of
-from dnamamba.data_prep.store import GenomeStore, prepare_store
-from dnamamba.errors import InputError
-from dnamamba.runtime import cache_folder
-from dnamamba.tokenizer import decode
 
 # --- every way to read a file
 
@@ -371,6 +371,70 @@ def test_an_index_older_than_its_file_is_made_again(indexed):
     for index in path.parent.glob("*i"):
         os.utime(index, (1, 1))
     assert _fetched(IndexedFasta(path)) == records
+
+
+def with_old_times(path):
+    """As `cp -p`, tar and rsync -t leave a file: older than the index of the one before it."""
+    os.utime(path, (1, 1))
+    return path
+
+
+GENES = {"a": random_sequence(300), "none": "", "b": random_sequence(130, 1), "c": "ACGT" * 40}
+
+
+@pytest.mark.parametrize("old_width", [60, 50, 20, 1000])
+@pytest.mark.parametrize("new_width", [60, 50, 20, 1000])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "bgzf"])
+def test_an_old_file_with_other_lines_gets_another_index(packed, old_width, new_width, tmp_path):
+    path = tmp_path / ("x.fa.gz" if packed else "x.fa")
+    for width in (old_width, new_width):
+        text = fasta_text(GENES, width)
+        write_bgzf(path, text, block_bases=50) if packed else path.write_text(text)
+        assert _fetched(IndexedFasta(with_old_times(path))) == GENES
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        GENES | {"added": "ACGT"},
+        GENES | {"c": "ACGT" * 41},
+        GENES | {"c": "ACGT"},
+        GENES | {"a": ""},
+        {f"{name}2": sequence for name, sequence in GENES.items()},
+        dict(reversed(GENES.items())),
+        {"a": GENES["a"]},
+        {"none": ""},
+    ],
+    ids=["added", "longer", "shorter", "emptied", "renamed", "another order", "fewer", "nothing"],
+)
+def test_an_old_file_with_other_contigs_gets_another_index(indexed, records):
+    IndexedFasta(with_old_times(indexed(GENES)))
+    assert _fetched(IndexedFasta(with_old_times(indexed(records)))) == records
+
+
+def test_bgzf_packed_again_in_other_blocks_gets_another_index(tmp_path):
+    for block_bases in (50, 33):
+        path = write_bgzf(tmp_path / "x.fa.gz", fasta_text(GENES), block_bases)
+        assert _fetched(IndexedFasta(with_old_times(path))) == GENES
+
+
+@pytest.mark.parametrize("damage", ["", "a\tb\n", "a\t300\n", "a\t300\t3\t0\t0\n", "\0" * 40])
+def test_a_damaged_index_is_made_again(indexed, damage):
+    path = with_old_times(indexed(GENES))
+    for index in (".fai", ".gzi"):
+        IndexedFasta(path)
+        path.with_name(path.name + index).write_text(damage)
+        assert _fetched(IndexedFasta(path)) == GENES
+
+
+@pytest.mark.parametrize("text", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "bgzf"])
+def test_the_index_of_any_layout_is_used_again(packed, text, tmp_path, monkeypatch):
+    path = write_bgzf(tmp_path / "x.fa.gz", text, 7) if packed else _plain(tmp_path, text)
+    first = _fetched(IndexedFasta(path))
+    if any(first.values()):  # else there is nothing to judge an index by
+        monkeypatch.setattr(fasta_module, "_write_fai", None)
+    assert _fetched(IndexedFasta(path)) == first
 
 
 def test_a_failed_index_leaves_nothing(tmp_path):

@@ -8,6 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from dnamamba.data_prep import facts as facts_module
+from dnamamba.data_prep.bed import read_split_bed
+from dnamamba.data_prep.facts import scan_fasta
+from dnamamba.data_prep.genome import label_of, open_genome
+from dnamamba.data_prep.summary import summarise_file
+from dnamamba.errors import InputError
+from dnamamba.intervals import Interval, Split
+from dnamamba.runtime import cache_folder, logger
+from dnamamba.tokenizer import decode
 from genomes import (
     as_read,
     fasta_text,
@@ -19,16 +29,6 @@ from genomes import (
     write_gzip,
     write_store,
 )
-
-from dnamamba.data_prep import facts as facts_module
-from dnamamba.data_prep.bed import read_split_bed
-from dnamamba.data_prep.facts import scan_fasta
-from dnamamba.data_prep.genome import label_of, open_genome
-from dnamamba.data_prep.summary import summarise_file
-from dnamamba.errors import InputError
-from dnamamba.intervals import Interval, Split
-from dnamamba.runtime import cache_folder
-from dnamamba.tokenizer import decode
 
 RECORDS = {
     "chr1": "NNNN" + random_sequence(5000, 1) + "nnRYacgt",
@@ -169,14 +169,15 @@ def test_what_cannot_be_opened(tmp_path):
 
 
 def test_an_index_of_another_file_is_noticed(tmp_path):
-    """`mv` keeps the time of a file, so the index of the one before it may look fresh."""
-    path = write_fasta(tmp_path / "x.fa", {"a": "ACGT" * 50})
+    """What a few contigs do not show (`mv` keeps times) is found by the first whole pass."""
+    records = {f"{i:02}": "ACGT" for i in range(40)}
+    path = write_fasta(tmp_path / "x.fa", records)
     open_genome([path])
-    write_fasta(path, {"a": "ACGT" * 50, "b": "ACGT"})
+    write_fasta(path, {name if name != "01" else "xx": bases for name, bases in records.items()})
     os.utime(path, (1, 1))
     genome = open_genome([path])
     with pytest.raises(InputError, match=r"do not belong together.* Delete the index .*x.fa.fai"):
-        genome.n_runs("a")
+        genome.n_runs("00")
 
 
 # --- facts and their cache
@@ -257,6 +258,21 @@ def test_a_summary_names_the_kind_and_checksum_of_a_file(tmp_path):
         assert f"{path}: {kind}" in lines[0]
         assert f"{path.stat().st_size:,} bytes" in lines[0]
     assert scan_fasta(plain).sha256 in "\n".join(summarise_file(plain))
+
+
+@kinds
+def test_a_summary_asks_whether_a_protein_is_dna(make, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level("WARNING", logger="dnamamba")
+    summarise_file(make(tmp_path, {"dna": "ACGTN" * 20}))
+    assert caplog.messages == []
+    (tmp_path / "protein").mkdir()
+    path = make(tmp_path / "protein", {"protein": "MKVLEFQQIP" * 20})
+    summarise_file(path)
+    assert caplog.messages == [
+        f"{path}: 70% of the letters mean no base (E, F, I, L, P, Q): is this DNA?"
+    ]
 
 
 def test_a_summary_of_a_file_that_is_cut_off_is_refused(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data.regions import NO_RUNS, bases_within, count_bases, merge, subtract
+from dnamamba.data.regions import NO_RUNS, ContigLine, bases_within, count_bases, merge, subtract
 from dnamamba.data_prep.facts import n_runs_of, runs_where
 from dnamamba.tokenizer import encode
 
@@ -78,3 +78,28 @@ def test_runs_where_finds_every_stretch(mask):
 def test_n_runs_hold_everything_that_is_no_base():
     assert n_runs_of(encode("NNACGTnRxA-UN")).tolist() == [[0, 2], [6, 9], [10, 11], [12, 13]]
     assert n_runs_of(encode("")).shape == (0, 2)
+
+
+def test_merge_leaves_what_it_is_given_as_it_is():
+    rows = np.array([[5, 9], [1, 6], [3, 3]])
+    assert merge(rows).tolist() == [[1, 9]]
+    assert rows.tolist() == [[5, 9], [1, 6], [3, 3]]
+    assert merge(rows[:1]).tolist() == [[5, 9]]
+    assert merge(rows[2:]).shape == (0, 2)
+
+
+stretches = st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 30), st.integers(-5, 30)))
+
+
+@given(st.lists(st.integers(0, 20), min_size=4, max_size=4), stretches)
+@settings(deadline=None)
+def test_contigs_on_a_line_stay_apart(lengths, rows):
+    line = ContigLine(np.array(lengths))
+    runs = line.place(*np.array(rows, np.int64).reshape(-1, 3).T)
+    by_contig = line.split(runs)
+    for contig, length in enumerate(lengths):
+        spans = [(max(a, 0), min(b, length)) for i, a, b in rows if i == contig]
+        expected = merge([(a, b) for a, b in spans if a < b])
+        assert by_contig.get(contig, NO_RUNS).tolist() == expected.tolist()
+    assert all(len(found) for found in by_contig.values())
+    assert line.join(by_contig).tolist() == runs.tolist()

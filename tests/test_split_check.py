@@ -4,7 +4,6 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from genomes import MemoryGenome, random_sequence, write_bed
 
 from dnamamba.data.check import check_splits, lay_out, shared_bases
 from dnamamba.data.dataset import DataConfig, build_indexes
@@ -12,6 +11,7 @@ from dnamamba.data.regions import merge
 from dnamamba.data.splits import SplitConfig
 from dnamamba.data.windows import WindowConfig
 from dnamamba.intervals import Split
+from genomes import MemoryGenome, random_sequence, write_bed
 
 TRAIN, VALID, TEST = Split.TRAIN, Split.VALID, Split.TEST
 GENOME = MemoryGenome(
@@ -97,6 +97,14 @@ def test_without_a_bed_there_is_nothing_published_to_show():
     result = check_splits(GENOME, config_of(SplitConfig(), seq_len=50, rule="tile"))
     assert result.published == []
     assert not result.leaks
+
+
+def test_rows_that_are_left_out_are_counted(tmp_path):
+    rows = [*ROWS, ("chrUn", 0, 99, "train"), ("chrUn", 100, 199, "valid")]
+    path = write_bed(tmp_path / "more.bed", rows)
+    result = check_splits(GENOME, config_of(SplitConfig(bed=str(path))))
+    line = f"  Warning: 2 of 9 rows of {path} are left out: the genome has no contig chrUn"
+    assert line in result.lines()
 
 
 def test_overlap_that_is_kept_is_a_leak(bed):

@@ -1,13 +1,13 @@
 """Which bases are for what: fractions of each contig, whole contigs, or the rows of a BED."""
 
 import pytest
-from genomes import write_bed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data.splits import SplitConfig, match_contigs, resolve_splits
+from dnamamba.data.splits import SplitConfig, describe_doubts, match_contigs, resolve_splits
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
+from genomes import write_bed
 
 TRAIN, VALID, TEST = Split.TRAIN, Split.VALID, Split.TEST
 APES = {f"{ape}/{name}": 1000 for ape in ("human", "gorilla") for name in ("chr1", "chr2")}
@@ -31,9 +31,15 @@ def test_fractions_divide_every_base_once(lengths, valid, test, seq_len):
     for split, fraction in ((VALID, valid), (TEST, test)):
         for row in splits[split]:
             assert row.length % seq_len == 0, "held-out stretches are whole windows"
-            assert row.length >= fraction * lengths[row.chrom] * (1 - 1e-9)
-            assert row.length <= fraction * lengths[row.chrom] + seq_len
+            share = fraction * lengths[row.chrom]
+            assert abs(row.length - share) <= seq_len
+            assert row.length >= min(share, seq_len) * (1 - 1e-9), "at least one window"
             assert 0 < row.start < row.end < lengths[row.chrom], "away from the ends"
+    wanted = {split for split, fraction in ((VALID, valid), (TEST, test)) if fraction > 0}
+    for name, length in lengths.items():
+        held_out = {split for split in (VALID, TEST) for row in splits[split] if row.chrom == name}
+        if held_out or length >= 4 * seq_len:
+            assert held_out == wanted, "a contig with room is divided"
 
 
 def test_fractions_hold_out_a_third_and_two_thirds_in():
@@ -47,6 +53,17 @@ def test_a_contig_too_short_to_divide_is_for_training():
     splits = resolve_splits(SplitConfig(), {"short": 399, "long": 400}, 100)
     assert [row.chrom for row in splits[VALID]] == ["long"]
     assert Interval("short", 0, 399) in splits[TRAIN]
+
+
+@pytest.mark.parametrize("length", [40, 41, 45, 47, 100, 1009])
+def test_the_largest_fractions_hold_out_windows_of_any_contig(length):
+    """Rounded up to whole windows, a quarter and a quarter would be more than half."""
+    config = SplitConfig(valid_fraction=0.25, test_fraction=0.25)
+    splits = resolve_splits(config, {"chr1": length}, 10)
+    for split in (VALID, TEST):
+        [row] = splits[split]
+        assert 10 <= row.length <= length / 4 + 10
+    assert sum(row.length for row in splits[TRAIN]) >= length / 2
 
 
 def test_contigs_are_held_out_by_name_and_pattern():
@@ -108,6 +125,35 @@ def test_a_bed_of_another_genome_is_refused(tmp_path):
     config = SplitConfig(bed=str(write_bed(tmp_path / "x.bed", [("1", 0, 5, "train")])))
     with pytest.raises(InputError, match="the BED has 1, the genome has chr1"):
         resolve_splits(config, {"chr1": 100}, 10)
+
+
+def test_rows_of_contigs_that_are_not_there_are_told(tmp_path):
+    names = ["chr1", "alt2", "alt1", "chr1", "alt1"]
+    bed = write_bed(tmp_path / "x.bed", [(name, 0, 5, "train") for name in names])
+    assert describe_doubts(SplitConfig(bed=str(bed)), {"chr1": 10, "alt1": 10, "alt2": 9}) == []
+    assert describe_doubts(SplitConfig(bed=str(bed)), {"chr1": 100}) == [
+        f"3 of 5 rows of {bed} are left out: the genome has no contig alt1, alt2"
+    ]
+
+
+def test_related_genomes_are_better_divided_by_contig():
+    [doubt] = describe_doubts(SplitConfig(), APES)
+    assert "the genomes share contig names and are divided by fraction" in doubt
+    assert "with --valid-contigs and --test-contigs" in doubt
+
+
+@pytest.mark.parametrize(
+    ("config", "lengths"),
+    [
+        (SplitConfig(valid_contigs=("chr1",)), APES),
+        (SplitConfig(valid_fraction=0, test_fraction=0), APES),
+        (SplitConfig(), {"chr1": 10, "chr2": 10}),
+        (SplitConfig(), {"human/chr1": 10, "gorilla/chr2": 10}),
+    ],
+    ids=["by contig", "nothing held out", "one genome", "other names"],
+)
+def test_what_gives_no_doubt(config, lengths):
+    assert describe_doubts(config, lengths) == []
 
 
 @pytest.mark.parametrize(

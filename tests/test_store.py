@@ -5,10 +5,21 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import types
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dnamamba import __version__
+from dnamamba.data_prep.facts import n_runs_of
+from dnamamba.data_prep.store import FORMAT, GenomeStore, is_store, prepare_store, quote_name
+from dnamamba.errors import InputError
+from dnamamba.tokenizer import SOFT_MASK_BIT, VOCABULARY, decode, encode
 from genomes import (
     LETTERS,
     as_read,
@@ -20,14 +31,6 @@ from genomes import (
     write_gzip,
     write_store,
 )
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-
-from dnamamba import __version__
-from dnamamba.data_prep.facts import n_runs_of
-from dnamamba.data_prep.store import FORMAT, GenomeStore, is_store, prepare_store, quote_name
-from dnamamba.errors import InputError
-from dnamamba.tokenizer import SOFT_MASK_BIT, VOCABULARY, decode, encode
 
 RECORDS = {
     "chr1": "NNNN" + random_sequence(3000, 1) + "nnRYacgt",
@@ -215,6 +218,55 @@ def test_a_name_in_two_files_is_refused_with_a_way_out(tmp_path):
         prepare_store(sources, tmp_path / "x.h5")
 
 
+# --- a full disk, and what the dead left
+
+
+def test_the_output_is_never_one_of_the_sources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = write_fasta(tmp_path / "x.fa", RECORDS)
+    (tmp_path / "link.fa").symlink_to(source)
+    before = source.read_bytes()
+    for out in (source, Path("x.fa"), tmp_path / "link.fa"):
+        with pytest.raises(InputError, match="is one of the sequence files to read; --out names"):
+            prepare_store([source], out, force=True)
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("n_written", [0, 1, 4], ids=["none", "one contig", "all but the tables"])
+def test_a_full_disk_is_noticed_before_it_is_written_to(n_written, tmp_path, monkeypatch):
+    source = write_fasta(tmp_path / "x.fa", RECORDS)
+    free = iter([1 << 40] * n_written + [1 << 25])
+    usage = lambda folder: types.SimpleNamespace(free=next(free))  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    written = []
+    message = r"the disk of .*out is full: the store needs \d.* bytes more, 33,554,432 are free"
+    with pytest.raises(InputError, match=message):
+        prepare_store([source], tmp_path / "out" / "x.h5", on_contig=lambda *a: written.append(a))
+    assert len(written) == n_written
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_dead_processes_left_is_removed(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    alive = subprocess.Popen(["sleep", "60"])
+    stale = tmp_path / f".{dead.pid}-x.h5.building"
+    kept = [
+        tmp_path / f".{alive.pid}-x.h5.building",
+        tmp_path / f".{dead.pid}-other.h5.building",
+        tmp_path / f".{dead.pid}1-x.h5.building",  # of another machine: it still grows
+    ]
+    for path in (stale, *kept):
+        path.write_text("half a store")
+        os.utime(path, (1, 1))
+    os.utime(kept[-1])
+    write_store(tmp_path / "x.h5", {"a": "ACGT"})
+    alive.kill()
+    alive.wait()
+    assert not stale.exists()
+    assert all(path.exists() for path in kept)
+
+
 # --- what cannot be read
 
 
@@ -223,6 +275,34 @@ def test_another_format_version_is_refused_with_both_numbers(tmp_path):
     with h5py.File(path, "r+") as file:
         file.attrs["format_version"] = 7
     with pytest.raises(InputError, match="has format_version 7, this dnamamba reads 1"):
+        GenomeStore(path)
+
+
+@pytest.mark.parametrize("version", [None, "one", 1.5, [1, 2]])
+def test_a_format_version_that_is_no_number_is_refused(version, tmp_path):
+    path = write_store(tmp_path / "x.h5", {"a": "ACGT"})
+    with h5py.File(path, "r+") as file:
+        del file.attrs["format_version"]
+        if version is not None:
+            file.attrs["format_version"] = version
+    with pytest.raises(InputError, match=r"has format_version .*, this dnamamba reads 1"):
+        GenomeStore(path)
+
+
+@pytest.mark.parametrize("part", ["contigs", "n_runs", "sequence", "sequence/chr3"])
+def test_a_store_that_lacks_a_part_is_refused(part, tmp_path):
+    path = write_store(tmp_path / "x.h5", RECORDS)
+    with h5py.File(path, "r+") as file:
+        del file[part]
+    with pytest.raises(InputError, match="is not a whole genome store"):
+        GenomeStore(path)
+
+
+def test_a_store_without_its_vocabulary_is_refused(tmp_path):
+    path = write_store(tmp_path / "x.h5", RECORDS)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["vocabulary"]
+    with pytest.raises(InputError, match="is not a whole genome store"):
         GenomeStore(path)
 
 

@@ -9,8 +9,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from genomes import MemoryGenome, random_sequence
-from golden import GOLDEN, load_golden_json
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +28,8 @@ from dnamamba.data_prep.genome import open_genome
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
 from dnamamba.tokenizer import decode
+from genomes import MemoryGenome, random_sequence
+from golden import GOLDEN, load_golden_json
 
 RULES = ("tile", "mamba", "hyenadna", "caduceus")
 EDGES = ("shift", "pad", "skip")
@@ -185,8 +185,9 @@ def bases_of(windows):
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch):
-    """The caduceus rule extends rows to 48 bases here."""
+    """The caduceus rule extends rows to 48 bases here, and rows are looked into a few at a time."""
     monkeypatch.setattr(windows_module, "CADUCEUS_SEGMENT", SEGMENT)
+    monkeypatch.setattr(windows_module, "_WINDOWS_AT_ONCE", 5)
 
 
 @given(layouts())
@@ -272,6 +273,16 @@ def test_windows_past_a_contigs_end_are_not_all_moved_to_one_place():
         config = WindowConfig(seq_len=8, rule=rule)
         windows = windows_of(index_of(config, [(0, 30, 78)], [50]))
         assert windows == [(0, 30, 8, 0), (0, 38, 8, 0), (0, 42, 8, 0)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("length", "row"), [(0, (0, 0, 0)), (0, (0, 0, 5)), (9, (0, 9, 9))])
+def test_no_window_is_padding_alone(rule, length, row):
+    config = WindowConfig(seq_len=4, rule=rule, edge="pad")
+    for _, _, n_bases, _ in windows_of(index_of(config, [row], [length])):
+        assert n_bases > 0
+    if length == 0:
+        assert windows_of(index_of(config, [row], [length])) == []
 
 
 # --- tile over epochs
@@ -528,6 +539,7 @@ def test_the_published_akita_splits_keep_apart_when_windows_are_twice_as_long(sh
     sizes = (shared_data / "beds" / "hg38.chrom.sizes").read_text().split()
     genome = mock.Mock(contigs=dict(zip(sizes[::2], map(int, sizes[1::2]), strict=True)))
     genome.n_runs.return_value = np.empty((0, 2), np.int64)
+    genome.facts.return_value = []
     bed = str(shared_data / "beds" / "akita_sequences_hg38.bed.gz")
     shared = {}
     for drop_overlap in (False, True):

@@ -6,8 +6,9 @@ from itertools import combinations
 
 import numpy as np
 
-from dnamamba.data.dataset import DataConfig, build_indexes
+from dnamamba.data.dataset import DataConfig, doubts, lay_indexes
 from dnamamba.data.regions import NO_RUNS, Runs, bases_within, count_bases
+from dnamamba.data.splits import resolve_splits
 from dnamamba.data.windows import Rule, WindowIndex, footprint
 from dnamamba.data_prep.genome import Genome
 from dnamamba.errors import InputError
@@ -51,8 +52,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class CheckResult:
+    """doubts: sentences about the data, see dataset.py."""
+
     used: Layout
     published: list[Layout]
+    doubts: list[str]
 
     @property
     def leaks(self) -> bool:
@@ -62,6 +66,7 @@ class CheckResult:
     def lines(self) -> list[str]:
         verdict = "LEAK: splits share bases" if self.leaks else "No base is in two splits."
         lines = [*self.used.lines(), f"  {verdict}"]
+        lines += [f"  Warning: {doubt}" for doubt in self.doubts]
         for layout in self.published:
             lines += ["", *layout.lines()]
         return lines
@@ -83,16 +88,19 @@ def check_splits(genome: Genome, config: DataConfig) -> CheckResult:
             except InputError as error:
                 layout = Layout(f"As published: {rule} (not at this seq_len: {error})", {}, {})
             published.append(layout)
-    return CheckResult(used, published)
+    return CheckResult(used, published, doubts(genome, config))
 
 
 def lay_out(name: str, genome: Genome, config: DataConfig) -> Layout:
     """Windows of epoch 0 of each split and what they share."""
-    indexes = build_indexes(genome, config)
+    splits = resolve_splits(config.splits, genome.contigs, config.windows.seq_len)
+    indexes = lay_indexes(genome, config, splits)
     order = (Split.TRAIN, Split.VALID, Split.TEST)
-    footprints = {
-        split: footprint(indexes[split].table(), config.windows.seq_len) for split in order
-    }
+    footprints = {}
+    for split in order:
+        line = indexes[split].line
+        covered = footprint(indexes[split].table(), line, config.windows.seq_len)
+        footprints[split] = line.split(covered)
     summaries = {split: _summarise(genome, indexes[split], footprints[split]) for split in order}
     shared = {
         (one, other): shared_bases(footprints[one], footprints[other])

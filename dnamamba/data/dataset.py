@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from dnamamba.data.regions import NO_RUNS, Runs, merge
-from dnamamba.data.splits import SplitConfig, Splits, resolve_splits
-from dnamamba.data.windows import WindowConfig, WindowIndex, footprint
+from dnamamba.data.regions import NO_RUNS, ContigLine, merge
+from dnamamba.data.splits import SplitConfig, Splits, describe_doubts, resolve_splits
+from dnamamba.data.windows import WindowConfig, WindowIndex, footprint, index_intervals
+from dnamamba.data_prep.facts import foreign_letters
 from dnamamba.data_prep.genome import Genome
 from dnamamba.errors import InputError
-from dnamamba.intervals import Interval, Split
+from dnamamba.intervals import Split
+from dnamamba.runtime import logger
 from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement
 
 
@@ -115,24 +117,45 @@ def build_indexes(genome: Genome, config: DataConfig) -> dict[Split, WindowIndex
     """The window index of every split, no base of one inside another's windows.
 
     Test is laid out first, then validation, then training; each keeps off what came before, unless
-    `windows.drop_overlap` is off. Raises InputError where a split of the config gets no window.
+    `windows.drop_overlap` is off. Logs what `doubts` finds. Raises InputError where a split of the
+    config gets no window.
     """
     splits = resolve_splits(config.splits, genome.contigs, config.windows.seq_len)
+    for doubt in doubts(genome, config):
+        logger.warning("%s", doubt)
+    return lay_indexes(genome, config, splits)
+
+
+def doubts(genome: Genome, config: DataConfig) -> list[str]:
+    """What is allowed but hardly meant, a sentence each: letters that are not DNA, BED rows of
+    contigs that are not there, related genomes divided by fraction."""
+    letters = foreign_letters(genome.facts())
+    found = describe_doubts(config.splits, genome.contigs)
+    return found if letters is None else [f"the genome: {letters}", *found]
+
+
+def lay_indexes(genome: Genome, config: DataConfig, splits: Splits) -> dict[Split, WindowIndex]:
+    """`build_indexes` from splits as they were resolved, without warnings."""
     n_runs = {i: runs for i, name in enumerate(genome.contigs) if len(runs := genome.n_runs(name))}
-    protected: dict[int, Runs] = {}
+    protected = NO_RUNS
+    line = ContigLine(np.array(list(genome.contigs.values()), np.int64))
+    names = list(genome.contigs)
     indexes: dict[Split, WindowIndex] = {}
     for split in (Split.TEST, Split.VALID, Split.TRAIN):
-        indexes[split] = WindowIndex(
+        index = indexes[split] = WindowIndex(
             config.windows,
             splits[split],
             genome.contigs,
             n_runs,
-            protected=protected,
+            protected=line.split(protected),
             seed=config.seed,
             shuffled=split is Split.TRAIN,
         )
-        protected = _join(protected, footprint(indexes[split].table(), config.windows.seq_len))
-        protected = _join(protected, _by_contig(splits[split], genome))
+        if split is not Split.TRAIN:
+            # The rows too: some have no window, but none to train on either.
+            rows = line.place(*index_intervals(splits[split], names).T)
+            covered = footprint(index.table(), line, config.windows.seq_len)
+            protected = merge(np.concatenate([protected, covered, rows]))
     _require_windows(indexes, splits, genome, config)
     return indexes
 
@@ -142,21 +165,6 @@ def build_datasets(genome: Genome, config: DataConfig) -> dict[Split, WindowData
     return {
         split: WindowDataset(genome, index, rc_augment=config.rc_augment and split is Split.TRAIN)
         for split, index in build_indexes(genome, config).items()
-    }
-
-
-def _by_contig(intervals: Sequence[Interval], genome: Genome) -> dict[int, Runs]:
-    number = {name: i for i, name in enumerate(genome.contigs)}
-    spans: dict[int, list[tuple[int, int]]] = {}
-    for interval in intervals:
-        spans.setdefault(number[interval.chrom], []).append((interval.start, interval.end))
-    return {contig: merge(rows) for contig, rows in spans.items()}
-
-
-def _join(one: Mapping[int, Runs], other: Mapping[int, Runs]) -> dict[int, Runs]:
-    return {
-        contig: merge([*one.get(contig, NO_RUNS).tolist(), *other.get(contig, NO_RUNS).tolist()])
-        for contig in {*one, *other}
     }
 
 
@@ -177,7 +185,7 @@ def _require_windows(
         )
     for split, advice in (
         (Split.TRAIN, "use a shorter --seq-len, hold out less, or raise --max-n-fraction"),
-        (Split.VALID, "use a shorter --seq-len, a larger --valid-fraction, or --valid-contigs"),
+        (Split.VALID, _how_to_validate(config.splits, splits)),
     ):
         if not indexes[split].n_windows():
             bases = sum(interval.length for interval in splits[split])
@@ -186,3 +194,19 @@ def _require_windows(
                 f"{len(splits[split]):,} stretches, before windows over the N limit and windows "
                 f"that touch another split are dropped; {contigs}): {advice}"
             )
+
+
+def _how_to_validate(config: SplitConfig, splits: Splits) -> str:
+    if config.bed is not None:
+        return "use a shorter --seq-len, --edge pad, or a BED with other rows"
+    if config.valid_contigs or config.test_contigs:
+        return "use a shorter --seq-len, --edge pad, or name other contigs with --valid-contigs"
+    if config.valid_fraction == 0:
+        return "use a --valid-fraction above 0, or --valid-contigs"
+    if splits[Split.VALID]:
+        return "use a shorter --seq-len, a larger --valid-fraction, or --valid-contigs"
+    n_windows = 4 if config.test_fraction else 2
+    return (
+        f"use a shorter --seq-len (a contig is divided if it has room for {n_windows} windows), or "
+        "hold out whole contigs with --valid-contigs"
+    )

@@ -4,6 +4,7 @@ The position of a stream is one integer, the number of the next batch: batch b h
 b x batch_size to (b + 1) x batch_size - 1 wherever and by whomever it is read.
 """
 
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -72,6 +73,14 @@ def build_loader(
         num_workers=n_workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if n_workers else None,
+        worker_init_fn=_leave_signals_to_the_loop,
         # The loader draws a seed for its workers, which use none: keep it off the global stream.
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def _leave_signals_to_the_loop(_: int) -> None:
+    # Schedulers and torchrun signal whole process groups. A worker that died of it would end the
+    # run with an error before the loop could save; the loop ends its workers itself.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

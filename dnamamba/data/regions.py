@@ -1,13 +1,15 @@
-"""Arithmetic on stretches of one contig: merge, subtract, count.
+"""Arithmetic on stretches of contigs: merge, subtract, count.
 
-A set of stretches is an int64 array of rows (start, end), 0-based half-open, shape (k, 2).
+A set of stretches is an int64 array of rows (start, end), 0-based half-open, shape (k, 2). Those of
+many contigs are handled at once by laying the contigs on one line (`ContigLine`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+Ints = NDArray[np.int64]
 Runs = NDArray[np.int64]
 
 NO_RUNS: Runs = np.empty((0, 2), np.int64)
@@ -15,10 +17,11 @@ NO_RUNS: Runs = np.empty((0, 2), np.int64)
 
 def merge(runs: Iterable[tuple[int, int]] | Runs) -> Runs:
     """Sorted, without overlaps; stretches that touch are joined, empty ones dropped."""
-    rows = np.array(list(runs), np.int64).reshape(-1, 2)
+    given = runs if isinstance(runs, np.ndarray) else list(runs)
+    rows = np.asarray(given, np.int64).reshape(-1, 2)
     rows = rows[rows[:, 1] > rows[:, 0]]
-    if not len(rows):
-        return NO_RUNS
+    if len(rows) < 2:
+        return rows
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     reach = np.maximum.accumulate(rows[:, 1])
     first = np.flatnonzero(np.append(True, rows[1:, 0] > reach[:-1]))
@@ -27,16 +30,13 @@ def merge(runs: Iterable[tuple[int, int]] | Runs) -> Runs:
 
 def subtract(runs: Runs, taken: Runs) -> Runs:
     """What of merged `runs` lies outside merged `taken`."""
-    pieces = []
-    for start, end in runs.tolist():
-        for taken_start, taken_end in taken.tolist():
-            if taken_end <= start or taken_start >= end:
-                continue
-            if taken_start > start:
-                pieces.append((start, taken_start))
-            start = max(start, taken_end)
-        pieces.append((start, end))
-    return merge(pieces)
+    edges = np.concatenate([runs[:, 0], runs[:, 1], taken[:, 0], taken[:, 1]])
+    steps = np.repeat([1, -1, 2, -2], [len(runs), len(runs), len(taken), len(taken)])
+    order = np.argsort(edges, kind="stable")
+    edges, depth = edges[order], np.cumsum(steps[order])
+    # Depth 1 after an edge: inside one of `runs`, outside `taken`.
+    left = np.flatnonzero(depth == 1)
+    return merge(np.stack([edges[left], edges[left + 1]], axis=1))
 
 
 def count_bases(runs: Runs) -> int:
@@ -44,16 +44,52 @@ def count_bases(runs: Runs) -> int:
     return int((runs[:, 1] - runs[:, 0]).sum())
 
 
-def bases_within(runs: Runs, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Runs:
+def bases_within(runs: Runs, starts: Ints, ends: Ints) -> Ints:
     """How many bases of merged `runs` lie in each [start, end). Shape (n,), int64."""
     if not len(runs):
         return np.zeros(len(starts), np.int64)
     return _bases_before(runs, ends) - _bases_before(runs, starts)
 
 
-def _bases_before(runs: Runs, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+def _bases_before(runs: Runs, positions: Ints) -> Ints:
     lengths = np.append(0, np.cumsum(runs[:, 1] - runs[:, 0]))
     begun = np.searchsorted(runs[:, 0], positions, side="right")
     # The last stretch begun may reach past the position: take off what lies beyond.
     beyond = runs[np.maximum(begun - 1, 0), 1] - positions
     return lengths[begun] - np.where(begun > 0, np.maximum(beyond, 0), 0)
+
+
+class ContigLine:
+    """Contigs laid end to end, a base apart, so that one sorted set holds stretches of them all.
+
+    lengths: bases of each contig. starts: where each begins on the line.
+    """
+
+    def __init__(self, lengths: Ints):
+        self.lengths = lengths
+        self.starts: Ints = np.cumsum(lengths + 1) - (lengths + 1)
+
+    def place(self, contig: Ints, start: Ints, end: Ints) -> Runs:
+        """Stretches of contigs (by index) as merged ones on the line, cut at the contigs' ends."""
+        begin, length = self.starts[contig], self.lengths[contig]
+        spans = [begin + np.clip(start, 0, length), begin + np.clip(end, 0, length)]
+        return merge(np.stack(spans, axis=1))
+
+    def contigs_of(self, runs: Runs) -> Ints:
+        """The contig of each stretch on the line."""
+        return np.searchsorted(self.starts, runs[:, 0], side="right") - 1
+
+    def join(self, by_contig: Mapping[int, Runs]) -> Runs:
+        """Sets of stretches, by contig, as one set on the line."""
+        if not by_contig:
+            return NO_RUNS
+        contig = np.repeat(list(by_contig), [len(runs) for runs in by_contig.values()])
+        rows = np.concatenate(list(by_contig.values()))
+        return self.place(contig, rows[:, 0], rows[:, 1])
+
+    def split(self, runs: Runs) -> dict[int, Runs]:
+        """One set on the line as sets by contig; contigs without any are left out."""
+        contig = self.contigs_of(runs)
+        contigs, first = np.unique(contig, return_index=True)
+        rows = runs - self.starts[contig][:, None]
+        return dict(zip(contigs.tolist(), np.split(rows, first)[1:], strict=True))

@@ -2,7 +2,8 @@
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def resolve_splits(config: SplitConfig, contigs: Mapping[str, int], seq_len: int
     """The intervals of each split, as the config describes them.
 
     contigs: name -> length in bases. seq_len: window length in bases; fractions are rounded up to
-    whole windows of it, so that a short contig still gives one.
+    whole windows of it, or down to at least one where held-out bases would be more than half of a
+    contig. One without room for that is for training as a whole.
     A BED's rows come back as they are, overlaps included: windows.py keeps splits apart.
     Raises InputError for contigs that the genome does not have.
     """
@@ -109,8 +111,11 @@ def _by_fraction(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) 
     """Validation around a third and test around two thirds of each contig, away from its ends."""
     splits: Splits = {split: [] for split in Split}
     for name, length in contigs.items():
-        valid = seq_len * math.ceil(config.valid_fraction * length / seq_len)
-        test = seq_len * math.ceil(config.test_fraction * length / seq_len)
+        valid = _held_out(config.valid_fraction, length, seq_len, math.ceil)
+        test = _held_out(config.test_fraction, length, seq_len, math.ceil)
+        if 2 * (valid + test) > length:
+            valid = _held_out(config.valid_fraction, length, seq_len, math.floor)
+            test = _held_out(config.test_fraction, length, seq_len, math.floor)
         if 2 * (valid + test) > length:
             valid = test = 0
         valid_start, test_start = length // 3 - valid // 2, 2 * length // 3 - test // 2
@@ -127,6 +132,41 @@ def _by_fraction(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) 
             if end > start:
                 splits[split].append(Interval(name, start, end))
     return splits
+
+
+def _held_out(fraction: float, length: int, seq_len: int, rounded: Callable[[float], int]) -> int:
+    """A fraction of a contig in whole windows; at least one, unless the fraction is 0."""
+    return seq_len * max(rounded(fraction * length / seq_len), 1) if fraction > 0 else 0
+
+
+def describe_doubts(config: SplitConfig, contigs: Mapping[str, int]) -> list[str]:
+    """What of a division is allowed but hardly meant, a sentence each.
+
+    That is BED rows of contigs the genome lacks, and fractions of genomes that share contig names:
+    what is held out of one is trained on in its relatives.
+    """
+    if config.bed is not None:
+        rows = [row for split in read_split_bed(Path(config.bed)).values() for row in split]
+        names = [row.chrom for row in rows if row.chrom not in contigs]
+        if names:
+            return [
+                f"{len(names):,} of {len(rows):,} rows of {config.bed} are left out: the genome "
+                f"has no contig {_some(sorted(set(names)))}"
+            ]
+        return []
+    shared = Counter(name.partition("/")[2] for name in contigs if "/" in name)
+    by_fraction = not (config.valid_contigs or config.test_contigs)
+    if (
+        by_fraction
+        and (config.valid_fraction or config.test_fraction)
+        and max(shared.values(), default=0) > 1
+    ):
+        return [
+            "the genomes share contig names and are divided by fraction: related sequence may be "
+            "held out in one genome and trained on in another. Hold out whole contigs instead, "
+            "with --valid-contigs and --test-contigs"
+        ]
+    return []
 
 
 def _some(names: Sequence[str] | Mapping[str, int]) -> str:

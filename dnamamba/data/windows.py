@@ -6,14 +6,14 @@ in order: the edge policy, the limit on N, and the bases that belong to a more p
 """
 
 import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.data.regions import NO_RUNS, Runs, bases_within, merge, subtract
+from dnamamba.data.regions import ContigLine, Runs, bases_within, subtract
 from dnamamba.data.shuffle import hash_u64, permute
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval
@@ -21,10 +21,14 @@ from dnamamba.intervals import Interval
 Ints = NDArray[np.int64]
 Rule = Literal["tile", "mamba", "hyenadna", "caduceus"]
 Edge = Literal["shift", "pad", "skip"]
+Stretches = Sequence[tuple[int, int, int]] | Ints
+"""Rows (contig index, start, end), shape (n, 3)."""
 
 CADUCEUS_SEGMENT = 1 << 20
 # Keys that keep the random draws of different purposes apart.
 _PHASE, _ORDER, _STRAND = 1, 2, 3
+# Bounds the memory of looking into rows, which may hold millions of short windows.
+_WINDOWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +117,7 @@ class Windows:
         return replace(one, start=start, count=np.ones_like(start))
 
 
-def propose(
-    config: WindowConfig, intervals: Sequence[tuple[int, int, int]], phases: Ints | None = None
-) -> Windows:
+def propose(config: WindowConfig, intervals: Stretches, phases: Ints | None = None) -> Windows:
     """Windows as the rule lays them, before any sieve; they may reach past contig ends.
 
     intervals: (contig index, start, end). phases: bases by which `tile` moves each interval's
@@ -154,7 +156,7 @@ def _tile(
     return Windows.join([tiled, Windows(contig[short], start[short], ones, length[short], zeros)])
 
 
-def largest_phases(config: WindowConfig, intervals: Sequence[tuple[int, int, int]]) -> Ints:
+def largest_phases(config: WindowConfig, intervals: Stretches) -> Ints:
     """The most each interval's tiling can move without losing its last whole window."""
     rows = np.array(intervals, np.int64).reshape(-1, 3)
     spare = rows[:, 2] - rows[:, 1] - config.seq_len
@@ -186,58 +188,75 @@ def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows
         return Windows.join([kept, replace(over, start=start).take(fits)])
     start, end = np.maximum(over.start, 0), np.minimum(over.start + size, length)
     padded = replace(over, start=start, n_bases=end - start, left_pad=start - over.start)
-    return Windows.join([kept, padded])
+    # A contig without a base has none to pad.
+    return Windows.join([kept, padded.take(end > start)])
 
 
 def _last_windows(windows: Windows, n_last: Ints, seq_len: int) -> Windows:
     """The last n windows of each row, as rows of one window."""
     row = np.repeat(np.arange(len(n_last)), n_last)
-    back = np.concatenate([np.arange(n) for n in n_last.tolist()] or [np.empty(0)]).astype(np.int64)
     one = windows.take(row)
-    start = one.start + (one.count - 1 - back) * seq_len
+    start = one.start + (one.count - 1 - _count_up(n_last)) * seq_len
     return replace(one, start=start, count=np.ones_like(start))
 
 
 def drop_covered(
-    windows: Windows, covered: Mapping[int, Runs], seq_len: int, limit: float
+    windows: Windows, covered: Runs, line: ContigLine, seq_len: int, limit: float
 ) -> Windows:
     """Drop windows of which more than `limit` (a share of seq_len) lies in `covered`.
 
-    covered: contig index -> merged stretches. Rows are split around the windows dropped.
+    covered: merged stretches on the line. Rows are split around the windows dropped.
     """
     most = limit * seq_len
-    keep_whole = np.ones(len(windows.start), bool)
-    for contig, rows in _rows_by_contig(windows):
-        runs = covered.get(contig, NO_RUNS)
-        if len(runs):
-            some = windows.take(rows)
-            keep_whole[rows] = bases_within(runs, some.start, some.ends(seq_len)) <= most
+    begin = line.starts[windows.contig]
+    ends = begin + windows.ends(seq_len)
+    keep_whole = bases_within(covered, begin + windows.start, ends) <= most
     if keep_whole.all():
         return windows
-    parts = [windows.take(keep_whole)]
-    single = ~keep_whole & (windows.count == 1)
     # A row of one window that is covered too much is simply gone; longer rows are looked into.
-    for row in np.flatnonzero(~keep_whole & ~single).tolist():
-        one = windows.take(np.array([row]))
-        runs = covered.get(int(one.contig[0]), NO_RUNS)
-        starts = one.start + np.arange(one.count[0]) * seq_len
-        keep = bases_within(runs, starts, starts + one.n_bases) <= most
-        edges = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)
-        pieces = one.take(np.zeros(len(edges), np.int64))
-        parts.append(replace(pieces, start=starts[edges[:, 0]], count=edges[:, 1] - edges[:, 0]))
+    long = windows.take(~keep_whole & (windows.count > 1))
+    parts = [windows.take(keep_whole)]
+    group = np.cumsum(long.count) // _WINDOWS_AT_ONCE
+    for rows in np.split(np.arange(len(group)), np.flatnonzero(np.diff(group)) + 1):
+        each = _one_by_one(long.take(rows), seq_len)
+        begin = line.starts[each.contig] + each.start
+        keep = bases_within(covered, begin, begin + each.n_bases) <= most
+        parts.append(_rows_of(each, keep, np.repeat(rows, long.count[rows])))
     return Windows.join(parts)
 
 
-def footprint(windows: Windows, seq_len: int) -> dict[int, Runs]:
-    """The bases that any window covers, merged, by contig index."""
-    spans = np.stack([windows.start, windows.ends(seq_len)], axis=1)
-    return {contig: merge(spans[rows]) for contig, rows in _rows_by_contig(windows)}
+def _one_by_one(windows: Windows, seq_len: int) -> Windows:
+    """Every window as a row of its own."""
+    one = windows.take(np.repeat(np.arange(len(windows.count)), windows.count))
+    start = one.start + _count_up(windows.count) * seq_len
+    return replace(one, start=start, count=np.ones_like(start))
 
 
-def _rows_by_contig(windows: Windows) -> Iterator[tuple[int, Ints]]:
-    order = np.argsort(windows.contig, kind="stable")
-    contigs, first = np.unique(windows.contig[order], return_index=True)
-    yield from zip(contigs.tolist(), np.split(order, first)[1:], strict=True)
+def _rows_of(each: Windows, keep: NDArray[np.bool_], row: Ints) -> Windows:
+    """Windows kept, as rows again; `row` tells which of them stood in one row."""
+    kept = np.flatnonzero(keep)
+    follows = (np.diff(kept) == 1) & (np.diff(row[kept]) == 0)
+    first = np.flatnonzero(np.append(True, ~follows)) if len(kept) else kept
+    count = np.diff(np.append(first, len(kept)))
+    return replace(each.take(kept[first]), count=count)
+
+
+def _count_up(counts: Ints) -> Ints:
+    """0 to n - 1 for each n, one after the other."""
+    first = np.cumsum(counts) - counts
+    return np.arange(int(counts.sum())) - np.repeat(first, counts)
+
+
+def footprint(windows: Windows, line: ContigLine, seq_len: int) -> Runs:
+    """The bases that any window covers, merged, on the line."""
+    return line.place(windows.contig, windows.start, windows.ends(seq_len))
+
+
+def index_intervals(intervals: Sequence[Interval], names: Sequence[str]) -> Ints:
+    """Intervals as rows (contig index, start, end), shape (n, 3)."""
+    number = {name: i for i, name in enumerate(names)}
+    rows = [(number[row.chrom], row.start, row.end) for row in intervals]
+    return np.array(rows, np.int64).reshape(-1, 3)
 
 
 class WindowIndex:
@@ -245,7 +264,8 @@ class WindowIndex:
 
     shuffled: a new order, and for `tile` a new phase, in every epoch (training); else windows come
     row by row in genome order, the same in every epoch (validation and test).
-    protected: contig index -> bases of more protected splits that no window may touch.
+    n_runs, protected: contig index -> stretches; the bases without a letter to read, and those of
+    more protected splits that no window may touch.
     """
 
     def __init__(
@@ -263,28 +283,22 @@ class WindowIndex:
         self.names = list(contigs)
         self.seed = seed
         self.shuffled = shuffled
-        self._lengths = np.array(list(contigs.values()), np.int64)
-        self._n_runs = dict(n_runs)
-        self._protected = dict(protected or {}) if config.drop_overlap else {}
+        self.line = ContigLine(np.array(list(contigs.values()), np.int64))
+        self._n_runs = self.line.join(n_runs)
+        self._protected = self.line.join(protected or {} if config.drop_overlap else {})
         self._intervals = self._index_intervals(intervals)
         self._phases = largest_phases(config, self._intervals)
         self._tables: dict[int, Windows] = {}
         self._epoch_starts = [0]
 
-    def _index_intervals(self, intervals: Sequence[Interval]) -> list[tuple[int, int, int]]:
-        number = {name: i for i, name in enumerate(self.names)}
-        rows = [(number[row.chrom], row.start, row.end) for row in intervals]
+    def _index_intervals(self, intervals: Sequence[Interval]) -> Ints:
+        rows = index_intervals(intervals, self.names)
         if self.config.rule != "tile":
             return rows
         # Tiling works on bases, so rows that overlap are joined and protected bases cut out first.
-        by_contig: dict[int, list[tuple[int, int]]] = {}
-        for contig, start, end in rows:
-            by_contig.setdefault(contig, []).append((start, min(end, int(self._lengths[contig]))))
-        return [
-            (contig, start, end)
-            for contig, spans in sorted(by_contig.items())
-            for start, end in subtract(merge(spans), self._protected.get(contig, NO_RUNS)).tolist()
-        ]
+        runs = subtract(self.line.place(*rows.T), self._protected)
+        contig = self.line.contigs_of(runs)
+        return np.column_stack([contig, runs - self.line.starts[contig][:, None]])
 
     def table(self, epoch: int = 0) -> Windows:
         """All windows of an epoch as rows, before shuffling."""
@@ -302,9 +316,10 @@ class WindowIndex:
 
     def _sieve(self, windows: Windows) -> Windows:
         size = self.config.seq_len
-        windows = apply_edge(windows, self.config, self._lengths)
-        windows = drop_covered(windows, self._n_runs, size, self.config.max_n_fraction)
-        windows = drop_covered(windows, self._protected, size, 0.0)
+        limit = self.config.max_n_fraction
+        windows = apply_edge(windows, self.config, self.line.lengths)
+        windows = drop_covered(windows, self._n_runs, self.line, size, limit)
+        windows = drop_covered(windows, self._protected, self.line, size, 0.0)
         return windows.take(np.lexsort((windows.start, windows.contig)))
 
     def n_windows(self, epoch: int = 0) -> int:

@@ -1,0 +1,96 @@
+"""Does a FASTA index fit its file? Times do not tell: `cp -p`, tar and rsync keep old ones."""
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+_SAMPLES = 10
+_REACH = 1 << 16  # bytes read around a place; a header line that is longer counts as a misfit
+
+Row = tuple[str, int, int, int, int]
+"""One contig of an index: name, bases, offset of the first base, bases and bytes in a line."""
+
+
+def index_fits(index: Path, path: Path, packed: bool) -> bool:
+    """Whether a .fai (and .gzi) describes the file, judged by a few of its contigs.
+
+    Looks at the first and the last contig with sequence and some between: at the header line
+    before, the length of the first line, and what follows the last base. The last contig of the
+    index is to be the last of the file.
+    packed: the file is BGZF and its .gzi lies beside the index.
+    """
+    try:
+        rows = _read_index(index)
+        filled = [row for row in rows if row[1] > 0]
+        if not filled:
+            return False
+        chosen = {i * (len(filled) - 1) // (_SAMPLES - 1) for i in range(_SAMPLES)}
+        with open(path, "rb") as raw:
+            file = _Unpacked(raw, index.with_suffix(".gzi")) if packed else _Plain(raw)
+            return all(_row_fits(file, filled[i], filled[i] is rows[-1]) for i in chosen)
+    except (OSError, EOFError, ValueError, zlib.error):
+        return False
+
+
+def _read_index(index: Path) -> list[Row]:
+    rows = []
+    for line in index.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
+        name, *numbers = line.split("\t")
+        length, offset, bases, width = map(int, numbers[:4])
+        if length < 0 or offset < 0 or bases < (length > 0) or width < bases:
+            raise ValueError(f"a row of the index makes no sense: {line}")
+        rows.append((name, length, offset, bases, width))
+    return rows
+
+
+def _row_fits(file: "_Plain | _Unpacked", row: Row, is_last: bool) -> bool:
+    name, length, offset, bases, width = row
+    before = file.read(max(0, offset - _REACH), min(offset, _REACH))
+    header = before.rstrip().rsplit(b"\n", 1)[-1]
+    words = header[1:].split()
+    named = before.endswith(b"\n") and header[:1] == b">" and bool(words)
+    named = named and words[0].decode("utf-8", "replace") == name
+
+    line = file.read(offset, min(bases, _REACH))
+    line_end = file.read(offset + bases, max(1, width - bases))
+    # At the end of a file without a last newline nothing follows; indexes count it or do not.
+    ends = not line_end or (line_end in (b"\n", b"\r\n") and len(line_end) == width - bases)
+    even = ends and len(line) == min(bases, _REACH) and b"\n" not in line
+
+    end = offset + (length - 1) // bases * width + (length - 1) % bases
+    last, after = file.read(end, 1), file.read(end + 1, _REACH)
+    rest = after.lstrip()
+    complete = bool(last.strip()) and after[:1] in (b"", b"\r", b"\n")
+    complete = complete and (not rest if is_last else rest[:1] == b">")
+    return named and even and complete
+
+
+class _Plain:
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def read(self, start: int, n_bytes: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(n_bytes)
+
+
+class _Unpacked:
+    """Reads a BGZF file by positions in its text, from the block that the .gzi names."""
+
+    def __init__(self, file: BinaryIO, gzi: Path):
+        self._file = file
+        numbers = np.frombuffer(gzi.read_bytes(), "<u8").astype(np.int64)
+        if not len(numbers) or len(numbers) != 1 + 2 * numbers[0]:
+            raise ValueError(f"{gzi} is cut off")
+        self._blocks = np.concatenate([[[0, 0]], numbers[1:].reshape(-1, 2)])
+
+    def read(self, start: int, n_bytes: int) -> bytes:
+        block = int(np.searchsorted(self._blocks[:, 1], start, side="right")) - 1
+        packed, unpacked = self._blocks[block].tolist()
+        self._file.seek(packed)
+        with gzip.GzipFile(fileobj=self._file) as text:
+            text.read(start - unpacked)
+            return text.read(n_bytes)
