@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dnamamba.errors import InputError
-from dnamamba.intervals import format_size, parse_size
+from dnamamba.intervals import parse_size
 
 Command = Callable[..., Any]
 
@@ -26,11 +27,6 @@ class Size(click.ParamType):
 
 SIZE = Size()
 FILE = click.Path(path_type=Path)
-
-
-def show_size(size: int) -> str:
-    """A default as it would be typed."""
-    return format_size(size)
 
 
 def window_options(command: Command) -> Command:
@@ -131,7 +127,13 @@ def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = Tru
 
     bed = values["bed"]
     valid, test = (_names(values[key]) for key in ("valid_contigs", "test_contigs"))
-    if is_demo and bed is None and not valid and not test:
+    fractions_given = any(map(_is_typed, ("valid_fraction", "test_fraction")))
+    if fractions_given and (bed is not None or valid or test):
+        raise click.UsageError(
+            "--valid-fraction and --test-fraction divide each contig; with a BED or contigs held "
+            "out they have no meaning: leave them out"
+        )
+    if is_demo and bed is None and not (valid or test or fractions_given):
         valid, test = ("chr5",), ("chr4",)
     rule = values["rule"]
     if rule == "auto":
@@ -158,3 +160,8 @@ def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = Tru
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _is_typed(parameter: str) -> bool:
+    context = click.get_current_context()
+    return context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE

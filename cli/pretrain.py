@@ -13,7 +13,6 @@ from dnamamba.cli.options import (
     SIZE,
     apply_options,
     data_config,
-    show_size,
     window_options,
 )
 
@@ -117,6 +116,7 @@ def pretrain(ctx: click.Context, **values: Any) -> None:
     """
     from dnamamba import pretraining
     from dnamamba.models import preset_names
+    from dnamamba.runtime import read_ranks
 
     if values["model"] == "list":
         click.echo("\n".join(preset_names()))
@@ -134,7 +134,9 @@ def pretrain(ctx: click.Context, **values: Any) -> None:
     else:
         config, model_name = _resolve(values)
         if values["dry_run"]:
-            _print_plan(pretraining.plan_pretraining(config, options))
+            plan = pretraining.plan_pretraining(config, options)
+            if read_ranks().is_main:
+                _print_plan(plan)
             return
         out = values["out"] or _default_out(config.genome, model_name, values["seq_len"])
         outcome = pretraining.pretrain(config, out, options, force=values["force"])
@@ -196,9 +198,10 @@ _RECIPE = (
 
 def _default_out(genome: tuple[str, ...], model_name: str, seq_len: int) -> Path:
     from dnamamba.data_prep.genome import label_of
+    from dnamamba.intervals import format_size
 
     data = "+".join(label_of(Path(name)) for name in genome[:3])
-    return Path("runs") / f"{data}-{model_name}-{show_size(seq_len)}"
+    return Path("runs") / f"{data}-{model_name}-{format_size(seq_len)}"
 
 
 def _print_plan(plan: "Plan") -> None:

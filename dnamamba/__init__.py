@@ -1,4 +1,4 @@
-"""dnamamba: long-context DNA language models, from FASTA to embeddings.
+"""dnamamba: long-context DNA language models, from FASTA to a trained model.
 
 The public names below are loaded on first use, so `import dnamamba` stays fast and free of torch.
 """

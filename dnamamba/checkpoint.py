@@ -1,26 +1,35 @@
-"""Training state on disk: a torch.distributed.checkpoint folder, whole or not there at all.
+"""Training state on disk: tensors as safetensors, facts as JSON, whole or not there at all.
 
-Weights for use are saved apart, as safetensors, by the model. Nothing here unpickles.
+step_00000008/state.safetensors   `model.<name>` and `optimizer.<index>.<key>`
+step_00000008/checkpoint.json     format_version, step, torch's version, what the caller adds
+
+Neither file can carry code, so a run folder from somebody else is safe to resume. Weights for use
+are saved apart, by the model.
 """
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import warnings
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from dnamamba.errors import InputError
+from dnamamba.runtime import logger
 
 FORMAT_VERSION = 1
-_NAME = re.compile(r"step_(\d+)")
+STATE_NAME = "state.safetensors"
+FACTS_NAME = "checkpoint.json"
+_FOLDER = re.compile(r"step_(\d+)")
+_OPTIMIZER_TENSOR = re.compile(r"optimizer\.(\d{1,9})\.(\w+)")
+_BUILDING = ".building-"
 
 
 def save_checkpoint(
@@ -30,83 +39,243 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     keep: int = 2,
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `folder/step_N` and delete all but the newest `keep`; returns its path.
+    """Write `folder/step_N`, delete all but the newest `keep` up to it, and return its path.
 
     step: optimiser steps done. The stream's position and the learning rate follow from it.
+    extra: JSON values to keep beside it. optimizer: one whose state is tensors, like AdamW's.
+    A checkpoint of this step that loads already is the same by construction and is left as it is.
+    Raises OSError, and leaves nothing half made, where the disk does not take it.
     """
-    import torch.distributed.checkpoint as dcp
-
     target = folder / f"step_{step:08d}"
-    building = folder / f".building-{target.name}"
-    shutil.rmtree(building, ignore_errors=True)
-    building.parent.mkdir(parents=True, exist_ok=True)
-    with _single_process():
-        dcp.save(_state(model, optimizer), checkpoint_id=building, no_dist=True)
-    facts = {"format_version": FORMAT_VERSION, "step": step, "torch": torch.__version__}
-    (building / "checkpoint.json").write_text(json.dumps(facts))
-    _sync(building)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(building, target)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    building = folder / f"{_BUILDING}{target.name}"
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "torch": torch.__version__,
+        "extra": dict(extra or {}),
+    }
+    try:
+        _remove_leftovers(folder)
+        if not _loads(target, model, optimizer):
+            _write(building, facts, _model_tensors(model) | _optimizer_tensors(optimizer))
+            shutil.rmtree(target, ignore_errors=True)  # of use only if it had loaded
+            os.replace(building, target)
+            _sync(folder)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise OSError(f"{target} cannot be written: {error}") from error
+    # A later one was damaged, or training would have gone on from there: it takes no place here.
+    for old in [path for path in list_checkpoints(folder) if _step_of(path) <= step][:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load weights and optimiser state in place; returns the optimiser steps done.
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Load weights and optimiser state in place, onto the devices the parameters are on.
 
-    Raises InputError for a checkpoint of another format or of another model.
+    Learning rate, weight decay and the like stay those of `optimizer`. Returns the facts of
+    checkpoint.json, among them "step" and "extra".
+    Raises InputError, before anything is changed, for a checkpoint that is damaged, of another
+    format or of another model.
     """
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.api import CheckpointException
+    facts, tensors = _read(path, model, optimizer)
+    state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in _model_tensors(model).items():
+        tensor.copy_(tensors[name])
+    for name, tensor in tensors.items():
+        if found := _OPTIMIZER_TENSOR.fullmatch(name):
+            # What safetensors gives may lie in the file's pages, which training would write to.
+            state[int(found[1])][found[2]] = tensor.clone()
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
+    return facts
 
-    facts = json.loads((path / "checkpoint.json").read_text())
-    if facts["format_version"] != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format_version {facts['format_version']}, this dnamamba reads "
-            f"{FORMAT_VERSION}"
-        )
-    state = _state(model, optimizer)
-    try:
-        with _single_process():
-            dcp.load(state, checkpoint_id=path, no_dist=True)
-    except (CheckpointException, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} does not fit this run's model: {error}") from error
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-    )
-    return int(facts["step"])
+
+def load_newest(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Load the newest checkpoint that can be loaded; None where there is none.
+
+    A damaged one is passed over with a warning. Raises InputError where none of them loads.
+    """
+    errors = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return load_checkpoint(path, model, optimizer)
+        except InputError as error:
+            logger.warning("passed over checkpoint %s: %s", path.name, error)
+            errors.append(error)
+    if errors:
+        raise InputError(f"no checkpoint in {folder} can be loaded; the newest: {errors[0]}")
+    return None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints in a folder, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if _NAME.fullmatch(path.name) and (path / "checkpoint.json").exists()
+    found = (path for path in folder.iterdir() if _FOLDER.fullmatch(path.name))
+    return sorted((path for path in found if (path / FACTS_NAME).exists()), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+# --- tensors and their names
+
+
+def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers; of tied ones the first, which stands for the others."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[object] = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        tensors[f"model.{name}"] = tensor
+    return tensors
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of each parameter, numbered as they stand in the optimiser's groups."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{key}": value
+        for index, values in state.items()
+        for key, value in values.items()
+    }
+
+
+# --- writing
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What an earlier process was killed in the middle of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"{_BUILDING}*"):
+        shutil.rmtree(path)
+
+
+def _write(building: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    building.mkdir()
+    save_file({name: t.contiguous() for name, t in tensors.items()}, building / STATE_NAME)
+    (building / FACTS_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf8")
+    # safetensors makes files for their owner alone; runs are shared as the umask says.
+    shutil.copymode(building / FACTS_NAME, building / STATE_NAME)
+    for path in (building / STATE_NAME, building / FACTS_NAME, building):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _loads(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    try:
+        _read(path, model, optimizer)
+    except InputError:
+        return False
+    return True
+
+
+# --- reading
+
+
+def _read(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Facts and tensors, checked against the model and the optimiser they are for."""
+    facts = _read_facts(path / FACTS_NAME)
+    file = path / STATE_NAME
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{file} is missing or damaged ({error}); copy it again, or delete {path} to go on "
+            "from an older checkpoint"
+        ) from error
+    _check_model(path, tensors, _model_tensors(model))
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
+    _check_optimizer(path, tensors, parameters)
+    return facts, tensors
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    advice = f"copy it again, or delete {file.parent} to go on from an older checkpoint"
+    try:
+        facts = json.loads(file.read_text(encoding="utf8"))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error}); {advice}") from error
+    except ValueError as error:  # not JSON, or not even text
+        raise InputError(f"{file} is damaged ({error}); {advice}") from error
+    if not isinstance(facts, dict) or "format_version" not in facts:
+        raise InputError(f"{file} should hold one object with a format_version; {advice}")
+    if facts["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"{file.parent} has format_version {facts['format_version']}, this dnamamba reads "
+            f"{FORMAT_VERSION}; resume it with the dnamamba that wrote it"
+        )
+    step, extra = facts.get("step"), facts.setdefault("extra", {})
+    if type(step) is not int or step < 0 or not isinstance(extra, dict):
+        raise InputError(
+            f"{file} should hold a step of 0 or more and an object as extra, got "
+            f"{step!r} and {extra!r}; {advice}"
+        )
+    return facts
+
+
+def _check_model(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    for name, tensor in found.items():
+        if name not in expected and not name.startswith("optimizer."):
+            problems.append(f"{name} is not known")
+        elif name in expected and _kind(tensor) != _kind(expected[name]):
+            problems.append(f"{name} is {_kind(tensor)}, not {_kind(expected[name])}")
+    _refuse(path, problems)
+
+
+def _check_optimizer(path: Path, found: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> None:
+    """Also for safety: a fused optimiser trusts its state to have the parameter's size."""
+    problems = []
+    keys: dict[int, set[str]] = defaultdict(set)
+    for name, tensor in found.items():
+        if not name.startswith("optimizer."):
+            continue
+        match = _OPTIMIZER_TENSOR.fullmatch(name)
+        if not match or int(match[1]) >= len(parameters):
+            problems.append(f"{name} is not known")
+            continue
+        index, key = int(match[1]), match[2]
+        keys[index].add(key)
+        shape = () if key == "step" else tuple(parameters[index].shape)
+        if tuple(tensor.shape) != shape:
+            problems.append(f"{name} is {tuple(tensor.shape)}, not {shape}")
+    every = set().union(*keys.values())
+    for index, own in keys.items():
+        problems += [f"optimizer.{index}.{key} is missing" for key in sorted(every - own)]
+    _refuse(path, problems)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _refuse(path: Path, problems: Sequence[str]) -> None:
+    if not problems:
+        return
+    shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" * (len(problems) > 5))
+    raise InputError(
+        f"{path} does not fit this run's model: {shown}. Resume it with the config it was written "
+        "with, or start a new run"
     )
-
-
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    model_state, optimizer_state = get_state_dict(model, optimizer)
-    return {"model": model_state, "optimizer": optimizer_state}
-
-
-@contextlib.contextmanager
-def _single_process() -> Iterator[None]:
-    """Rank 0 alone saves what all ranks hold alike; torch warns of that even when told so."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        yield
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())

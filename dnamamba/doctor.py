@@ -35,10 +35,16 @@ class Finding:
 
 def examine(device: str = "auto", out: Path = Path("runs")) -> list[Finding]:
     """Versions, device, kernels with a parity check each, and the write speed of a run folder."""
+    automatic = choose_device()
     chosen = choose_device(device)
+    used = f"auto takes {automatic}"
+    if device != "auto":
+        used += f"; this check uses {chosen}, as --device asks"
     return [
         *_versions(),
-        *_devices(chosen),
+        *_devices(),
+        Finding("device", used),
+        Finding("cache folder", str(cache_folder())),
         *_kernels(chosen),
         _write_speed(out),
     ]
@@ -57,7 +63,7 @@ def _versions() -> Iterator[Finding]:
             yield Finding(name, f"missing ({needed})", ok=name not in ("h5py", "safetensors"))
 
 
-def _devices(chosen: torch.device) -> Iterator[Finding]:
+def _devices() -> Iterator[Finding]:
     for i in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(i)
         yield Finding(
@@ -65,8 +71,6 @@ def _devices(chosen: torch.device) -> Iterator[Finding]:
             f"{facts.name}, {facts.total_memory / 2**30:.1f} GiB, sm_{facts.major}{facts.minor}",
         )
     yield Finding("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
-    yield Finding("device", f"auto and this check use {chosen}")
-    yield Finding("cache folder", str(cache_folder()))
 
 
 def _kernels(device: torch.device) -> Iterator[Finding]:
@@ -83,7 +87,8 @@ def _kernels(device: torch.device) -> Iterator[Finding]:
             yield Finding(f"  {backend.name}", f"not here: {refusal}")
             continue
         found = _run_scan(_scan_operands(device), backend.name)
-        error = max(_worst_error(f, e) for f, e in zip(found, expected, strict=True))
+        errors = [_worst_error(f, e) for f, e in zip(found, expected, strict=True)]
+        error = float(torch.tensor(errors).max())  # NaN if one is, unlike Python's max
         yield Finding(
             f"  {backend.name}",
             f"worst relative error of output and gradients against float64: {error:.1e} "

@@ -1,4 +1,4 @@
-"""The one error a user's mistake raises."""
+"""What the command line prints without a traceback."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message says what was expected, what came and what to do. The command line prints it without
     a traceback and exits with 1; in Python it is an ordinary ValueError.
     """
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why, what was kept and what to try."""

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,20 @@ def perplexity(nats: float) -> float:
 class IntervalMean:
     """The mean loss and the throughput since the last row."""
 
-    def __init__(self) -> None:
-        self._losses: list[float] = []
+    def __init__(self, losses: Iterable[float] = ()) -> None:
+        """losses: those of an interval begun before a restart; their time is not counted."""
+        self._losses = list(losses)
         self._tokens = 0
         self.restart_clock()
 
     def add(self, loss: float, tokens: int) -> None:
         self._losses.append(loss)
         self._tokens += tokens
+
+    @property
+    def losses(self) -> list[float]:
+        """Losses since the last row, which a checkpoint keeps for the next one."""
+        return list(self._losses)
 
     def restart_clock(self) -> None:
         """Leave out of the throughput what was not training: a validation, a checkpoint."""
@@ -60,9 +66,11 @@ class MetricsFile:
         rows = []
         for line in self.path.read_text(encoding="utf8").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
         return rows
 
     def rewind(self, step: int) -> None:

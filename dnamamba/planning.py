@@ -1,6 +1,5 @@
 """What a run will take before it starts: windows, steps, epochs, memory."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.models import ModelConfig
 from dnamamba.objectives import Objective
-from dnamamba.runtime import Compute
+from dnamamba.runtime import Compute, available_bytes
 from dnamamba.tokenizer import FIRST_BASE_ID
 
 _PROBE_TOKENS = 512
@@ -129,6 +128,11 @@ def make_plan(
             f"a batch of {batch_size} windows cannot be shared evenly by {world_size} ranks; "
             f"choose --batch-tokens as a multiple of {world_size * seq_len:,}"
         )
+    if micro_batch is not None and (micro_batch < 1 or batch_size % (micro_batch * world_size)):
+        raise InputError(
+            f"micro-batches of {micro_batch} windows on {world_size} ranks do not divide a batch "
+            f"of {batch_size}: choose --micro-batch or --batch-tokens so that they do"
+        )
     memory = estimate_memory(objective, compute, model)
     if checkpoint_blocks is None:
         checkpoint_blocks = not memory.fits((micro_batch or 1) * seq_len, checkpointed=False)
@@ -194,15 +198,5 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
         fixed=fixed,
         per_token=per_token + at_work,
         per_token_checkpointed=residual + 2 * at_work,
-        available=available_bytes(compute.device),
+        available=available_bytes(compute.device, compute.ranks),
     )
-
-
-def available_bytes(device: torch.device) -> int:
-    """Memory free on the device now; of a CPU, free physical memory where the system tells."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # macOS counts no free pages this way; half of what is built in is a fair guess.
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

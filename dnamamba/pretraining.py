@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -39,6 +39,8 @@ from dnamamba.runtime import (
 )
 from dnamamba.tokenizer import Codes
 from dnamamba.training import Outcome, TrainConfig, Trainer
+
+T = TypeVar("T")
 
 DEMO = "demo"
 _BASELINE_BASES = 100_000_000
@@ -74,10 +76,14 @@ class RunOptions:
     """Loader processes; None: 0 on a CPU, 4 beside a GPU."""
 
     micro_batch: int | None = None
-    """Windows in one pass; None: what memory allows."""
+    """Windows in one pass, in place of the config's."""
 
     checkpoint_blocks: bool | None = None
-    """Recompute blocks in the backward pass; None: where memory needs it."""
+    """Recompute blocks in the backward pass, in place of the config's."""
+
+    def __post_init__(self) -> None:
+        if self.n_workers is not None and self.n_workers < 0:
+            raise InputError(f"workers is 0 or more, got {self.n_workers}")
 
 
 def default_settings(device_type: str, seq_len: int) -> dict[str, Any]:
@@ -126,38 +132,48 @@ def pretrain(
     options = options or RunOptions()
     with open_compute(options.device, config.train.precision) as compute:
         setup = _Setup(config, options, compute)
-        run = RunFolder(out)
-        if compute.ranks.is_main:
-            RunFolder.create(out, force=force)
-            run.write_json("config", {"format_version": 1} | to_dict(setup.config))
-            run.write_json("manifest", setup.manifest())
-            run.write_json("baseline", setup.baseline())
-            setup.announce(run)
-        compute.wait_for_ranks()
-        return _train(setup, run, options)
+        compute.on_main_first(lambda: _start(setup, out, force))
+        return _train(setup, RunFolder(out), options)
 
 
 def resume(path: Path, options: RunOptions | None = None) -> Outcome:
     """Continue a run from its newest checkpoint, as if it had never stopped.
 
     On the same kind of CPU the weights come out bit for bit the same, with any number of workers.
-    Raises InputError where there is no run, or where the genome's files have changed.
+    Raises InputError where there is no run, or where its genome or BED has changed.
     """
     options = options or RunOptions()
     run = RunFolder.open(path)
     config = read_config(run)
     with open_compute(options.device, config.train.precision) as compute:
-        options = replace(options, micro_batch=_micro_batch_again(config, options, compute))
-        setup = _Setup(config, options, compute)
-        before = run.read_json("manifest")["data"]["files"]
-        if before != setup.genome.sources():
-            raise InputError(
-                f"the genome is not the one {path} was started with: expected {before}, "
-                f"got {setup.genome.sources()}"
-            )
-        if compute.ranks.is_main:
-            setup.announce(run)
+        setup = _Setup(_shareable(config, compute), options, compute)
+        compute.on_main_first(lambda: _check_unchanged(setup, run))
         return _train(setup, run, options)
+
+
+def _start(setup: "_Setup", out: Path, force: bool) -> None:
+    baseline = setup.baseline()
+    run = RunFolder.create(out, force=force)
+    run.write_json("config", {"format_version": 1} | to_dict(setup.config))
+    run.write_json("manifest", setup.manifest())
+    run.write_json("baseline", baseline)
+    setup.announce(baseline)
+
+
+def _check_unchanged(setup: "_Setup", run: RunFolder) -> None:
+    """Refuse to go on with other files; write again what a kill kept from being written."""
+    if (run.path / "manifest.json").exists():
+        before = run.read_json("manifest").get("data", {}).get("files")
+        if before != setup.files():
+            raise InputError(
+                f"the genome or BED is not the one {run.path} was started with: expected {before}, "
+                f"got {setup.files()}"
+            )
+    else:
+        run.write_json("manifest", setup.manifest())
+    if not (run.path / "baseline.json").exists():
+        run.write_json("baseline", setup.baseline())
+    setup.announce(run.read_json("baseline"))
 
 
 def read_config(run: RunFolder) -> PretrainConfig:
@@ -169,13 +185,12 @@ def read_config(run: RunFolder) -> PretrainConfig:
     return from_dict(PretrainConfig, saved)
 
 
-def _micro_batch_again(config: PretrainConfig, options: RunOptions, compute: Compute) -> int | None:
-    """The run's own micro-batch, so that sums are rounded alike, if the ranks can share it."""
-    if options.micro_batch is not None:
-        return options.micro_batch
-    batch = config.train.batch_size(config.data.windows.seq_len)
-    own = config.train.micro_batch
-    return own if batch % (own * compute.ranks.world_size) == 0 else None
+def _shareable(config: PretrainConfig, compute: Compute) -> PretrainConfig:
+    """Keep the run's micro-batch, so that sums round alike, where these ranks can share it."""
+    own, batch = config.train.micro_batch, config.train.batch_size(config.data.windows.seq_len)
+    if own is None or batch % (own * compute.ranks.world_size) == 0:
+        return config
+    return replace(config, train=replace(config.train, micro_batch=None))
 
 
 def _train(setup: "_Setup", run: RunFolder, options: RunOptions) -> Outcome:
@@ -223,26 +238,34 @@ class _Setup:
             config.model,
             batch_size=config.train.batch_size(config.data.windows.seq_len),
             max_steps=config.train.max_steps,
-            micro_batch=options.micro_batch,
-            checkpoint_blocks=options.checkpoint_blocks,
+            micro_batch=_first_given(options.micro_batch, config.train.micro_batch),
+            checkpoint_blocks=_first_given(
+                options.checkpoint_blocks, config.train.checkpoint_blocks
+            ),
         )
         self.objective.checkpoint_blocks = self.plan.checkpoint_blocks
         resolved = replace(
             config.train,
             micro_batch=self.plan.micro_batch,
             checkpoint_blocks=self.plan.checkpoint_blocks,
+            precision="fp32" if compute.autocast_dtype is None else "bf16",
         )
         self.config = replace(config, train=resolved)
 
     def _open_genome(self, config: PretrainConfig) -> Genome:
-        # Rank 0 first: it makes demo genomes and indexes, which the others then find.
-        if not self.compute.ranks.is_main:
-            self.compute.wait_for_ranks()
-        genome = open_named_genome(config.genome)
-        genome.facts()
-        if self.compute.ranks.is_main:
-            self.compute.wait_for_ranks()
-        return genome
+        def open_and_scan() -> Genome:
+            genome = open_named_genome(config.genome)
+            genome.facts()
+            return genome
+
+        # Rank 0 first: it makes demo genomes, indexes and scans, which the others then find.
+        genome = self.compute.on_main_first(open_and_scan)
+        return open_and_scan() if genome is None else genome
+
+    def files(self) -> list[dict[str, Any]]:
+        """Name, size and checksum of everything that decides the windows."""
+        bed = self.config.data.splits.bed
+        return self.genome.sources() + ([] if bed is None else [_describe_file(Path(bed))])
 
     def description(self) -> str:
         if self.config.genome == (DEMO,):
@@ -258,7 +281,7 @@ class _Setup:
             "ranks": self.compute.ranks.world_size,
             "data": {
                 "description": self.description(),
-                "files": self.genome.sources(),
+                "files": self.files(),
                 "contigs": len(self.genome.contigs),
                 "bases": sum(self.genome.contigs.values()),
                 "windows": self.plan.windows,
@@ -278,11 +301,10 @@ class _Setup:
         evaluated = evaluation_samples(valid_set, self.config.train.eval_tokens)
         return markov.summarise(read_windows(valid_set, evaluated))
 
-    def announce(self, run: RunFolder) -> None:
+    def announce(self, baseline: Mapping[str, Any]) -> None:
         logger.info("data: %s", self.description())
         for name, value in self.plan.rows():
             logger.info("%s: %s", name, value)
-        baseline = run.read_json("baseline")
         bits = {row["order"]: row["bits_per_base"] for row in baseline["orders"]}
         shown = sorted({order for order in (0, 3, baseline["best_order"]) if order in bits})
         logger.info(
@@ -290,6 +312,16 @@ class _Setup:
             ", ".join(f"order {order} {bits[order]:.4f}" for order in shown),
             baseline["best_order"],
         )
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "size_bytes": path.stat().st_size, "sha256": digest}
+
+
+def _first_given(one: T | None, other: T | None) -> T | None:
+    return other if one is None else one
 
 
 def read_windows(dataset: WindowDataset, samples: list[int]) -> Iterator[Codes]:

@@ -16,6 +16,7 @@ from typing import Any
 from dnamamba.charts import Frame, Point, escape, scale_of, smoothed, ticks
 from dnamamba.errors import InputError
 from dnamamba.metrics import MetricsFile
+from dnamamba.report_style import STYLE
 
 Row = Mapping[str, Any]
 
@@ -128,7 +129,7 @@ def _page(run: _Run) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -298,15 +299,23 @@ def _loss_figure(run: _Run) -> str:
         return "<h2>Loss</h2><p>No step has been logged yet.</p>"
     wide = Frame(880, 400, (30, 190, 42, 52), *_loss_ranges(run))
     narrow = Frame(380, 330, (30, 84, 42, 44), *_loss_ranges(run))
+    training = "training (weighted)" if _is_weighted(run) else "training"
     key = "".join(
         f'<span><svg class="key" viewBox="0 0 24 10"><line class="{style}" x1="1" y1="5" x2="23" '
         f'y2="5"/></svg> {name}</span>'
-        for style, name in (("raw", "training"), ("smooth", "smoothed"), ("valid", "validation"))
+        for style, name in (("raw", training), ("smooth", "smoothed"), ("valid", "validation"))
     )
     return (
         f'<h2>Loss, bits per base</h2><figure><figcaption class="keys">{key}</figcaption>'
         f"{_loss_chart(run, wide, 'wide')}{_loss_chart(run, narrow, 'narrow')}</figure>"
     )
+
+
+def _is_weighted(run: _Run) -> bool:
+    """Whether soft-masked bases count less in the training loss; in validation all count alike."""
+    config = run.config.get("train")
+    weight = config.get("softmask_weight") if isinstance(config, Mapping) else None
+    return _is_number(weight) and weight != 1
 
 
 def _loss_points(run: _Run, rows: Sequence[Row]) -> list[Point]:
@@ -373,49 +382,3 @@ def _small_figure(run: _Run, key: str, title: str) -> str:
     frame = Frame(300, 170, (8, 12, 40, 58), (0, max(1, run.last_step)), (0, top))
     drawing = frame.grid("steps", y_ticks=3) + frame.clipped(frame.line(points, "smooth"))
     return f"<figure><figcaption>{title}</figcaption>{frame.svg(drawing, title, 'one')}</figure>"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --quiet: #5a6470; --rule: #d9dee4;
-  --box: #f5f7f9; --blue: #0072b2; --orange: #c44e00; --green: #00795a; --purple: #94507e; }
-@media screen and (prefers-color-scheme: dark) { :root { --paper: #14181d; --ink: #e6e9ec;
-  --quiet: #a3adb8; --rule: #343c45; --box: #1d232a; --blue: #5bb6ec; --orange: #f0a03c;
-  --green: #2fc79d; --purple: #dd94c3; } }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 900px; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 2.2rem 0 .5rem; }
-p { margin: .25rem 0; } .quiet, figcaption, thead th, dt, dd + dd { color: var(--quiet); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: .75rem;
-  margin: 1.25rem 0 .75rem; }
-.cards div { background: var(--box); border: 1px solid var(--rule); border-radius: 8px;
-  padding: .6rem .9rem; }
-dt, dd + dd { font-size: .85rem; } dd { margin: 0; } dt + dd { font-size: 1.7rem; font-weight: 600;
-  font-variant-numeric: tabular-nums; line-height: 1.3; }
-.verdict { font-weight: 600; }
-figure { margin: 0; } svg { display: block; width: 100%; height: auto; } .narrow { display: none; }
-text { font-size: 12px; fill: var(--quiet); }
-polyline, line, circle { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
-.grid { stroke: var(--rule); stroke-width: 1; }
-.raw { stroke: var(--blue); stroke-opacity: .3; stroke-width: 1; }
-.smooth { stroke: var(--blue); stroke-width: 2; } .valid { stroke: var(--orange); }
-.spot { fill: var(--orange); stroke: var(--paper); }
-.best { stroke: var(--green); stroke-dasharray: 8 4; }
-.reference { stroke: var(--purple); stroke-dasharray: 3 3; }
-.uniform { stroke: var(--quiet); stroke-dasharray: 1 4; }
-.keys { display: flex; flex-wrap: wrap; gap: .2rem 1.25rem; font-size: .85rem; }
-.key { display: inline; width: 24px; height: 10px; }
-.small { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 1rem;
-  margin-top: 1.5rem; } .small figcaption { font-size: .85rem; }
-table { border-collapse: collapse; font-size: .9rem; margin-top: .5rem; }
-th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; font-weight: 400;
-  border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
-.numbers td, .numbers th { text-align: right; font-variant-numeric: tabular-nums; }
-.settings { width: 100%; } .settings th { width: 40%; color: var(--quiet); }
-@media (max-width: 640px) { .wide { display: none; } .narrow { display: block; } }
-@media print { body { font-size: 13px; } main { max-width: none; padding: 0; }
-  .small { grid-template-columns: repeat(3, 1fr); } h2 { break-after: avoid; }
-  figure, .cards div, tr { break-inside: avoid; }
-  .wide { display: block; } .narrow { display: none; } }
-"""

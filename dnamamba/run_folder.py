@@ -11,6 +11,7 @@ report.html     the loss curve
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,22 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, force: bool = False) -> "RunFolder":
-        """Make a new one. Raises InputError where a run or anything else is in the way."""
+        """Make a new one; `force` clears an earlier run out of the way.
+
+        Raises InputError where a run (without `force`) or anything else is in the way.
+        """
         if path.exists() and not path.is_dir():
             raise InputError(f"--out {path} is a file; name a folder")
-        if (path / "config.json").exists() and not force:
-            raise InputError(
-                f"{path} holds a run already: continue it with --resume {path}, choose another "
-                "--out, or start over with --force"
-            )
-        if path.is_dir() and any(path.iterdir()) and not (path / "config.json").exists():
-            raise InputError(f"--out {path} is a folder with other files in it; name a new one")
         run = cls(path)
-        run._clear()
+        if path.is_dir() and any(path.iterdir()):
+            if not run._is_run():
+                raise InputError(f"--out {path} is a folder with other files in it; name a new one")
+            if not force:
+                raise InputError(
+                    f"{path} holds a run already: continue it with --resume {path}, choose another "
+                    "--out, or start over with --force"
+                )
+            run._clear()
         path.mkdir(parents=True, exist_ok=True)
         return run
 
@@ -52,15 +57,22 @@ class RunFolder:
             raise InputError(f"no run in {path} (it has no config.json)")
         return cls(path)
 
-    def _clear(self) -> None:
-        import shutil
+    def _is_run(self) -> bool:
+        """Whether config.json is one of ours: other projects have files of that name."""
+        try:
+            config = self.read_json("config")
+        except InputError:
+            return False
+        return "format_version" in config and "train" in config
 
-        for name in ("config", "manifest", "baseline", "bad_batch"):
-            (self.path / f"{name}.json").unlink(missing_ok=True)
-        for file in (self.metrics.path, self.path / "report.html"):
-            file.unlink(missing_ok=True)
+    def _clear(self) -> None:
         for folder in (self.checkpoints, self.model):
             shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.metrics.path, self.path / "report.html"):
+            file.unlink(missing_ok=True)
+        # The config last: until then the folder is still known as a run.
+        for name in ("manifest", "baseline", "bad_batch", "config"):
+            (self.path / f"{name}.json").unlink(missing_ok=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `name`.json whole or not at all."""
@@ -71,11 +83,14 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         path = self.path / f"{name}.json"
         try:
-            return json.loads(path.read_text(encoding="utf8"))
+            content = json.loads(path.read_text(encoding="utf8"))
         except FileNotFoundError as error:
             raise InputError(f"{path} is missing") from error
         except json.JSONDecodeError as error:
             raise InputError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{path} is damaged: expected a JSON object, got {content!r:.40}")
+        return content
 
     def update_manifest(self, changes: Mapping[str, Any]) -> None:
         self.write_json("manifest", self.read_json("manifest") | dict(changes))

@@ -8,10 +8,10 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dnamamba.errors import InputError
 
@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dnamamba")
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those torchrun (or srun) started; 0 of 1 without either."""
+    """This process's place among those torchrun started; 0 of 1 without it."""
 
     rank: int
     local_rank: int
     world_size: int
+    local_world_size: int
+    """Processes on this machine."""
 
     @property
     def is_main(self) -> bool:
@@ -35,11 +39,12 @@ class Ranks:
 
 
 def read_ranks() -> Ranks:
-    """Read RANK, LOCAL_RANK and WORLD_SIZE as torchrun sets them."""
+    """Read RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE as torchrun sets them."""
     return Ranks(
         rank=int(os.environ.get("RANK", 0)),
         local_rank=int(os.environ.get("LOCAL_RANK", 0)),
         world_size=int(os.environ.get("WORLD_SIZE", 1)),
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
     )
 
 
@@ -52,14 +57,13 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "dnamamba"
 
 
-def set_up_logging(verbose: bool = False) -> None:
+def set_up_logging() -> None:
     """Send the library's messages to standard error; called by entry points only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]
     # One voice for all ranks: the others speak up only when something is wrong.
-    level = logging.INFO if read_ranks().is_main else logging.WARNING
-    logger.setLevel(logging.DEBUG if verbose else level)
+    logger.setLevel(logging.INFO if read_ranks().is_main else logging.WARNING)
     logger.propagate = False
 
 
@@ -128,11 +132,38 @@ class Compute:
             torch.distributed.all_reduce(values)
         return values
 
+    def any_rank(self, value: bool) -> bool:
+        """Whether it holds on some rank; every rank has to ask."""
+        import torch
+
+        if self.ranks.world_size == 1:
+            return value
+        return bool(self.sum_over_ranks(torch.tensor(float(value), device=self.device)) > 0)
+
     def wait_for_ranks(self) -> None:
         import torch.distributed
 
         if self.ranks.world_size > 1:
             torch.distributed.barrier()
+
+    def on_main_first(self, action: Callable[[], T]) -> T | None:
+        """Do something on rank 0 while the others wait; returns its result there, None elsewhere.
+
+        What rank 0 cannot do because of the user's files or settings stops all ranks alike, with
+        its message on rank 0.
+        """
+        result, failure = None, None
+        if self.ranks.is_main:
+            try:
+                result = action()
+            except (InputError, OSError) as error:
+                failure = error
+        failed = self.any_rank(failure is not None)
+        if failure is not None:
+            raise failure
+        if failed:
+            raise InputError("rank 0 could not start the run; its message says why")
+        return result
 
 
 @contextlib.contextmanager
@@ -151,6 +182,28 @@ def open_compute(device: str = "auto", precision: str = "auto") -> Iterator[Comp
         yield compute
     finally:
         torch.distributed.destroy_process_group()
+
+
+def available_bytes(device: "torch.device", ranks: Ranks) -> int:
+    """Memory free on a device now; of a CPU, this rank's share of what programs may still take.
+
+    Linux tells what can be had without swapping, page cache included, and a container's limit;
+    elsewhere half of what is built in is a guess.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        rows = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        found = [int(rows["MemAvailable"].split()[0]) * 1024]
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        found.append(int(text) - int(used.read_text()))
+    return max(0, min(found)) // ranks.local_world_size
 
 
 def describe_machine() -> dict[str, object]:

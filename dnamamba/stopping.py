@@ -1,6 +1,7 @@
 """Stopping a run from outside: SIGTERM (schedulers, preemption) and Ctrl-C."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any, Self
 
@@ -17,6 +18,9 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            # Python delivers signals to the main thread only; a run in another cannot be told.
+            return self
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._remember)
         return self

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dnamamba.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from dnamamba.data.dataset import WindowDataset, evaluation_samples
+from dnamamba.checkpoint import load_newest, save_checkpoint
+from dnamamba.data.dataset import WindowDataset
 from dnamamba.data.loader import BatchRanges, build_loader
-from dnamamba.errors import InputError
+from dnamamba.errors import InputError, TrainingError
+from dnamamba.evaluation import evaluate
 from dnamamba.intervals import Split
 from dnamamba.metrics import IntervalMean, bits_per_base, perplexity
 from dnamamba.objectives import Objective
@@ -27,7 +28,7 @@ from dnamamba.optim import build_optimizer
 from dnamamba.progress import TrainingProgress
 from dnamamba.report import write_report
 from dnamamba.run_folder import RunFolder
-from dnamamba.runtime import Compute, logger
+from dnamamba.runtime import Compute
 from dnamamba.schedule import cosine_with_warmup
 from dnamamba.stopping import StopRequest
 
@@ -42,8 +43,8 @@ class TrainConfig:
     batch_tokens: int = 1 << 20
     """Tokens in an optimiser step, over all ranks and micro-batches."""
 
-    micro_batch: int = 1
-    """Windows in one forward pass of one rank."""
+    micro_batch: int | None = None
+    """Windows in one forward pass of one rank; None: what memory allows. Decides rounding only."""
 
     learning_rate: float = 8e-3
     """Peak of the schedule."""
@@ -67,8 +68,9 @@ class TrainConfig:
     """Weight of soft-masked (lower-case, repeat) bases in the training loss; validation counts
     every base once."""
 
-    checkpoint_blocks: bool = False
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    checkpoint_blocks: bool | None = None
+    """Recompute each block in the backward pass instead of keeping its activations; None: where
+    memory needs it."""
 
     eval_every: int = 100
     """Steps between validations; there is one at the start and one at the end besides."""
@@ -95,7 +97,6 @@ class TrainConfig:
         at_least_one = (
             "max_steps",
             "batch_tokens",
-            "micro_batch",
             "eval_every",
             "eval_tokens",
             "save_every",
@@ -108,6 +109,10 @@ class TrainConfig:
         for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name} is not negative, got {getattr(self, name)}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise InputError(f"micro_batch is at least 1, got {self.micro_batch}")
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"seed is 0 or more and below 2^63, got {self.seed}")
         for name in ("warmup_fraction", "softmask_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is between 0 and 1, got {getattr(self, name)}")
@@ -132,10 +137,6 @@ class TrainConfig:
                 f"batch_tokens ({self.batch_tokens:,}) is not a multiple of seq_len ({seq_len:,})"
             )
         return self.batch_tokens // seq_len
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what was kept."""
 
 
 class SavableModel(Protocol):
@@ -183,7 +184,9 @@ class Trainer:
             betas=config.betas,
             no_decay=no_decay,
         )
+        self.micro_batch = config.micro_batch or 1
         self.step = 0
+        self._interval = IntervalMean()
         self._started = time.monotonic()
         self._wrapped: nn.Module = self.objective
         if compute.ranks.world_size > 1:
@@ -193,24 +196,29 @@ class Trainer:
 
     def restore(self) -> None:
         """Continue from the newest checkpoint; from the start where there is none."""
-        found = list_checkpoints(self.run.checkpoints)
-        if found:
-            self.step = load_checkpoint(found[-1], self.objective, self.optimizer)
+        found = load_newest(self.run.checkpoints, self.objective, self.optimizer)
+        if found is not None:
+            self.step = found["step"]
+            self._interval = IntervalMean(found["extra"]["losses"])
         if self.compute.ranks.is_main:
-            self.run.metrics.rewind(self.step if found else -1)
+            self.run.metrics.rewind(self.step if found is not None else -1)
         self.compute.wait_for_ranks()
 
     def fit(self) -> Outcome:
         """Train to the last step, or until a signal asks to stop; either way everything is saved.
 
-        Raises TrainingError when a loss or gradient is not finite.
+        Raises TrainingError when a loss or gradient is not finite, or memory runs out.
         """
         is_main = self.compute.ranks.is_main
         progress = TrainingProgress(self.config.max_steps, self.step, enabled=is_main)
         with progress, StopRequest() as stop:
-            if self.step == 0:
-                self._validate(progress)
-            stopped_by = self._train(progress, stop)
+            try:
+                stopped_by = self._train(progress, stop)
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"step {self.step}: out of GPU memory ({error}). What was saved is kept; try a "
+                    "smaller --micro-batch or --checkpoint-blocks"
+                ) from error
             self._save()
         return Outcome(self.step, stopped_by)
 
@@ -220,7 +228,9 @@ class Trainer:
         on_gpu = self.compute.device.type == "cuda"
         loader = build_loader(self.train_set, batches, n_workers=self.n_workers, pin_memory=on_gpu)
         micro_batches = iter(loader)
-        interval = IntervalMean()
+        if self._is_validation_missing() and not self._validate(progress, stop):
+            return stop.signal or Signals.SIGTERM
+        self._interval.restart_clock()
         while self.step < config.max_steps:
             codes = [
                 next(micro_batches).to(self.compute.device, non_blocking=True)
@@ -231,26 +241,35 @@ class Trainer:
                 return stop.signal or Signals.SIGTERM
             loss, grad_norm = self._update(codes, weight)
             self.step += 1
-            interval.add(loss, config.batch_tokens)
-            last = self.step == config.max_steps
-            validating = last or self.step % config.eval_every == 0
-            saving = self.step % config.save_every == 0 and not last
+            self._interval.add(loss, config.batch_tokens)
+            saving = self.step % config.save_every == 0 and self.step < config.max_steps
+            validating = self._is_validation_step()
             # What is logged depends on the step alone, so a resumed run logs the same rows.
-            if validating or saving or self.step % config.log_every == 0:
-                self._log(progress, interval, grad_norm)
-            if validating:
-                self._validate(progress)
-                interval.restart_clock()
+            if validating or self.step % config.log_every == 0:
+                self._log(progress, grad_norm)
+            if validating and not self._validate(progress, stop):
+                return stop.signal or Signals.SIGTERM
             if saving:
                 self._save()
-                interval.restart_clock()
+            if validating or saving:
+                self._interval.restart_clock()
             progress.advanced(self.step)
         return None
+
+    def _is_validation_step(self) -> bool:
+        return self.step % self.config.eval_every == 0 or self.step == self.config.max_steps
+
+    def _is_validation_missing(self) -> bool:
+        """Whether this step's validation is due and not in the metrics yet, as at the start."""
+        rows = self.run.metrics.rows() if self.compute.ranks.is_main else []
+        there = any(row["step"] == self.step and row["split"] == Split.VALID for row in rows)
+        missing = self.compute.ranks.is_main and not there
+        return self._is_validation_step() and self.compute.any_rank(missing)
 
     def _batches(self) -> BatchRanges:
         return BatchRanges(
             batch_size=self.config.batch_size(self.train_set.index.config.seq_len),
-            micro_batch_size=self.config.micro_batch,
+            micro_batch_size=self.micro_batch,
             first_batch=self.step,
             last_batch=self.config.max_steps,
             rank=self.compute.ranks.rank,
@@ -310,6 +329,8 @@ class Trainer:
                 },
             )
         first = self.train_set.describe(samples[:1])[0]
+        # Rank 0 writes; the others must not end the run under its hands.
+        self.compute.wait_for_ranks()
         raise TrainingError(
             f"step {self.step}: loss {loss}, gradient norm {norm}. The weights were not changed by "
             f"this batch and are saved; its {len(samples)} windows, from {first} on, are listed in "
@@ -317,8 +338,8 @@ class Trainer:
             "--warmup-fraction usually helps"
         )
 
-    def _log(self, progress: TrainingProgress, interval: IntervalMean, grad_norm: float) -> None:
-        loss, tokens_per_s = interval.take()
+    def _log(self, progress: TrainingProgress, grad_norm: float) -> None:
+        loss, tokens_per_s = self._interval.take()
         row = {
             "split": "train",
             "step": self.step,
@@ -336,8 +357,19 @@ class Trainer:
         self._append(row)
         progress.trained(row)
 
-    def _validate(self, progress: TrainingProgress) -> None:
-        loss, targets = self.evaluate(self.valid_set)
+    def _validate(self, progress: TrainingProgress, stop: StopRequest) -> bool:
+        """Validate and log; False, with nothing logged, if a rank was told to stop meanwhile."""
+        result = evaluate(
+            self.objective,
+            self.valid_set,
+            self.compute,
+            eval_tokens=self.config.eval_tokens,
+            micro_batch=self.micro_batch,
+            stop=stop,
+        )
+        if result is None:
+            return False
+        loss, targets = result
         row = {
             "split": "valid",
             "step": self.step,
@@ -351,23 +383,7 @@ class Trainer:
         progress.validated(row)
         if self.compute.ranks.is_main:
             write_report(self.run.path)
-
-    @torch.no_grad()
-    def evaluate(self, dataset: WindowDataset) -> tuple[float, int]:
-        """Mean loss in nats over every base of the evaluation windows, and how many there were."""
-        samples = evaluation_samples(dataset, self.config.eval_tokens)
-        ranks = self.compute.ranks
-        mine = samples[ranks.rank :: ranks.world_size]
-        totals = torch.zeros(2, dtype=torch.float64, device=self.compute.device)
-        self.objective.eval()
-        for first in range(0, len(mine), self.config.micro_batch):
-            codes = dataset[mine[first : first + self.config.micro_batch]]
-            with self.compute.autocast():
-                loss_sum, count = self.objective(codes.to(self.compute.device))
-            totals += torch.stack([loss_sum, count]).double()
-        self.objective.train()
-        loss, count = self.compute.sum_over_ranks(totals).tolist()
-        return loss / max(1.0, count), int(count)
+        return True
 
     def _append(self, row: dict[str, Any]) -> None:
         if self.compute.ranks.is_main:
@@ -377,7 +393,6 @@ class Trainer:
         if self.compute.ranks.is_main:
             self._write_checkpoint()
             self.model.save_pretrained(self.run.model)
-            logger.debug("step %s: saved to %s", self.step, self.run.checkpoints)
         self.compute.wait_for_ranks()
 
     def _write_checkpoint(self) -> None:
@@ -387,6 +402,7 @@ class Trainer:
             self.objective,
             self.optimizer,
             keep=self.config.keep_checkpoints,
+            extra={"losses": self._interval.losses},
         )
 
 

@@ -71,6 +71,7 @@ def start(*arguments: str, cache: Path, launcher: tuple[str, ...] = ()) -> subpr
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 

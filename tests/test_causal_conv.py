@@ -103,6 +103,14 @@ def test_causal_conv1d_state_shorter_than_the_kernel_starts_with_zeros():
     assert state[0, :, 0].tolist() == [0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("d_conv", [1, 4])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_causal_conv1d_state_does_not_keep_the_inputs_alive(d_conv, reverse):
+    operands = draw_operands(seq_len=1000, d_conv=d_conv)
+    _, state = causal_conv1d(**operands, return_last_state=True, reverse=reverse)
+    assert state.untyped_storage().nbytes() == state.numel() * state.element_size()
+
+
 def test_causal_conv1d_computes_bf16_in_float32():
     operands = {name: t.detach() for name, t in draw_operands(dtype=torch.bfloat16).items()}
     widened = {name: tensor.float() for name, tensor in operands.items()}

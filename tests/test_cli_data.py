@@ -10,6 +10,11 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+
+from dnamamba import __version__
+from dnamamba.cli.main import cli, main
+from dnamamba.data_prep.genome import open_genome
+from dnamamba.errors import InputError
 from genomes import (
     as_read,
     fasta_text,
@@ -22,11 +27,6 @@ from genomes import (
     write_gzip,
     write_store,
 )
-
-from dnamamba import __version__
-from dnamamba.cli.main import cli, main
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 

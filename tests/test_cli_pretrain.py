@@ -1,5 +1,6 @@
 """`dnamamba pretrain` as a user types it: processes of its own, signals, ranks, mistakes."""
 
+import os
 import random
 import signal
 import time
@@ -8,7 +9,6 @@ from unittest import mock
 import pytest
 import torch
 from click.testing import CliRunner
-from runs import TINY_OPTIONS, run, start, write_store
 
 from dnamamba import pretraining
 from dnamamba.cli.main import cli
@@ -16,6 +16,7 @@ from dnamamba.metrics import MetricsFile
 from dnamamba.models import DnaModel
 from dnamamba.run_folder import RunFolder
 from dnamamba.training import Outcome
+from runs import TINY_OPTIONS, run, start, write_store
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def command(folder, out, *more):
-    steps = ["--steps", "60", "--save-every", "5", "--log-every", "5", "--eval-every", "30"]
+    steps = ["--steps", "200", "--save-every", "5", "--log-every", "5", "--eval-every", "100"]
     return ["pretrain", str(folder / "tiny.h5"), *TINY_OPTIONS, *steps, "--out", str(out), *more]
 
 
@@ -48,14 +49,15 @@ def timeless(run_folder):
     ]
 
 
-def wait_for_step(path, step, process):
-    """Until metrics.jsonl has a row of this step, or the process is gone."""
-    deadline = time.monotonic() + 60
+def wait_for_new_row(path, rows_before, process):
+    """Until this process has added a row to metrics.jsonl (or is gone); returns the last step."""
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         rows = MetricsFile(path / "metrics.jsonl").rows()
-        if rows and rows[-1]["step"] >= step:
-            return
-        time.sleep(0.01)
+        if rows and rows != rows_before:
+            return rows[-1]["step"]
+        time.sleep(0.005)
+    return None
 
 
 def test_a_run_tells_what_it_does_and_what_came_out(undisturbed):
@@ -63,43 +65,54 @@ def test_a_run_tells_what_it_does_and_what_came_out(undisturbed):
     assert "Validation: " in out
     assert "order-3 Markov model" in out
     assert str(run_folder.path / "report.html") in out
-    assert "step 60/60: train" in err
+    assert "step 200/200: train" in err
     assert "selective_scan on cpu: auto takes 'chunked'" in err
     assert "Traceback" not in err
     assert "Warning" not in err
 
 
-def test_sigterm_saves_stops_with_143_and_resumes_exactly(folder, undisturbed, tmp_path):
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_sigterm_to_all_processes_saves_and_resumes_exactly(folder, undisturbed, tmp_path, workers):
+    """Schedulers signal the whole group, loader workers included."""
     out = tmp_path / "run"
-    process = start(*command(folder, out), cache=folder)
-    wait_for_step(out, 10, process)
-    process.send_signal(signal.SIGTERM)
+    process = start(*command(folder, out, "--workers", workers), cache=folder)
+    wait_for_new_row(out, [], process)
+    os.killpg(process.pid, signal.SIGTERM)
     printed, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     assert f"continue with: dnamamba pretrain --resume {out}" in printed
+    assert "Traceback" not in err
     code, _, err = run("pretrain", "--resume", str(out), "--workers", "1", cache=folder)
     assert code == 0, err
-    resumed = weights(RunFolder.open(out))
+    resumed = RunFolder.open(out)
     for name, tensor in weights(undisturbed[0]).items():
-        assert torch.equal(tensor, resumed[name]), name
+        assert torch.equal(tensor, weights(resumed)[name]), name
+    assert timeless(resumed) == timeless(undisturbed[0])
 
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(folder, undisturbed, tmp_path):
-    """kill -9 and --resume, again and again; the run ends as the undisturbed one, bit for bit."""
+    """kill -9 and --resume, again and again; the run ends as the undisturbed one, bit for bit.
+
+    Every kill hits a process that has trained: it waits for a row this process has written.
+    """
     moments = random.Random(0)
     out = tmp_path / "run"
-    process = start(*command(folder, out), cache=folder)
-    for kill in range(20):
-        # At least one new row each time, so that the run gets somewhere.
-        wait_for_step(out, min(50, 5 * (kill // 2) + 1), process)
-        time.sleep(moments.random() * 0.3)
+    arguments = command(folder, out)
+    steps = []
+    for _ in range(20):
+        before = MetricsFile(out / "metrics.jsonl").rows()
+        process = start(*arguments, cache=folder)
+        steps.append(wait_for_new_row(out, before, process))
+        time.sleep(moments.random() * 0.1)
         process.kill()
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
         workers = str(moments.choice([0, 1, 2]))
-        process = start("pretrain", "--resume", str(out), "--workers", workers, cache=folder)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+        arguments = ["pretrain", "--resume", str(out), "--workers", workers]
+    assert len(set(steps)) > 5
+    code, _, err = run(*arguments, cache=folder)
+    assert code == 0, err
     resumed = RunFolder.open(out)
     for name, tensor in weights(undisturbed[0]).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
@@ -129,6 +142,22 @@ def test_dry_run_prints_the_plan_and_writes_nothing(folder, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_mistakes_in_a_forced_run_leave_the_old_one_alone(folder, undisturbed):
+    old = undisturbed[0].path
+    code, _, err = run(*command(folder, old, "--force", "--micro-batch", "3"), cache=folder)
+    assert code == 1
+    assert "do not divide a batch of 4" in err
+    assert (old / "model" / "model.safetensors").exists()
+
+
+def test_training_that_diverges_ends_with_a_sentence(folder, tmp_path):
+    arguments = ["--learning-rate", "1e30", "--warmup-fraction", "0", "--grad-clip", "0"]
+    code, _, err = run(*command(folder, tmp_path / "run", *arguments), cache=folder)
+    assert code == 1
+    assert "The weights were not changed by this batch and are saved" in err
+    assert "Traceback" not in err
+
+
 def test_a_second_run_into_the_same_folder_is_refused(folder, undisturbed):
     code, _, err = run(*command(folder, undisturbed[0].path), cache=folder)
     assert code == 1
@@ -145,6 +174,10 @@ def test_a_second_run_into_the_same_folder_is_refused(folder, undisturbed):
         (["--windows", "mamba"], 1, "the mamba rule lays windows on the rows of a BED"),
         (["--device", "gpu"], 1, "auto, cpu, cuda or cuda:N, got 'gpu'"),
         (["--steps", "0"], 1, "max_steps is at least 1, got 0"),
+        (["--workers", "-1"], 1, "workers is 0 or more, got -1"),
+        (["--seed", "-1"], 1, "seed is 0 or more"),
+        (["--valid-fraction", "0.1", "--valid-contigs", "chr1"], 2, "have no meaning: leave them"),
+        (["--micro-batch", "3"], 1, "do not divide a batch of 8"),
         (["--resume", "run", "--steps", "5"], 2, "leave out --steps"),
         (["--resume", "nowhere"], 1, "no run in nowhere"),
         (["--batch-tokens", "1000"], 1, "not a multiple of seq_len"),
@@ -169,7 +202,7 @@ def test_options_become_exactly_these_settings(folder, tmp_path):
     assert keywords == {"force": False}
     assert options == pretraining.RunOptions(device="cpu", micro_batch=2)
     assert config.genome == (str(folder / "tiny.h5"),)
-    assert config.train.max_steps == 60
+    assert config.train.max_steps == 200
     assert config.train.softmask_weight == 0.5
     assert config.data.windows.seq_len == 64
     assert config.data.windows.max_n_fraction == 0.0

@@ -36,10 +36,10 @@ LAYERS = {
             "checkpoint",
             "stopping",
         ),
-        *("metrics", "markov", "progress", "run_folder", "report"),
+        *("metrics", "markov", "progress", "run_folder", "report", "report_style"),
     },
     "uses": {
-        *("training", "pretraining", "planning", "doctor"),
+        *("evaluation", "training", "pretraining", "planning", "doctor"),
         *("classification", "embedding", "scaling", "generation", "scoring"),
     },
     "command line": {"cli", "__main__"},

@@ -8,12 +8,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
-    random_sequence,
-    write_fasta,
-    write_store,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +20,12 @@ from dnamamba.data_prep.store import FORMAT, FORMAT_VERSION
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.tokenizer import VOCABULARY
+from genomes import (
+    own_cache_folder,  # noqa: F401 (a fixture)
+    random_sequence,
+    write_fasta,
+    write_store,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = {"chr1": random_sequence(6000, 1, "ACGTacgtN"), "chr2": random_sequence(900, 2)}

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from golden import Golden, assert_close, load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -27,6 +26,7 @@ from dnamamba.models import (
     preset_names,
 )
 from dnamamba.tokenizer import encode, token_ids
+from golden import Golden, assert_close, load_golden
 
 TINY = ModelConfig(d_model=8, n_layers=2, mixer=MambaConfig(d_state=4))
 

@@ -39,3 +39,11 @@ def test_interval_mean_starts_over_after_each_row():
     assert tokens_per_s > 0
     interval.add(5.0, 10)
     assert interval.take()[0] == 5.0
+
+
+def test_an_interval_begun_before_a_restart_is_finished_after_it():
+    begun = IntervalMean()
+    begun.add(1.0, 10)
+    resumed = IntervalMean(begun.losses)
+    resumed.add(3.0, 10)
+    assert resumed.take()[0] == 2.0

@@ -17,7 +17,7 @@ def test_json_files_round_trip_and_leave_nothing_behind(tmp_path):
 
 def test_an_existing_run_is_kept_unless_forced(tmp_path):
     run = RunFolder.create(tmp_path / "run")
-    run.write_json("config", {})
+    run.write_json("config", {"format_version": 1, "train": {}})
     run.metrics.append({"step": 1})
     with pytest.raises(InputError, match="holds a run already: continue it with --resume"):
         RunFolder.create(run.path)
@@ -38,3 +38,18 @@ def test_opening_what_is_not_a_run(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="is not valid JSON"):
         RunFolder.open(tmp_path).read_json("config")
+
+
+def test_a_config_of_another_project_is_not_a_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"name": "theirs"}')
+    (tmp_path / "model").mkdir()
+    with pytest.raises(InputError, match="a folder with other files in it"):
+        RunFolder.create(tmp_path, force=True)
+    assert (tmp_path / "model").exists()
+
+
+def test_json_that_is_not_an_object_is_damaged(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    (run.path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="is damaged: expected a JSON object"):
+        run.read_json("config")

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from golden import Golden, assert_close, load_golden
 from torch import Tensor
 
 from dnamamba.kernels import backend as backend_module
 from dnamamba.kernels import selective_scan
 from dnamamba.kernels.scan import chunked, op, reference
 from dnamamba.kernels.scan.segments import CPU_LIMITS, GPU_LIMITS, Limits, plan_segments
+from golden import Golden, assert_close, load_golden
 
 BACKENDS = ("reference", "chunked")
 

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from genomes import LETTERS, as_read
-from golden import load_golden_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
@@ -21,6 +19,8 @@ from dnamamba.tokenizer import (
     reverse_complement,
     token_ids,
 )
+from genomes import LETTERS, as_read
+from golden import load_golden_json
 
 anything = st.text(st.sampled_from(LETTERS))
 known_letters = st.text(st.sampled_from("ACGTNacgtn"))

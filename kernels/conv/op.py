@@ -71,11 +71,14 @@ def _check(
 
 
 def _last_inputs(x: Tensor, count: int, initial_state: Tensor | None) -> Tensor:
-    """The last `count` of all inputs so far, zeros before the first."""
+    """The last `count` of all inputs so far, zeros before the first.
+
+    A copy: a view would keep all of x alive for as long as the state is.
+    """
     missing = max(0, count - x.shape[1])
     tail = x[:, x.shape[1] - (count - missing) :]
     if not missing:
-        return tail
+        return tail.clone()
     if initial_state is None:
         initial_state = x.new_zeros(x.shape[0], count, x.shape[2])
     return torch.cat([initial_state[:, count - missing :].to(x.dtype), tail], 1)
