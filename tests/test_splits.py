@@ -79,6 +79,8 @@ def test_a_name_means_the_contig_in_every_genome():
     assert match_contigs(["chr1"], APES) == {"human/chr1", "gorilla/chr1"}
     assert match_contigs(["human/chr1"], APES) == {"human/chr1"}
     assert match_contigs(["human/*"], APES) == {"human/chr1", "human/chr2"}
+    assert match_contigs(["chr*"], APES) == set(APES)
+    assert match_contigs(["*/chr1"], APES) == {"human/chr1", "gorilla/chr1"}
     assert match_contigs([], APES) == set()
 
 

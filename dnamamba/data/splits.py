@@ -91,8 +91,8 @@ def _by_contig(config: SplitConfig, contigs: Mapping[str, int]) -> Splits:
 def match_contigs(patterns: Sequence[str], contigs: Mapping[str, int]) -> set[str]:
     """Contigs meant by names and `*` patterns.
 
-    A name also stands for `<genome>/<name>` of every genome, as contigs are called where several
-    genomes share names. Raises InputError for a pattern that means none.
+    A name or pattern also stands for `<genome>/<name>` of every genome, as contigs are called
+    where several genomes share names. Raises InputError for a pattern that means none.
     """
     found: set[str] = set()
     for pattern in patterns:
@@ -101,6 +101,8 @@ def match_contigs(patterns: Sequence[str], contigs: Mapping[str, int]) -> set[st
             matched = set(fnmatch.filter(contigs, pattern))
         if not matched:
             matched = {name for name in contigs if name.endswith(f"/{pattern}")}
+        if not matched:
+            matched = set(fnmatch.filter(contigs, f"*/{pattern}"))
         if not matched:
             raise InputError(f"no contig is named {pattern!r}; the genome has {_some(contigs)}")
         found |= matched
