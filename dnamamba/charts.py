@@ -90,13 +90,18 @@ def thinned(points: Sequence[Point]) -> Sequence[Point]:
     return [*points[:-1:stride], *points[-1:]]
 
 
+def smoothing_reach(points: Sequence[Any]) -> int:
+    """How many neighbours on each side count; 0 where there are too few points to smooth."""
+    return len(points) // 40
+
+
 def smoothed(points: Sequence[Point]) -> list[Point]:
     """The mean of each point's neighbours, a twentieth of all points.
 
     The fall at the start is averaged evenly, fewer points the steeper; the end looks back only.
     """
     sums = list(accumulate((y for _, y in points), initial=0.0))
-    reach = len(points) // 40
+    reach = smoothing_reach(points)
     smooth = []
     for i, (x, _) in enumerate(points):
         first, last = i - min(reach, i), min(i + min(reach, i) + 1, len(points))

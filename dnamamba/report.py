@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dnamamba.charts import Frame, Point, escape, scale_of, smoothed, ticks
+from dnamamba.charts import Frame, Point, escape, scale_of, smoothed, smoothing_reach, ticks
 from dnamamba.errors import InputError
 from dnamamba.metrics import MetricsFile
 from dnamamba.report_style import STYLE
@@ -300,10 +300,13 @@ def _loss_figure(run: _Run) -> str:
     wide = Frame(880, 400, (30, 190, 42, 52), *_loss_ranges(run))
     narrow = Frame(380, 330, (30, 84, 42, 44), *_loss_ranges(run))
     training = "training (weighted)" if _is_weighted(run) else "training"
+    named = [("smooth", training), ("valid", "validation")]
+    if smoothing_reach(run.train):
+        named = [("raw", training), ("smooth", "smoothed"), ("valid", "validation")]
     key = "".join(
         f'<span><svg class="key" viewBox="0 0 24 10"><line class="{style}" x1="1" y1="5" x2="23" '
         f'y2="5"/></svg> {name}</span>'
-        for style, name in (("raw", training), ("smooth", "smoothed"), ("valid", "validation"))
+        for style, name in named
     )
     return (
         f'<h2>Loss, bits per base</h2><figure><figcaption class="keys">{key}</figcaption>'
@@ -352,8 +355,10 @@ def _loss_chart(run: _Run, frame: Frame, style: str) -> str:
         label_y = max(label_y + 15, frame.y(bits) + 4)
         text = f"{long} {bits:.4f}" if style == "wide" else short
         parts.append(frame.text(frame.width - frame.margins[1] + 6, label_y, text, "start"))
-    curves = frame.line(train, "raw") + frame.line(smoothed(train), "smooth")
-    parts.append(frame.clipped(curves + frame.line(valid, "valid")))
+    curves = frame.line(smoothed(train), "smooth") + frame.line(valid, "valid")
+    if smoothing_reach(train):
+        curves = frame.line(train, "raw") + curves
+    parts.append(frame.clipped(curves))
     for row, (x, bits) in zip(run.valid, valid, strict=True):
         if frame.y_range[0] <= bits <= frame.y_range[1]:
             spot = f'class="spot" cx="{frame.x(x):.1f}" cy="{frame.y(bits):.1f}" r="3.5"'

@@ -23,7 +23,7 @@ figure { margin: 0; } svg { display: block; width: 100%; height: auto; } .narrow
 text { font-size: 12px; fill: var(--quiet); }
 polyline, line, circle { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
 .grid { stroke: var(--rule); stroke-width: 1; }
-.raw { stroke: var(--blue); stroke-opacity: .3; stroke-width: 1; }
+.raw { stroke: var(--blue); stroke-opacity: .45; stroke-width: 1; }
 .smooth { stroke: var(--blue); stroke-width: 2; } .valid { stroke: var(--orange); }
 .spot { fill: var(--orange); stroke: var(--paper); }
 .best { stroke: var(--green); stroke-dasharray: 8 4; }
@@ -33,6 +33,7 @@ polyline, line, circle { fill: none; stroke-width: 1.5; stroke-linejoin: round; 
 .key { display: inline; width: 24px; height: 10px; }
 .small { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 1rem;
   margin-top: 1.5rem; } .small figcaption { font-size: .85rem; }
+.small svg { max-width: 370px; }
 table { border-collapse: collapse; font-size: .9rem; margin-top: .5rem; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; font-weight: 400;
   border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }

@@ -190,6 +190,15 @@ def test_curves_stay_inside_their_drawing_from_left_to_right(whole_run: Path) ->
         assert len(xs) == 40
 
 
+def test_a_smoothed_curve_is_drawn_where_it_differs(tmp_path: Path, whole_run: Path) -> None:
+    few = [row("train", step, 1.95) for step in range(10, 210, 10)]
+    for folder, curves in ((make_run(tmp_path / "few", few), 0), (whole_run, 1)):
+        source = write_report(folder).read_text()
+        assert source.count('polyline class="raw"') == 2 * curves
+        assert source.count('polyline class="smooth"') == 5  # wide, narrow and three small ones
+        assert ("smoothed" in Page(source).text) == bool(curves)
+
+
 def test_a_long_run_stays_a_small_file(tmp_path: Path) -> None:
     rows = [row("train", step, 1.9 + 0.01 * math.sin(step)) for step in range(1, 20_001)]
     assert write_report(make_run(tmp_path, rows)).stat().st_size < 100_000
