@@ -67,11 +67,14 @@ def prepare(files: tuple[Path, ...], out: Path, force: bool) -> None:
     Example:
       dnamamba data prepare chr1.fa.gz chr2.fa.gz --out genome.h5
     """
-    from dnamamba.data_prep.store import prepare_store
+    from dnamamba.data_prep.facts import foreign_letters
+    from dnamamba.data_prep.store import GenomeStore, prepare_store
 
     done: list[int] = []
     prepare_store(files, out, force=force, on_contig=lambda _, length: done.append(length))
     click.echo(f"{out}: {len(done):,} contigs, {sum(done):,} bases, {out.stat().st_size:,} bytes")
+    if doubt := foreign_letters(GenomeStore(out).facts.values()):
+        click.echo(f"{out}: {doubt}", err=True)
     click.echo(f"Next: dnamamba pretrain {out}")
 
 

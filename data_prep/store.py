@@ -58,8 +58,9 @@ def prepare_store(
 
     on_contig: called with the name and length of each contig once it is written.
     The file appears under its name only when it is whole. An existing one is kept unless `force`.
-    Raises InputError for sources that cannot be read, for contig names that come twice, where `out`
-    is one of the sources, and where the disk has no room for the next contig.
+    Raises InputError for sources that cannot be read or are stores themselves, for contig names
+    that come twice, where `out` is one of the sources, and where the disk has no room for the next
+    contig.
     """
     if out.resolve() in [source.resolve() for source in sources]:
         raise InputError(
@@ -72,6 +73,11 @@ def prepare_store(
     if not sources:
         raise InputError("data prepare needs at least one FASTA file")
     for source in sources:
+        if compression_of(source) == "none" and is_store(source):
+            raise InputError(
+                f"{source} is HDF5, a store already if `dnamamba data prepare` made it: train on "
+                "it as it is. To join genomes, name the FASTA files"
+            )
         if compression_of(source) == "bgzf":
             refuse_truncated_bgzf(source)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -183,6 +183,15 @@ def test_prepare_replaces_a_store_only_with_force(tmp_path):
     assert read_all(open_genome([out])) == {"a": "GG"}
 
 
+def test_prepare_of_a_protein_asks_whether_it_is_dna(tmp_path):
+    protein, dna, out = tmp_path / "p.fa", tmp_path / "d.fa", tmp_path / "x.h5"
+    write_fasta(protein, {"p": "MKLVFEWQIP"})
+    write_fasta(dna, {"d": "ACGTNRYacg"})
+    warned = run("data", "prepare", protein, "--out", out).stderr
+    assert warned.startswith(f"{out}: 60% of the letters mean no base")
+    assert run("data", "prepare", dna, "--out", out, "--force").stderr == ""
+
+
 def test_the_installed_command_prepares_a_genome(tmp_path):
     """One real process, from the shell to the file."""
     source, out = write_fasta(tmp_path / "x.fa", {"a": "ACGTN"}), tmp_path / "x.h5"

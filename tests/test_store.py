@@ -209,6 +209,9 @@ def test_sources_are_checked_before_anything_is_written(tmp_path):
         prepare_store([sound, tmp_path / "nothing.fa"], tmp_path / "new" / "x.h5")
     with pytest.raises(InputError, match="got a folder"):
         prepare_store([sound, tmp_path], tmp_path / "new" / "x.h5")
+    store = write_store(tmp_path / "y.h5", {"y": "ACGT"})
+    with pytest.raises(InputError, match=r"y.h5 is HDF5, a store already .* train on it as it is"):
+        prepare_store([sound, store], tmp_path / "new" / "x.h5")
     assert not (tmp_path / "new").exists()
 
 
