@@ -29,7 +29,12 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that become TrainConfig; defaults that depend on the device are None here."""
     number = functools.partial(click.option, type=float, show_default=True)
     options = [
-        click.option("--steps", "max_steps", type=int, help="Optimiser steps. " + _by_device(0)),
+        click.option(
+            "--steps",
+            "max_steps",
+            type=click.IntRange(min=1),
+            help="Optimiser steps. " + _by_device(0),
+        ),
         click.option("--batch-tokens", type=SIZE, help="Tokens in a step. " + _by_device(1)),
         number("--learning-rate", default=8e-3, help="Peak of the schedule."),
         number("--min-learning-rate", default=1e-5, help="Where the cosine ends."),

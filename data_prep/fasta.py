@@ -40,7 +40,7 @@ def compression_of(path: Path) -> Compression:
 def open_existing(path: Path) -> BinaryIO:
     """Open for reading bytes; FileNotFoundError and folders get a sentence."""
     if path.is_dir():
-        raise InputError(f"expected a sequence file, got a folder: {path}")
+        raise InputError(f"expected a file, got a folder: {path}")
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
     return open(path, "rb")

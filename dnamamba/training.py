@@ -134,7 +134,8 @@ class TrainConfig:
         """Windows in an optimiser step."""
         if self.batch_tokens % seq_len:
             raise InputError(
-                f"batch_tokens ({self.batch_tokens:,}) is not a multiple of seq_len ({seq_len:,})"
+                f"batch_tokens ({self.batch_tokens:,}) is not a multiple of seq_len ({seq_len:,}): "
+                f"the next one is {-(-self.batch_tokens // seq_len) * seq_len:,}"
             )
         return self.batch_tokens // seq_len
 

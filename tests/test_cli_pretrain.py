@@ -173,7 +173,7 @@ def test_a_second_run_into_the_same_folder_is_refused(folder, undisturbed):
         (["--seq-len", "12x"], 2, "a size looks like 1024, 1_000_000, 450k or 1M"),
         (["--windows", "mamba"], 1, "the mamba rule lays windows on the rows of a BED"),
         (["--device", "gpu"], 1, "auto, cpu, cuda or cuda:N, got 'gpu'"),
-        (["--steps", "0"], 1, "max_steps is at least 1, got 0"),
+        (["--steps", "0"], 2, "'--steps': 0 is not in the range x>=1"),
         (["--workers", "-1"], 1, "workers is 0 or more, got -1"),
         (["--seed", "-1"], 1, "seed is 0 or more"),
         (["--valid-fraction", "0.1", "--valid-contigs", "chr1"], 2, "have no meaning: leave them"),

@@ -271,9 +271,9 @@ def test_a_name_that_lies_about_compression_is_refused(name, packed, tmp_path):
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         IndexedFasta(tmp_path / "nothing.fa")
-    with pytest.raises(InputError, match="expected a sequence file, got a folder"):
+    with pytest.raises(InputError, match="expected a file, got a folder"):
         IndexedFasta(tmp_path)
-    with pytest.raises(InputError, match="expected a sequence file, got a folder"):
+    with pytest.raises(InputError, match="expected a file, got a folder"):
         _streamed(tmp_path)
 
 

@@ -158,7 +158,7 @@ def test_what_cannot_be_opened(tmp_path):
         open_genome([])
     with pytest.raises(FileNotFoundError, match="no such file"):
         open_genome([tmp_path / "nothing.fa"])
-    with pytest.raises(InputError, match="expected a sequence file, got a folder"):
+    with pytest.raises(InputError, match="expected a file, got a folder"):
         open_genome([tmp_path])
     with pytest.raises(InputError, match="plain gzip, which cannot be read at random places"):
         open_genome([write_gzip(tmp_path / "x.fa.gz", ">a\nACGT\n")])
