@@ -255,6 +255,17 @@ def test_the_advice_for_validation_helps(splits, seq_len, advice):
         build_indexes(GENOME, config_of(seq_len, splits=splits))
 
 
+def test_a_bed_without_validation_on_these_contigs_is_said_to_be_so(tmp_path):
+    """As the split of a whole genome may be on one chromosome of it."""
+    bed = write_bed(tmp_path / "x.bed", [("chr1", 0, 900, "train"), ("chrX", 0, 900, "valid")])
+    with pytest.raises(InputError, match="the BED has no valid row on the contigs of this genome"):
+        build_indexes(GENOME, config_of(splits=SplitConfig(bed=str(bed))))
+    write_bed(bed, [("chr1", 0, 900, "train"), ("chr1", 1000, 1050, "valid")])
+    splits = SplitConfig(bed=str(bed))
+    with pytest.raises(InputError, match="use a shorter --seq-len, --edge pad, or a BED with"):
+        build_indexes(GENOME, config_of(splits=splits))
+
+
 def test_contigs_with_room_as_advised_are_divided():
     for splits, n_windows in ((SplitConfig(), 4), (SplitConfig(test_fraction=0), 2)):
         indexes = build_indexes(GENOME, config_of(5000 // n_windows, splits=splits))

@@ -197,6 +197,11 @@ def _require_windows(
 
 
 def _how_to_validate(config: SplitConfig, splits: Splits) -> str:
+    if config.bed is not None and not splits[Split.VALID]:
+        return (
+            "the BED has no valid row on the contigs of this genome; use one that has, or hold out "
+            "contigs with --valid-contigs instead"
+        )
     if config.bed is not None:
         return "use a shorter --seq-len, --edge pad, or a BED with other rows"
     if config.valid_contigs or config.test_contigs:
