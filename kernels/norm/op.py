@@ -99,14 +99,14 @@ def _check(
         raise ValueError("add_norm: kind 'rms' has no bias; leave it out or use kind 'layer'")
     if not eps > 0:
         raise ValueError(f"add_norm: eps is above 0, got {eps}")
-    row = tuple(x.shape[-1:])
-    operands = (("residual", residual, tuple(x.shape)), ("weight", weight, row), ("bias", bias, row))
-    for name, tensor, shape in operands:
+    shape, row = tuple(x.shape), tuple(x.shape[-1:])
+    operands = (("residual", residual, shape), ("weight", weight, row), ("bias", bias, row))
+    for name, tensor, expected in operands:
         if tensor is None:
             continue
-        if tensor.shape != shape or not tensor.is_floating_point():
+        if tensor.shape != expected or not tensor.is_floating_point():
             got = f"{tuple(tensor.shape)} {tensor.dtype}"
-            raise ValueError(f"add_norm: {name} must be {shape} and floating to fit x, got {got}")
+            raise ValueError(f"add_norm: {name} must be {expected} and floating to fit x, got {got}")
         if tensor.device != x.device:
             raise ValueError(
                 f"add_norm: {name} is on {tensor.device}, x on {x.device}; move one of them"
