@@ -61,8 +61,8 @@ def test_the_stream_may_have_the_blocks_dtype():
     [
         ({"x": torch.zeros(0, 8)}, r"x is \(..., D\), floating and not empty, got \(0, 8\)"),
         ({"x": torch.zeros(2, 8).long()}, "floating and not empty, got .* torch.int64"),
-        ({"residual": torch.zeros(1, 8)}, r"residual must be \(2, 8\) and floating to fit x, got"),
-        ({"weight": torch.zeros(7)}, r"weight must be \(8,\) and floating to fit x, got \(7,\)"),
+        ({"residual": torch.zeros(1, 8)}, r"residual must be \(2, 8\) and floating, got"),
+        ({"weight": torch.zeros(7)}, r"weight must be \(8,\) and floating, got \(7,\)"),
         ({"bias": torch.zeros(8)}, "'rms' has no bias; leave it out or use kind 'layer'"),
         ({"bias": torch.zeros(2, 8), "kind": "layer"}, r"bias must be \(8,\)"),
         ({"weight": torch.zeros(8, device="meta")}, "weight is on meta, x on cpu; move one"),

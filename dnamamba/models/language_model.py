@@ -35,6 +35,8 @@ class DnaModel(nn.Module):
     (mamba_ssm/models/mixer_seq_simple.py).
     """
 
+    _head_bias: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

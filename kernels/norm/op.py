@@ -106,7 +106,7 @@ def _check(
             continue
         if tensor.shape != expected or not tensor.is_floating_point():
             got = f"{tuple(tensor.shape)} {tensor.dtype}"
-            raise ValueError(f"add_norm: {name} must be {expected} and floating to fit x, got {got}")
+            raise ValueError(f"add_norm: {name} must be {expected} and floating, got {got}")
         if tensor.device != x.device:
             raise ValueError(
                 f"add_norm: {name} is on {tensor.device}, x on {x.device}; move one of them"
