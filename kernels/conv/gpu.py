@@ -40,22 +40,14 @@ def _load_row(rows, time, step, count, is_channel):
 
 
 @triton.jit
-def _load_weight(weight, lag: tl.constexpr, channel, is_channel, K: tl.constexpr):
-    return tl.load(weight + channel * K + (K - 1 - lag), mask=is_channel, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _load_weights(weight, channel, is_channel, K: tl.constexpr):
-    """By lag; those of lags the kernel does not have are never used. [BD] each"""
-    w0 = _load_weight(weight, 0, channel, is_channel, K)
-    w1, w2, w3 = w0, w0, w0
-    if K > 1:
-        w1 = _load_weight(weight, 1, channel, is_channel, K)
-    if K > 2:
-        w2 = _load_weight(weight, 2, channel, is_channel, K)
-    if K > 3:
-        w3 = _load_weight(weight, 3, channel, is_channel, K)
-    return w0, w1, w2, w3
+def _load_four(rows, newest, step, count, is_channel):
+    """Rows `newest` and the three before it, newest first. [BD] each"""
+    return (
+        _load_row(rows, newest, step, count, is_channel),
+        _load_row(rows, newest - 1, step, count, is_channel),
+        _load_row(rows, newest - 2, step, count, is_channel),
+        _load_row(rows, newest - 3, step, count, is_channel),
+    )
 
 
 @triton.jit
@@ -141,25 +133,19 @@ def _forward_kernel(
     out, out_step = _walk(out, out_batch, batch, channels, seq_len, channel, REVERSE)
     state += batch * (K - 1) * channels + channel
     last += batch * (K - 1) * channels + channel
-    w = _load_weights(weight, channel, is_channel, K)
+    w = _load_four(weight + channel * K, K - 1, 1, K, is_channel)  # by lag
     offset = _load_bias(bias, channel, is_channel, HAS_BIAS)
 
     # The inputs one, two and three steps before the first.
     start = chunk * chunk_steps
-    x1 = _load_row(x, start - 1, x_step, seq_len, is_channel)  # [BD]
-    x2 = _load_row(x, start - 2, x_step, seq_len, is_channel)
-    x3 = _load_row(x, start - 3, x_step, seq_len, is_channel)
+    x1, x2, x3, _ = _load_four(x, start - 1, x_step, seq_len, is_channel)  # [BD]
     if HAS_STATE:
-        x1 += _load_row(state, start + K - 2, channels, K - 1, is_channel)
-        x2 += _load_row(state, start + K - 3, channels, K - 1, is_channel)
-        x3 += _load_row(state, start + K - 4, channels, K - 1, is_channel)
+        s1, s2, s3, _ = _load_four(state, start + K - 2, channels, K - 1, is_channel)
+        x1, x2, x3 = x1 + s1, x2 + s2, x3 + s3
 
     for time in range(start, min(start + chunk_steps, seq_len), 4):
         # All four loads before the first store, which they could not pass.
-        a = _load_row(x, time, x_step, seq_len, is_channel)
-        b = _load_row(x, time + 1, x_step, seq_len, is_channel)
-        c = _load_row(x, time + 2, x_step, seq_len, is_channel)
-        d = _load_row(x, time + 3, x_step, seq_len, is_channel)
+        d, c, b, a = _load_four(x, time + 3, x_step, seq_len, is_channel)
         y = _activate(_weigh(offset, a, x1, x2, x3, w, K), SILU)
         _store_row(out, time, out_step, seq_len, is_channel, y)
         y = _activate(_weigh(offset, b, a, x1, x2, w, K), SILU)
@@ -196,20 +182,14 @@ def _backward_kernel(
     d_last += batch * (K - 1) * channels + channel
     d_state += batch * (K - 1) * channels + channel
     partials += any_chunk.to(tl.int64) * (K + 1) * channels + channel
-    w = _load_weights(weight, channel, is_channel, K)
+    w = _load_four(weight + channel * K, K - 1, 1, K, is_channel)  # by lag
     offset = _load_bias(bias, channel, is_channel, HAS_BIAS)
 
     # The chunk's last three inputs, newest first, and the gradients of the three sums after it.
     end = (chunk + 1) * chunk_steps
-    x1 = _load_row(x, end - 1, x_step, seq_len, is_channel)  # [BD]
-    x2 = _load_row(x, end - 2, x_step, seq_len, is_channel)
-    x3 = _load_row(x, end - 3, x_step, seq_len, is_channel)
-    a = _load_row(x, end, x_step, seq_len, is_channel)
-    b = _load_row(x, end + 1, x_step, seq_len, is_channel)
-    c = _load_row(x, end + 2, x_step, seq_len, is_channel)
-    g1 = _load_row(d_out, end, d_out_step, seq_len, is_channel)
-    g2 = _load_row(d_out, end + 1, d_out_step, seq_len, is_channel)
-    g3 = _load_row(d_out, end + 2, d_out_step, seq_len, is_channel)
+    x1, x2, x3, _ = _load_four(x, end - 1, x_step, seq_len, is_channel)  # [BD]
+    c, b, a, _ = _load_four(x, end + 2, x_step, seq_len, is_channel)
+    g3, g2, g1, _ = _load_four(d_out, end + 2, d_out_step, seq_len, is_channel)
     g1 = _through_activation(g1, _weigh(offset, a, x1, x2, x3, w, K), SILU)
     g2 = _through_activation(g2, _weigh(offset, b, a, x1, x2, w, K), SILU)
     g3 = _through_activation(g3, _weigh(offset, c, b, a, x1, w, K), SILU)
@@ -219,38 +199,24 @@ def _backward_kernel(
     d_w0, d_w1, d_w2, d_w3, d_bias = zeros, zeros, zeros, zeros, zeros
     for done in range(0, chunk_steps, 4):
         time = end - 4 - done
-        a = _load_row(x, time, x_step, seq_len, is_channel)
-        b = _load_row(x, time - 1, x_step, seq_len, is_channel)
-        c = _load_row(x, time - 2, x_step, seq_len, is_channel)
-        d = _load_row(x, time - 3, x_step, seq_len, is_channel)
-        e3 = _load_row(d_out, time + 3, d_out_step, seq_len, is_channel)
-        e2 = _load_row(d_out, time + 2, d_out_step, seq_len, is_channel)
-        e1 = _load_row(d_out, time + 1, d_out_step, seq_len, is_channel)
-        e0 = _load_row(d_out, time, d_out_step, seq_len, is_channel)
+        a, b, c, d = _load_four(x, time, x_step, seq_len, is_channel)
+        e3, e2, e1, e0 = _load_four(d_out, time + 3, d_out_step, seq_len, is_channel)
         if HAS_STATE:
-            b += _load_row(state, time + K - 2, channels, K - 1, is_channel)
-            c += _load_row(state, time + K - 3, channels, K - 1, is_channel)
-            d += _load_row(state, time + K - 4, channels, K - 1, is_channel)
+            s1, s2, s3, _ = _load_four(state, time + K - 2, channels, K - 1, is_channel)
+            b, c, d = b + s1, c + s2, d + s3
         if HAS_D_LAST:
-            row = time - seq_len + K - 1
-            f3 = _load_row(d_last, row + 3, channels, K - 1, is_channel)
-            f2 = _load_row(d_last, row + 2, channels, K - 1, is_channel)
-            f1 = _load_row(d_last, row + 1, channels, K - 1, is_channel)
-            f0 = _load_row(d_last, row, channels, K - 1, is_channel)
+            row = time + 3 - (seq_len - (K - 1))
+            f3, f2, f1, f0 = _load_four(d_last, row, channels, K - 1, is_channel)
 
         # From here on e is the gradient of the sum: its last three, newest first, are g.
         e3 = _through_activation(e3, _weigh(offset, x1, x2, x3, a, w, K), SILU)
         e2 = _through_activation(e2, _weigh(offset, x2, x3, a, b, w, K), SILU)
         e1 = _through_activation(e1, _weigh(offset, x3, a, b, c, w, K), SILU)
         e0 = _through_activation(e0, _weigh(offset, a, b, c, d, w, K), SILU)
-        v = _weigh(f3, e3, g1, g2, g3, w, K)
-        _store_row(d_x, time + 3, d_x_step, seq_len, is_channel, v)
-        v = _weigh(f2, e2, e3, g1, g2, w, K)
-        _store_row(d_x, time + 2, d_x_step, seq_len, is_channel, v)
-        v = _weigh(f1, e1, e2, e3, g1, w, K)
-        _store_row(d_x, time + 1, d_x_step, seq_len, is_channel, v)
-        v = _weigh(f0, e0, e1, e2, e3, w, K)
-        _store_row(d_x, time, d_x_step, seq_len, is_channel, v)
+        _store_row(d_x, time + 3, d_x_step, seq_len, is_channel, _weigh(f3, e3, g1, g2, g3, w, K))
+        _store_row(d_x, time + 2, d_x_step, seq_len, is_channel, _weigh(f2, e2, e3, g1, g2, w, K))
+        _store_row(d_x, time + 1, d_x_step, seq_len, is_channel, _weigh(f1, e1, e2, e3, g1, w, K))
+        _store_row(d_x, time, d_x_step, seq_len, is_channel, _weigh(f0, e0, e1, e2, e3, w, K))
 
         sums = (e3, e2, e1, e0)
         d_bias += e3 + e2 + e1 + e0
@@ -271,9 +237,7 @@ def _backward_kernel(
     if HAS_STATE and chunk == 0:
         # The inputs before the first, newest first: sums 0, 1 and 2 used them.
         if HAS_D_LAST:
-            f0 = _load_row(d_last, K - 2 - seq_len, channels, K - 1, is_channel)
-            f1 = _load_row(d_last, K - 3 - seq_len, channels, K - 1, is_channel)
-            f2 = _load_row(d_last, K - 4 - seq_len, channels, K - 1, is_channel)
+            f0, f1, f2, _ = _load_four(d_last, K - 2 - seq_len, channels, K - 1, is_channel)
         v = _weigh(f0, zeros, g1, g2, g3, w, K)
         _store_row(d_state, K - 2, channels, K - 1, is_channel, v)
         v = _weigh(f1, zeros, zeros, g1, g2, w, K)
@@ -284,13 +248,9 @@ def _backward_kernel(
 
 @torch.library.custom_op("dnamamba::causal_conv1d", mutates_args=())
 def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    has_silu: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
+    has_silu: bool, reverse: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The output (B, L, D) and the last state (B, K - 1, D)."""
     x, weight = _with_dense_rows(x), weight.contiguous()
     block = _block(x, FORWARD_BYTES // x.element_size())
@@ -306,29 +266,15 @@ def forward(
 
 
 @forward.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    has_silu: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     return _empty_outputs(x, weight)
 
 
 @torch.library.custom_op("dnamamba::causal_conv1d_backward", mutates_args=("d_x",))
 def backward(
-    d_x: Tensor,
-    d_out: Tensor,
-    d_last: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    has_silu: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    d_x: Tensor, d_out: Tensor, d_last: Tensor | None, x: Tensor, weight: Tensor,
+    bias: Tensor | None, state: Tensor | None, has_silu: bool, reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Write the gradient of x into d_x; return those of weight, bias and state.
 
     d_x: (B, L, D) with dense rows; it may be a view, such as half of a projection's gradient.
@@ -359,16 +305,9 @@ def backward(
 
 @backward.register_fake
 def _(
-    d_x: Tensor,
-    d_out: Tensor,
-    d_last: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    has_silu: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    d_x: Tensor, d_out: Tensor, d_last: Tensor | None, x: Tensor, weight: Tensor,
+    bias: Tensor | None, state: Tensor | None, *flags: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return _empty_gradients(weight, bias, state)
 
 

@@ -128,15 +128,9 @@ def forward(
 
 @forward.register_fake
 def _(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    eps: float,
-    is_rms: bool,
-    residual_dtype: torch.dtype,
-    out_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float,
+    is_rms: bool, residual_dtype: torch.dtype, out_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     return _empty_outputs(x, residual_dtype, out_dtype)
 
 
@@ -183,16 +177,9 @@ def backward(
 
 @backward.register_fake
 def _(
-    d_normed: Tensor,
-    d_total: Tensor | None,
-    total: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    eps: float,
-    is_rms: bool,
-    x_dtype: torch.dtype,
-    residual_dtype: torch.dtype | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_normed: Tensor, d_total: Tensor | None, total: Tensor, weight: Tensor, bias: Tensor | None,
+    eps: float, is_rms: bool, x_dtype: torch.dtype, residual_dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     return _empty_gradients(total, weight, bias, x_dtype, residual_dtype)
 
 
