@@ -15,16 +15,20 @@ def next_token_targets(codes: Tensor) -> Tensor:
     codes: uint8 (B, L). N, ambiguity letters, padding and special tokens are never predicted.
     """
     targets = (codes[:, 1:] & TOKEN_MASK).long()
-    is_base = (targets >= FIRST_BASE_ID) & (targets <= LAST_BASE_ID)
-    return targets.masked_fill(~is_base, IGNORED)
+    return targets.masked_fill_(~_is_base(codes[:, 1:]), IGNORED)
 
 
 def target_weights(codes: Tensor, softmask_weight: float = 1.0) -> Tensor:
     """How much each target counts, float32 (B, L - 1): 1, `softmask_weight` for a soft-masked
     (lower-case, repeat) base, 0 where nothing is predicted."""
-    counted = (next_token_targets(codes) != IGNORED).float()
+    counted = _is_base(codes[:, 1:]).float()
     masked = (codes[:, 1:] & SOFT_MASK_BIT) != 0
     return torch.where(masked, counted * softmask_weight, counted)
+
+
+def _is_base(codes: Tensor) -> Tensor:
+    tokens = codes & TOKEN_MASK
+    return (tokens >= FIRST_BASE_ID) & (tokens <= LAST_BASE_ID)
 
 
 class Objective(nn.Module):
@@ -68,13 +72,16 @@ class NextToken(Objective):
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(codes & TOKEN_MASK, checkpoint_blocks=self.checkpoint_blocks)
         weights = self._weights(codes)
+        # A target for the last position too, one that is ignored: without its logits the others
+        # would be copied here and padded again in the backward.
+        targets = functional.pad(next_token_targets(codes), (0, 1), value=IGNORED)
         losses = functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(),
-            next_token_targets(codes).flatten(),
+            logits.flatten(0, 1).float(),
+            targets.flatten(),
             ignore_index=IGNORED,
             reduction="none",
         )
-        return (losses * weights.flatten()).sum(), weights.sum()
+        return (losses.view_as(codes)[:, :-1] * weights).sum(), weights.sum()
 
     def _weights(self, codes: Tensor) -> Tensor:
         return target_weights(codes, self.softmask_weight if self.training else 1.0)

@@ -1,10 +1,13 @@
 """Which implementation an op runs on, and why: the one place that decides."""
 
+import functools
+import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 logger = logging.getLogger("dnamamba.kernels")
@@ -52,6 +55,25 @@ def resolve_backend(
 def describe_choices() -> dict[str, list[str]]:
     """The backends this process has used so far, by op and device: for manifests and reports."""
     return {op: list(names) for op, names in _taken.items()}
+
+
+def refuse_triton(x: Tensor) -> str | None:
+    """Why Triton kernels cannot take a tensor, or None if they can."""
+    if x.device.type != "cuda":
+        return f"it needs a CUDA device, the tensors are on {x.device.type}"
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it takes float32, bfloat16 and float16, got {x.dtype}; use backend='reference'"
+    return _refuse_machine(x.device)
+
+
+@functools.cache
+def _refuse_machine(device: torch.device) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "it needs the package triton; pip install triton"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"Triton needs compute capability 8.0 or newer, this GPU has {major}.{minor}"
+    return None
 
 
 _taken: dict[str, list[str]] = {}

@@ -18,7 +18,10 @@ LayerStates = tuple[MambaState, ...]
 
 
 class Block(nn.Module):
-    """residual + mixer(norm(residual)), the residual stream in float32 if the config says so."""
+    """Add to the residual stream, norm, mix: the stream in float32 if the config says so.
+
+    The mixer's output is added where the next norm reads the stream: one pass over memory for both.
+    """
 
     def __init__(self, norm: RMSNorm, mixer: Mamba, residual_in_fp32: bool) -> None:
         super().__init__()
@@ -27,13 +30,20 @@ class Block(nn.Module):
         self.residual_in_fp32 = residual_in_fp32
 
     def forward(
-        self, residual: Tensor, state: MambaState | None = None, return_state: bool = False
-    ) -> tuple[Tensor, MambaState | None]:
-        """residual: (B, L, D). Returns the new residual and, if asked for, the mixer's state."""
-        mixed, state = self.mixer(self.norm(residual), state, return_state)
-        if not self.residual_in_fp32:
-            residual = residual.to(mixed.dtype)
-        return residual + mixed, state
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        state: MambaState | None = None,
+        return_state: bool = False,
+    ) -> tuple[Tensor, Tensor, MambaState | None]:
+        """x: (B, L, D), to be added to the stream; the stream itself where residual is None.
+
+        Returns what is to be added next, the stream without it and, if asked for, the mixer's
+        state.
+        """
+        normed, residual = self.norm(x, residual, self.residual_in_fp32)
+        mixed, state = self.mixer(normed, state, return_state)
+        return mixed, residual, state
 
 
 class Backbone(nn.Module):
@@ -45,6 +55,7 @@ class Backbone(nn.Module):
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         self.layers = nn.ModuleList(_build_block(config) for _ in range(config.n_layers))
         self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        self.residual_in_fp32 = config.residual_in_fp32
 
     def forward(
         self,
@@ -59,18 +70,20 @@ class Backbone(nn.Module):
         there. Returns the hidden states after the final norm and the blocks' states (none unless
         asked for).
         """
-        residual = self.embed(token_ids)
+        x, residual = self.embed(token_ids), None
         after: list[MambaState] = []
         for index, block in enumerate(self.layers):
-            args = (residual, None if states is None else states[index], return_states)
+            more = (None if states is None else states[index], return_states)
             # Wrapped at the call, so that parameter names do not depend on it.
             if checkpoint_blocks:
-                residual, state = checkpoint(block, *args, use_reentrant=False)
+                # Added here, so that one tensor a block is kept rather than two.
+                stream = self._add(x, residual)
+                x, residual, state = checkpoint(block, stream, None, *more, use_reentrant=False)
             else:
-                residual, state = block(*args)
+                x, residual, state = block(x, residual, *more)
             if state is not None:
                 after.append(state)
-        return self.norm_f(residual), tuple(after)
+        return self.norm_f(x, residual, self.residual_in_fp32)[0], tuple(after)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """The residual stream before the first block (B, L, D)."""
@@ -80,8 +93,16 @@ class Backbone(nn.Module):
         """The residual stream before the first block and after each, then the final norm."""
         hidden = [self.embed(token_ids)]
         for block in self.layers:
-            hidden.append(block(hidden[-1])[0])
-        return [*hidden, self.norm_f(hidden[-1])]
+            x, residual, _ = block(hidden[-1], None)
+            hidden.append(self._add(x, residual))
+        dtype = torch.promote_types(hidden[-1].dtype, torch.float32)
+        return [*hidden, self.norm_f(hidden[-1], out_dtype=dtype)[0]]
+
+    def _add(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """The residual stream with x, as the norms add it up."""
+        if residual is None:
+            return x
+        return residual + x if self.residual_in_fp32 else residual.to(x.dtype) + x
 
 
 def _build_block(config: ModelConfig) -> Block:

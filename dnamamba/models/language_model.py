@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
@@ -34,6 +35,8 @@ class DnaModel(nn.Module):
     (mamba_ssm/models/mixer_seq_simple.py).
     """
 
+    _head_bias: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -41,8 +44,10 @@ class DnaModel(nn.Module):
         self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
-        unused = torch.arange(config.padded_vocab_size) >= config.vocab_size
-        self.register_buffer("_unused_ids", unused, persistent=False)
+        # Added by the head's product itself: filling logits afterwards would copy them.
+        bias = torch.zeros(config.padded_vocab_size)
+        bias[config.vocab_size :] = -torch.inf
+        self.register_buffer("_head_bias", bias, persistent=False)
 
     def forward(
         self,
@@ -63,9 +68,7 @@ class DnaModel(nn.Module):
         """
         self._check(token_ids, state)
         hidden, after = self.backbone(token_ids, state, return_state, checkpoint_blocks)
-        logits = self.lm_head(hidden)
-        if self.config.vocab_size < self.config.padded_vocab_size:
-            logits = logits.masked_fill(self._unused_ids, -torch.inf)
+        logits = functional.linear(hidden, self.lm_head.weight, self._head_bias)
         return (logits, after) if return_state else logits
 
     def hidden_states(self, token_ids: Tensor) -> list[Tensor]:

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dnamamba.kernels import add_norm
+
 
 class TokenEmbedding(nn.Embedding):
     """nn.Embedding for a vocabulary of a few tokens.
@@ -34,7 +36,7 @@ class _Lookup(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in at least float32.
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, of the residual stream with x added.
 
     Source: Zhang and Sennrich 2019 (arXiv 1910.07467).
     """
@@ -44,6 +46,22 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return nn.functional.rms_norm(x.to(dtype), x.shape[-1:], self.weight, self.eps)
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        residual_in_fp32: bool = True,
+        out_dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """x: (B, L, D). residual: the stream so far; None where x is the stream.
+
+        Returns what is normed, in `out_dtype` or that of autocast's products, and the stream.
+        """
+        return add_norm(
+            x,
+            residual,
+            self.weight,
+            eps=self.eps,
+            residual_in_fp32=residual_in_fp32,
+            out_dtype=out_dtype,
+        )

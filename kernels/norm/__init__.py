@@ -1,0 +1,1 @@
+"""Residual addition and norm in one op: op.py."""
