@@ -21,12 +21,14 @@ class Backend:
     run: the function; every backend of an op has the same signature.
     refuse: called with the op's tensors; why it cannot take them and what to do, or None if it can.
     is_fused: False for plain PyTorch, which `auto` says is slow.
+    is_automatic: False for one that runs only when asked for by name, being new.
     """
 
     name: str
     run: Callable[..., Any]
     refuse: Callable[..., str | None]
     is_fused: bool
+    is_automatic: bool = True
 
 
 def resolve_backend(
@@ -38,7 +40,7 @@ def resolve_backend(
     RuntimeError for an explicit request that cannot be met: nothing is swapped silently.
     """
     if requested == "auto":
-        backend = next(b for b in backends if b.refuse(*tensors) is None)
+        backend = next(b for b in backends if b.is_automatic and b.refuse(*tensors) is None)
     else:
         backend = _find(op, requested, backends)
         reason = backend.refuse(*tensors)

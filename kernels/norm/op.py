@@ -31,9 +31,11 @@ def _refuse_nothing(x: Tensor) -> str | None:
     return None
 
 
-# Fastest first: `auto` takes the first that can.
+# Fastest first: `auto` takes the first that can and is automatic.
 BACKENDS = (
-    Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
+    Backend(
+        name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True, is_automatic=False
+    ),
     Backend(name="reference", run=reference.add_norm, refuse=_refuse_nothing, is_fused=False),
 )
 

@@ -3,23 +3,41 @@
 Shape letters: B batch, L seq_len, D channels, N states, G groups. Capital A, B, C, D are tensors.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, resolve_backend
+from dnamamba.kernels.backend import Backend, refuse_triton, resolve_backend
 from dnamamba.kernels.scan import chunked, reference
 
 
-def _refuse_complex(u: Tensor, A: Tensor) -> str | None:
+def _run_triton(*args: Any) -> Any:
+    # Imported on first use: triton is not installed everywhere.
+    from dnamamba.kernels.scan import gpu
+
+    return gpu.selective_scan(*args)
+
+
+def _refuse_triton(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
+    if B.dim() == 2 or C.dim() == 2 or B.shape != C.shape:
+        return "B and C must vary in time, in the same groups; use backend='chunked'"
+    return _refuse_complex(u, A, B, C) or refuse_triton(u)
+
+
+def _refuse_complex(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
     return "A is complex; use backend='reference'" if A.is_complex() else None
 
 
-def _refuse_nothing(u: Tensor, A: Tensor) -> str | None:
+def _refuse_nothing(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
     return None
 
 
-# Fastest first: `auto` takes the first that can.
+# Fastest first: `auto` takes the first that can and is automatic.
 BACKENDS = (
+    Backend(
+        name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True, is_automatic=False
+    ),
     Backend(name="chunked", run=chunked.selective_scan, refuse=_refuse_complex, is_fused=False),
     Backend(name="reference", run=reference.selective_scan, refuse=_refuse_nothing, is_fused=False),
 )
@@ -54,7 +72,8 @@ def selective_scan(
     return_last_state: return (out, last state) rather than out.
     reverse: run from the last step to the first; the initial state then comes before step L - 1
     and the last state is that of step 0.
-    backend: "auto", "chunked" (plain PyTorch, real A) or "reference" (the loop that defines it).
+    backend: "auto", "chunked" (plain PyTorch, real A), "reference" (the loop that defines it) or
+    "triton" (CUDA; real A, B and C that vary in time; new, so `auto` does not take it yet).
 
     Returns out (B, L, D) in u's dtype and, if asked for, the last state (B, D, N). Everything is
     computed in float32, or float64 if u is, and the state stays in it. Differentiable (once) in
@@ -72,7 +91,7 @@ def selective_scan(
     _check_shapes(u, delta, A, D, z, delta_bias, initial_state)
     _check_weights("B", B, u, A)
     _check_weights("C", C, u, A)
-    run = resolve_backend("selective_scan", backend, BACKENDS, u, A).run
+    run = resolve_backend("selective_scan", backend, BACKENDS, u, A, B, C).run
     # Autocast would round the states to bf16 wherever a product looks like a matmul.
     with torch.autocast(u.device.type, enabled=False):
         return run(

@@ -1,0 +1,219 @@
+"""The selective scan's Triton kernels against the definition in float64."""
+
+import pytest
+import torch
+
+from dnamamba.kernels import selective_scan
+from dnamamba.kernels.scan import reference
+from triton_cases import (
+    BFLOAT16,
+    DEVICE,
+    FLOAT32,
+    TRITON_TEST,
+    Draw,
+    Named,
+    assert_all_close,
+    assert_identical,
+    outputs_and_gradients,
+    poisoned_memory,
+)
+
+gpu = pytest.importorskip("dnamamba.kernels.scan.gpu", reason="needs triton", exc_type=ImportError)
+
+pytestmark = TRITON_TEST
+
+OPTIONS = {"delta_softplus": True, "return_last_state": True}
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Chunks of 8 steps, so that short sequences have several."""
+    monkeypatch.setattr(gpu, "SHORTEST_CHUNK", 8)
+
+
+def draw_operands(
+    batch: int,
+    seq_len: int,
+    channels: int,
+    d_state: int = 16,
+    groups: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Named:
+    """delta is drawn so that dt runs from 1e-2 to several; z is a half of a projection's output."""
+    draw = Draw(seed=seq_len, dtype=dtype)
+    weights = (batch, seq_len) + (() if groups is None else (groups,)) + (d_state,)
+    return {
+        "u": draw(batch, seq_len, channels),
+        "delta": draw(batch, seq_len, channels) - 1,
+        "A": -draw(channels, d_state, dtype=torch.float32).exp(),
+        "B": draw(*weights),
+        "C": draw(*weights),
+        "D": draw(channels, dtype=torch.float32),
+        "z": draw(batch, seq_len, 2 * channels)[..., channels:],
+        "delta_bias": draw(channels, dtype=torch.float32),
+        "initial_state": draw(batch, channels, d_state, dtype=torch.float32),
+    }
+
+
+def check(operands: Named, tolerance: dict[str, float], **options: object) -> None:
+    options = {**OPTIONS, **options}
+    found = outputs_and_gradients(gpu.selective_scan, operands, **options)
+    expected = outputs_and_gradients(
+        reference.selective_scan, operands, dtype=torch.float64, **options
+    )
+    assert_all_close(found, expected, **tolerance)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("batch", "seq_len", "channels"),
+    [(1, 1, 1), (2, 2, 3), (1, 4, 33), (1, 8, 3), (1, 9, 31), (1, 20, 1), (2, 23, 3)],
+)
+def test_every_length_in_both_directions(batch, seq_len, channels, reverse, short_chunks):
+    check(draw_operands(batch, seq_len, channels), FLOAT32, reverse=reverse)
+
+
+@pytest.mark.parametrize("d_state", [1, 2, 5, 17, 64])
+def test_every_number_of_states(d_state):
+    check(draw_operands(1, 5, 2, d_state), FLOAT32)
+
+
+@pytest.mark.parametrize(("groups", "channels"), [(1, 4), (2, 6), (2, 66), (3, 3)])
+def test_groups_of_weights(groups, channels):
+    check(draw_operands(1, 5, channels, groups=groups), FLOAT32)
+
+
+@pytest.mark.parametrize(
+    "without",
+    [("D",), ("z",), ("delta_bias",), ("D", "z", "delta_bias", "initial_state")],
+    ids=" ".join,
+)
+def test_without_what_is_optional(without, short_chunks):
+    check({**draw_operands(1, 10, 3), **dict.fromkeys(without)}, FLOAT32)
+
+
+def test_without_softplus():
+    operands = draw_operands(1, 6, 3)
+    operands["delta"] = operands["delta"].exp()
+    operands["delta_bias"] = operands["delta_bias"].abs()
+    check(operands, FLOAT32, delta_softplus=False)
+
+
+def test_extreme_steps(short_chunks):
+    """dt from 1e-9, where log(1 + e) alone would be 0, to 60, where every state is forgotten."""
+    operands = draw_operands(1, 24, 3)
+    operands["delta_bias"] = None
+    operands["delta"] = torch.linspace(-20, 60, 72, device=DEVICE).view(1, 24, 3)
+    check(operands, FLOAT32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_operands(dtype, short_chunks):
+    check(draw_operands(2, 18, 3, dtype=dtype), BFLOAT16)
+
+
+def test_programs_in_several_launches(monkeypatch, short_chunks):
+    """The backward's marks within a memory that holds those of two programs, then of one."""
+    operands = draw_operands(1, 9, 128)
+    together = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
+    for programs in (2, 1):
+        monkeypatch.setattr(gpu, "MARKS_BYTES", programs * 3 * 2048)
+        assert gpu._plan_for(operands["u"], torch.empty(1, 9, 1, 32)).n_slots == programs
+        assert_identical(outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS), together)
+
+
+def test_runs_are_identical(short_chunks):
+    operands = draw_operands(1, 19, 5)
+    first = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
+    assert_identical(outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS), first)
+
+
+def test_a_sequence_goes_on_from_its_state():
+    operands = draw_operands(1, 12, 3)
+    whole, last = gpu.selective_scan(**operands, **OPTIONS)
+    timed = ("u", "delta", "B", "C", "z")
+    halves, state = [], operands["initial_state"]
+    for times in (slice(0, 5), slice(5, 12)):
+        part = {name: operands[name][:, times] for name in timed}
+        out, state = gpu.selective_scan(**{**operands, **part, "initial_state": state}, **OPTIONS)
+        halves.append(out)
+    torch.testing.assert_close(torch.cat(halves, 1), whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(state, last, rtol=1e-5, atol=1e-6)
+
+
+def test_operators_pass_torchs_own_checks():
+    operands = draw_operands(1, 6, 3)
+    packed = [
+        operands["u"], operands["delta"], gpu.pack_lanes(operands["A"], 1),
+        gpu.pack_weights(operands["B"], operands["C"]), operands["D"], operands["z"],
+        operands["delta_bias"], gpu.pack_lanes(operands["initial_state"], 1),
+    ]  # fmt: skip
+    for tensor in packed:
+        tensor.requires_grad_()
+    with poisoned_memory():
+        torch.library.opcheck(gpu.forward, (*packed, True, False, torch.float32))
+        _, last_state, entries, dt_sums = gpu.forward(*packed, True, False, torch.float32)
+        u, *given, _ = packed
+        torch.library.opcheck(
+            gpu.backward,
+            (Draw()(1, 6, 3), last_state, u, *given, entries, dt_sums, True, False),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+
+
+@pytest.mark.parametrize(("batch", "seq_len", "channels"), [(1, 1, 1), (1, 1 << 20, 512)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_plan_covers_every_step_and_channel_once(batch, seq_len, channels, groups):
+    channels *= groups
+    plan = gpu.make_plan(batch, seq_len, channels, groups, 132)
+    assert plan.n_programs * gpu.LANES >= channels
+    assert (plan.n_chunks - 1) * plan.chunk < seq_len <= plan.n_chunks * plan.chunk
+    assert plan.chunk % gpu.STEPS == 0
+    assert plan.n_programs % plan.rows == plan.n_slots % plan.rows == 0
+
+
+def test_plan_has_one_chunk_where_sequences_fill_the_gpu():
+    assert gpu.make_plan(1024, 1024, 4096, 1, 132).n_chunks == 1
+    assert gpu.make_plan(1, 1 << 20, 512, 1, 132).n_chunks > 1000
+
+
+def test_packing_is_undone_by_unpacking():
+    x = Draw()(2, 66, 5)
+    packed = gpu.pack_lanes(x, 2)
+    assert packed.shape == (2, 4, 16, 32)
+    assert torch.equal(gpu.unpack_lanes(packed, 2, 33, 5), x)
+
+
+def test_the_cpu_is_refused_by_name():
+    operands = {name: x.cpu() for name, x in draw_operands(1, 2, 3).items() if x is not None}
+    with pytest.raises(RuntimeError, match="'triton' cannot run this: it needs a CUDA device"):
+        selective_scan(**operands, backend="triton")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seq_len", [63, 64, 65, 1000, 4097, 131_072])
+@pytest.mark.parametrize("channels", [1, 3, 96, 512])
+def test_long_sequences_on_the_device(seq_len, channels):
+    operands = draw_operands(1, seq_len, channels)
+    found = outputs_and_gradients(selective_scan, operands, backend="triton", **OPTIONS)
+    expected = outputs_and_gradients(
+        selective_scan, operands, dtype=torch.float64, backend="chunked", **OPTIONS
+    )
+    # Sums over time of as many terms as there are steps.
+    assert_all_close(found, expected, rtol=2e-6, atol=2e-5)
+
+
+@pytest.mark.gpu
+def test_more_than_two_to_the_31_elements_agree_with_their_chunks():
+    operands = draw_operands(1, 4_200_000, 512, dtype=torch.bfloat16)
+    whole = selective_scan(**operands, delta_softplus=True, backend="triton")
+    state, outs = operands["initial_state"], []
+    for start in range(0, 4_200_000, 1_400_000):
+        times = slice(start, start + 1_400_000)
+        part = {name: operands[name][:, times] for name in ("u", "delta", "B", "C", "z")}
+        out, state = selective_scan(
+            **{**operands, **part, "initial_state": state}, **OPTIONS, backend="triton"
+        )
+        outs.append(out)
+    for start, out in zip(range(0, 4_200_000, 1_400_000), outs, strict=True):
+        torch.testing.assert_close(whole[:, start : start + 1_400_000], out, rtol=2**-7, atol=1e-3)
