@@ -7,19 +7,20 @@ import torch
 from torch import Tensor
 
 from dnamamba.kernels.backend import Backend, resolve_backend
-from dnamamba.kernels.scan import chunked, reference
+from dnamamba.kernels.scan import chunked, cpu, reference
 
 
-def _refuse_complex(u: Tensor, A: Tensor) -> str | None:
+def _refuse_complex(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
     return "A is complex; use backend='reference'" if A.is_complex() else None
 
 
-def _refuse_nothing(u: Tensor, A: Tensor) -> str | None:
+def _refuse_nothing(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
     return None
 
 
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
+    Backend(name="cpu", run=cpu.selective_scan, refuse=cpu.refuse, is_fused=True),
     Backend(name="chunked", run=chunked.selective_scan, refuse=_refuse_complex, is_fused=False),
     Backend(name="reference", run=reference.selective_scan, refuse=_refuse_nothing, is_fused=False),
 )
@@ -72,7 +73,7 @@ def selective_scan(
     _check_shapes(u, delta, A, D, z, delta_bias, initial_state)
     _check_weights("B", B, u, A)
     _check_weights("C", C, u, A)
-    run = resolve_backend("selective_scan", backend, BACKENDS, u, A).run
+    run = resolve_backend("selective_scan", backend, BACKENDS, u, A, B, C).run
     # Autocast would round the states to bf16 wherever a product looks like a matmul.
     with torch.autocast(u.device.type, enabled=False):
         return run(
