@@ -34,9 +34,8 @@ def exp2_of_product(e: Emitter, x: Value, y: Value) -> Value:
 
 
 def exp_of_negative(e: Emitter, x: Value) -> Value:
-    """e^-x, the argument limited to what gives normal numbers."""
-    x = e.minimum(e.maximum(x, -87.0), 87.0)
-    return exp2_of_product(e, x, e.number(-LOG2_E))
+    """e^-x; that of less than -87 is e^87, as float32 does not hold much more."""
+    return exp2_of_product(e, e.maximum(x, -87.0), e.number(-LOG2_E))
 
 
 def sigmoid(e: Emitter, x: Value) -> Value:

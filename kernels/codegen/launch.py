@@ -10,22 +10,55 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dnamamba.kernels.codegen.compiler import Kernel
+from dnamamba.kernels.codegen.emitter import FLOAT_BYTES
 
 NEXT_TASK, N_TASKS = "next_task", "n_tasks"
 
 
-def launch(kernel: Kernel, n_tasks: int, arguments: Mapping[str, int]) -> None:
+class Arguments:
+    """Names and values of a kernel's arguments; keeps the tensors alive that they point into."""
+
+    def __init__(self, reverse: bool, **values: int) -> None:
+        self.values = values
+        self._reverse = reverse
+        self._alive: list[Tensor] = []
+
+    def add(self, **tensors: Tensor | None) -> None:
+        """Tensors that are read or written as they lie."""
+        for name, tensor in tensors.items():
+            self.values[name] = 0 if tensor is None else tensor.data_ptr()
+            self._alive += [] if tensor is None else [tensor]
+
+    def add_rows(self, **tensors: Tensor | None) -> None:
+        """float32 tensors (B, L, ...), see `tensors.Rows`; in reverse walked from the last row."""
+        for name, tensor in tensors.items():
+            self.add(**{name: tensor})
+            batch_stride, step = (0, 0) if tensor is None else tensor.stride()[:2]
+            if tensor is not None and self._reverse:
+                self.values[name] += FLOAT_BYTES * (tensor.shape[1] - 1) * step
+                step = -step
+            self.values |= {f"{name}_batch": batch_stride, f"{name}_step": step}
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """In float32, as it is where the last axis is contiguous, else a copy."""
+    x = x.float()
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def launch(kernel: Kernel, n_tasks: int, arguments: Arguments) -> None:
     """Run all tasks of a kernel; returns when they are done."""
     taken = ctypes.c_int64(0)
-    values = {**arguments, NEXT_TASK: ctypes.addressof(taken), N_TASKS: n_tasks}
+    values = {**arguments.values, NEXT_TASK: ctypes.addressof(taken), N_TASKS: n_tasks}
     packed = (ctypes.c_int64 * len(kernel.arguments))(*(values[n] for n in kernel.arguments))
     n_threads = min(torch.get_num_threads(), n_tasks)
     if n_threads == 1:

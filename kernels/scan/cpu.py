@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from dnamamba.kernels.codegen.compiler import Kernel, compile_kernel, find_host, why_no_host
 from dnamamba.kernels.codegen.functions import LOG2_E
-from dnamamba.kernels.codegen.launch import launch
+from dnamamba.kernels.codegen.launch import Arguments, channels_last, launch
 from dnamamba.kernels.scan.chunked import match_groups
 from dnamamba.kernels.scan.cpu_backward import write_backward
 from dnamamba.kernels.scan.cpu_forward import CHUNK, Variant, write_forward
@@ -57,14 +57,15 @@ def selective_scan(
     B, C = match_groups(B, C)
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     # Autograd rounds the gradients back to the operands' dtypes.
-    widened = [None if x is None else x.float() for x in tensors]
+    widened = [None if x is None else channels_last(x) for x in tensors]
     out, last_state = _CpuScan.apply(*widened, delta_softplus, reverse)
     out = out.to(u.dtype)
     return (out, last_state) if return_last_state else out
 
 
 @functools.cache
-def _kernel(variant: Variant, is_backward: bool) -> Kernel:
+def compiled(variant: Variant, is_backward: bool) -> Kernel:
+    """The kernel of a variant, made on its first use in this process."""
     write = write_backward if is_backward else write_forward
     return compile_kernel(write(variant), find_host())
 
@@ -100,8 +101,7 @@ class _CpuScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        tensors: list[Any] = [_lay_out(x) for x in args[:-2]]
-        inputs, delta_softplus, reverse = _Inputs(*tensors), *args[-2:]
+        inputs, delta_softplus, reverse = _Inputs(*args[:-2]), *args[-2:]
         variant = inputs.variant(delta_softplus)
         call = _Call(inputs, variant, reverse, keeps=any(ctx.needs_input_grad))
         out, last_state = torch.empty(inputs.u.shape), torch.empty(call.state_shape)
@@ -109,7 +109,7 @@ class _CpuScan(torch.autograd.Function):
         call.add_rows(out=out)
         call.add(initial=initial, last=last_state)
         call.values["initial_batch"] = initial.stride(0)
-        launch(_kernel(variant, False), call.batch * call.blocks, call.values)
+        launch(compiled(variant, False), call.batch * call.blocks, call)
         ctx.save_for_backward(*inputs, call.states)
         ctx.variant, ctx.reverse = variant, reverse
         return out, last_state.transpose(1, 2).contiguous()
@@ -122,15 +122,15 @@ class _CpuScan(torch.autograd.Function):
         call = _Call(inputs, variant, ctx.reverse, keeps=True, states=states)
         d_u, d_delta = torch.empty(inputs.u.shape), torch.empty(inputs.u.shape)
         d_z = None if inputs.z is None else torch.empty(inputs.u.shape)
-        call.add_rows(d_out=_lay_out(d_out), d_u=d_u, d_delta=d_delta, d_z=d_z)
+        call.add_rows(d_out=channels_last(d_out), d_u=d_u, d_delta=d_delta, d_z=d_z)
         d_B, d_C = call.add_partial_sums("d_B"), call.add_partial_sums("d_C")
         d_last = _states_first(d_last_state, call)
         d_initial, d_A = torch.empty(call.state_shape), torch.empty(call.state_shape)
         d_D, d_bias = (torch.empty(call.batch, call.channels) for _ in range(2))
         call.add(d_last=d_last, d_initial=d_initial, d_A=d_A, d_D=d_D, d_delta_bias=d_bias)
         call.values["d_last_batch"] = d_last.stride(0)
-        n_tasks = call.batch * call.groups * call.values["n_parts"]
-        launch(_kernel(variant, True), n_tasks, call.values)
+        n_tasks = call.batch * call.groups * call.n_parts
+        launch(compiled(variant, True), n_tasks, call)
         return (
             d_u,
             d_delta,
@@ -146,13 +146,12 @@ class _CpuScan(torch.autograd.Function):
         )
 
 
-class _Call:
-    """The arguments of one launch, and the tensors they point into."""
+class _Call(Arguments):
+    """The arguments that forward and backward share."""
 
     def __init__(
         self, inputs: _Inputs, v: Variant, reverse: bool, keeps: bool, states: Tensor | None = None
     ) -> None:
-        self.reverse = reverse
         self.batch, self.seq_len, self.channels = inputs.u.shape
         self.groups, d_state = inputs.B.shape[2], v.d_state
         width = self.channels // self.groups
@@ -160,52 +159,37 @@ class _Call:
         self.blocks = self.groups * group_blocks
         self.state_shape = (self.batch, d_state, self.channels)
         n_chunks = -(-self.seq_len // CHUNK)
-        kept = n_chunks + 1 if keeps else 1
         if states is None:
+            kept = n_chunks + 1 if keeps else 1
             states = torch.empty(self.batch, self.blocks, kept, d_state, v.lanes)
         self.states = states
-        n_parts = min(group_blocks, max(1, -(-TASKS // (self.batch * self.groups))))
+        n_parts = min(group_blocks, max(1, TASKS // (self.batch * self.groups)))
         part_blocks = -(-group_blocks // n_parts)
-        self.values = {
-            "seq_len": self.seq_len,
-            "n_chunks": n_chunks,
-            "n_channels": self.channels,
-            "group_width": width,
-            "group_blocks": group_blocks,
-            "n_parts": -(-group_blocks // part_blocks),
-            "part_blocks": part_blocks,
-            "states_chunk": states.stride(2) if keeps else 0,
-            "states_block": states.stride(1),
-        }
-        self._alive: list[Tensor] = []
+        self.n_parts = -(-group_blocks // part_blocks)
+        super().__init__(
+            reverse,
+            seq_len=self.seq_len,
+            n_chunks=n_chunks,
+            n_channels=self.channels,
+            group_width=width,
+            group_blocks=group_blocks,
+            n_parts=self.n_parts,
+            part_blocks=part_blocks,
+            states_chunk=states.stride(2) if keeps else 0,
+            states_block=states.stride(1),
+            B_group=inputs.B.stride(2),
+            C_group=inputs.C.stride(2),
+        )
         A_log2e = (inputs.A.t() * LOG2_E).contiguous()
         extremes = torch.stack([A_log2e.amin(0), A_log2e.amax(0)])
         self.add(A_log2e=A_log2e, A_extremes=extremes, D=inputs.D, delta_bias=inputs.delta_bias)
         self.add(states=states)
-        self.add_rows(u=inputs.u, delta=inputs.delta, z=inputs.z)
-        self.add_rows(B=inputs.B, C=inputs.C)
-        self.values |= {"B_group": inputs.B.stride(2), "C_group": inputs.C.stride(2)}
-
-    def add(self, **tensors: Tensor | None) -> None:
-        """Tensors that are read or written as they lie."""
-        for name, tensor in tensors.items():
-            self.values[name] = 0 if tensor is None else tensor.data_ptr()
-            self._alive += [] if tensor is None else [tensor]
-
-    def add_rows(self, **tensors: Tensor | None) -> None:
-        """Tensors (B, L, ...); in reverse their rows are walked from the last."""
-        for name, tensor in tensors.items():
-            self.add(**{name: tensor})
-            batch_stride, step = (0, 0) if tensor is None else tensor.stride()[:2]
-            if tensor is not None and self.reverse:
-                self.values[name] += 4 * (self.seq_len - 1) * step
-                step = -step
-            self.values |= {f"{name}_batch": batch_stride, f"{name}_step": step}
+        self.add_rows(u=inputs.u, delta=inputs.delta, z=inputs.z, B=inputs.B, C=inputs.C)
 
     def add_partial_sums(self, name: str) -> Tensor:
         """Room for a weight's gradient (B, L, G, N), once for each part of a group's channels."""
-        batch, groups, d_state = self.batch, self.groups, self.state_shape[1]
-        sums = torch.empty(self.values["n_parts"], batch, self.seq_len, groups, d_state)
+        d_state = self.state_shape[1]
+        sums = torch.empty(self.n_parts, self.batch, self.seq_len, self.groups, d_state)
         self.add_rows(**{name: sums[0]})
         self.values |= {f"{name}_part": sums.stride(0), f"{name}_group": sums.stride(3)}
         return sums
@@ -220,8 +204,3 @@ def _states_first(state: Tensor | None, call: _Call) -> Tensor:
     if state is None:
         return torch.zeros(1, *call.state_shape[1:]).expand(call.state_shape)
     return state.transpose(1, 2).contiguous()
-
-
-def _lay_out(x: Tensor | None) -> Tensor | None:
-    """As it is where the last axis is contiguous, else a copy."""
-    return x if x is None or x.stride(-1) == 1 else x.contiguous()

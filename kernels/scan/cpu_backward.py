@@ -16,18 +16,15 @@ from dnamamba.kernels.codegen.functions import (
     total,
 )
 from dnamamba.kernels.codegen.launch import N_TASKS, NEXT_TASK
+from dnamamba.kernels.codegen.tensors import Rows, Scratch, per_step, prefetch
 from dnamamba.kernels.scan.cpu_forward import (
     CHUNK,
     GEOMETRY,
     INPUTS,
     Block,
     Chunk,
-    Rows,
-    Scratch,
     Variant,
     chunk_steps,
-    per_step,
-    prefetch,
 )
 
 BACKWARD_ARGUMENTS = [

@@ -19,6 +19,7 @@ from dnamamba.kernels.codegen.functions import (
     total,
 )
 from dnamamba.kernels.codegen.launch import N_TASKS, NEXT_TASK
+from dnamamba.kernels.codegen.tensors import Rows, Scratch, per_step, prefetch
 
 CHUNK = 16
 """Steps between two states that the forward keeps."""
@@ -42,43 +43,11 @@ class Variant:
         return [range(n, min(n + size, self.d_state)) for n in range(0, self.d_state, size)]
 
 
-def per_step(*names: str) -> list[str]:
-    return [f"{name}{suffix}" for name in names for suffix in ("", "_batch", "_step")]
-
-
 GEOMETRY = [NEXT_TASK, N_TASKS, "seq_len", "n_chunks", "n_channels", "group_width"]
 GEOMETRY += ["group_blocks", "n_parts", "part_blocks"]
 INPUTS = per_step("u", "delta", "z", "B", "C") + ["B_group", "C_group"]
 INPUTS += ["A_log2e", "A_extremes", "D", "delta_bias", "states", "states_chunk", "states_block"]
 FORWARD_ARGUMENTS = [*GEOMETRY, *INPUTS, "initial", "initial_batch", "last", *per_step("out")]
-
-
-class Scratch:
-    """Vectors in memory that a chunk's passes share."""
-
-    def __init__(self, e: Emitter, count: int) -> None:
-        self._e, self._start = e, e.reserve(e.vector, count)
-
-    def at(self, index: Value | int) -> Value:
-        return self._e.offset(self._start, index * self._e.lanes)
-
-    def get(self, index: Value | int) -> Value:
-        return self._e.load(self.at(index))
-
-    def set(self, index: Value | int, vector: Value) -> None:
-        self._e.store(vector, self.at(index))
-
-
-class Rows:
-    """One tensor (B, L, ...): where the row of a step begins, for one batch entry."""
-
-    def __init__(self, e: Emitter, name: str, batch: Value, column: Value) -> None:
-        self.e, self._step = e, e.argument(f"{name}_step")
-        start = batch * e.argument(f"{name}_batch") + column
-        self._start = e.offset(e.argument(name, POINTER), start)
-
-    def at(self, step: Value) -> Value:
-        return self.e.offset(self._start, step * self._step)
 
 
 class Block:
@@ -160,16 +129,6 @@ class Chunk:
         dt_u = e.select(e.is_less(exponent, 127.0), dt * u, e.number(float("nan")))
         self.dt.set(i, dt)
         self.dt_u.set(i, dt_u)
-
-
-def prefetch(streams: list[Rows | None], step: Value) -> None:
-    """Ask for a row of the chunk after this one: rows lie too far apart for the CPU to guess.
-
-    Without it a pass over more than the caches hold takes twice as long.
-    """
-    for rows in streams:
-        if rows is not None:
-            rows.e.prefetch(rows.at(step))
 
 
 def chunk_steps(e: Emitter, chunk: Value) -> tuple[Value, Value]:
