@@ -38,12 +38,15 @@ class Arguments:
             self.values[name] = 0 if tensor is None else tensor.data_ptr()
             self._alive += [] if tensor is None else [tensor]
 
-    def add_rows(self, **tensors: Tensor | None) -> None:
-        """float32 tensors (B, L, ...), see `tensors.Rows`; in reverse walked from the last row."""
+    def add_rows(self, in_time: bool = True, **tensors: Tensor | None) -> None:
+        """float32 tensors (B, L, ...), see `tensors.Rows`.
+
+        in_time: in reverse, the kernel's first row is the tensor's last.
+        """
         for name, tensor in tensors.items():
             self.add(**{name: tensor})
             batch_stride, step = (0, 0) if tensor is None else tensor.stride()[:2]
-            if tensor is not None and self._reverse:
+            if tensor is not None and self._reverse and in_time:
                 self.values[name] += FLOAT_BYTES * (tensor.shape[1] - 1) * step
                 step = -step
             self.values |= {f"{name}_batch": batch_stride, f"{name}_step": step}

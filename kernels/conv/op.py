@@ -1,14 +1,24 @@
 """`causal_conv1d`: the short depthwise convolution of Mamba and Hyena, channels last.
 
-K multiply-adds of shifted views: on CPUs faster than transposing for `conv1d`, and the same code
-runs on any device. Shape letters: B batch, L seq_len, D channels, K d_conv.
+Check, choose a backend, call. Shape letters: B batch, L seq_len, D channels, K d_conv.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from dnamamba.kernels.backend import Backend, resolve_backend
+from dnamamba.kernels.conv import cpu, reference
+
+
+def _refuse_nothing(x: Tensor, weight: Tensor) -> str | None:
+    return None
+
+
+# Fastest first: `auto` takes the first that can.
+BACKENDS = (
+    Backend(name="cpu", run=cpu.causal_conv1d, refuse=cpu.refuse, is_fused=True),
+    Backend(name="reference", run=reference.causal_conv1d, refuse=_refuse_nothing, is_fused=False),
+)
 
 
 def causal_conv1d(
@@ -19,6 +29,7 @@ def causal_conv1d(
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
     reverse: bool = False,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y_t = sum over k of weight[:, k] x_{t - K + 1 + k} (+ bias), then the activation.
 
@@ -29,19 +40,21 @@ def causal_conv1d(
     reverse: anti-causal, as if time were flipped: step t sees x_t ... x_{t + K - 1}. Both states
     are then in that order of time: the initial one holds x_{L + K - 2} ... x_L, the last one ends
     with x_0.
+    backend: "auto", "cpu" (fused, float32 and narrower) or "reference" (plain PyTorch).
 
     Returns y (B, L, D) in x's dtype, computed in float32 (float64 if x is). Differentiable (once)
-    in every tensor. Raises ValueError for operands that do not fit together.
+    in every tensor. Raises ValueError for operands that do not fit together, RuntimeError where
+    the backend named cannot take them.
 
     Source: Dao-AILab/causal-conv1d (there with L last).
     """
     _check(x, weight, bias, activation, initial_state)
-    if reverse:
-        x = x.flip(1)
-    out = _CausalConv.apply(x, weight.t(), bias, initial_state, activation == "silu")
-    if reverse:
-        out = out.flip(1)
-    return (out, _last_inputs(x, weight.shape[1] - 1, initial_state)) if return_last_state else out
+    run = resolve_backend("causal_conv1d", backend, BACKENDS, x, weight).run
+    with torch.autocast(x.device.type, enabled=False):
+        out = run(x, weight, bias, initial_state, activation == "silu", reverse)
+    if not return_last_state:
+        return out
+    return out, _last_inputs(x, weight.shape[1] - 1, initial_state, reverse)
 
 
 def _check(
@@ -70,94 +83,16 @@ def _check(
         )
 
 
-def _last_inputs(x: Tensor, count: int, initial_state: Tensor | None) -> Tensor:
+def _last_inputs(x: Tensor, count: int, initial_state: Tensor | None, reverse: bool) -> Tensor:
     """The last `count` of all inputs so far, zeros before the first.
 
     A copy: a view would keep all of x alive for as long as the state is.
     """
     missing = max(0, count - x.shape[1])
-    tail = x[:, x.shape[1] - (count - missing) :]
+    n_own = count - missing
+    tail = x[:, :n_own].flip(1) if reverse else x[:, x.shape[1] - n_own :]
     if not missing:
         return tail.clone()
     if initial_state is None:
         initial_state = x.new_zeros(x.shape[0], count, x.shape[2])
-    return torch.cat([initial_state[:, count - missing :].to(x.dtype), tail], 1)
-
-
-class _CausalConv(torch.autograd.Function):
-    """weight as (K, D), history as (B, K - 1, D). The backward makes the sum before SiLU again."""
-
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        x, weight, bias, history, has_silu = args
-        out = _convolve(x, weight, bias, history)
-        if has_silu:
-            out = torch.nn.functional.silu(out, inplace=True)
-        ctx.save_for_backward(x, weight, bias, history)
-        ctx.has_silu = has_silu
-        return out.to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, history = ctx.saved_tensors
-        dtype = _compute_dtype(x)
-        d_sum = d_out.to(dtype)
-        if ctx.has_silu:
-            total = _convolve(x, weight, bias, history)
-            args = (d_sum, total)
-            d_sum = torch.ops.aten.silu_backward.grad_input(
-                *args, grad_input=torch.empty_like(total)
-            )
-        d_x, d_weight, d_history = _transposed(d_sum, x.to(dtype), weight.to(dtype), history)
-        return (
-            d_x.to(x.dtype),
-            d_weight.to(weight.dtype),
-            None if bias is None else d_sum.sum((0, 1)).to(bias.dtype),
-            None if history is None else d_history.to(history.dtype),
-            None,
-        )
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, history: Tensor | None) -> Tensor:
-    dtype, seq_len, last = _compute_dtype(x), x.shape[1], weight.shape[0] - 1
-    x, weight = x.to(dtype), weight.to(dtype).contiguous()
-    out = x * weight[last] if bias is None else torch.addcmul(bias.to(dtype), x, weight[last])
-    for lag in range(1, last + 1):
-        tap, n_before = weight[last - lag], min(lag, seq_len)
-        out[:, n_before:].addcmul_(x[:, : seq_len - n_before], tap)
-        if history is not None:
-            before = history[:, last - lag : last - lag + n_before].to(dtype)
-            out[:, :n_before].addcmul_(before, tap)
-    return out
-
-
-def _transposed(
-    d_sum: Tensor, x: Tensor, weight: Tensor, history: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and history, given that of the sum."""
-    seq_len, last = x.shape[1], weight.shape[0] - 1
-    weight, scratch = weight.contiguous(), d_sum.new_empty(d_sum.numel())
-    d_x, d_weight = d_sum * weight[last], torch.empty_like(weight)
-    d_history = x.new_zeros(x.shape[0], last, x.shape[2])
-    d_weight[last] = _sum_products(d_sum, x, scratch)
-    for lag in range(1, last + 1):
-        tap, n_before = weight[last - lag], min(lag, seq_len)
-        later, now = d_sum[:, n_before:], x[:, : seq_len - n_before]
-        d_x[:, : seq_len - n_before].addcmul_(later, tap)
-        d_weight[last - lag] = _sum_products(later, now, scratch)
-        if history is not None:
-            times = slice(last - lag, last - lag + n_before)
-            d_history[:, times].addcmul_(d_sum[:, :n_before], tap)
-            d_weight[last - lag] += (d_sum[:, :n_before] * history[:, times]).sum((0, 1))
-    return d_x, d_weight, d_history
-
-
-def _sum_products(a: Tensor, b: Tensor, scratch: Tensor) -> Tensor:
-    """Sum of a * b over batch and time; a contiguous product sums several times faster."""
-    product = scratch[: a.numel()].view(a.shape)
-    return torch.mul(a, b, out=product).sum((0, 1))
+    return torch.cat([initial_state[:, n_own:].to(x.dtype), tail], 1)

@@ -190,7 +190,7 @@ class _Call(Arguments):
         """Room for a weight's gradient (B, L, G, N), once for each part of a group's channels."""
         d_state = self.state_shape[1]
         sums = torch.empty(self.n_parts, self.batch, self.seq_len, self.groups, d_state)
-        self.add_rows(**{name: sums[0]})
+        self.add_rows(in_time=True, **{name: sums[0]})
         self.values |= {f"{name}_part": sums.stride(0), f"{name}_group": sums.stride(3)}
         return sums
 
