@@ -63,7 +63,9 @@ def test_everything_is_well_on_this_machine(tmp_path):
 
 
 def test_every_backend_is_run_or_says_why_not(tmp_path, install):
-    refused = replace(backend_named("chunked"), name="fused", refuse=lambda *operands: "needs a GPU")
+    refused = replace(
+        backend_named("chunked"), name="fused", refuse=lambda *operands: "needs a GPU"
+    )
     install(refused, *op.BACKENDS)
     findings = examine("cpu", tmp_path)
     assert find(findings, "fused").detail == "not here: needs a GPU"

@@ -18,6 +18,7 @@ from dnamamba.kernels.codegen.compiler import Kernel, compile_kernel, find_host,
 from dnamamba.kernels.codegen.emitter import INT, POINTER, Emitter, Value, Variable
 from dnamamba.kernels.codegen.functions import sigmoid
 from dnamamba.kernels.codegen.launch import N_TASKS, NEXT_TASK, Arguments, channels_last, launch
+from dnamamba.kernels.codegen.memory import new_tensor
 from dnamamba.kernels.codegen.tensors import Rows, per_step, prefetch
 
 WIDEST = 8
@@ -261,7 +262,7 @@ class _CpuConv(torch.autograd.Function):
         lanes = find_host().lanes * (2 if channels > find_host().lanes else 1)
         variant = Variant(lanes, weight.shape[1], bias is not None, has_silu)
         arguments = _arguments(x, weight, bias, history, reverse)
-        out = torch.empty(x.shape)
+        out = new_tensor(*x.shape)
         arguments.add_rows(out=out)
         n_tasks = batch * -(-channels // lanes)
         launch(compiled(variant, False), n_tasks, arguments)
@@ -275,8 +276,8 @@ class _CpuConv(torch.autograd.Function):
         x, weight, bias, history = ctx.saved_tensors
         (batch, _, channels), d_conv = x.shape, weight.shape[1]
         arguments = _arguments(x, weight, bias, history, ctx.reverse)
-        d_x, d_history = torch.empty(x.shape), torch.empty(batch, d_conv - 1, channels)
-        d_weight, d_bias = torch.empty(batch, d_conv, channels), torch.empty(batch, channels)
+        d_x, d_history = new_tensor(*x.shape), new_tensor(batch, d_conv - 1, channels)
+        d_weight, d_bias = new_tensor(batch, d_conv, channels), new_tensor(batch, channels)
         arguments.add_rows(d_out=channels_last(d_out), d_x=d_x)
         arguments.add_rows(in_time=False, d_history=d_history)
         arguments.add(d_weight=d_weight, d_bias=d_bias)

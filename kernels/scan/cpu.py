@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from dnamamba.kernels.codegen.compiler import Kernel, compile_kernel, find_host, why_no_host
 from dnamamba.kernels.codegen.functions import LOG2_E
 from dnamamba.kernels.codegen.launch import Arguments, channels_last, launch
+from dnamamba.kernels.codegen.memory import new_tensor
 from dnamamba.kernels.scan.chunked import match_groups
 from dnamamba.kernels.scan.cpu_backward import write_backward
 from dnamamba.kernels.scan.cpu_forward import CHUNK, Variant, write_forward
@@ -104,7 +105,7 @@ class _CpuScan(torch.autograd.Function):
         inputs, delta_softplus, reverse = _Inputs(*args[:-2]), *args[-2:]
         variant = inputs.variant(delta_softplus)
         call = _Call(inputs, variant, reverse, keeps=any(ctx.needs_input_grad))
-        out, last_state = torch.empty(inputs.u.shape), torch.empty(call.state_shape)
+        out, last_state = new_tensor(*inputs.u.shape), new_tensor(*call.state_shape)
         initial = _states_first(inputs.initial_state, call)
         call.add_rows(out=out)
         call.add(initial=initial, last=last_state)
@@ -120,13 +121,13 @@ class _CpuScan(torch.autograd.Function):
         *saved, states = ctx.saved_tensors
         inputs, variant = _Inputs(*saved), ctx.variant
         call = _Call(inputs, variant, ctx.reverse, keeps=True, states=states)
-        d_u, d_delta = torch.empty(inputs.u.shape), torch.empty(inputs.u.shape)
-        d_z = None if inputs.z is None else torch.empty(inputs.u.shape)
+        d_u, d_delta = new_tensor(*inputs.u.shape), new_tensor(*inputs.u.shape)
+        d_z = None if inputs.z is None else new_tensor(*inputs.u.shape)
         call.add_rows(d_out=channels_last(d_out), d_u=d_u, d_delta=d_delta, d_z=d_z)
         d_B, d_C = call.add_partial_sums("d_B"), call.add_partial_sums("d_C")
         d_last = _states_first(d_last_state, call)
-        d_initial, d_A = torch.empty(call.state_shape), torch.empty(call.state_shape)
-        d_D, d_bias = (torch.empty(call.batch, call.channels) for _ in range(2))
+        d_initial, d_A = new_tensor(*call.state_shape), new_tensor(*call.state_shape)
+        d_D, d_bias = (new_tensor(call.batch, call.channels) for _ in range(2))
         call.add(d_last=d_last, d_initial=d_initial, d_A=d_A, d_D=d_D, d_delta_bias=d_bias)
         call.values["d_last_batch"] = d_last.stride(0)
         n_tasks = call.batch * call.groups * call.n_parts
@@ -161,7 +162,7 @@ class _Call(Arguments):
         n_chunks = -(-self.seq_len // CHUNK)
         if states is None:
             kept = n_chunks + 1 if keeps else 1
-            states = torch.empty(self.batch, self.blocks, kept, d_state, v.lanes)
+            states = new_tensor(self.batch, self.blocks, kept, d_state, v.lanes)
         self.states = states
         n_parts = min(group_blocks, max(1, TASKS // (self.batch * self.groups)))
         part_blocks = -(-group_blocks // n_parts)
@@ -189,7 +190,7 @@ class _Call(Arguments):
     def add_partial_sums(self, name: str) -> Tensor:
         """Room for a weight's gradient (B, L, G, N), once for each part of a group's channels."""
         d_state = self.state_shape[1]
-        sums = torch.empty(self.n_parts, self.batch, self.seq_len, self.groups, d_state)
+        sums = new_tensor(self.n_parts, self.batch, self.seq_len, self.groups, d_state)
         self.add_rows(in_time=True, **{name: sums[0]})
         self.values |= {f"{name}_part": sums.stride(0), f"{name}_group": sums.stride(3)}
         return sums
