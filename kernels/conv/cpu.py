@@ -20,6 +20,7 @@ from dnamamba.kernels.codegen.functions import sigmoid
 from dnamamba.kernels.codegen.launch import N_TASKS, NEXT_TASK, Arguments, channels_last, launch
 from dnamamba.kernels.codegen.memory import new_tensor
 from dnamamba.kernels.codegen.tensors import Rows, per_step, prefetch
+from dnamamba.kernels.conv.reference import last_inputs
 
 WIDEST = 8
 """More taps than this do not fit into registers."""
@@ -46,16 +47,23 @@ def refuse(x: Tensor, weight: Tensor) -> str | None:
 def causal_conv1d(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    has_silu: bool,
-    reverse: bool,
-) -> Tensor:
-    """y of `kernels.causal_conv1d`; float32 and narrower."""
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    reverse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """As in op.py; float32 and narrower."""
     tensors = (x, weight, bias, initial_state)
     # Autograd rounds the gradients back to the operands' dtypes.
     widened = [None if tensor is None else channels_last(tensor) for tensor in tensors]
-    return _CpuConv.apply(*widened, has_silu, reverse).to(x.dtype)
+    out = _CpuConv.apply(*widened, activation == "silu", reverse).to(x.dtype)
+    if not return_last_state:
+        return out
+    # Of the last K - 1 inputs alone: all of them flipped would be a copy.
+    n_last = weight.shape[1] - 1
+    last = x[:, :n_last].flip(1) if reverse else x[:, max(0, x.shape[1] - n_last) :]
+    return out, last_inputs(last, n_last, initial_state)
 
 
 # Kernels.

@@ -3,7 +3,6 @@
 Check, choose a backend, call. Shape letters: B batch, L seq_len, D channels, K d_conv.
 """
 
-import torch
 from torch import Tensor
 
 from dnamamba.kernels.backend import Backend, resolve_backend
@@ -40,21 +39,18 @@ def causal_conv1d(
     reverse: anti-causal, as if time were flipped: step t sees x_t ... x_{t + K - 1}. Both states
     are then in that order of time: the initial one holds x_{L + K - 2} ... x_L, the last one ends
     with x_0.
-    backend: "auto", "cpu" (fused, float32 and narrower) or "reference" (plain PyTorch).
+    backend: "auto", "cpu" (fused, K up to 8, float32 and narrower) or "reference" (plain PyTorch,
+    anywhere).
 
     Returns y (B, L, D) in x's dtype, computed in float32 (float64 if x is). Differentiable (once)
-    in every tensor. Raises ValueError for operands that do not fit together, RuntimeError where
-    the backend named cannot take them.
+    in every tensor. Raises ValueError for operands that do not fit together, RuntimeError where the
+    backend named cannot take them.
 
     Source: Dao-AILab/causal-conv1d (there with L last).
     """
     _check(x, weight, bias, activation, initial_state)
     run = resolve_backend("causal_conv1d", backend, BACKENDS, x, weight).run
-    with torch.autocast(x.device.type, enabled=False):
-        out = run(x, weight, bias, initial_state, activation == "silu", reverse)
-    if not return_last_state:
-        return out
-    return out, _last_inputs(x, weight.shape[1] - 1, initial_state, reverse)
+    return run(x, weight, bias, activation, initial_state, return_last_state, reverse)
 
 
 def _check(
@@ -81,18 +77,8 @@ def _check(
             f"causal_conv1d: initial_state must be {state_shape} (the K - 1 inputs before x), "
             f"got {tuple(initial_state.shape)}"
         )
-
-
-def _last_inputs(x: Tensor, count: int, initial_state: Tensor | None, reverse: bool) -> Tensor:
-    """The last `count` of all inputs so far, zeros before the first.
-
-    A copy: a view would keep all of x alive for as long as the state is.
-    """
-    missing = max(0, count - x.shape[1])
-    n_own = count - missing
-    tail = x[:, :n_own].flip(1) if reverse else x[:, x.shape[1] - n_own :]
-    if not missing:
-        return tail.clone()
-    if initial_state is None:
-        initial_state = x.new_zeros(x.shape[0], count, x.shape[2])
-    return torch.cat([initial_state[:, n_own:].to(x.dtype), tail], 1)
+    for name, tensor in {"weight": weight, "bias": bias, "initial_state": initial_state}.items():
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(
+                f"causal_conv1d: {name} is on {tensor.device}, x on {x.device}; move one of them"
+            )

@@ -1,7 +1,7 @@
-"""The short causal convolution in plain PyTorch: the definition, on any device.
+"""`causal_conv1d` in plain PyTorch: the definition, and what runs where no kernel can.
 
-K multiply-adds of shifted views: on CPUs faster than transposing for `conv1d`. Shape letters as in
-op.py.
+K multiply-adds of shifted views: on CPUs faster than transposing for `conv1d`, and the same code
+runs on any device. Shape letters: B batch, L seq_len, D channels, K d_conv.
 """
 
 from typing import Any
@@ -14,16 +14,33 @@ from torch.autograd.function import once_differentiable
 def causal_conv1d(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    has_silu: bool,
-    reverse: bool,
-) -> Tensor:
-    """y of `kernels.causal_conv1d`."""
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    reverse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """As in op.py."""
     if reverse:
         x = x.flip(1)
-    out = _CausalConv.apply(x, weight.t(), bias, initial_state, has_silu)
-    return out.flip(1) if reverse else out
+    out = _CausalConv.apply(x, weight.t(), bias, initial_state, activation == "silu")
+    if reverse:
+        out = out.flip(1)
+    return (out, last_inputs(x, weight.shape[1] - 1, initial_state)) if return_last_state else out
+
+
+def last_inputs(x: Tensor, count: int, initial_state: Tensor | None) -> Tensor:
+    """The last `count` of all inputs so far, zeros before the first.
+
+    A copy: a view would keep all of x alive for as long as the state is.
+    """
+    missing = max(0, count - x.shape[1])
+    tail = x[:, x.shape[1] - (count - missing) :]
+    if not missing:
+        return tail.clone()
+    if initial_state is None:
+        initial_state = x.new_zeros(x.shape[0], count, x.shape[2])
+    return torch.cat([initial_state[:, count - missing :].to(x.dtype), tail], 1)
 
 
 class _CausalConv(torch.autograd.Function):
