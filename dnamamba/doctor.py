@@ -21,7 +21,7 @@ from dnamamba.runtime import cache_folder, choose_device, describe_machine
 # float32 against the float64 definition; sums over 300 steps round to a few 1e-6.
 _TOLERANCE = 1e-4
 _WRITE_BYTES = 64 << 20
-_PACKAGES = ("triton", "h5py", "pyfaidx", "biopython", "safetensors", "scikit-learn")
+_PACKAGES = ("triton", "llvmlite", "h5py", "pyfaidx", "biopython", "safetensors", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,13 @@ def _devices() -> Iterator[Finding]:
 
 def _kernels(device: torch.device) -> Iterator[Finding]:
     operands = _scan_operands(device)
-    taken = resolve_backend("selective_scan", "auto", BACKENDS, operands["u"], operands["A"])
-    speed = (
-        "fused" if taken.is_fused else "plain PyTorch, slow: no fused kernel is built for it yet"
-    )
+    choosing = [operands[name] for name in ("u", "A", "B", "C")]
+    taken = resolve_backend("selective_scan", "auto", BACKENDS, *choosing)
+    speed = "fused" if taken.is_fused else "plain PyTorch, slow; why not another is said below"
     yield Finding("selective_scan", f"auto takes {taken.name!r} ({speed})")
     expected = _run_scan(_scan_operands(device, torch.float64), "reference")
     for backend in BACKENDS:
-        refusal = backend.refuse(operands["u"], operands["A"])
+        refusal = backend.refuse(*choosing)
         if refusal is not None:
             yield Finding(f"  {backend.name}", f"not here: {refusal}")
             continue

@@ -1,4 +1,4 @@
-"""Kernels: torch and triton only; knows nothing of genomes."""
+"""Kernels: torch, triton and llvmlite only; knows nothing of genomes."""
 
 from dnamamba.kernels.conv.op import causal_conv1d
 from dnamamba.kernels.norm.op import add_norm

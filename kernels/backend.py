@@ -39,8 +39,9 @@ def resolve_backend(
     `auto` logs once per op and choice what it took. Raises ValueError for an unknown name and
     RuntimeError for an explicit request that cannot be met: nothing is swapped silently.
     """
+    refusals: list[str] = []
     if requested == "auto":
-        backend = next(b for b in backends if b.is_automatic and b.refuse(*tensors) is None)
+        backend = _first_that_can(backends, tensors, refusals)
     else:
         backend = _find(op, requested, backends)
         reason = backend.refuse(*tensors)
@@ -50,7 +51,7 @@ def resolve_backend(
     if backend.name not in taken:
         taken.append(backend.name)
         if requested == "auto":
-            _log_choice(op, backend, tensors[0].device.type)
+            _log_choice(op, backend, tensors[0].device.type, refusals)
     return backend
 
 
@@ -89,8 +90,25 @@ def _find(op: str, name: str, backends: Sequence[Backend]) -> Backend:
     raise ValueError(f"{op}: backend is one of {names}; got {name!r}")
 
 
-def _log_choice(op: str, backend: Backend, device_type: str) -> None:
+def _first_that_can(
+    backends: Sequence[Backend], tensors: Sequence[Tensor], refusals: list[str]
+) -> Backend:
+    """The first backend that takes the tensors; adds to `refusals` why not those before it."""
+    for backend in backends:
+        reason = backend.refuse(*tensors)
+        if reason is not None:
+            refusals.append(f"{backend.name!r} cannot: {reason}")
+        elif backend.is_automatic:
+            return backend
+        else:
+            refusals.append(
+                f"{backend.name!r} can, but is new and runs only when asked for by name"
+            )
+    raise AssertionError("the last backend of an op takes everything")
+
+
+def _log_choice(op: str, backend: Backend, device_type: str, refusals: list[str]) -> None:
     kind = "a fused kernel"
     if not backend.is_fused:
-        kind = "plain PyTorch and slow: no fused backend is built for it yet"
+        kind = "; ".join(["plain PyTorch and slow", *refusals])
     logger.info("%s on %s: auto takes %r (%s)", op, device_type, backend.name, kind)

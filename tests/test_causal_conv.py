@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dnamamba.kernels import causal_conv1d
+from dnamamba.kernels.conv import cpu
+from golden import assert_close
 
 
 def draw_operands(
@@ -41,19 +43,98 @@ def convolve_with_torch(operands: dict[str, Tensor], activation: str | None) -> 
 
 
 def gradients(out: Tensor, operands: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    # Not symmetric about 0: the bias's gradient, their sum, would be what rounding leaves of it.
+    weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
     return torch.autograd.grad((out * weights).sum(), list(operands.values()))
 
 
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("d_conv", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("seq_len", [1, 2, 3, 64, 65])
-def test_causal_conv1d_equals_torch(seq_len, d_conv, activation):
+def test_reference_equals_torch(seq_len, d_conv, activation):
     operands = draw_operands(seq_len=seq_len, d_conv=d_conv)
     found = causal_conv1d(**operands, activation=activation)
     expected = convolve_with_torch(operands, activation)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients(found, operands), gradients(expected, operands))
+
+
+def assert_cpu_equals_reference(operands: dict[str, Tensor], **options: object) -> None:
+    """float32 in, compared with plain PyTorch on the very same numbers in float64."""
+    rounded = {k: v.detach().float().requires_grad_() for k, v in operands.items()}
+    widened = {k: v.detach().double().requires_grad_() for k, v in rounded.items()}
+    found = causal_conv1d(**rounded, backend="cpu", **options)
+    expected = causal_conv1d(**widened, backend="reference", **options)
+    # Rounding, 2^-24 an operation, and sums over time and batch.
+    tolerance = {"rtol": 1e-4, "atol": 1e-5}
+    assert_close(found, expected, **tolerance, what="y")
+    pairs = zip(gradients(found, rounded), gradients(expected, widened), strict=True)
+    for name, (gradient, wanted) in zip(rounded, pairs, strict=True):
+        if wanted.numel():  # one tap has no history
+            assert_close(gradient, wanted, **tolerance, what=f"gradient of {name}")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("d_conv", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("seq_len", [1, 2, 3, 64, 65, 300])
+def test_cpu_equals_reference(seq_len, d_conv, activation, reverse):
+    operands = draw_operands(seq_len=seq_len, d_conv=d_conv, channels=7)
+    assert_cpu_equals_reference(operands, activation=activation, reverse=reverse)
+
+
+@pytest.mark.parametrize("channels", [1, 8, 16, 31, 33, 96, 512])
+def test_cpu_any_number_of_channels(channels):
+    assert_cpu_equals_reference(draw_operands(channels=channels, seq_len=20), activation="silu")
+
+
+def test_cpu_without_bias_and_state_equals_reference():
+    operands = draw_operands()
+    assert_cpu_equals_reference({name: operands[name] for name in ("x", "weight")})
+
+
+def test_cpu_long_sequence_sums_without_losing_digits():
+    assert_cpu_equals_reference(draw_operands(1, 4097, 3), activation="silu")
+
+
+def test_cpu_takes_views_of_a_projection():
+    operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
+    expected = causal_conv1d(**operands, backend="cpu")
+    both = torch.cat([operands["x"], operands["x"] + 1], -1)
+    operands["x"] = both.chunk(2, -1)[0]
+    assert torch.equal(causal_conv1d(**operands, backend="cpu"), expected)
+
+
+def test_cpu_writes_every_entry_and_does_not_depend_on_threads():
+    """Fresh memory is NaN here."""
+    operands = draw_operands(3, 70, 40, dtype=torch.float32)
+    n_threads, results = torch.get_num_threads(), []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for count in (1, 2, 2):
+            torch.set_num_threads(count)
+            out = causal_conv1d(**operands, activation="silu", backend="cpu")
+            results.append([out, *gradients(out, operands)])
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(n_threads)
+    for other in results:
+        for value, first in zip(other, results[0], strict=True):
+            assert value.isfinite().all()
+            assert torch.equal(value, first)
+
+
+def test_cpu_refuses_what_it_cannot_compute(monkeypatch):
+    operands = {k: v.detach() for k, v in draw_operands().items()}
+    with pytest.raises(RuntimeError, match="'cpu' cannot run this: it computes in float32"):
+        causal_conv1d(**operands, backend="cpu")
+    operands = {k: v.detach() for k, v in draw_operands(d_conv=9, dtype=torch.float32).items()}
+    with pytest.raises(RuntimeError, match="up to 8 taps, weight has 9"):
+        causal_conv1d(**operands, backend="cpu")
+    monkeypatch.setattr(cpu, "why_no_host", lambda: "llvmlite is not installed")
+    operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
+    with pytest.raises(RuntimeError, match="llvmlite is not installed"):
+        causal_conv1d(**operands, backend="cpu")
 
 
 def test_causal_conv1d_gradients_match_finite_differences():
@@ -82,10 +163,11 @@ def test_causal_conv1d_without_bias_and_state():
     assert torch.equal(causal_conv1d(x, weight), causal_conv1d(x, weight, **zeros))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [(5, 4), (1, 8), (1, 1, 1, 6), (8, 1)])
-def test_causal_conv1d_goes_on_from_a_state(lengths, reverse):
-    operands = {name: tensor.detach() for name, tensor in draw_operands().items()}
+def test_causal_conv1d_goes_on_from_a_state(lengths, reverse, dtype):
+    operands = {name: tensor.detach() for name, tensor in draw_operands(dtype=dtype).items()}
     options = {"activation": "silu", "return_last_state": True, "reverse": reverse}
     whole, whole_state = causal_conv1d(**operands, **options)
     parts, outs = operands["x"].split(lengths, 1), []

@@ -66,7 +66,7 @@ def test_a_run_tells_what_it_does_and_what_came_out(undisturbed):
     assert "order-3 Markov model" in out
     assert str(run_folder.path / "report.html") in out
     assert "step 200/200: train" in err
-    assert "selective_scan on cpu: auto takes 'chunked'" in err
+    assert "selective_scan on cpu: auto takes 'cpu' (a fused kernel)" in err
     assert "Traceback" not in err
     assert "Warning" not in err
 

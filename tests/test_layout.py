@@ -207,11 +207,12 @@ def test_nothing_imports_the_command_line() -> None:
     assert outside <= {"dnamamba.__main__"}
 
 
-def test_kernels_know_only_torch_and_triton() -> None:
-    allowed = {"torch", "triton", *sys.stdlib_module_names}
+def test_kernels_know_only_torch_and_compilers() -> None:
+    """And runtime.cache_folder, where compiled code is kept: it alone reads the environment."""
+    allowed = {"torch", "triton", "llvmlite", *sys.stdlib_module_names}
     wrong = []
     for module, found in all_imports():
-        own = f"{found.target}.".startswith("dnamamba.kernels.")
+        own = f"{found.target}.".startswith(("dnamamba.kernels.", "dnamamba.runtime.cache_folder."))
         if unit_of(module) == "kernels" and not own and found.target.split(".")[0] not in allowed:
             wrong.append(described(module, found))
     assert wrong == []

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,16 @@ from torch import Tensor
 
 from dnamamba.kernels import backend as backend_module
 from dnamamba.kernels import selective_scan
-from dnamamba.kernels.scan import chunked, op, reference
+from dnamamba.kernels.codegen import launch
+from dnamamba.kernels.codegen.compiler import find_host
+from dnamamba.kernels.scan import chunked, cpu, op, reference
 from dnamamba.kernels.scan.segments import CPU_LIMITS, GPU_LIMITS, Limits, plan_segments
 from golden import Golden, assert_close, load_golden
 
 BACKENDS = ("reference", "chunked")
+"""Those that take float64."""
+
+ALL_BACKENDS = (*BACKENDS, "cpu")
 
 # Relative to each entry plus relative to the largest of its tensor. float64: sums in another order.
 # float32: 2^-24 an operation, grown by sums over time and channels; upstream's own bound is 6e-4.
@@ -190,7 +196,7 @@ def test_chunked_float32_is_as_good_as_it_can_be(precision):
     assert_all_close(found, scan_with_gradients(widened, backend="reference"), torch.float32)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_scan_bf16_operands_keep_a_float32_state(backend):
     """The only rounding is that of the result: operands are widened exactly."""
     rounded = {k: v.detach().bfloat16() for k, v in draw_operands(2, 200, 8, 4).items()}
@@ -205,7 +211,7 @@ def test_scan_bf16_operands_keep_a_float32_state(backend):
     assert torch.equal(last_state, expected_state)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_scan_gradients_have_the_dtypes_of_their_operands(backend):
     operands = draw_operands(dtype=torch.bfloat16)
     operands["A"] = operands["A"].detach().float().requires_grad_()
@@ -272,7 +278,8 @@ def test_chunked_repeats_bit_for_bit():
         assert torch.equal(value, second[name]), name
 
 
-def test_chunked_keeps_no_states_of_every_step():
+@pytest.mark.parametrize("backend", ["chunked", "cpu"])
+def test_scan_keeps_no_states_of_every_step(backend):
     """What waits for the backward is the inputs and at most as much again as u."""
     operands = draw_operands(2, 512, 64, 16, dtype=torch.float32)
     saved: dict[int, int] = {}
@@ -283,7 +290,7 @@ def test_chunked_keeps_no_states_of_every_step():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
-        selective_scan(**operands, delta_softplus=True, backend="chunked")
+        selective_scan(**operands, delta_softplus=True, backend=backend)
     inputs = sum(tensor.untyped_storage().nbytes() for tensor in operands.values())
     one_state = operands["initial_state"].untyped_storage().nbytes()
     u_bytes = operands["u"].untyped_storage().nbytes()
@@ -315,6 +322,202 @@ def test_plan_covers_everything_once_and_bounds_memory(limits, batch, seq_len, c
     assert saved_states <= batch * (seq_len + 2 * d_state)
 
 
+# The CPU backend against the definition in float64.
+
+
+def assert_cpu_equals_definition(operands: dict[str, Tensor], **options: object) -> None:
+    """float32 in, compared with the definition of the very same numbers in float64."""
+    rounded = {k: v.detach().float().requires_grad_() for k, v in operands.items()}
+    widened = {k: v.detach().double().requires_grad_() for k, v in rounded.items()}
+    found = scan_with_gradients(rounded, backend="cpu", **options)
+    expected = scan_with_gradients(widened, backend="reference", **options)
+    assert_all_close(found, expected, torch.float32)
+
+
+@pytest.mark.parametrize("seq_len", [1, 2, 15, 16, 17, 63, 64, 65, 1000])
+@pytest.mark.parametrize("channels", [1, 3, 8, 16, 31, 96])
+def test_cpu_equals_definition(channels, seq_len):
+    batch = 1 if seq_len == 1000 else 2
+    assert_cpu_equals_definition(draw_operands(batch, seq_len, channels, 5))
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize(("channels", "d_state", "seq_len"), [(512, 16, 65), (8, 16, 4097)])
+def test_cpu_equals_definition_wide_and_long(channels, d_state, seq_len, reverse):
+    assert_cpu_equals_definition(draw_operands(1, seq_len, channels, d_state), reverse=reverse)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("d_state", [1, 2, 5, 16, 17, 64])
+def test_cpu_any_number_of_states(d_state, reverse):
+    assert_cpu_equals_definition(draw_operands(2, 35, 19, d_state), reverse=reverse)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(6, 1), (6, 6), (40, 2), (102, 3)])
+def test_cpu_groups_need_not_fill_vectors(channels, groups):
+    assert_cpu_equals_definition(draw_operands(2, 33, channels, 4, groups=groups))
+
+
+def test_cpu_different_groups_for_B_and_C_equals_definition():
+    operands = draw_operands(groups=2)
+    operands["C"] = draw_operands(groups=3)["C"].detach().requires_grad_()
+    assert_cpu_equals_definition(operands)
+
+
+@pytest.mark.parametrize("missing", ["none", "D", "z", "delta_bias", "initial_state", "all"])
+@pytest.mark.parametrize("delta_softplus", [False, True])
+def test_cpu_without_optional_operands_equals_definition(missing, delta_softplus):
+    operands, optional = draw_operands(), ("D", "z", "delta_bias", "initial_state")
+    for name in optional:
+        if missing in (name, "all"):
+            del operands[name]
+    if not delta_softplus:
+        # Negative steps grow without bound, beyond float32 before the end.
+        operands["delta"] = operands["delta"].detach().abs().requires_grad_()
+        if "delta_bias" in operands:
+            operands["delta_bias"] = operands["delta_bias"].detach().abs().requires_grad_()
+    assert_cpu_equals_definition(operands, delta_softplus=delta_softplus)
+
+
+def test_cpu_takes_views_of_projections_without_copies():
+    """u and z as halves of one tensor, B and C as columns of another: rows lie apart."""
+    operands = {k: v.detach() for k, v in draw_operands(2, 40, 24, 4, torch.float32).items()}
+    expected = selective_scan(**operands, delta_softplus=True, backend="cpu")
+    u_and_z = torch.cat([operands["u"], operands["z"]], -1)
+    all_weights = torch.cat([operands["B"][..., :2], operands["B"], operands["C"]], -1)
+    operands["u"], operands["z"] = u_and_z.chunk(2, -1)
+    operands["B"], operands["C"] = all_weights.split([2, 4, 4], -1)[1:]
+    assert torch.equal(selective_scan(**operands, delta_softplus=True, backend="cpu"), expected)
+
+
+def test_cpu_takes_any_strides():
+    operands = draw_operands(2, 40, 24, 4, torch.float32)
+    expected = scan_with_gradients(operands, backend="cpu")
+    turned = {
+        name: x.detach().mT.contiguous().mT.requires_grad_() if x.dim() == 3 else x
+        for name, x in operands.items()
+    }
+    found = scan_with_gradients(turned, backend="cpu")
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("delta", [-1e4, -80.0, -20.0, 0.0, 20.0, 90.0, 1e4])
+def test_cpu_extreme_step_sizes(delta):
+    """Softplus from nothing to the identity; decays from 1 to less than float32 can hold."""
+    operands = draw_operands(1, 50, 17, 3)
+    operands["delta"] = (operands["delta"].detach() * 0.1 + delta).requires_grad_()
+    assert_cpu_equals_definition(operands)
+
+
+@pytest.mark.parametrize(("name", "value"), [("delta", 1e3), ("A", math.nan), ("u", math.nan)])
+def test_cpu_says_nan_where_the_definition_is_not_finite(name, value):
+    """Growth beyond float32 too: exp2's polynomial must not make a number of it."""
+    operands = draw_operands(1, 5, 3, 2, torch.float32)
+    operands = {key: tensor.detach().clone() for key, tensor in operands.items()}
+    operands["A"].abs_()
+    operands[name][0] = value
+    expected = selective_scan(**operands, backend="reference")
+    assert not expected.isfinite().all(), "the test would not notice"
+    found = selective_scan(**operands, backend="cpu")
+    assert not found[~expected.isfinite()].isfinite().any()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_cpu_goes_on_from_a_state(reverse):
+    operands = {k: v.detach() for k, v in draw_operands(2, 50, 20, 4, torch.float32).items()}
+    options = {"delta_softplus": True, "return_last_state": True, "backend": "cpu"}
+    whole, whole_state = selective_scan(**operands, **options, reverse=reverse)
+    state, outs = operands["initial_state"], []
+    for start in (0, 7, 8, 40)[:: -1 if reverse else 1]:
+        stop = {0: 7, 7: 8, 8: 40, 40: 50}[start]
+        part = {name: operands[name][:, start:stop] for name in ("u", "delta", "B", "C", "z")}
+        part = {**operands, **part, "initial_state": state}
+        out, state = selective_scan(**part, **options, reverse=reverse)
+        outs.append(out)
+    assert torch.equal(torch.cat(outs[:: -1 if reverse else 1], 1), whole)
+    assert torch.equal(state, whole_state)
+
+
+def test_cpu_writes_every_entry_and_does_not_depend_on_threads():
+    """Fresh memory is NaN here; one thread and two add up in the same order."""
+    operands = draw_operands(3, 70, 40, 16, torch.float32)
+    n_threads, results = torch.get_num_threads(), []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for count in (1, 2, 2, 5):
+            torch.set_num_threads(count)
+            results.append(scan_with_gradients(operands, backend="cpu"))
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(n_threads)
+    for name, value in results[0].items():
+        assert value.isfinite().all(), name
+        for other in results[1:]:
+            assert torch.equal(other[name], value), name
+
+
+def test_cpu_on_python_threads_gives_the_same(monkeypatch):
+    """What is used where torch has no GNU OpenMP."""
+    operands = draw_operands(3, 70, 40, 16, torch.float32)
+    expected = scan_with_gradients(operands, backend="cpu")
+    monkeypatch.setattr(launch, "_openmp", lambda: None)
+    found = scan_with_gradients(operands, backend="cpu")
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("features", "lanes"), [("+sse2", 4), ("+avx,+avx2,+fma", 8), ("+avx2,+fma,+avx512f", 16)]
+)
+def test_cpu_kernels_for_narrower_machines(monkeypatch, tmp_path, features, lanes):
+    """Code for less than this CPU offers runs on it too."""
+    host = find_host()
+    if not set(features.split(",")) <= set(host.features.split(",")):
+        pytest.skip(f"this CPU does not have {features}")
+    narrow = replace(host, cpu="x86-64", features=features)
+    assert narrow.lanes == lanes
+    monkeypatch.setattr(cpu, "find_host", lambda: narrow)
+    cpu.compiled.cache_clear()
+    try:
+        assert_cpu_equals_definition(draw_operands(2, 37, 21, 17))
+    finally:
+        cpu.compiled.cache_clear()
+
+
+def test_cpu_without_llvmlite_is_refused_and_auto_says_what_it_takes(caplog, monkeypatch):
+    monkeypatch.setattr(backend_module, "_taken", {})
+    monkeypatch.setattr(cpu, "why_no_host", lambda: "llvmlite is not installed; install it")
+    operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
+    with pytest.raises(RuntimeError, match="'cpu' cannot run this: llvmlite is not installed"):
+        selective_scan(**operands, backend="cpu")
+    with caplog.at_level(logging.INFO, logger="dnamamba.kernels"):
+        selective_scan(**operands)
+    assert "auto takes 'chunked' (plain PyTorch and slow; 'cpu' cannot: llvmlite" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "message"),
+    [("u", torch.float64, "got float64"), ("A", torch.complex64, "A is complex")],
+)
+def test_cpu_refuses_what_it_cannot_compute(name, dtype, message):
+    operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
+    changed = ("A", "B", "C", "initial_state") if name == "A" else (name,)
+    operands |= {key: operands[key].to(dtype) for key in changed}
+    with pytest.raises(RuntimeError, match=message):
+        selective_scan(**operands, backend="cpu")
+
+
+def test_cpu_refuses_constant_weights_and_many_states():
+    operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
+    constant = {**operands, "B": operands["A"]}
+    with pytest.raises(RuntimeError, match="constant over time; use backend='chunked'"):
+        selective_scan(**constant, backend="cpu")
+    many = {k: v.detach() for k, v in draw_operands(d_state=65, dtype=torch.float32).items()}
+    with pytest.raises(RuntimeError, match="1 to 64 states, A has 65"):
+        selective_scan(**many, backend="cpu")
+
+
 # The choice of a backend and the checks.
 
 
@@ -333,13 +536,13 @@ def test_auto_logs_its_choice_once_and_records_it(caplog, monkeypatch):
         selective_scan(**operands)
     assert len(caplog.records) == 1
     assert "'chunked'" in caplog.text
-    assert "no fused backend" in caplog.text
+    assert "slow; 'cpu' cannot: it computes in float32 and got float64" in caplog.text
     assert backend_module.describe_choices() == {"selective_scan on cpu": ["chunked"]}
 
 
 def test_backend_that_cannot_be_had_is_an_error():
     operands = {name: tensor.detach() for name, tensor in draw_operands().items()}
-    with pytest.raises(ValueError, match="auto, chunked, reference; got 'cuda'"):
+    with pytest.raises(ValueError, match="auto, cpu, triton, chunked, reference; got 'cuda'"):
         selective_scan(**operands, backend="cuda")
     for name in ("A", "B", "C", "initial_state"):
         operands[name] = operands[name].to(torch.complex128)
@@ -400,15 +603,21 @@ SPLIT_CASES = {"selective_scan_a": "full no_z groups2", "selective_scan_b": "lon
 STEP_CASES = {"selective_scan_a": "step_mamba1", "selective_scan_b": "step_heads_groups"}
 
 
+def can_run(backend: str, case: str, dtype: torch.dtype) -> bool:
+    if backend == "cpu":
+        return dtype == torch.float32 and not ("complex" in case or "const" in case)
+    return backend == "reference" or not case.startswith("complex")
+
+
 def in_every_variant(cases: dict[str, str]) -> pytest.MarkDecorator:
     """Each case with each backend that can run it, in float64 and float32."""
     variants = [
         (item, case, backend, dtype)
         for item, names in cases.items()
         for case in names.split()
-        for backend in BACKENDS
+        for backend in ALL_BACKENDS
         for dtype in TOLERANCES
-        if backend == "reference" or not case.startswith("complex")
+        if can_run(backend, case, dtype)
     ]
     return pytest.mark.parametrize(("item", "case", "backend", "dtype"), variants)
 

@@ -81,7 +81,7 @@ def test_a_run_learns_and_leaves_every_file(finished):
     manifest = finished.read_json("manifest")
     assert manifest["ended"] | {"at": ""} == {"at": "", "step": 8, "stopped_by": None}
     assert manifest["data"]["files"][0]["file"] == "tiny.fa"
-    assert "chunked" in manifest["kernels"]["selective_scan on cpu"]
+    assert "cpu" in manifest["kernels"]["selective_scan on cpu"]
 
 
 def test_training_rows_have_what_people_look_for(finished):

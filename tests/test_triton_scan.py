@@ -1,5 +1,7 @@
 """The selective scan's Triton kernels against the definition in float64."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -173,7 +175,7 @@ def test_plan_covers_every_step_and_channel_once(batch, seq_len, channels, group
 
 
 def test_plan_has_one_chunk_where_sequences_fill_the_gpu():
-    assert gpu.make_plan(1024, 1024, 4096, 1, 132).n_chunks == 1
+    assert gpu.make_plan(4096, 256, 512, 1, 132).n_chunks == 1
     assert gpu.make_plan(1, 1 << 20, 512, 1, 132).n_chunks > 1000
 
 
@@ -182,6 +184,11 @@ def test_packing_is_undone_by_unpacking():
     packed = gpu.pack_lanes(x, 2)
     assert packed.shape == (2, 4, 16, 32)
     assert torch.equal(gpu.unpack_lanes(packed, 2, 33, 5), x)
+
+
+def test_kernels_share_the_definitions_signature():
+    found = inspect.signature(gpu.selective_scan)
+    assert found == inspect.signature(reference.selective_scan)
 
 
 def test_the_cpu_is_refused_by_name():

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dnamamba.kernels.backend import Backend, refuse_triton, resolve_backend
-from dnamamba.kernels.conv import reference
+from dnamamba.kernels.conv import cpu, reference
 
 WIDEST_TRITON = 4
 
@@ -35,6 +35,7 @@ def _refuse_nothing(x: Tensor, weight: Tensor) -> str | None:
 
 # Fastest first: `auto` takes the first that can and is automatic.
 BACKENDS = (
+    Backend(name="cpu", run=cpu.causal_conv1d, refuse=cpu.refuse, is_fused=True),
     Backend(
         name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True, is_automatic=False
     ),
@@ -61,7 +62,8 @@ def causal_conv1d(
     reverse: anti-causal, as if time were flipped: step t sees x_t ... x_{t + K - 1}. Both states
     are then in that order of time: the initial one holds x_{L + K - 2} ... x_L, the last one ends
     with x_0.
-    backend: "auto", "triton" (CUDA, K up to 4) or "reference" (plain PyTorch, anywhere).
+    backend: "auto", "cpu" (fused, K up to 8, float32 and narrower), "triton" (CUDA, K up to 4; new,
+    so `auto` does not take it yet) or "reference" (plain PyTorch, anywhere).
 
     Returns y (B, L, D) in x's dtype, computed in float32 (float64 if x is). Differentiable (once)
     in every tensor. Raises ValueError for operands that do not fit together, RuntimeError where the

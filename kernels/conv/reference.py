@@ -26,10 +26,10 @@ def causal_conv1d(
     out = _CausalConv.apply(x, weight.t(), bias, initial_state, activation == "silu")
     if reverse:
         out = out.flip(1)
-    return (out, _last_inputs(x, weight.shape[1] - 1, initial_state)) if return_last_state else out
+    return (out, last_inputs(x, weight.shape[1] - 1, initial_state)) if return_last_state else out
 
 
-def _last_inputs(x: Tensor, count: int, initial_state: Tensor | None) -> Tensor:
+def last_inputs(x: Tensor, count: int, initial_state: Tensor | None) -> Tensor:
     """The last `count` of all inputs so far, zeros before the first.
 
     A copy: a view would keep all of x alive for as long as the state is.

@@ -52,7 +52,7 @@ def selective_scan(
             u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, return_last_state
         )
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
-    B, C = _match_groups(B, C)
+    B, C = match_groups(B, C)
     groups = next((x.shape[2] for x in (B, C) if x.dim() == 4), 1)
 
     def by_group(x: Tensor) -> Tensor:  # (..., D, N) -> (..., G, N, W)
@@ -85,7 +85,7 @@ def selective_scan(
     return (out, last_state.transpose(-1, -2).flatten(1, 2)) if return_last_state else out
 
 
-def _match_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+def match_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """Those of B and C that change over time as (B, L, G, N), with the same G."""
     B, C = (x.unsqueeze(2) if x.dim() == 3 else x for x in (B, C))
     if B.dim() == C.dim() == 4 and B.shape[2] != C.shape[2]:

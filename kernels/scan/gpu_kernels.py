@@ -199,9 +199,9 @@ def _sum_lanes(rows, STEP: tl.constexpr):
 @triton.jit(do_not_specialize=_SIZES[:5])
 def chunk_state_kernel(
     u, delta, A, BC, delta_bias, dt_sums, states, seq_len, width, blocks, chunk,
-    n_programs, u_batch, delta_batch, U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, BC_ROW: tl.constexpr,
-    HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, EVEN: tl.constexpr,
-    STEPS: tl.constexpr, ROWS: tl.constexpr,
+    n_programs, u_batch, delta_batch, U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr,
+    BC_ROW: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
+    EVEN: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The state each chunk ends in from zero, and its sum of dt."""
     slot, i_batch = _place(n_programs, ROWS)
@@ -275,10 +275,10 @@ def pass_states_kernel(
 @triton.jit(do_not_specialize=_SIZES[:5])
 def chunk_scan_kernel(
     u, delta, A, BC, D, z, delta_bias, entries, last_state, out, seq_len, width, blocks, chunk,
-    n_programs, u_batch, delta_batch, z_batch, out_batch, U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr,
-    BC_ROW: tl.constexpr, Z_ROW: tl.constexpr, OUT_ROW: tl.constexpr, HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
-    EVEN: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr,
+    n_programs, u_batch, delta_batch, z_batch, out_batch, U_ROW: tl.constexpr,
+    DELTA_ROW: tl.constexpr, BC_ROW: tl.constexpr, Z_ROW: tl.constexpr, OUT_ROW: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    REVERSE: tl.constexpr, EVEN: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The outputs of each chunk from the state entering it; the last chunk's end state."""
     slot, i_batch = _place(n_programs, ROWS)
@@ -332,10 +332,11 @@ def chunk_scan_kernel(
 @triton.jit(do_not_specialize=_SIZES)
 def chunk_adjoint_kernel(
     u, delta, A, BC, z, delta_bias, d_out, entries, marks, adjoints, seq_len, width, blocks, chunk,
-    n_programs, n_slots, first_program, u_batch, delta_batch, z_batch, d_out_batch, U_ROW: tl.constexpr,
-    DELTA_ROW: tl.constexpr, BC_ROW: tl.constexpr, Z_ROW: tl.constexpr, D_OUT_ROW: tl.constexpr,
-    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
-    EVEN: tl.constexpr, HAS_ADJOINT: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr,
+    n_programs, n_slots, first_program, u_batch, delta_batch, z_batch, d_out_batch,
+    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, BC_ROW: tl.constexpr, Z_ROW: tl.constexpr,
+    D_OUT_ROW: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    REVERSE: tl.constexpr, EVEN: tl.constexpr, HAS_ADJOINT: tl.constexpr, STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """The state before every STEPS steps, and the gradient of the entering state by this chunk.
 

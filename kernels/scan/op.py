@@ -3,15 +3,17 @@
 Shape letters: B batch, L seq_len, D channels, N states, G groups. Capital A, B, C, D are tensors.
 """
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dnamamba.kernels.backend import Backend, refuse_triton, resolve_backend
-from dnamamba.kernels.scan import chunked, reference
+from dnamamba.kernels.scan import chunked, cpu, reference
 
 
+@functools.wraps(reference.selective_scan)
 def _run_triton(*args: Any) -> Any:
     # Imported on first use: triton is not installed everywhere.
     from dnamamba.kernels.scan import gpu
@@ -35,6 +37,7 @@ def _refuse_nothing(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
 
 # Fastest first: `auto` takes the first that can and is automatic.
 BACKENDS = (
+    Backend(name="cpu", run=cpu.selective_scan, refuse=cpu.refuse, is_fused=True),
     Backend(
         name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True, is_automatic=False
     ),
@@ -72,8 +75,9 @@ def selective_scan(
     return_last_state: return (out, last state) rather than out.
     reverse: run from the last step to the first; the initial state then comes before step L - 1
     and the last state is that of step 0.
-    backend: "auto", "chunked" (plain PyTorch, real A), "reference" (the loop that defines it) or
-    "triton" (CUDA; real A, B and C that vary in time; new, so `auto` does not take it yet).
+    backend: "auto"; "cpu" (fused; real A, B and C that vary in time, float32 and narrower);
+    "triton" (the same on CUDA; new, so `auto` does not take it yet); "chunked" (plain PyTorch, real
+    A); or "reference" (the loop that defines it).
 
     Returns out (B, L, D) in u's dtype and, if asked for, the last state (B, D, N). Everything is
     computed in float32, or float64 if u is, and the state stays in it. Differentiable (once) in

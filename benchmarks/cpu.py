@@ -1,0 +1,271 @@
+"""The CPU backend: is it right, how fast are scan, layer and model, and what memory do they take.
+
+    python benchmarks/cpu.py [--threads 2] [--json benchmarks/results/cpu.json]
+
+Times are of forward and backward together. Layer and model stand beside mambapy (`pip install
+mambapy`; without it ours stand alone). Every measurement runs in a process of its own with malloc
+as it is, ours and theirs in turns: compare them within one run, as other work on the machine shows.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dnamamba.kernels import selective_scan
+from dnamamba.models import DnaModel, MambaConfig, ModelConfig
+
+VOCABULARY = 16
+SCAN_SHAPES = ((1, 1024, 256), (8, 1024, 256), (1, 8192, 512), (1, 65536, 256))
+LAYER_SHAPES = ((1, 1024, 128), (8, 1024, 128), (1, 8192, 256))
+MODEL_LAYERS, MODEL_WIDTH, MODEL_BATCH, MODEL_LENGTH = 4, 128, 8, 1024
+LONG = 131_072
+# float32 against the definition in float64; sums over 1,000 steps round to a few 1e-6.
+TOLERANCE = 1e-4
+
+
+def scan_operands(
+    batch: int, seq_len: int, channels: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """What a Mamba layer passes to its scan."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    operands = {
+        "u": draw(batch, seq_len, channels),
+        "delta": draw(batch, seq_len, channels) - 2,
+        "A": -torch.arange(1.0, 17.0).repeat(channels, 1).to(dtype),
+        "B": draw(batch, seq_len, 16),
+        "C": draw(batch, seq_len, 16),
+        "D": draw(channels),
+        "z": draw(batch, seq_len, channels),
+        "delta_bias": draw(channels),
+    }
+    return {name: tensor.requires_grad_() for name, tensor in operands.items()}
+
+
+def run_scan(operands: dict[str, Tensor], backend: str) -> list[Tensor]:
+    out = selective_scan(**operands, delta_softplus=True, backend=backend)
+    return [out, *torch.autograd.grad(out.square().sum(), list(operands.values()))]
+
+
+def measure_correctness() -> dict[str, float]:
+    """The worst error of output and gradients, relative to the largest entry of each."""
+    found = run_scan(scan_operands(2, 1000, 96), "cpu")
+    expected = run_scan(scan_operands(2, 1000, 96, torch.float64), "reference")
+    errors = [
+        float((f.double() - e).abs().max() / e.abs().max())
+        for f, e in zip(found, expected, strict=True)
+    ]
+    return {"max_error": max(errors)}
+
+
+def measure_scan(batch: int, seq_len: int, channels: int) -> dict[str, float]:
+    operands = scan_operands(batch, seq_len, channels)
+    inputs, d_out = list(operands.values()), torch.randn(batch, seq_len, channels)
+    size = batch * seq_len * channels * 16
+
+    def forward() -> Tensor:
+        return selective_scan(**operands, delta_softplus=True, backend="cpu")
+
+    both = time_calls(lambda: torch.autograd.grad(forward(), inputs, d_out), 11)
+    with torch.no_grad():
+        alone = time_calls(forward, 11)
+    return {
+        "forward_ns": statistics.median(alone) / size * 1e9,
+        "forward_backward_ns": statistics.median(both) / size * 1e9,
+        "forward_backward_best_ns": min(both) / size * 1e9,
+    }
+
+
+def time_calls(call: Callable[[], object], count: int) -> list[float]:
+    """Seconds of each call, after one that is not counted."""
+    call()
+    seconds = []
+    for _ in range(count):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+class MambapyModel(nn.Module):
+    """Embedding, mambapy's blocks and a head: what DnaModel is, but for the final norm."""
+
+    def __init__(self, d_model: int, n_layers: int) -> None:
+        from mambapy.mamba import Mamba, MambaConfig
+
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, d_model)
+        self.blocks = Mamba(MambaConfig(d_model=d_model, n_layers=n_layers))
+        self.head = nn.Linear(d_model, VOCABULARY, bias=False)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return self.head(self.blocks(self.embedding(token_ids)))
+
+
+def build(library: str, d_model: int, n_layers: int) -> nn.Module:
+    torch.manual_seed(0)
+    if library == "mambapy":
+        return MambapyModel(d_model, n_layers)
+    config = ModelConfig(
+        d_model=d_model, n_layers=n_layers, vocab_size=VOCABULARY, mixer=MambaConfig()
+    )
+    return DnaModel(config)
+
+
+def measure_step(
+    library: str, n_layers: int, batch: int, seq_len: int, d_model: int, options: dict[str, bool]
+) -> dict[str, float]:
+    """Steps of next-token training with AdamW; peak memory is that of the whole process."""
+    model = build(library, d_model, n_layers)
+    optimiser = torch.optim.AdamW(model.parameters())
+    tokens = torch.randint(0, VOCABULARY, (batch, seq_len + 1))
+
+    def step() -> None:
+        optimiser.zero_grad()
+        logits = model(tokens[:, :-1], **options).flatten(0, 1)
+        functional.cross_entropy(logits, tokens[:, 1:].flatten()).backward()
+        optimiser.step()
+
+    count = 1 if seq_len == LONG else 3 if library == "mambapy" else 15
+    seconds = time_calls(step, count)
+    return {
+        "seconds": statistics.median(seconds),
+        "best_seconds": min(seconds),
+        "tokens_per_s": batch * seq_len / statistics.median(seconds),
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+MEASUREMENTS = {
+    "correctness": measure_correctness,
+    "scan": measure_scan,
+    "step": measure_step,
+}
+
+
+def in_own_process(threads: int, name: str, *arguments: object) -> dict[str, float]:
+    command = [sys.executable, __file__, "--threads", str(threads), "--measure"]
+    command.append(json.dumps([name, *arguments]))
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(threads: int, has_mambapy: bool, *shape: int) -> dict[str, object]:
+    """A step of ours and of mambapy's, twice in turns; of each the better run."""
+    row: dict[str, object] = {}
+    libraries = ["dnamamba", "mambapy"] if has_mambapy else ["dnamamba"]
+    for library in libraries * 2:
+        found = in_own_process(threads, "step", library, *shape, {})
+        known = row.get(library)
+        if not isinstance(known, dict) or found["seconds"] < known["seconds"]:
+            row[library] = found
+    if has_mambapy:
+        ours, theirs = row["dnamamba"], row["mambapy"]
+        assert isinstance(ours, dict)
+        assert isinstance(theirs, dict)
+        row["times_faster"] = theirs["seconds"] / ours["seconds"]
+    return row
+
+
+def describe(row: dict[str, object]) -> str:
+    text = []
+    for library in ("dnamamba", "mambapy"):
+        if isinstance(found := row.get(library), dict):
+            text.append(
+                f"{library} {found['seconds'] * 1e3:,.0f} ms, "
+                f"{found['tokens_per_s']:,.0f} tokens/s, {found['peak_gib']:.2f} GiB"
+            )
+    if "times_faster" in row:
+        text.append(f"{row['times_faster']:.1f}x")
+    return "; ".join(text)
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def describe_run(threads: int) -> dict[str, object]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "cpu": cpu_model(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "llvmlite": importlib.metadata.version("llvmlite"),
+        "commit": commit.stdout.strip(),
+    }
+
+
+def run_all(threads: int) -> dict[str, object]:
+    has_mambapy = importlib.util.find_spec("mambapy") is not None
+    if not has_mambapy:
+        print("mambapy is not installed (`pip install mambapy`): ours stand alone")
+    results: dict[str, object] = {**describe_run(threads)}
+    correctness = in_own_process(threads, "correctness")
+    print(f"worst relative error against float64: {correctness['max_error']:.1e}")
+    if not correctness["max_error"] < TOLERANCE:
+        sys.exit("the scan is wrong; its times would say nothing")
+    results |= correctness
+    results["scan"] = []
+    for shape in SCAN_SHAPES:
+        found = in_own_process(threads, "scan", *shape)
+        results["scan"].append({"shape": shape, **found})
+        times = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        print(f"scan {' x '.join(map(str, shape))} x 16 states: {times}")
+    results["layer"] = []
+    for batch, seq_len, d_model in LAYER_SHAPES:
+        row = compare(threads, has_mambapy, 1, batch, seq_len, d_model)
+        results["layer"].append({"shape": (batch, seq_len, d_model), **row})
+        print(f"one layer, {batch} x {seq_len:,}, d_model {d_model}: {describe(row)}")
+    shape = (MODEL_LAYERS, MODEL_BATCH, MODEL_LENGTH, MODEL_WIDTH)
+    results["model"] = compare(threads, has_mambapy, *shape)
+    print(f"{MODEL_LAYERS} layers, d_model {MODEL_WIDTH}: {describe(results['model'])}")
+    results["long"] = []
+    for n_layers, options in ((1, {}), (4, {}), (4, {"checkpoint_blocks": True})):
+        found = in_own_process(threads, "step", "dnamamba", n_layers, 1, LONG, 128, options)
+        results["long"].append({"n_layers": n_layers, **options, **found})
+        how = ", each block recomputed" if options else ""
+        print(f"1 x {LONG:,}, {n_layers} layers{how}: {describe({'dnamamba': found})}")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.measure:
+        name, *arguments = json.loads(options.measure)
+        print(json.dumps(MEASUREMENTS[name](*arguments)))
+        return
+    results = run_all(options.threads)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
