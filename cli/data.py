@@ -69,10 +69,12 @@ def prepare(files: tuple[Path, ...], out: Path, force: bool) -> None:
     """
     from dnamamba.data_prep.facts import foreign_letters
     from dnamamba.data_prep.store import GenomeStore, prepare_store
+    from dnamamba.data_prep.summary import count_contigs
 
     done: list[int] = []
     prepare_store(files, out, force=force, on_contig=lambda _, length: done.append(length))
-    click.echo(f"{out}: {len(done):,} contigs, {sum(done):,} bases, {out.stat().st_size:,} bytes")
+    n_contigs, size = count_contigs(len(done)), out.stat().st_size
+    click.echo(f"{out}: {n_contigs}, {sum(done):,} bases, {size:,} bytes")
     if doubt := foreign_letters(GenomeStore(out).facts.values()):
         click.echo(f"{out}: {doubt}", err=True)
     click.echo(f"Next: dnamamba pretrain {out}")

@@ -17,6 +17,11 @@ _COMPRESSION = {
 }
 
 
+def count_contigs(n: int) -> str:
+    """1 contig, 2 contigs."""
+    return f"{n:,} contig" + "s" * (n != 1)
+
+
 def summarise_file(path: Path, n_contigs: int = 20) -> list[str]:
     """Kind, size, checksums, letters and the longest contigs of a FASTA or a store.
 
@@ -49,14 +54,14 @@ def _describe(facts: Sequence[ContigFacts], n_contigs: int) -> list[str]:
     masked = sum(row.soft_masked for row in facts)
     lengths = sorted((row.length for row in facts), reverse=True)
     lines = [
-        f"  {len(facts):,} contigs, {bases:,} bases; longest {lengths[0]:,}, "
+        f"  {count_contigs(len(facts))}, {bases:,} bases; longest {lengths[0]:,}, "
         f"N50 {_n50(lengths):,}, shortest {lengths[-1]:,}",
         f"  soft-masked (lower case): {masked:,} ({masked / max(1, bases):.2%})",
     ]
     lines += _describe_letters(letters, bases)
     empty = sum(length == 0 for length in lengths)
     if empty:
-        lines.append(f"  {empty:,} contigs have no sequence")
+        lines.append(f"  without sequence: {count_contigs(empty)}")
     longest = sorted(facts, key=lambda row: -row.length)[:n_contigs]
     lines += [f"    {row.length:>13,}  {row.name}" for row in longest]
     if len(facts) > len(longest):

@@ -197,7 +197,7 @@ def test_the_installed_command_prepares_a_genome(tmp_path):
     source, out = write_fasta(tmp_path / "x.fa", {"a": "ACGTN"}), tmp_path / "x.h5"
     command = [sys.executable, "-m", "dnamamba", "data", "prepare", str(source), "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"{out}: 1 contigs, 5 bases")
+    assert done.stdout.startswith(f"{out}: 1 contig, 5 bases")
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert again.stdout == ""

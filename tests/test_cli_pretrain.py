@@ -176,6 +176,7 @@ def test_a_second_run_into_the_same_folder_is_refused(folder, undisturbed):
         (["--steps", "0"], 2, "'--steps': 0 is not in the range x>=1"),
         (["--workers", "-1"], 1, "workers is 0 or more, got -1"),
         (["--seed", "-1"], 1, "seed is 0 or more"),
+        (["--data-seed", "-1"], 1, "data seed is 0 or more"),
         (["--valid-fraction", "0.1", "--valid-contigs", "chr1"], 2, "have no meaning: leave them"),
         (["--micro-batch", "3"], 1, "do not divide a batch of 8"),
         (["--resume", "run", "--steps", "5"], 2, "leave out --steps"),

@@ -67,10 +67,12 @@ def test_every_backend_is_run_or_says_why_not(tmp_path, install):
     refused = replace(
         backend_named("chunked"), name="fused", refuse=lambda *operands: "needs a GPU"
     )
-    install(refused, *op.BACKENDS)
+    new = replace(backend_named("chunked"), name="untried", is_automatic=False)
+    install(refused, new, *op.BACKENDS)
     findings = examine("cpu", tmp_path)
     assert find(findings, "fused").detail == "not here: needs a GPU"
     assert find(findings, "fused").ok
+    assert "only when asked for by name" in find(findings, "untried").detail
     for name in ("cpu", "chunked", "reference"):
         assert "worst relative error of output and gradients" in find(findings, name).detail
 

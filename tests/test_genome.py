@@ -242,7 +242,7 @@ def test_a_summary_counts_what_is_in_a_file(make, tmp_path):
     assert "other IUPAC letters (read as N): 4 (5.13%): R 2, Y 2" in text
     assert "gaps (read as N): 2 (2.56%): - 2" in text
     assert "outside IUPAC (read as unknown): 2 (2.56%): ? 2" in text
-    assert "1 contigs have no sequence" in text
+    assert "without sequence: 1 contig" in text
     assert lines[-2:] == [f"    {60:>13}  a", "    and 2 more"]
 
 

@@ -39,6 +39,8 @@ class DataConfig:
     """Decides order, phase and strand of training windows; nothing else does."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"data seed is 0 or more and below 2^63, got {self.seed}")
         if self.windows.rule != "tile" and self.splits.bed is None:
             raise InputError(
                 f"the {self.windows.rule} rule lays windows on the rows of a BED: name one "
