@@ -1,6 +1,11 @@
 """The selective scan's Triton kernels against the definition in float64."""
 
 import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +25,7 @@ from triton_cases import (
     poisoned_memory,
 )
 
+triton = pytest.importorskip("triton", reason="needs triton")
 gpu = pytest.importorskip("dnamamba.kernels.scan.gpu", reason="needs triton", exc_type=ImportError)
 
 pytestmark = TRITON_TEST
@@ -195,6 +201,26 @@ def test_the_cpu_is_refused_by_name():
     operands = {name: x.cpu() for name, x in draw_operands(1, 2, 3).items() if x is not None}
     with pytest.raises(RuntimeError, match="'triton' cannot run this: it needs a CUDA device"):
         selective_scan(**operands, backend="triton")
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_an_h100_into_registers():
+    """Types and layouts that the interpreter does not check; what spills, and how much."""
+    if not (Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump").exists():
+        pytest.skip("this Triton comes without NVIDIA's tools")
+    script = Path(__file__).with_name("compile_scan.py")
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == 9
+    for name, taken in found.items():
+        # The backward keeps the states of four steps, and a few dozen of its values go to memory.
+        limit = 256 if name.startswith("chunk_backward") else 0
+        assert taken["stack"] <= limit, f"{name} spills: {taken}"
+    assert found["chunk_scan_kernel bf16 layer"]["registers"] <= 96  # 20 warps a multiprocessor
 
 
 @pytest.mark.gpu
