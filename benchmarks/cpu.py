@@ -12,6 +12,7 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import resource
 import statistics
@@ -213,6 +214,8 @@ def describe_run(threads: int) -> dict[str, object]:
         "cpu": cpu_model(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
+        # Other work on the machine slows two threads far more than it slows one.
+        "load_before": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,
         "llvmlite": importlib.metadata.version("llvmlite"),
         "commit": commit.stdout.strip(),
