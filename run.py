@@ -25,7 +25,7 @@ import sys
 DEMO_COMMANDS = {
     "pretrain": [
         "pretrain",
-        *("--steps", "200", "--batch-tokens", "8k", "--eval-tokens", "64k"),
+        *("--steps", "800", "--batch-tokens", "8k", "--eval-tokens", "64k"),
         *("--no-rc-augment", "--out", "runs/demo", "--force"),
     ],
 }
