@@ -49,7 +49,8 @@ def read_ranks() -> Ranks:
 
 
 def cache_folder() -> Path:
-    """Where indexes go when the folder of their file is read-only: DNAMAMBA_CACHE, else XDG's."""
+    """Where indexes of files in read-only folders, scans of files, demo genomes and the CPU's
+    machine code are kept: DNAMAMBA_CACHE, else XDG's."""
     named = os.environ.get("DNAMAMBA_CACHE")
     if named:
         return Path(named)
@@ -202,7 +203,11 @@ def available_bytes(device: "torch.device", ranks: Ranks) -> int:
     group = Path("/sys/fs/cgroup")
     limit, used = group / "memory.max", group / "memory.current"
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        found.append(int(text) - int(used.read_text()))
+        # Files' pages not used of late count as used, but are given back when needed.
+        statistics = group / "memory.stat"
+        text_of = statistics.read_text() if statistics.exists() else ""
+        given_back = dict(line.split() for line in text_of.splitlines()).get("inactive_file", "0")
+        found.append(int(text) - int(used.read_text()) + int(given_back))
     return max(0, min(found)) // ranks.local_world_size
 
 

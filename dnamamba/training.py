@@ -200,7 +200,7 @@ class Trainer:
         found = load_newest(self.run.checkpoints, self.objective, self.optimizer)
         if found is not None:
             self.step = found["step"]
-            self._interval = IntervalMean(found["extra"]["losses"])
+            self._interval = IntervalMean(found["extra"].get("losses", []))
         if self.compute.ranks.is_main:
             self.run.metrics.rewind(self.step if found is not None else -1)
         self.compute.wait_for_ranks()

@@ -101,7 +101,7 @@ def _first_that_can(
         elif backend.is_automatic:
             return backend
         else:
-            refusals.append(f"{backend.name!r} is new and runs only when asked for by name")
+            refusals.append(f"{backend.name!r} is new: ask for it by name")
     raise AssertionError("the last backend of an op takes everything")
 
 

@@ -4,10 +4,12 @@ import inspect
 import logging
 import math
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dnamamba.kernels import backend as backend_module
 from dnamamba.kernels import selective_scan
@@ -508,6 +510,63 @@ def test_cpu_refuses_what_it_cannot_compute(name, dtype, message):
         selective_scan(**operands, backend="cpu")
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_cpu_does_not_depend_on_torchs_default_dtype(dtype):
+    operands = draw_operands(2, 40, 19, 4, torch.float32)
+    del operands["initial_state"]
+
+    def run() -> tuple[Tensor, ...]:
+        out = selective_scan(**operands, delta_softplus=True, backend="cpu")
+        return (out, *torch.autograd.grad(out.sum(), list(operands.values())))
+
+    expected = run()
+    torch.set_default_dtype(dtype)
+    try:
+        found = run()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_cpu_leaves_tensors_without_memory_to_others():
+    operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
+    with FakeTensorMode() as mode:
+        fake = {name: mode.from_tensor(tensor) for name, tensor in operands.items()}
+        assert selective_scan(**fake).shape == operands["u"].shape
+        with pytest.raises(RuntimeError, match="plain tensors, got a FakeTensor"):
+            selective_scan(**fake, backend="cpu")
+
+
+def test_compiled_code_scans_as_before():
+    operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
+    compiled = torch.compile(
+        lambda: selective_scan(**operands, delta_softplus=True), backend="eager"
+    )
+    expected = selective_scan(**operands, delta_softplus=True)
+    torch.testing.assert_close(compiled(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cpu_keeps_states_only_where_gradients_are_wanted():
+    operands = draw_operands(1, 512, 64, 16, dtype=torch.float32)
+    made = []
+    real = cpu.new_tensor
+    with (
+        torch.no_grad(),
+        mock.patch.object(
+            cpu, "new_tensor", lambda *shape: made.append(math.prod(shape)) or real(*shape)
+        ),
+    ):
+        selective_scan(**operands, backend="cpu")
+    assert max(made) == operands["u"].numel()
+
+
+def test_operands_on_two_devices_are_an_error():
+    operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
+    operands["z"] = operands["z"].to("meta")
+    with pytest.raises(ValueError, match=r"u is on cpu, an operand of shape .* on meta; move one"):
+        selective_scan(**operands)
+
+
 def test_cpu_refuses_constant_weights_and_many_states():
     operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
     constant = {**operands, "B": operands["A"]}
@@ -549,7 +608,7 @@ def test_auto_passes_over_a_new_backend_and_says_so(caplog, monkeypatch):
     with caplog.at_level(logging.INFO, logger="dnamamba.kernels"):
         selective_scan(**operands)
     assert "auto takes 'slow'" in caplog.text
-    assert "'untried' is new and runs only when asked for by name" in caplog.text
+    assert "'untried' is new: ask for it by name" in caplog.text
     selective_scan(**operands, backend="untried")
     assert backend_module.describe_choices() == {"selective_scan on cpu": ["slow", "untried"]}
 

@@ -1,5 +1,6 @@
 """IR to machine code for this CPU, kept in the cache folder between processes."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -81,11 +82,12 @@ def compile_kernel(emitter: Emitter, host: Host) -> Kernel:
     ir = emitter.ir()
     key = "\n".join([llvmlite.__version__, host.triple, host.cpu, host.features, ir])
     name = f"{emitter.name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
-    path = cache_folder() / "cpu-kernels" / name
-    code = _read_sealed(path)
+    path = _cache_path(name)
+    code = None if path is None else _read_sealed(path)
     if code is None:
         code = _compile(ir, host)
-        _write_sealed(path, code)
+        if path is not None:
+            _write_sealed(path, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine(host))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -93,6 +95,14 @@ def compile_kernel(emitter: Emitter, host: Host) -> Kernel:
     # ctypes lets go of Python's lock during the call.
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
     return Kernel(emitter.arguments, run, address, engine)
+
+
+def _cache_path(name: str) -> Path | None:
+    """None in a process without a home, which compiles for itself."""
+    try:
+        return cache_folder() / "cpu-kernels" / name
+    except RuntimeError:
+        return None
 
 
 def _target_machine(host: Host) -> Any:
@@ -129,11 +139,12 @@ def _read_sealed(path: Path) -> bytes | None:
 
 def _write_sealed(path: Path, code: bytes) -> None:
     """Whole or not at all; without a cache folder to write to, the next process compiles again."""
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, building = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        os.replace(building, path)
-    except OSError:
-        return
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(code).digest() + code)
+            os.replace(building, path)
+        except OSError:
+            os.unlink(building)

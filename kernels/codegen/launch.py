@@ -52,6 +52,18 @@ class Arguments:
             self.values |= {f"{name}_batch": batch_stride, f"{name}_step": step}
 
 
+def refuse_unseen(*tensors: Tensor) -> str | None:
+    """Why machine code cannot have these tensors' memory, or None if it can."""
+    if torch.compiler.is_compiling():
+        return "torch.compile cannot see into it"
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            return f"it runs on the CPU, the tensors are on {tensor.device.type}"
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            return f"it needs plain tensors, got a {type(tensor).__name__}"
+    return None
+
+
 def channels_last(x: Tensor) -> Tensor:
     """In float32, as it is where the last axis is contiguous, else a copy."""
     x = x.float()

@@ -20,7 +20,8 @@ _USE_LARGE_PAGES = 14  # MADV_HUGEPAGE
 
 def new_tensor(*shape: int) -> Tensor:
     """A float32 tensor, not filled in."""
-    tensor = torch.empty(shape)
+    # Named, as torch's defaults may be others and machine code asks nothing.
+    tensor = torch.empty(shape, dtype=torch.float32, device="cpu")
     size = tensor.numel() * FLOAT_BYTES
     if size >= _LARGE and (advise := _madvise()) is not None:
         start = -(-tensor.data_ptr() // _PAGE) * _PAGE

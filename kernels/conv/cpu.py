@@ -17,7 +17,14 @@ from torch.autograd.function import once_differentiable
 from dnamamba.kernels.codegen.compiler import Kernel, compile_kernel, find_host, why_no_host
 from dnamamba.kernels.codegen.emitter import INT, POINTER, Emitter, Value, Variable
 from dnamamba.kernels.codegen.functions import sigmoid
-from dnamamba.kernels.codegen.launch import N_TASKS, NEXT_TASK, Arguments, channels_last, launch
+from dnamamba.kernels.codegen.launch import (
+    N_TASKS,
+    NEXT_TASK,
+    Arguments,
+    channels_last,
+    launch,
+    refuse_unseen,
+)
 from dnamamba.kernels.codegen.memory import new_tensor
 from dnamamba.kernels.codegen.tensors import Rows, per_step, prefetch
 from dnamamba.kernels.conv.reference import last_inputs
@@ -33,8 +40,8 @@ _AHEAD = 16
 
 def refuse(x: Tensor, weight: Tensor) -> str | None:
     """Why this backend cannot take these operands and what to do, or None if it can."""
-    if x.device.type != "cpu":
-        return f"x is on {x.device.type}; move the operands to the CPU"
+    if (reason := refuse_unseen(x, weight)) is not None:
+        return reason
     if torch.float64 in (x.dtype, weight.dtype):
         return "it computes in float32 and got float64; use backend='reference'"
     if weight.shape[1] > WIDEST:
@@ -254,7 +261,8 @@ def _arguments(
     arguments.add(weight=weight.t().contiguous(), bias=bias)
     arguments.add_rows(x=x)
     if history is None:
-        history = torch.zeros(1, weight.shape[1] - 1, channels).expand(x.shape[0], -1, -1)
+        zeros = torch.zeros(1, weight.shape[1] - 1, channels, dtype=torch.float32, device="cpu")
+        history = zeros.expand(x.shape[0], -1, -1)
     arguments.add_rows(in_time=False, history=history)
     return arguments
 

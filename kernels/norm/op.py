@@ -62,7 +62,8 @@ def add_norm(
     residual_in_fp32: the sum is made and returned in float32 whatever x is (float64 if x is);
     otherwise in x's dtype, and normed as it was rounded.
     out_dtype: of what is normed; None for autocast's dtype where that is on, else x's.
-    backend: "auto", "triton" (CUDA, D up to 4,096) or "reference" (plain PyTorch, anywhere).
+    backend: "auto", "triton" (CUDA, D up to 4,096; new, so `auto` does not take it yet) or
+    "reference" (plain PyTorch, anywhere).
 
     The norm is computed in float32 (float64 if x is). Differentiable (once) in every tensor; kept
     for the backward is the sum alone. Raises ValueError for operands that do not fit together,

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from dnamamba.kernels.codegen.compiler import Kernel, compile_kernel, find_host, why_no_host
 from dnamamba.kernels.codegen.functions import LOG2_E
-from dnamamba.kernels.codegen.launch import Arguments, channels_last, launch
+from dnamamba.kernels.codegen.launch import Arguments, channels_last, launch, refuse_unseen
 from dnamamba.kernels.codegen.memory import new_tensor
 from dnamamba.kernels.scan.chunked import match_groups
 from dnamamba.kernels.scan.cpu_backward import write_backward
@@ -27,8 +27,8 @@ TASKS = 16
 
 def refuse(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
     """Why this backend cannot take these operands and what to do, or None if it can."""
-    if u.device.type != "cpu":
-        return f"u is on {u.device.type}; move the operands to the CPU"
+    if (reason := refuse_unseen(u, A, B, C)) is not None:
+        return reason
     if A.is_complex():
         return "A is complex; use backend='reference'"
     if torch.float64 in (x.dtype for x in (u, A, B, C)):
@@ -59,7 +59,9 @@ def selective_scan(
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     # Autograd rounds the gradients back to the operands' dtypes.
     widened = [None if x is None else channels_last(x) for x in tensors]
-    out, last_state = _CpuScan.apply(*widened, delta_softplus, reverse)
+    # Asked here: inside, gradients are always off, and what needs one is known whether or not.
+    keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in widened)
+    out, last_state = _CpuScan.apply(*widened, delta_softplus, reverse, keeps)
     out = out.to(u.dtype)
     return (out, last_state) if return_last_state else out
 
@@ -98,13 +100,13 @@ class _Inputs(NamedTuple):
 
 
 class _CpuScan(torch.autograd.Function):
-    """(out, last state) from `_Inputs`, delta_softplus and reverse."""
+    """(out, last state) from `_Inputs`, delta_softplus, reverse and whether to keep states."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        inputs, delta_softplus, reverse = _Inputs(*args[:-2]), *args[-2:]
+        inputs, (delta_softplus, reverse, keeps) = _Inputs(*args[:-3]), args[-3:]
         variant = inputs.variant(delta_softplus)
-        call = _Call(inputs, variant, reverse, keeps=any(ctx.needs_input_grad))
+        call = _Call(inputs, variant, reverse, keeps)
         out, last_state = new_tensor(*inputs.u.shape), new_tensor(*call.state_shape)
         initial = _states_first(inputs.initial_state, call)
         call.add_rows(out=out)
@@ -142,6 +144,7 @@ class _CpuScan(torch.autograd.Function):
             d_z,
             None if inputs.delta_bias is None else d_bias.sum(0),
             None if inputs.initial_state is None else d_initial.transpose(1, 2),
+            None,
             None,
             None,
         )
@@ -203,5 +206,6 @@ def _sum_parts(sums: Tensor) -> Tensor:
 def _states_first(state: Tensor | None, call: _Call) -> Tensor:
     """(B, D, N) as (B, N, D); zeros that all of the batch share if None."""
     if state is None:
-        return torch.zeros(1, *call.state_shape[1:]).expand(call.state_shape)
+        zeros = torch.zeros(1, *call.state_shape[1:], dtype=torch.float32, device="cpu")
+        return zeros.expand(call.state_shape)
     return state.transpose(1, 2).contiguous()

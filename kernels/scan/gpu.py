@@ -32,7 +32,7 @@ SHORTEST_CHUNK = 64
 """Steps; a chunk costs one more state in memory."""
 
 MARKS_BYTES = 1 << 30
-"""The backward handles as many programs at a time as keep their marks within this."""
+"""The backward handles as many programs at a time as keep their marks within this, or one."""
 
 MOST_ROWS = 4
 """Programs that run as the warps of one block in the backward."""
@@ -139,18 +139,21 @@ def forward(
         "ROWS": 1,
         "num_warps": 1,
     }
-    if plan.n_chunks == 1:
-        entries.copy_(state.unsqueeze(1))
-    else:
-        kernels.chunk_state_kernel[grid](
-            u, delta, A, BC, bias, dt_sums, entries, *sizes, u.stride(0), delta.stride(0), **shared
-        )
-        _pass_states(plan, A, dt_sums, entries, state.clone(), 0, plan.n_programs, backward=False)
-    kernels.chunk_scan_kernel[grid](
-        u, delta, A, BC, A if D is None else D, gate, bias, entries, last_state, out, *sizes,
-        u.stride(0), delta.stride(0), gate.stride(0), out.stride(0), Z_ROW=gate.stride(1),
-        OUT_ROW=out.stride(1), HAS_D=D is not None, HAS_Z=z is not None, **shared,
-    )  # fmt: skip
+    with torch.cuda.device_of(u):
+        if plan.n_chunks == 1:
+            entries.copy_(state.unsqueeze(1))
+        else:
+            kernels.chunk_state_kernel[grid](
+                u, delta, A, BC, bias, dt_sums, entries, *sizes, u.stride(0), delta.stride(0),
+                **shared,
+            )  # fmt: skip
+            carry = state.clone()
+            _pass_states(plan, A, dt_sums, entries, carry, 0, plan.n_programs, backward=False)
+        kernels.chunk_scan_kernel[grid](
+            u, delta, A, BC, A if D is None else D, gate, bias, entries, last_state, out, *sizes,
+            u.stride(0), delta.stride(0), gate.stride(0), out.stride(0), Z_ROW=gate.stride(1),
+            OUT_ROW=out.stride(1), HAS_D=D is not None, HAS_Z=z is not None, **shared,
+        )  # fmt: skip
     return out, last_state, entries, dt_sums
 
 
@@ -176,7 +179,8 @@ def backward(
     plan = _plan_for(u, BC)
     batch, seq_len, _ = u.shape
     new, K, P = A.new_empty, plan.n_chunks, plan.n_programs
-    d_u, d_delta, d_z = (_like(x) for x in (u, delta, gate))
+    d_u, d_delta = _like(u), _like(delta)
+    d_z = d_u if z is None else _like(gate)
     d_BC, d_A = new(batch, seq_len, P, 2 * N_STATES), new(batch, K, *A.shape)
     d_D, d_bias = new(batch, K, P, LANES), new(batch, K, P, LANES)
     d_state = new(batch, *A.shape)
@@ -196,19 +200,20 @@ def backward(
         n_slots = min(plan.n_slots, P - first)
         sizes = (seq_len, plan.width, plan.blocks, plan.chunk, P, n_slots, first)
         grid = (batch * (n_slots // plan.rows), K)
-        kernels.chunk_adjoint_kernel[grid](
-            u, delta, A, BC, gate, bias, d_out, entries, marks, adjoints, *sizes, *strides,
-            HAS_ADJOINT=K > 1, **shared,
-        )  # fmt: skip
-        if K > 1:
-            carry = d_last.clone()
-            _pass_states(plan, A, dt_sums, adjoints, carry, first, n_slots, backward=True)
-        kernels.chunk_backward_kernel[grid](
-            u, delta, A, BC, A if D is None else D, gate, bias, d_out, marks, adjoints, d_u,
-            d_delta, d_z, d_BC, d_A, d_D, d_bias, d_state, *sizes, *strides, d_u.stride(0),
-            d_delta.stride(0), d_z.stride(0), D_U_ROW=d_u.stride(1), D_DELTA_ROW=d_delta.stride(1),
-            D_Z_ROW=d_z.stride(1), HAS_D=D is not None, **shared,
-        )  # fmt: skip
+        with torch.cuda.device_of(u):
+            kernels.chunk_adjoint_kernel[grid](
+                u, delta, A, BC, gate, bias, d_out, entries, marks, adjoints, *sizes, *strides,
+                HAS_ADJOINT=K > 1, **shared,
+            )  # fmt: skip
+            if K > 1:
+                carry = d_last.clone()
+                _pass_states(plan, A, dt_sums, adjoints, carry, first, n_slots, backward=True)
+            kernels.chunk_backward_kernel[grid](
+                u, delta, A, BC, A if D is None else D, gate, bias, d_out, marks, adjoints, d_u,
+                d_delta, d_z, d_BC, d_A, d_D, d_bias, d_state, *sizes, *strides, d_u.stride(0),
+                d_delta.stride(0), d_z.stride(0), D_U_ROW=d_u.stride(1),
+                D_DELTA_ROW=d_delta.stride(1), D_Z_ROW=d_z.stride(1), HAS_D=D is not None, **shared,
+            )  # fmt: skip
     d_weights = d_BC.view(*BC.shape[:3], plan.blocks, *BC.shape[3:]).sum(3)
     return [
         d_u, d_delta, d_A.sum((0, 1)), d_weights,

@@ -13,7 +13,7 @@ from dnamamba.kernels.backend import Backend, refuse_triton, resolve_backend
 from dnamamba.kernels.scan import chunked, cpu, reference
 
 
-@functools.wraps(reference.selective_scan)
+@functools.wraps(reference.selective_scan)  # for its signature
 def _run_triton(*args: Any) -> Any:
     # Imported on first use: triton is not installed everywhere.
     from dnamamba.kernels.scan import gpu
@@ -92,6 +92,7 @@ def selective_scan(
         real={"u": u, "delta": delta, "D": D, "z": z, "delta_bias": delta_bias},
         like_A={"B": B, "C": C, "initial_state": initial_state},
     )
+    _check_devices(u, delta, A, B, C, D, z, delta_bias, initial_state)
     _check_shapes(u, delta, A, D, z, delta_bias, initial_state)
     _check_weights("B", B, u, A)
     _check_weights("C", C, u, A)
@@ -102,6 +103,15 @@ def selective_scan(
             u, delta, A, B, C, D, z, delta_bias, delta_softplus,
             initial_state, return_last_state, reverse,
         )  # fmt: skip
+
+
+def _check_devices(u: Tensor, *others: Tensor | None) -> None:
+    for tensor in others:
+        if tensor is not None and tensor.device != u.device:
+            raise ValueError(
+                f"selective_scan: u is on {u.device}, an operand of shape {tuple(tensor.shape)} on "
+                f"{tensor.device}; move one of them"
+            )
 
 
 def _check_shapes(
