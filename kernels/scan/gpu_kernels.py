@@ -18,179 +18,32 @@ with dt = 0, which leaves states and gradients as they are.
 import triton
 import triton.language as tl
 
-LANES = tl.constexpr(32)
-N_STATES = tl.constexpr(16)
-LOG2_E = tl.constexpr(1.4426950408889634)
-LN_2 = tl.constexpr(0.6931471805599453)
+from dnamamba.kernels.scan.gpu_pieces import (
+    LANES,
+    LN_2,
+    LOG2_E,
+    N_STATES,
+    add_product,
+    advance,
+    back_step,
+    find_channels,
+    find_place,
+    full_states,
+    lanes_inside,
+    load_inputs,
+    load_rows,
+    load_states,
+    make_decays,
+    make_dt,
+    multiply,
+    row_of,
+    sigmoid,
+    spread_weights,
+    store_states,
+    sum_lanes,
+)
 
 _SIZES = ["seq_len", "width", "blocks", "chunk", "n_programs", "n_slots", "first_program"]
-
-
-# --- pieces
-
-
-@triton.jit
-def _softplus(x):
-    """softplus(x) and its derivative, both to rounding: log(1 + e) alone loses small e."""
-    e = tl.exp2(x * LOG2_E)
-    series = e * (1.0 - e * (0.5 - e * (0.33333333 - e * 0.25)))
-    y = tl.where(e < 0.03125, series, tl.log(1.0 + e))
-    return tl.where(x > 20.0, x, y), tl.where(x > 20.0, 1.0, e / (1.0 + e))
-
-
-@triton.jit
-def _sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(-x * LOG2_E))
-
-
-@triton.jit
-def _place(n_programs, ROWS: tl.constexpr):
-    """The programs `# [ROWS, 1]` of one sequence that run here, and the sequence, in 64 bits."""
-    blocks = n_programs // ROWS
-    program = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)[:, None]
-    return program, (tl.program_id(0) // blocks).to(tl.int64)
-
-
-@triton.jit
-def _channels(program, width, blocks):
-    """The group of each program, the channel of each lane, which lanes have one of their own."""
-    group = program // blocks
-    inside = (program % blocks) * LANES + tl.arange(0, LANES)[None, :]
-    channel = group * width + tl.minimum(inside, width - 1)
-    # Only to have lanes laid along channels: no thread reads two of them.
-    channel = tl.max_contiguous(channel, (1, LANES))
-    return group, channel, inside < width
-
-
-@triton.jit
-def _row(start, j, seq_len, REVERSE: tl.constexpr, EVEN: tl.constexpr):
-    """The row of step start + j, that of the last step for later ones; 64 bits.
-
-    EVEN: all blocks of steps are whole, so rows lie a constant apart and cost no arithmetic.
-    """
-    if not EVEN:
-        j = tl.minimum(j, seq_len - 1 - start)
-    if REVERSE:
-        return tl.cast(seq_len - 1 - start, tl.int64) - j
-    return tl.cast(start, tl.int64) + j
-
-
-@triton.jit
-def _load_rows(
-    pointer, start, seq_len, ROW: tl.constexpr, REVERSE: tl.constexpr, EVEN: tl.constexpr,
-    STEPS: tl.constexpr,
-):  # fmt: skip
-    """What `pointer` `# [ROWS, LANES]` finds in the rows of STEPS steps, as it is."""
-    values = ()
-    for j in tl.static_range(STEPS):
-        values = values + (tl.load(pointer + _row(start, j, seq_len, REVERSE, EVEN) * ROW),)
-    return values
-
-
-@triton.jit
-def _inside(valid, step, seq_len, EVEN: tl.constexpr):
-    """Lanes with a channel of their own, at a step that there is."""
-    if EVEN:
-        return valid
-    return valid & (step < seq_len)
-
-
-@triton.jit
-def _dt(raw, bias, valid, SOFTPLUS: tl.constexpr):
-    """dt and its derivative by delta; 0 and 1 where there is no step."""
-    x = raw.to(tl.float32) + bias
-    slope = x * 0.0 + 1.0
-    if SOFTPLUS:
-        x, slope = _softplus(x)
-    return tl.where(valid, x, 0.0), slope
-
-
-@triton.jit
-def _weights(row, FIRST: tl.constexpr):
-    """B (FIRST 0) or C (FIRST 16) of a step from its row, each in all lanes."""
-    index = tl.full(row.shape, 0, tl.int32)
-    values = ()
-    for n in tl.static_range(N_STATES):
-        values = values + (tl.gather(row, index + (FIRST + n), 1),)
-    return values
-
-
-@triton.jit
-def _load_states(pointer, scale):
-    """16 tiles `# [ROWS, LANES]`, times a number."""
-    values = ()
-    for n in tl.static_range(N_STATES):
-        values = values + (tl.load(pointer + n * LANES + tl.arange(0, LANES)[None, :]) * scale,)
-    return values
-
-
-@triton.jit
-def _store_states(pointer, values):
-    for n in tl.static_range(N_STATES):
-        tl.store(pointer + n * LANES + tl.arange(0, LANES)[None, :], values[n])
-
-
-@triton.jit
-def _full_states(value, ROWS: tl.constexpr):
-    values = ()
-    for _ in tl.static_range(N_STATES):
-        values = values + (tl.full((ROWS, LANES), value, tl.float32),)
-    return values
-
-
-@triton.jit
-def _decays(dt, A_log2):
-    values = ()
-    for n in tl.static_range(N_STATES):
-        values = values + (tl.exp2(dt * A_log2[n]),)
-    return values
-
-
-@triton.jit
-def _advance(decays, states, dt_u, B):
-    """The states after a step."""
-    values = ()
-    for n in tl.static_range(N_STATES):
-        values = values + (decays[n] * states[n] + dt_u * B[n],)
-    return values
-
-
-@triton.jit
-def _multiply(one, other):
-    values = ()
-    for n in tl.static_range(N_STATES):
-        values = values + (one[n] * other[n],)
-    return values
-
-
-@triton.jit
-def _add_product(sums, states, vector, weights):
-    """sums + states * vector * weights, a state at a time."""
-    values = ()
-    for n in tl.static_range(N_STATES):
-        values = values + (sums[n] + states[n] * (vector * weights[n]),)
-    return values
-
-
-@triton.jit
-def _sum_lanes(rows, STEP: tl.constexpr):
-    """Of 32 tiles the sum over lanes; that of tile i comes out in lane i.
-
-    Half the tiles are folded onto the other half at a time: 31 exchanges for all, where a sum of
-    each alone takes 5 for each.
-    """
-    if STEP == 0:
-        return rows[0]
-    else:
-        lane = tl.arange(0, LANES)[None, :]
-        partner = tl.broadcast_to(lane ^ STEP, rows[0].shape)
-        upper = (lane & STEP) != 0
-        folded = ()
-        for i in tl.static_range(STEP):
-            kept = tl.where(upper, rows[i + STEP], rows[i])
-            sent = tl.where(upper, rows[i], rows[i + STEP])
-            folded = folded + (kept + tl.gather(sent, partner, 1),)
-        return _sum_lanes(folded, STEP // 2)
 
 
 # --- forward
@@ -204,36 +57,36 @@ def chunk_state_kernel(
     EVEN: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The state each chunk ends in from zero, and its sum of dt."""
-    slot, i_batch = _place(n_programs, ROWS)
+    slot, i_batch = find_place(n_programs, ROWS)
     i_chunk, program = tl.program_id(1), slot
-    group, o_d, valid = _channels(program, width, blocks)
+    group, o_d, valid = find_channels(program, width, blocks)
     bias = tl.load(delta_bias + o_d) if HAS_BIAS else 0.0
-    A_log2 = _load_states(A + program * N_STATES * LANES, LOG2_E)
+    A_log2 = load_states(A + program * N_STATES * LANES, LOG2_E)
     u += i_batch * u_batch + o_d
     delta += i_batch * delta_batch + o_d
     BC += i_batch * seq_len * BC_ROW + group * 2 * N_STATES + tl.arange(0, LANES)[None, :]
-    h = _full_states(0.0, ROWS)
+    h = full_states(0.0, ROWS)
     dt_sum = tl.zeros((ROWS, LANES), tl.float32)
     first = i_chunk * chunk
-    next_u = _load_rows(u, first, seq_len, U_ROW, REVERSE, EVEN, STEPS)
-    next_delta = _load_rows(delta, first, seq_len, DELTA_ROW, REVERSE, EVEN, STEPS)
-    next_BC = _load_rows(BC, first, seq_len, BC_ROW, REVERSE, EVEN, STEPS)
+    next_u, next_delta, next_BC = load_inputs(
+        u, delta, BC, first, seq_len, U_ROW, DELTA_ROW, BC_ROW, REVERSE, EVEN, STEPS
+    )
     last = (seq_len - 1) // STEPS * STEPS
     for start in range(first, tl.minimum(first + chunk, seq_len), STEPS):
         ahead = tl.minimum(start + STEPS, last)
         now_u, now_delta, now_BC = next_u, next_delta, next_BC
-        next_u = _load_rows(u, ahead, seq_len, U_ROW, REVERSE, EVEN, STEPS)
-        next_delta = _load_rows(delta, ahead, seq_len, DELTA_ROW, REVERSE, EVEN, STEPS)
-        next_BC = _load_rows(BC, ahead, seq_len, BC_ROW, REVERSE, EVEN, STEPS)
+        next_u, next_delta, next_BC = load_inputs(
+            u, delta, BC, ahead, seq_len, U_ROW, DELTA_ROW, BC_ROW, REVERSE, EVEN, STEPS
+        )
         for j in tl.static_range(STEPS):
-            inside = _inside(valid, start + j, seq_len, EVEN)
-            dt, _ = _dt(now_delta[j], bias, inside, SOFTPLUS)
+            inside = lanes_inside(valid, start + j, seq_len, EVEN)
+            dt, _ = make_dt(now_delta[j], bias, inside, SOFTPLUS)
             dt_u = dt * now_u[j].to(tl.float32)
-            h = _advance(_decays(dt, A_log2), h, dt_u, _weights(now_BC[j], 0))
+            h = advance(make_decays(dt, A_log2), h, dt_u, spread_weights(now_BC[j], 0))
             dt_sum += dt
     scratch = (i_batch * tl.num_programs(1) + i_chunk) * n_programs + program
     tl.store(dt_sums + scratch * LANES + tl.arange(0, LANES)[None, :], dt_sum)
-    _store_states(states + scratch * N_STATES * LANES, h)
+    store_states(states + scratch * N_STATES * LANES, h)
 
 
 @triton.jit(do_not_specialize=["n_chunks", "n_programs", "n_slots", "first_program"])
@@ -281,49 +134,49 @@ def chunk_scan_kernel(
     REVERSE: tl.constexpr, EVEN: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The outputs of each chunk from the state entering it; the last chunk's end state."""
-    slot, i_batch = _place(n_programs, ROWS)
+    slot, i_batch = find_place(n_programs, ROWS)
     i_chunk, program = tl.program_id(1), slot
-    group, o_d, valid = _channels(program, width, blocks)
+    group, o_d, valid = find_channels(program, width, blocks)
     bias = tl.load(delta_bias + o_d) if HAS_BIAS else 0.0
     skip = tl.load(D + o_d) if HAS_D else 0.0
-    A_log2 = _load_states(A + program * N_STATES * LANES, LOG2_E)
+    A_log2 = load_states(A + program * N_STATES * LANES, LOG2_E)
     u += i_batch * u_batch + o_d
     delta += i_batch * delta_batch + o_d
     z += i_batch * z_batch + o_d
     out += i_batch * out_batch
     BC += i_batch * seq_len * BC_ROW + group * 2 * N_STATES + tl.arange(0, LANES)[None, :]
     scratch = (i_batch * tl.num_programs(1) + i_chunk) * n_programs + program
-    h = _load_states(entries + scratch * N_STATES * LANES, 1.0)
+    h = load_states(entries + scratch * N_STATES * LANES, 1.0)
     first = i_chunk * chunk
-    next_u = _load_rows(u, first, seq_len, U_ROW, REVERSE, EVEN, STEPS)
-    next_delta = _load_rows(delta, first, seq_len, DELTA_ROW, REVERSE, EVEN, STEPS)
-    next_BC = _load_rows(BC, first, seq_len, BC_ROW, REVERSE, EVEN, STEPS)
-    next_z = _load_rows(z, first, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
+    next_u, next_delta, next_BC = load_inputs(
+        u, delta, BC, first, seq_len, U_ROW, DELTA_ROW, BC_ROW, REVERSE, EVEN, STEPS
+    )
+    next_z = load_rows(z, first, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
     last = (seq_len - 1) // STEPS * STEPS
     for start in range(first, tl.minimum(first + chunk, seq_len), STEPS):
         ahead = tl.minimum(start + STEPS, last)
         now_u, now_delta, now_BC, now_z = next_u, next_delta, next_BC, next_z
-        next_u = _load_rows(u, ahead, seq_len, U_ROW, REVERSE, EVEN, STEPS)
-        next_delta = _load_rows(delta, ahead, seq_len, DELTA_ROW, REVERSE, EVEN, STEPS)
-        next_BC = _load_rows(BC, ahead, seq_len, BC_ROW, REVERSE, EVEN, STEPS)
+        next_u, next_delta, next_BC = load_inputs(
+            u, delta, BC, ahead, seq_len, U_ROW, DELTA_ROW, BC_ROW, REVERSE, EVEN, STEPS
+        )
         if HAS_Z:
-            next_z = _load_rows(z, ahead, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
+            next_z = load_rows(z, ahead, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
         for j in tl.static_range(STEPS):
-            inside = _inside(valid, start + j, seq_len, EVEN)
-            dt, _ = _dt(now_delta[j], bias, inside, SOFTPLUS)
+            inside = lanes_inside(valid, start + j, seq_len, EVEN)
+            dt, _ = make_dt(now_delta[j], bias, inside, SOFTPLUS)
             x = now_u[j].to(tl.float32)
-            h = _advance(_decays(dt, A_log2), h, dt * x, _weights(now_BC[j], 0))
-            C = _weights(now_BC[j], N_STATES)
+            h = advance(make_decays(dt, A_log2), h, dt * x, spread_weights(now_BC[j], 0))
+            C = spread_weights(now_BC[j], N_STATES)
             y = skip * x
             for n in tl.static_range(N_STATES):
                 y += C[n] * h[n]
             if HAS_Z:
                 gate = now_z[j].to(tl.float32)
-                y *= gate * _sigmoid(gate)
-            row = _row(start, j, seq_len, REVERSE, EVEN)
+                y *= gate * sigmoid(gate)
+            row = row_of(start, j, seq_len, REVERSE, EVEN)
             tl.store(out + row * OUT_ROW + o_d, y.to(out.dtype.element_ty), mask=inside)
     if i_chunk == tl.num_programs(1) - 1:
-        _store_states(last_state + (i_batch * n_programs + program) * N_STATES * LANES, h)
+        store_states(last_state + (i_batch * n_programs + program) * N_STATES * LANES, h)
 
 
 # --- backward
@@ -343,79 +196,55 @@ def chunk_adjoint_kernel(
     That gradient is the sum of exp(A sum of dt up to t) C_t dy_t, so it can be had on the way
     forward, with the decays that are there. HAS_ADJOINT: whether it is wanted.
     """
-    slot, i_batch = _place(n_slots, ROWS)
+    slot, i_batch = find_place(n_slots, ROWS)
     i_chunk, program = tl.program_id(1), slot + first_program
-    group, o_d, valid = _channels(program, width, blocks)
+    group, o_d, valid = find_channels(program, width, blocks)
     bias = tl.load(delta_bias + o_d) if HAS_BIAS else 0.0
-    A_log2 = _load_states(A + program * N_STATES * LANES, LOG2_E)
+    A_log2 = load_states(A + program * N_STATES * LANES, LOG2_E)
     u += i_batch * u_batch + o_d
     delta += i_batch * delta_batch + o_d
     z += i_batch * z_batch + o_d
     d_out += i_batch * d_out_batch + o_d
     BC += i_batch * seq_len * BC_ROW + group * 2 * N_STATES + tl.arange(0, LANES)[None, :]
     scratch = (i_batch * tl.num_programs(1) + i_chunk) * n_programs + program
-    h = _load_states(entries + scratch * N_STATES * LANES, 1.0)
-    decay = _full_states(1.0, ROWS)
-    adjoint = _full_states(0.0, ROWS)
+    h = load_states(entries + scratch * N_STATES * LANES, 1.0)
+    decay = full_states(1.0, ROWS)
+    adjoint = full_states(0.0, ROWS)
     first = i_chunk * chunk
     n_marks = tl.cdiv(seq_len, STEPS)
-    next_u = _load_rows(u, first, seq_len, U_ROW, REVERSE, EVEN, STEPS)
-    next_delta = _load_rows(delta, first, seq_len, DELTA_ROW, REVERSE, EVEN, STEPS)
-    next_BC = _load_rows(BC, first, seq_len, BC_ROW, REVERSE, EVEN, STEPS)
-    next_z = _load_rows(z, first, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
-    next_out = _load_rows(d_out, first, seq_len, D_OUT_ROW, REVERSE, EVEN, STEPS)
+    next_u, next_delta, next_BC = load_inputs(
+        u, delta, BC, first, seq_len, U_ROW, DELTA_ROW, BC_ROW, REVERSE, EVEN, STEPS
+    )
+    next_z = load_rows(z, first, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
+    next_out = load_rows(d_out, first, seq_len, D_OUT_ROW, REVERSE, EVEN, STEPS)
     last = (seq_len - 1) // STEPS * STEPS
     for start in range(first, tl.minimum(first + chunk, seq_len), STEPS):
         ahead = tl.minimum(start + STEPS, last)
         now_u, now_delta, now_BC, now_z, now_out = next_u, next_delta, next_BC, next_z, next_out
-        next_u = _load_rows(u, ahead, seq_len, U_ROW, REVERSE, EVEN, STEPS)
-        next_delta = _load_rows(delta, ahead, seq_len, DELTA_ROW, REVERSE, EVEN, STEPS)
-        next_BC = _load_rows(BC, ahead, seq_len, BC_ROW, REVERSE, EVEN, STEPS)
+        next_u, next_delta, next_BC = load_inputs(
+            u, delta, BC, ahead, seq_len, U_ROW, DELTA_ROW, BC_ROW, REVERSE, EVEN, STEPS
+        )
         if HAS_ADJOINT:
-            next_out = _load_rows(d_out, ahead, seq_len, D_OUT_ROW, REVERSE, EVEN, STEPS)
+            next_out = load_rows(d_out, ahead, seq_len, D_OUT_ROW, REVERSE, EVEN, STEPS)
             if HAS_Z:
-                next_z = _load_rows(z, ahead, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
+                next_z = load_rows(z, ahead, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
         mark = (i_batch * n_marks + start // STEPS) * n_slots + slot
-        _store_states(marks + mark * N_STATES * LANES, h)
+        store_states(marks + mark * N_STATES * LANES, h)
         for j in tl.static_range(STEPS):
-            inside = _inside(valid, start + j, seq_len, EVEN)
-            dt, _ = _dt(now_delta[j], bias, inside, SOFTPLUS)
-            decays = _decays(dt, A_log2)
+            inside = lanes_inside(valid, start + j, seq_len, EVEN)
+            dt, _ = make_dt(now_delta[j], bias, inside, SOFTPLUS)
+            decays = make_decays(dt, A_log2)
             dt_u = dt * now_u[j].to(tl.float32)
-            h = _advance(decays, h, dt_u, _weights(now_BC[j], 0))
+            h = advance(decays, h, dt_u, spread_weights(now_BC[j], 0))
             if HAS_ADJOINT:
                 dy = tl.where(inside, now_out[j].to(tl.float32), 0.0)
                 if HAS_Z:
                     gate = now_z[j].to(tl.float32)
-                    dy *= gate * _sigmoid(gate)
-                decay = _multiply(decay, decays)
-                adjoint = _add_product(adjoint, decay, dy, _weights(now_BC[j], N_STATES))
+                    dy *= gate * sigmoid(gate)
+                decay = multiply(decay, decays)
+                adjoint = add_product(adjoint, decay, dy, spread_weights(now_BC[j], N_STATES))
     if HAS_ADJOINT:
-        _store_states(adjoints + scratch * N_STATES * LANES, adjoint)
-
-
-@triton.jit
-def _back_step(adjoint, decays, before, after, dt, x, dy, A_log2, B, C, dA):
-    """One step from the right, for all states.
-
-    adjoint: the gradient of the state after the step that later steps send. before, after: states.
-    Returns the same for the step before; sum over states of g B; that of A_log2 g (decay before);
-    dA; and the summands over channels of dB and dC, 32 tiles.
-    """
-    d_adjoint, d_A, d_B, d_C = (), (), (), ()
-    d_input = dt * 0.0
-    d_decay = dt * 0.0
-    for n in tl.static_range(N_STATES):
-        g = adjoint[n] + C[n] * dy
-        d_input += g * B[n]
-        sent = decays[n] * g
-        through = sent * before[n]
-        d_decay += through * A_log2[n]
-        d_adjoint = d_adjoint + (sent,)
-        d_A = d_A + (dA[n] + through * dt,)
-        d_B = d_B + (g * (dt * x),)
-        d_C = d_C + (after[n] * dy,)
-    return d_adjoint, d_input, d_decay, d_A, d_B + d_C
+        store_states(adjoints + scratch * N_STATES * LANES, adjoint)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -433,13 +262,13 @@ def chunk_backward_kernel(
     Each such block starts from its mark, runs forward keeping decays and states in registers, and
     then back.
     """
-    slot, i_batch = _place(n_slots, ROWS)
+    slot, i_batch = find_place(n_slots, ROWS)
     i_chunk, program = tl.program_id(1), slot + first_program
     lane = tl.arange(0, LANES)[None, :]
-    group, o_d, valid = _channels(program, width, blocks)
+    group, o_d, valid = find_channels(program, width, blocks)
     bias = tl.load(delta_bias + o_d) if HAS_BIAS else 0.0
     skip = tl.load(D + o_d) if HAS_D else 0.0
-    A_log2 = _load_states(A + program * N_STATES * LANES, LOG2_E)
+    A_log2 = load_states(A + program * N_STATES * LANES, LOG2_E)
     u += i_batch * u_batch + o_d
     delta += i_batch * delta_batch + o_d
     z += i_batch * z_batch + o_d
@@ -450,8 +279,8 @@ def chunk_backward_kernel(
     BC += i_batch * seq_len * BC_ROW + group * 2 * N_STATES + tl.arange(0, LANES)[None, :]
     d_BC += (i_batch * seq_len * n_programs + program) * LANES + lane
     scratch = (i_batch * tl.num_programs(1) + i_chunk) * n_programs + program
-    adjoint = _load_states(adjoints + scratch * N_STATES * LANES, 1.0)
-    dA = _full_states(0.0, ROWS)
+    adjoint = load_states(adjoints + scratch * N_STATES * LANES, 1.0)
+    dA = full_states(0.0, ROWS)
     dD = tl.zeros((ROWS, LANES), tl.float32)
     d_raw_sum = tl.zeros((ROWS, LANES), tl.float32)
     first = i_chunk * chunk
@@ -460,43 +289,43 @@ def chunk_backward_kernel(
     start = first + (n_blocks - 1) * STEPS
     mark = (i_batch * n_marks + start // STEPS) * n_slots + slot
     marks += mark * N_STATES * LANES
-    next_h = _load_states(marks, 1.0)
-    next_u = _load_rows(u, start, seq_len, U_ROW, REVERSE, EVEN, STEPS)
-    next_delta = _load_rows(delta, start, seq_len, DELTA_ROW, REVERSE, EVEN, STEPS)
-    next_BC = _load_rows(BC, start, seq_len, BC_ROW, REVERSE, EVEN, STEPS)
-    next_z = _load_rows(z, start, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
-    next_out = _load_rows(d_out, start, seq_len, D_OUT_ROW, REVERSE, EVEN, STEPS)
+    next_h = load_states(marks, 1.0)
+    next_u, next_delta, next_BC = load_inputs(
+        u, delta, BC, start, seq_len, U_ROW, DELTA_ROW, BC_ROW, REVERSE, EVEN, STEPS
+    )
+    next_z = load_rows(z, start, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
+    next_out = load_rows(d_out, start, seq_len, D_OUT_ROW, REVERSE, EVEN, STEPS)
     for i_block in range(n_blocks):
         start = first + (n_blocks - 1 - i_block) * STEPS
         now_u, now_delta, now_BC, now_z, now_out = next_u, next_delta, next_BC, next_z, next_out
         h = next_h
         before = tl.maximum(start - STEPS, first)
-        next_u = _load_rows(u, before, seq_len, U_ROW, REVERSE, EVEN, STEPS)
-        next_delta = _load_rows(delta, before, seq_len, DELTA_ROW, REVERSE, EVEN, STEPS)
-        next_BC = _load_rows(BC, before, seq_len, BC_ROW, REVERSE, EVEN, STEPS)
-        next_out = _load_rows(d_out, before, seq_len, D_OUT_ROW, REVERSE, EVEN, STEPS)
+        next_u, next_delta, next_BC = load_inputs(
+            u, delta, BC, before, seq_len, U_ROW, DELTA_ROW, BC_ROW, REVERSE, EVEN, STEPS
+        )
+        next_out = load_rows(d_out, before, seq_len, D_OUT_ROW, REVERSE, EVEN, STEPS)
         if HAS_Z:
-            next_z = _load_rows(z, before, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
+            next_z = load_rows(z, before, seq_len, Z_ROW, REVERSE, EVEN, STEPS)
         if before < start:
             marks -= n_slots * N_STATES * LANES
-        next_h = _load_states(marks, 1.0)
+        next_h = load_states(marks, 1.0)
         states, decays, dts, slopes, xs, dys = (h,), (), (), (), (), ()
         for j in tl.static_range(STEPS):
-            inside = _inside(valid, start + j, seq_len, EVEN)
+            inside = lanes_inside(valid, start + j, seq_len, EVEN)
             x = now_u[j].to(tl.float32)
-            dt, slope = _dt(now_delta[j], bias, inside, SOFTPLUS)
-            decay = _decays(dt, A_log2)
-            h = _advance(decay, h, dt * x, _weights(now_BC[j], 0))
+            dt, slope = make_dt(now_delta[j], bias, inside, SOFTPLUS)
+            decay = make_decays(dt, A_log2)
+            h = advance(decay, h, dt * x, spread_weights(now_BC[j], 0))
             dy = tl.where(inside, now_out[j].to(tl.float32), 0.0)
             if HAS_Z:
                 y = skip * x
-                C = _weights(now_BC[j], N_STATES)
+                C = spread_weights(now_BC[j], N_STATES)
                 for n in tl.static_range(N_STATES):
                     y += C[n] * h[n]
                 gate = now_z[j].to(tl.float32)
-                open_ = _sigmoid(gate)
+                open_ = sigmoid(gate)
                 d_gate = dy * y * open_ * (1.0 + gate * (1.0 - open_))
-                row = _row(start, j, seq_len, REVERSE, EVEN)
+                row = row_of(start, j, seq_len, REVERSE, EVEN)
                 tl.store(d_z + row * D_Z_ROW, d_gate.to(d_z.dtype.element_ty), mask=inside)
                 dy *= gate * open_
             states, decays = states + (h,), decays + (decay,)
@@ -504,16 +333,16 @@ def chunk_backward_kernel(
         for i in tl.static_range(STEPS):
             dt, slope = dts[STEPS - 1 - i], slopes[STEPS - 1 - i]
             x, dy = xs[STEPS - 1 - i], dys[STEPS - 1 - i]
-            row = _row(start, STEPS - 1 - i, seq_len, REVERSE, EVEN)
-            inside = _inside(valid, start + STEPS - 1 - i, seq_len, EVEN)
+            row = row_of(start, STEPS - 1 - i, seq_len, REVERSE, EVEN)
+            inside = lanes_inside(valid, start + STEPS - 1 - i, seq_len, EVEN)
             # Loaded again, or the compiler keeps B and C of all steps and spills.
             row_BC = tl.load(BC + row * BC_ROW)
-            B, C = _weights(row_BC, 0), _weights(row_BC, N_STATES)
-            adjoint, d_input, d_decay, dA, over_channels = _back_step(
+            B, C = spread_weights(row_BC, 0), spread_weights(row_BC, N_STATES)
+            adjoint, d_input, d_decay, dA, over_channels = back_step(
                 adjoint, decays[STEPS - 1 - i], states[STEPS - 1 - i], states[STEPS - i],
                 dt, x, dy, A_log2, B, C, dA,
             )  # fmt: skip
-            sums = _sum_lanes(over_channels, LANES // 2)
+            sums = sum_lanes(over_channels, LANES // 2)
             if EVEN:
                 tl.store(d_BC + row * n_programs * LANES, sums)
             else:
@@ -525,8 +354,8 @@ def chunk_backward_kernel(
             tl.store(d_delta + row * D_DELTA_ROW, d_raw.to(d_delta.dtype.element_ty), mask=inside)
             dD += dy * x
             d_raw_sum += tl.where(inside, d_raw, 0.0)
-    _store_states(d_A + scratch * N_STATES * LANES, dA)
+    store_states(d_A + scratch * N_STATES * LANES, dA)
     tl.store(d_D + scratch * LANES + lane, dD)
     tl.store(d_bias + scratch * LANES + lane, d_raw_sum)
     if i_chunk == 0:
-        _store_states(d_initial + (i_batch * n_programs + program) * N_STATES * LANES, adjoint)
+        store_states(d_initial + (i_batch * n_programs + program) * N_STATES * LANES, adjoint)
