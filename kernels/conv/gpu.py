@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dnamamba.kernels.operators import operator
+
 FORWARD_BYTES = 512
 """A forward program's part of a row: 16 bytes a lane."""
 
@@ -246,7 +248,7 @@ def _backward_kernel(
         _store_row(d_state, K - 4, channels, K - 1, is_channel, v)
 
 
-@torch.library.custom_op("dnamamba::causal_conv1d", mutates_args=())
+@operator("dnamamba::causal_conv1d")
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
     has_silu: bool, reverse: bool,
@@ -265,12 +267,12 @@ def forward(
     return out, last
 
 
-@forward.register_fake
+@torch.library.register_fake("dnamamba::causal_conv1d")
 def _(x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     return _empty_outputs(x, weight)
 
 
-@torch.library.custom_op("dnamamba::causal_conv1d_backward", mutates_args=("d_x",))
+@operator("dnamamba::causal_conv1d_backward", mutates_args=["d_x"])
 def backward(
     d_x: Tensor, d_out: Tensor, d_last: Tensor | None, x: Tensor, weight: Tensor,
     bias: Tensor | None, state: Tensor | None, has_silu: bool, reverse: bool,
@@ -303,7 +305,7 @@ def backward(
     return d_weight, d_bias, d_state
 
 
-@backward.register_fake
+@torch.library.register_fake("dnamamba::causal_conv1d_backward")
 def _(
     d_x: Tensor, d_out: Tensor, d_last: Tensor | None, x: Tensor, weight: Tensor,
     bias: Tensor | None, state: Tensor | None, *flags: bool,
@@ -382,7 +384,9 @@ def _differentiate(ctx: Any, d_out: Tensor | None, d_last: Tensor | None) -> tup
     return d_x, d_weight, d_bias, d_state, None, None
 
 
-forward.register_autograd(_differentiate, setup_context=_setup_context)
+torch.library.register_autograd(
+    "dnamamba::causal_conv1d", _differentiate, setup_context=_setup_context
+)
 
 
 def causal_conv1d(

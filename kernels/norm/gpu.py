@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dnamamba.kernels.operators import operator
+
 TILE = 2048
 """Numbers of a tile: 16 a thread."""
 
@@ -100,7 +102,7 @@ def _backward_kernel(
         tl.store(part + d_model, tl.sum(d_bias, axis=0), mask=column < d_model)
 
 
-@torch.library.custom_op("dnamamba::add_norm", mutates_args=())
+@operator("dnamamba::add_norm")
 def forward(
     x: Tensor,
     residual: Tensor | None,
@@ -126,7 +128,7 @@ def forward(
     return normed, total
 
 
-@forward.register_fake
+@torch.library.register_fake("dnamamba::add_norm")
 def _(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float,
     is_rms: bool, residual_dtype: torch.dtype, out_dtype: torch.dtype,
@@ -134,7 +136,7 @@ def _(
     return _empty_outputs(x, residual_dtype, out_dtype)
 
 
-@torch.library.custom_op("dnamamba::add_norm_backward", mutates_args=())
+@operator("dnamamba::add_norm_backward")
 def backward(
     d_normed: Tensor,
     d_total: Tensor | None,
@@ -175,7 +177,7 @@ def backward(
     return d_x, d_residual, d_weight, d_bias
 
 
-@backward.register_fake
+@torch.library.register_fake("dnamamba::add_norm_backward")
 def _(
     d_normed: Tensor, d_total: Tensor | None, total: Tensor, weight: Tensor, bias: Tensor | None,
     eps: float, is_rms: bool, x_dtype: torch.dtype, residual_dtype: torch.dtype | None,
@@ -240,7 +242,7 @@ def _differentiate(ctx: Any, d_normed: Tensor | None, d_total: Tensor | None) ->
     )
 
 
-forward.register_autograd(_differentiate, setup_context=_setup_context)
+torch.library.register_autograd("dnamamba::add_norm", _differentiate, setup_context=_setup_context)
 
 
 def add_norm(

@@ -4,8 +4,7 @@ Forward: the state each chunk ends in from zero, the states that enter the chunk
 Backward: marks (states every few steps) and each chunk's own adjoint, the adjoints that enter the
 chunks from the right, all gradients. README.md has the derivation.
 
-The kernels know one shape, 16 states of 32 channels. `pack_lanes` and `pack_weights` bring operands
-there under autograd, so their gradients come back the same way; more states are scanned in blocks.
+The kernels know one shape, up to 16 states of 32 channels; more states are scanned in blocks.
 
 Shape letters: B batch, L seq_len, D channels, N states, G groups, W = D / G channels of a group,
 P programs side by side, K chunks. Capital A, B, C, D are tensors.
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dnamamba.kernels.operators import operator
 from dnamamba.kernels.scan import gpu_kernels as kernels
 
 LANES, N_STATES = 32, 16
@@ -34,16 +34,13 @@ SHORTEST_CHUNK = 64
 MARKS_BYTES = 1 << 30
 """The backward handles as many programs at a time as keep their marks within this, or one."""
 
-MOST_ROWS = 4
-"""Programs that run as the warps of one block in the backward."""
-
 
 @dataclass(frozen=True)
 class Plan:
     """How a scan is divided.
 
     width: channels of a group. blocks: programs of a group. n_programs: of all groups.
-    chunk: steps of one. rows, n_slots: programs of a block and of a launch in the backward.
+    chunk: steps of one. n_slots: programs of a launch in the backward.
     """
 
     width: int
@@ -51,7 +48,6 @@ class Plan:
     n_programs: int
     chunk: int
     n_chunks: int
-    rows: int
     n_slots: int
 
 
@@ -61,177 +57,147 @@ def make_plan(batch: int, seq_len: int, channels: int, groups: int, n_multiproce
     blocks = -(-width // LANES)
     n_programs = groups * blocks
     n_marks = batch * -(-seq_len // STEPS)
-    most = max(1, MARKS_BYTES // (n_marks * N_STATES * LANES * 4))
-    rows = next(r for r in (MOST_ROWS, 2, 1) if n_programs % r == 0 and r <= max(1, most))
-    n_slots = max(rows, min(most, n_programs) // rows * rows)
+    n_slots = min(n_programs, max(1, MARKS_BYTES // (n_marks * N_STATES * LANES * 4)))
     wanted = -(-PROGRAMS_PER_MULTIPROCESSOR * n_multiprocessors // (batch * n_slots))
     chunk = max(SHORTEST_CHUNK, -(-seq_len // wanted))
     chunk = -(-chunk // STEPS) * STEPS
-    return Plan(width, blocks, n_programs, chunk, -(-seq_len // chunk), rows, n_slots)
+    return Plan(width, blocks, n_programs, chunk, -(-seq_len // chunk), n_slots)
 
 
-def _plan_for(u: Tensor, BC: Tensor) -> Plan:
+def _plan_for(u: Tensor, B: Tensor) -> Plan:
     n_multiprocessors = 132  # in the interpreter: those of an H100
     if u.is_cuda:
         n_multiprocessors = torch.cuda.get_device_properties(u.device).multi_processor_count
     batch, seq_len, channels = u.shape
-    return make_plan(batch, seq_len, channels, BC.shape[2], n_multiprocessors)
+    return make_plan(batch, seq_len, channels, B.shape[2], n_multiprocessors)
 
 
-# --- shapes
-
-
-def pack_lanes(x: Tensor, groups: int) -> Tensor:
-    """(..., D, n) as (..., P, 16, 32): the lanes of each program, zeros beside; float32."""
-    *outer, channels, d_state = x.shape
-    width = channels // groups
-    blocks = -(-width // LANES)
-    x = x.float().reshape(*outer, groups, width, d_state)
-    x = functional.pad(x, (0, N_STATES - d_state, 0, blocks * LANES - width))
-    x = x.reshape(*outer, groups * blocks, LANES, N_STATES)
-    return x.transpose(-1, -2).contiguous()
-
-
-def unpack_lanes(x: Tensor, groups: int, width: int, d_state: int) -> Tensor:
-    """The inverse of `pack_lanes`: (..., D, n), float32."""
-    *outer, n_programs, _, _ = x.shape
-    x = x.transpose(-1, -2).reshape(*outer, groups, n_programs // groups * LANES, N_STATES)
-    return x[..., :width, :d_state].reshape(*outer, groups * width, d_state)
-
-
-def pack_weights(B: Tensor, C: Tensor) -> Tensor:
-    """B and C (B, L, [G,] n) beside each other, (B, L, G, 2, 16) float32."""
-    both = torch.stack([B, C], -2).float()
-    if both.dim() == 4:
-        both = both.unsqueeze(2)
-    return functional.pad(both, (0, N_STATES - both.shape[-1])).contiguous()
-
-
-def _unpack_channels(x: Tensor, plan: Plan) -> Tensor:
-    """The sum over sequences and chunks of (B, K, P, 32), as (D,)."""
-    return x.sum((0, 1)).view(-1, plan.blocks * LANES)[:, : plan.width].flatten()
+# --- operands
 
 
 def _with_dense_rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def _with_equal_rows(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """B and C as rows of one dtype, a constant apart in both."""
+    if B.dtype == C.dtype and B.stride() == C.stride() and B.stride(-1) == 1:
+        return B, C
+    dtype = torch.promote_types(B.dtype, C.dtype)
+    return B.to(dtype).contiguous(), C.to(dtype).contiguous()
+
+
 # --- launches
 
 
-@torch.library.custom_op("dnamamba::selective_scan", mutates_args=())
+@operator("dnamamba::selective_scan")
 def forward(
-    u: Tensor, delta: Tensor, A: Tensor, BC: Tensor, D: Tensor | None, z: Tensor | None,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, state: Tensor, has_softplus: bool, reverse: bool,
     out_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """out (B, L, D), last state (B, P, 16, 32), states entering chunks (B, K, P, 16, 32), sums of
-    dt (B, K, P, 32); A, BC and state packed, float32, and contiguous."""
+    """out (B, L, D), last state (B, D, N), states entering chunks (B, K, P, 16, 32), sums of dt
+    (B, K, P, 32); A (D, N) and state (B, D, N) float32 and contiguous, B and C (B, L, G, N)."""
     u, delta = _with_dense_rows(u), _with_dense_rows(delta)
+    B, C = _with_equal_rows(B, C)
     gate = u if z is None else _with_dense_rows(z)
-    plan = _plan_for(u, BC)
-    out, last_state, entries, dt_sums = _empty_outputs(u, plan, out_dtype)
+    plan = _plan_for(u, B)
+    out, last_state, entries, dt_sums = _empty_outputs(u, A, plan, out_dtype)
     bias = A if delta_bias is None else delta_bias
     sizes = (u.shape[1], plan.width, plan.blocks, plan.chunk, plan.n_programs)
+    strides = (u.stride(0), delta.stride(0), B.stride(0))
     grid = (u.shape[0] * plan.n_programs, plan.n_chunks)
-    shared = {
-        **_compiled_for(u, delta, BC, delta_bias, has_softplus, reverse),
-        "ROWS": 1,
-        "num_warps": 1,
-    }
+    shared = _compiled_for(u, delta, A, B, delta_bias, has_softplus, reverse)
     with torch.cuda.device_of(u):
-        if plan.n_chunks == 1:
-            entries.copy_(state.unsqueeze(1))
-        else:
+        if plan.n_chunks > 1:
             kernels.chunk_state_kernel[grid](
-                u, delta, A, BC, bias, dt_sums, entries, *sizes, u.stride(0), delta.stride(0),
-                **shared,
-            )  # fmt: skip
-            carry = state.clone()
-            _pass_states(plan, A, dt_sums, entries, carry, 0, plan.n_programs, backward=False)
+                u, delta, A, B, C, bias, dt_sums, entries, *sizes, *strides, **shared
+            )
+        _pass_states(plan, A, dt_sums, entries, state, 0, plan.n_programs, backward=False)
         kernels.chunk_scan_kernel[grid](
-            u, delta, A, BC, A if D is None else D, gate, bias, entries, last_state, out, *sizes,
-            u.stride(0), delta.stride(0), gate.stride(0), out.stride(0), Z_ROW=gate.stride(1),
-            OUT_ROW=out.stride(1), HAS_D=D is not None, HAS_Z=z is not None, **shared,
+            u, delta, A, B, C, A if D is None else D, gate, bias, entries, last_state, out, *sizes,
+            *strides, gate.stride(0), out.stride(0), Z_ROW=gate.stride(1), OUT_ROW=out.stride(1),
+            HAS_D=D is not None, HAS_Z=z is not None, **shared,
         )  # fmt: skip
     return out, last_state, entries, dt_sums
 
 
-@forward.register_fake
+@torch.library.register_fake("dnamamba::selective_scan")
 def _(
-    u: Tensor, delta: Tensor, A: Tensor, BC: Tensor, D: Tensor | None, z: Tensor | None,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, state: Tensor, has_softplus: bool, reverse: bool,
     out_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return _empty_outputs(u, _plan_for(u, BC), out_dtype)
+    return _empty_outputs(u, A, _plan_for(u, B), out_dtype)
 
 
-@torch.library.custom_op("dnamamba::selective_scan_backward", mutates_args=())
+@operator("dnamamba::selective_scan_backward")
 def backward(
-    d_out: Tensor, d_last: Tensor, u: Tensor, delta: Tensor, A: Tensor, BC: Tensor,
+    d_out: Tensor, d_last: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, entries: Tensor,
     dt_sums: Tensor, has_softplus: bool, reverse: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """The gradients of u, delta, A, BC, D, z, delta_bias and state, empty for what is not there."""
+    """The gradients of u, delta, A, B, C, D, z, delta_bias and state, empty for what is not there.
+
+    As `forward` has them; d_last (B, D, N) float32 and contiguous.
+    """
     u, delta, d_out = (_with_dense_rows(x) for x in (u, delta, d_out))
-    d_last = d_last.contiguous()
+    B, C = _with_equal_rows(B, C)
     gate = u if z is None else _with_dense_rows(z)
-    plan = _plan_for(u, BC)
-    batch, seq_len, _ = u.shape
+    plan = _plan_for(u, B)
+    batch, seq_len, channels = u.shape
     new, K, P = A.new_empty, plan.n_chunks, plan.n_programs
     d_u, d_delta = _like(u), _like(delta)
     d_z = d_u if z is None else _like(gate)
     d_BC, d_A = new(batch, seq_len, P, 2 * N_STATES), new(batch, K, *A.shape)
-    d_D, d_bias = new(batch, K, P, LANES), new(batch, K, P, LANES)
-    d_state = new(batch, *A.shape)
-    adjoints = d_last.unsqueeze(1) if K == 1 else torch.empty_like(entries)
+    d_D, d_bias, d_state = new(batch, K, channels), new(batch, K, channels), _like(d_last)
+    adjoints = torch.empty_like(entries)
     marks = new(batch, -(-seq_len // STEPS), plan.n_slots, N_STATES, LANES)
     bias = A if delta_bias is None else delta_bias
-    strides = [x.stride(0) for x in (u, delta, gate, d_out)]
+    strides = [x.stride(0) for x in (u, delta, B, gate, d_out)]
     shared = {
-        **_compiled_for(u, delta, BC, delta_bias, has_softplus, reverse),
+        **_compiled_for(u, delta, A, B, delta_bias, has_softplus, reverse),
         "Z_ROW": gate.stride(1),
         "D_OUT_ROW": d_out.stride(1),
         "HAS_Z": z is not None,
-        "ROWS": plan.rows,
-        "num_warps": plan.rows,
     }
     for first in range(0, P, plan.n_slots):
         n_slots = min(plan.n_slots, P - first)
         sizes = (seq_len, plan.width, plan.blocks, plan.chunk, P, n_slots, first)
-        grid = (batch * (n_slots // plan.rows), K)
+        grid = (batch * n_slots, K)
         with torch.cuda.device_of(u):
             kernels.chunk_adjoint_kernel[grid](
-                u, delta, A, BC, gate, bias, d_out, entries, marks, adjoints, *sizes, *strides,
+                u, delta, A, B, C, gate, bias, d_out, entries, marks, adjoints, *sizes, *strides,
                 HAS_ADJOINT=K > 1, **shared,
             )  # fmt: skip
-            if K > 1:
-                carry = d_last.clone()
-                _pass_states(plan, A, dt_sums, adjoints, carry, first, n_slots, backward=True)
+            _pass_states(plan, A, dt_sums, adjoints, d_last, first, n_slots, backward=True)
             kernels.chunk_backward_kernel[grid](
-                u, delta, A, BC, A if D is None else D, gate, bias, d_out, marks, adjoints, d_u,
+                u, delta, A, B, C, A if D is None else D, gate, bias, d_out, marks, adjoints, d_u,
                 d_delta, d_z, d_BC, d_A, d_D, d_bias, d_state, *sizes, *strides, d_u.stride(0),
                 d_delta.stride(0), d_z.stride(0), D_U_ROW=d_u.stride(1),
                 D_DELTA_ROW=d_delta.stride(1), D_Z_ROW=d_z.stride(1), HAS_D=D is not None, **shared,
             )  # fmt: skip
-    d_weights = d_BC.view(*BC.shape[:3], plan.blocks, *BC.shape[3:]).sum(3)
+    d_weights = d_BC.view(*B.shape[:3], plan.blocks, 2, N_STATES).sum(3)[..., : A.shape[1]]
+    d_B, d_C = _like(B), _like(C)
+    d_B.copy_(d_weights[..., 0, :])
+    d_C.copy_(d_weights[..., 1, :])
     return [
-        d_u, d_delta, d_A.sum((0, 1)), d_weights,
-        new(0) if D is None else _unpack_channels(d_D, plan).to(D.dtype),
+        d_u, d_delta, d_A.sum((0, 1)), d_B, d_C,
+        new(0) if D is None else d_D.sum((0, 1)).to(D.dtype),
         new(0) if z is None else d_z,
-        new(0) if delta_bias is None else _unpack_channels(d_bias, plan).to(delta_bias.dtype),
+        new(0) if delta_bias is None else d_bias.sum((0, 1)).to(delta_bias.dtype),
         d_state,
     ]  # fmt: skip
 
 
-@backward.register_fake
+@torch.library.register_fake("dnamamba::selective_scan_backward")
 def _(
-    d_out: Tensor, d_last: Tensor, u: Tensor, delta: Tensor, A: Tensor, BC: Tensor,
+    d_out: Tensor, d_last: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, entries: Tensor,
     dt_sums: Tensor, has_softplus: bool, reverse: bool,
 ) -> list[Tensor]:  # fmt: skip
     optional = [A.new_empty(0) if x is None else _like(x) for x in (D, z, delta_bias)]
-    return [_like(u), _like(delta), _like(A), _like(BC), *optional, _like(d_last)]
+    return [*(_like(x) for x in (u, delta, A, B, C)), *optional, _like(d_last)]
 
 
 def _pass_states(
@@ -239,38 +205,41 @@ def _pass_states(
     first: int, n_slots: int, *, backward: bool,
 ) -> None:  # fmt: skip
     kernels.pass_states_kernel[(states.shape[0] * n_slots, N_STATES)](
-        A, dt_sums, states, state, plan.n_chunks, plan.n_programs, n_slots, first,
-        BACKWARD=backward, AHEAD=8, num_warps=1,
+        A, dt_sums, states, state, plan.width, plan.blocks, plan.n_chunks, plan.n_programs, n_slots,
+        first, D_STATE=A.shape[1], BACKWARD=backward, AHEAD=8, num_warps=1,
     )  # fmt: skip
 
 
 def _compiled_for(
-    u: Tensor, delta: Tensor, BC: Tensor, delta_bias: Tensor | None,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None,
     has_softplus: bool, reverse: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """What all kernels are specialised on: rows a constant apart are addressed for nothing."""
     return {
         "U_ROW": u.stride(1),
         "DELTA_ROW": delta.stride(1),
-        "BC_ROW": BC.stride(1),
+        "BC_ROW": B.stride(1),
+        "BC_GROUP": B.stride(2),
+        "D_STATE": A.shape[1],
         "HAS_BIAS": delta_bias is not None,
         "SOFTPLUS": has_softplus,
         "REVERSE": reverse,
         "EVEN": u.shape[1] % STEPS == 0,
         "STEPS": STEPS,
+        "num_warps": 1,
     }
 
 
 def _empty_outputs(
-    u: Tensor, plan: Plan, out_dtype: torch.dtype
+    u: Tensor, A: Tensor, plan: Plan, out_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, states = u.shape[0], (plan.n_programs, N_STATES, LANES)
+    batch, programs = u.shape[0], plan.n_programs
     n_sums = plan.n_chunks if plan.n_chunks > 1 else 0  # nothing is passed on from a single one
     return (
         u.new_empty(u.shape, dtype=out_dtype),
-        u.new_empty(batch, *states, dtype=torch.float32),
-        u.new_empty(batch, plan.n_chunks, *states, dtype=torch.float32),
-        u.new_empty(batch, n_sums, plan.n_programs, LANES, dtype=torch.float32),
+        A.new_empty(batch, *A.shape),
+        A.new_empty(batch, plan.n_chunks, programs, N_STATES, LANES),
+        A.new_empty(batch, n_sums, programs, LANES),
     )
 
 
@@ -293,22 +262,24 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _differentiate(
     ctx: Any, d_out: Tensor | None, d_last: Tensor | None, *_: Tensor | None
 ) -> tuple[Any, ...]:
-    u, delta, A, BC, D, z, delta_bias, entries, dt_sums = ctx.saved_tensors
+    u, delta, A, B, C, D, z, delta_bias, entries, dt_sums = ctx.saved_tensors
     if d_out is None:
         d_out = torch.zeros_like(u)
     if d_last is None:
         d_last = A.new_zeros(ctx.state_shape)
-    d_u, d_delta, d_A, d_BC, d_D, d_z, d_bias, d_state = backward(
-        d_out, d_last, u, delta, A, BC, D, z, delta_bias, entries, dt_sums,
+    d_u, d_delta, d_A, d_B, d_C, d_D, d_z, d_bias, d_state = backward(
+        d_out, d_last.contiguous(), u, delta, A, B, C, D, z, delta_bias, entries, dt_sums,
         ctx.has_softplus, ctx.reverse,
     )  # fmt: skip
     return (
-        d_u, d_delta, d_A, d_BC, None if D is None else d_D, None if z is None else d_z,
+        d_u, d_delta, d_A, d_B, d_C, None if D is None else d_D, None if z is None else d_z,
         None if delta_bias is None else d_bias, d_state, None, None, None,
     )  # fmt: skip
 
 
-forward.register_autograd(_differentiate, setup_context=_setup_context)
+torch.library.register_autograd(
+    "dnamamba::selective_scan", _differentiate, setup_context=_setup_context
+)
 
 
 def selective_scan(
@@ -331,22 +302,22 @@ def selective_scan(
     """
     batch, _, channels = u.shape
     d_state = A.shape[1]
-    groups = B.shape[2] if B.dim() == 4 else 1
     if initial_state is None:
-        initial_state = A.new_zeros(batch, channels, d_state)
+        initial_state = torch.zeros(batch, channels, d_state, device=u.device)
+    if B.dim() == 3:
+        B, C = B.unsqueeze(2), C.unsqueeze(2)
     outs, last_states = [], []
     one_block = d_state <= N_STATES
     for first in range(0, d_state, N_STATES):
-        part = slice(first, min(first + N_STATES, d_state))
+        part = slice(first, first + N_STATES)
         out, last, _, _ = forward(
-            u, delta, pack_lanes(A[:, part], groups), pack_weights(B[..., part], C[..., part]),
+            u, delta, A[:, part].float().contiguous(), B[..., part], C[..., part],
             D if one_block else None, z if one_block else None, delta_bias,
-            pack_lanes(initial_state[..., part], groups), delta_softplus, reverse,
+            initial_state[..., part].float().contiguous(), delta_softplus, reverse,
             u.dtype if one_block else torch.float32,
         )  # fmt: skip
         outs.append(out)
-        size = part.stop - part.start
-        last_states.append(unpack_lanes(last, groups, channels // groups, size))
+        last_states.append(last)
     out = outs[0] if one_block else _combine(outs, u, D, z)
     return (out, torch.cat(last_states, -1)) if return_last_state else out
 
