@@ -134,23 +134,54 @@ def make_plan(
             f"of {batch_size}: choose --micro-batch or --batch-tokens so that they do"
         )
     memory = estimate_memory(objective, compute, model)
-    if checkpoint_blocks is None:
-        checkpoint_blocks = not memory.fits((micro_batch or 1) * seq_len, checkpointed=False)
-    if micro_batch is None:
-        share = batch_size // world_size
-        micro_batch = _largest_micro_batch(memory, compute, share, seq_len, checkpoint_blocks)
+    passes = choose_passes(
+        memory,
+        compute,
+        share=batch_size // world_size,
+        seq_len=seq_len,
+        micro_batch=micro_batch,
+        checkpoint_blocks=checkpoint_blocks,
+    )
     n_parameters = sum(parameter.numel() for parameter in objective.parameters())
     return Plan(
         parameters=n_parameters,
         seq_len=seq_len,
         batch_size=batch_size,
-        micro_batch=micro_batch,
-        checkpoint_blocks=checkpoint_blocks,
+        micro_batch=passes.micro_batch,
+        checkpoint_blocks=passes.checkpoint_blocks,
         world_size=world_size,
         max_steps=max_steps,
         windows={split.value: dataset.index.n_windows() for split, dataset in datasets.items()},
         memory=memory,
     )
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a rank makes its share of a batch: windows a pass, and whether blocks are recomputed."""
+
+    micro_batch: int
+    checkpoint_blocks: bool
+
+
+def choose_passes(
+    memory: MemoryEstimate,
+    compute: Compute,
+    *,
+    share: int,
+    seq_len: int,
+    micro_batch: int | None = None,
+    checkpoint_blocks: bool | None = None,
+) -> Passes:
+    """What `make_plan` leaves open, for `share` windows a rank; see there for None.
+
+    Raises InputError where not even one window fits.
+    """
+    if checkpoint_blocks is None:
+        checkpoint_blocks = not memory.fits((micro_batch or 1) * seq_len, checkpointed=False)
+    if micro_batch is None:
+        micro_batch = _largest_micro_batch(memory, compute, share, seq_len, checkpoint_blocks)
+    return Passes(micro_batch, checkpoint_blocks)
 
 
 def _largest_micro_batch(
