@@ -207,21 +207,22 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
     fixed = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters)
     codes = torch.full((1, _PROBE_TOKENS), FIRST_BASE_ID, dtype=torch.uint8, device=compute.device)
     known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
-    def weigh(tensor: Tensor) -> Tensor:
-        pointer = tensor.untyped_storage().data_ptr()
-        if pointer not in known:
-            kept[pointer] = tensor
-        return tensor
+    def weigh(tensor: Tensor) -> None:
+        # There is no backward to keep tensors for; an output kept by what made it, a circle that
+        # Python cannot see, would hold them and the model for good.
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage
 
     checkpointing, objective.checkpoint_blocks = objective.checkpoint_blocks, False
-    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
+    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda nothing: nothing)
     with hooks, compute.autocast():
         loss, _ = objective(codes)
     objective.checkpoint_blocks = checkpointing
     del loss
-    per_token = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / _PROBE_TOKENS
+    per_token = sum(storage.nbytes() for storage in kept.values()) / _PROBE_TOKENS
     # The backward of the block at work holds about as much again as the block keeps.
     at_work = per_token / model.n_layers
     residual = 4 * model.d_model * model.n_layers

@@ -1,6 +1,8 @@
 """`dnamamba bench train`: real training steps, and runs that do not fit."""
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -20,7 +22,9 @@ from dnamamba.cli.main import main
 from dnamamba.errors import InputError
 from dnamamba.kernels import backend
 from dnamamba.kernels.scan import chunked, op
-from dnamamba.models import preset_names
+from dnamamba.models import DnaModel, preset, preset_names
+from dnamamba.objectives import NextToken
+from dnamamba.planning import estimate_memory
 from dnamamba.runtime import Compute, Ranks, open_compute
 from dnamamba.training_step import TrainingStep
 
@@ -170,6 +174,15 @@ def test_windows_are_random_bases():
     codes = random_codes(TrainingRun("mamba-demo", 2, 1000), CPU)
     assert codes.dtype == torch.uint8
     assert codes.unique().tolist() == [7, 8, 9, 10]
+
+
+def test_planning_lets_go_of_the_model():
+    model = DnaModel(preset("mamba-demo"))
+    weight = weakref.ref(model.backbone.embedding.weight)
+    estimate_memory(NextToken(model), HERE, preset("mamba-demo"))
+    del model
+    gc.collect()
+    assert weight() is None
 
 
 def test_the_peak_starts_again_with_every_run():
