@@ -13,12 +13,10 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dnamamba.kernels import selective_scan
+from dnamamba.bench.checks import check_scan
+from dnamamba.bench.operators import Where, scan_case
+from dnamamba.bench.results import checkout_commit, cpu_name
+from dnamamba.bench.shapes import ScanShape
+from dnamamba.bench.timing import time_calls
+from dnamamba.errors import WrongResultError
 from dnamamba.models import DnaModel, MambaConfig, ModelConfig
 
 VOCABULARY = 16
@@ -34,59 +37,15 @@ SCAN_SHAPES = ((1, 1024, 256), (8, 1024, 256), (1, 8192, 512), (1, 65536, 256))
 LAYER_SHAPES = ((1, 1024, 128), (8, 1024, 128), (1, 8192, 256))
 MODEL_LAYERS, MODEL_WIDTH, MODEL_BATCH, MODEL_LENGTH = 4, 128, 8, 1024
 LONG = 131_072
-# float32 against the definition in float64; sums over 1,000 steps round to a few 1e-6.
-TOLERANCE = 1e-4
-
-
-def scan_operands(
-    batch: int, seq_len: int, channels: int, dtype: torch.dtype = torch.float32
-) -> dict[str, Tensor]:
-    """What a Mamba layer passes to its scan."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(dtype)
-
-    operands = {
-        "u": draw(batch, seq_len, channels),
-        "delta": draw(batch, seq_len, channels) - 2,
-        "A": -torch.arange(1.0, 17.0).repeat(channels, 1).to(dtype),
-        "B": draw(batch, seq_len, 16),
-        "C": draw(batch, seq_len, 16),
-        "D": draw(channels),
-        "z": draw(batch, seq_len, channels),
-        "delta_bias": draw(channels),
-    }
-    return {name: tensor.requires_grad_() for name, tensor in operands.items()}
-
-
-def run_scan(operands: dict[str, Tensor], backend: str) -> list[Tensor]:
-    out = selective_scan(**operands, delta_softplus=True, backend=backend)
-    return [out, *torch.autograd.grad(out.square().sum(), list(operands.values()))]
-
-
-def measure_correctness() -> dict[str, float]:
-    """The worst error of output and gradients, relative to the largest entry of each."""
-    found = run_scan(scan_operands(2, 1000, 96), "cpu")
-    expected = run_scan(scan_operands(2, 1000, 96, torch.float64), "reference")
-    errors = [
-        float((f.double() - e).abs().max() / e.abs().max())
-        for f, e in zip(found, expected, strict=True)
-    ]
-    return {"max_error": max(errors)}
+SCAN = Where(torch.device("cpu"), torch.float32, "cpu")
 
 
 def measure_scan(batch: int, seq_len: int, channels: int) -> dict[str, float]:
-    operands = scan_operands(batch, seq_len, channels)
-    inputs, d_out = list(operands.values()), torch.randn(batch, seq_len, channels)
-    size = batch * seq_len * channels * 16
-
-    def forward() -> Tensor:
-        return selective_scan(**operands, delta_softplus=True, backend="cpu")
-
-    both = time_calls(lambda: torch.autograd.grad(forward(), inputs, d_out), 11)
+    shape = ScanShape(batch, channels, seq_len)
+    case, size = scan_case(shape, SCAN), shape.n_elements * 16
+    both = seconds_of(lambda: case.backward(case.forward()), 11)
     with torch.no_grad():
-        alone = time_calls(forward, 11)
+        alone = seconds_of(case.forward, 11)
     return {
         "forward_ns": statistics.median(alone) / size * 1e9,
         "forward_backward_ns": statistics.median(both) / size * 1e9,
@@ -94,15 +53,10 @@ def measure_scan(batch: int, seq_len: int, channels: int) -> dict[str, float]:
     }
 
 
-def time_calls(call: Callable[[], object], count: int) -> list[float]:
+def seconds_of(call: Callable[[], object], count: int) -> list[float]:
     """Seconds of each call, after one that is not counted."""
-    call()
-    seconds = []
-    for _ in range(count):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return seconds
+    time_calls(call, SCAN.device, 1)
+    return [ms / 1e3 for ms in time_calls(call, SCAN.device, count)]
 
 
 class MambapyModel(nn.Module):
@@ -146,7 +100,7 @@ def measure_step(
             optimiser.step()
 
     count = 1 if seq_len == LONG else 4 if library == "mambapy" else 20
-    seconds = time_calls(step, count)
+    seconds = seconds_of(step, count)
     return {
         "seconds": statistics.median(seconds),
         "best_seconds": min(seconds),
@@ -155,11 +109,7 @@ def measure_step(
     }
 
 
-MEASUREMENTS = {
-    "correctness": measure_correctness,
-    "scan": measure_scan,
-    "step": measure_step,
-}
+MEASUREMENTS = {"scan": measure_scan, "step": measure_step}
 
 
 def in_own_process(threads: int, name: str, *arguments: object) -> dict[str, float]:
@@ -199,26 +149,16 @@ def describe(row: dict[str, object]) -> str:
     return "; ".join(text)
 
 
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def describe_run(threads: int) -> dict[str, object]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
-        "cpu": cpu_model(),
+        "cpu": cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
         # Other work on the machine slows two threads far more than it slows one.
         "load_before": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,
         "llvmlite": importlib.metadata.version("llvmlite"),
-        "commit": commit.stdout.strip(),
+        "commit": checkout_commit(),
     }
 
 
@@ -227,11 +167,8 @@ def run_all(threads: int) -> dict[str, object]:
     if not has_mambapy:
         print("mambapy is not installed (`pip install mambapy`): ours stand alone")
     results: dict[str, object] = {**describe_run(threads)}
-    correctness = in_own_process(threads, "correctness")
-    print(f"worst relative error against float64: {correctness['max_error']:.1e}")
-    if not correctness["max_error"] < TOLERANCE:
-        sys.exit("the scan is wrong; its times would say nothing")
-    results |= correctness
+    results["max_error"] = check_scan(SCAN, ScanShape(2, 96, 1000))
+    print(f"worst relative error against float64: {results['max_error']:.1e}")
     results["scan"] = []
     for shape in SCAN_SHAPES:
         found = in_own_process(threads, "scan", *shape)
@@ -266,7 +203,10 @@ def main() -> None:
         name, *arguments = json.loads(options.measure)
         print(json.dumps(MEASUREMENTS[name](*arguments)))
         return
-    results = run_all(options.threads)
+    try:
+        results = run_all(options.threads)
+    except WrongResultError as error:
+        sys.exit(str(error))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=2) + "\n")

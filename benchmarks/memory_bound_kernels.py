@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
+from dnamamba.bench.checks import worst_error
+from dnamamba.bench.floors import measure_copy
+from dnamamba.bench.results import describe_setup
+from dnamamba.bench.timing import median_ms
 from dnamamba.kernels import add_norm, causal_conv1d
 from dnamamba.kernels.conv import gpu as conv_gpu
 from dnamamba.kernels.conv import reference as conv_reference
@@ -29,6 +32,7 @@ from dnamamba.kernels.norm import reference as norm_reference
 # batch x seq_len x width. The convolution's width is d_inner, the norm's is half of it, d_model.
 SHAPES = [(8, 131_072, 512), (1, 1_048_576, 512), (64, 16_384, 256), (8, 2_048, 1_536)]
 DTYPE = torch.bfloat16
+DEVICE = torch.device("cuda", 0)
 # Error over the largest entry: results stored in bfloat16 are rounded by 2^-9 of themselves; sums
 # over a million steps are float32.
 LIMITS = {"bf16": 2**-8, "fp32": 1e-4}
@@ -83,11 +87,6 @@ def run_norm_backward(o: dict[str, Tensor], total: Tensor) -> tuple[Tensor, ...]
 # --- right?
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    """The worst error over the largest entry; a NaN stays one."""
-    return float((found.double() - expected).abs().max() / expected.abs().max())
-
-
 def check_conv(o: dict[str, Tensor]) -> dict[str, float]:
     """On some channels, which know nothing of the others, at every step."""
     out = causal_conv1d(o["x"], o["weight"], o["bias"], "silu", backend="triton")
@@ -102,10 +101,10 @@ def check_conv(o: dict[str, Tensor]) -> dict[str, float]:
     assert isinstance(expected, Tensor)
     gradients = torch.autograd.grad(expected, leaves, o["d_out"][..., some].double())
     return {
-        "out": error(out[..., some], expected.detach()),
-        "d_x": error(d_x[..., some], gradients[0]),
-        "d_weight": error(d_weight[some], gradients[1]),
-        "d_bias": error(d_bias[some], gradients[2]),
+        "out": worst_error(out[..., some], expected.detach()),
+        "d_x": worst_error(d_x[..., some], gradients[0]),
+        "d_weight": worst_error(d_weight[some], gradients[1]),
+        "d_bias": worst_error(d_bias[some], gradients[2]),
     }
 
 
@@ -132,22 +131,11 @@ def check_norm(o: dict[str, Tensor]) -> dict[str, float]:
         expected = {"normed": outs[0], "total": outs[1], "d_x": d_expected}
         expected["d_residual"] = d_expected
         for name, tensor in expected.items():
-            worst[name] = max(worst[name], error(part[name], tensor.detach()))
-    return {**worst, "d_weight": error(d_weight, sums)}
+            worst[name] = max(worst[name], worst_error(part[name], tensor.detach()))
+    return {**worst, "d_weight": worst_error(d_weight, sums)}
 
 
 # --- how fast?
-
-
-def milliseconds(run: Callable[[], Any]) -> float:
-    return triton.testing.do_bench(run, warmup=25, rep=100, return_mode="median")
-
-
-def measure_copy() -> float:
-    """TB/s of a device copy of 2 GiB, read and written."""
-    source = torch.empty(2**31, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.numel() / milliseconds(lambda: target.copy_(source)) / 1e9
 
 
 def passes(
@@ -173,7 +161,7 @@ def time_passes(shape: tuple[int, int, int], copy: float, only: str = "") -> lis
     conv, norm = draw_conv(*shape), draw_norm(batch, seq_len, width // 2)
     for name, n_bytes, run in passes(conv, norm):
         if name.startswith(only):
-            ms = milliseconds(run)
+            ms = median_ms(run, DEVICE)
             speed = n_bytes / ms / 1e9
             row = {"pass": name, "batch": batch, "seq_len": seq_len, "width": width, "ms": ms}
             rows.append({**row, "tb_per_s": speed, "of_copy": speed / copy})
@@ -251,8 +239,8 @@ def main() -> None:
     errors, is_right = check_all()
     if not is_right:
         sys.exit("an error above is too large")
-    copy = measure_copy()
-    print(f"{torch.cuda.get_device_name()}: a copy moves {copy:.2f} TB/s")
+    copy = measure_copy(DEVICE)
+    print(f"{torch.cuda.get_device_name(DEVICE)}: a copy moves {copy:.2f} TB/s")
     rows = [row for shape in SHAPES for row in time_passes(shape, copy)]
     print("\n".join(map(describe, rows)))
     host = host_microseconds()
@@ -261,9 +249,7 @@ def main() -> None:
         sweep(copy)
     if arguments.json:
         result = {
-            "device": torch.cuda.get_device_name(),
-            "torch": torch.__version__,
-            "triton": triton.__version__,
+            **describe_setup(DEVICE),
             "copy_tb_per_s": copy,
             "rows": rows,
             "host_us": host,

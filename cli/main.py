@@ -45,6 +45,11 @@ _COMMANDS = {
         "data",
         "Look into, download, prepare, simulate and check genomes.",
     ),
+    "bench": (
+        "dnamamba.cli.bench",
+        "bench",
+        "Measure how fast operators and training steps are here.",
+    ),
     "doctor": (
         "dnamamba.cli.doctor",
         "doctor",
@@ -72,7 +77,7 @@ cli = click.version_option(__version__, prog_name="dnamamba")(cli)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake is one clear line and exit code 1 (2 for usage)."""
-    from dnamamba.errors import InputError, TrainingError
+    from dnamamba.errors import InputError, TrainingError, WrongResultError
     from dnamamba.runtime import set_up_logging
 
     set_up_logging()
@@ -87,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.Abort:
         click.echo("Stopped.", err=True)
         code = 130
-    except (InputError, TrainingError, OSError) as error:
+    except (InputError, TrainingError, WrongResultError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         code = EXIT_FAILED
     sys.exit(code if isinstance(code, int) else 0)

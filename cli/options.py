@@ -25,6 +25,19 @@ class Size(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class Parsed(click.ParamType):
+    """What a function makes of a text; its InputError is a mistake in usage."""
+
+    def __init__(self, parse: Callable[[str], Any], name: str) -> None:
+        self.parse, self.name = parse, name
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            return self.parse(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
 SIZE = Size()
 FILE = click.Path(path_type=Path)
 

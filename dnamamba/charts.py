@@ -1,10 +1,10 @@
-"""Line charts as inline SVG, drawn without a plotting library so that a report needs none."""
+"""Line charts as SVG, drawn without a plotting library so that a report needs none."""
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 Point = tuple[float, float]
@@ -22,15 +22,18 @@ class Frame:
     x_range: tuple[float, float]
     y_range: tuple[float, float]
 
+    def share(self, value: float, limits: tuple[float, float]) -> float:
+        """How far along an axis a number lies, 0 to 1."""
+        low, high = limits
+        return (value - low) / (high - low)
+
     def x(self, value: float) -> float:
-        low, high = self.x_range
         _, right, _, left = self.margins
-        return left + (value - low) / (high - low) * (self.width - left - right)
+        return left + self.share(value, self.x_range) * (self.width - left - right)
 
     def y(self, value: float) -> float:
-        low, high = self.y_range
         top, _, bottom, _ = self.margins
-        return self.height - bottom - (value - low) / (high - low) * (self.height - top - bottom)
+        return self.height - bottom - self.share(value, self.y_range) * (self.height - top - bottom)
 
     def line(self, points: Sequence[Point], style: str) -> str:
         if len(points) == 1:
@@ -42,8 +45,9 @@ class Frame:
     def across(self, value: float, style: str) -> str:
         return self.line([(self.x_range[0], value), (self.x_range[1], value)], style)
 
-    def text(self, x: float, y: float, text: str, anchor: str = "middle") -> str:
-        return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    def text(self, x: float, y: float, text: str, anchor: str = "middle", style: str = "") -> str:
+        named = f' class="{style}"' if style else ""
+        return f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
     def grid(self, unit: str, y_ticks: int = 5) -> str:
         """Horizontal lines with their values, and the x axis in `unit`s of a readable size."""
@@ -73,6 +77,38 @@ class Frame:
             f'viewBox="0 0 {self.width} {self.height}">{drawing}</svg>'
         )
 
+    def file(self, drawing: str, label: str, css: str) -> str:
+        """A drawing that stands alone: a whole SVG file."""
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" '
+            f'width="{self.width}" height="{self.height}" '
+            f'viewBox="0 0 {self.width} {self.height}">'
+            f'<style>{css}</style><rect class="paper" width="100%" height="100%"/>{drawing}</svg>\n'
+        )
+
+
+class LogFrame(Frame):
+    """A frame whose axes are both logarithmic; its numbers are above 0."""
+
+    def share(self, value: float, limits: tuple[float, float]) -> float:
+        low, high = limits
+        return math.log(value / low) / math.log(high / low)
+
+    def powers(self, x_labels: Mapping[float, str], y_labels: Mapping[float, str]) -> str:
+        """Lines across and up at the numbers named, with their names."""
+        left, base, top = self.margins[3], self.height - self.margins[2], self.margins[0]
+        parts = []
+        for value, label in y_labels.items():
+            parts += [
+                self.across(value, "grid"),
+                self.text(left - 6, self.y(value) + 4, label, "end"),
+            ]
+        for value, label in x_labels.items():
+            x = f"{self.x(value):.1f}"
+            parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{base}"/>')
+            parts.append(self.text(self.x(value), base + 17, label))
+        return "".join(parts)
+
 
 def ticks(low: float, high: float, about: int) -> list[tuple[float, str]]:
     """Round numbers (1, 2 or 5 times a power of ten apart) between two values, with labels."""
@@ -82,6 +118,30 @@ def ticks(low: float, high: float, about: int) -> list[tuple[float, str]]:
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [(n * step, f"{n * step:,.{decimals}f}") for n in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> dict[float, str]:
+    """Powers of ten between two values with labels; 2 and 5 times these where they are few."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for steps in ((1,), (1, 2, 5)):
+        found = [n * 10.0**power for power in range(first, last + 1) for n in steps]
+        found = [value for value in found if low * 0.999 <= value <= high * 1.001]
+        if len(found) > 2:
+            break
+    return {value: f"{value:,.0f}" if value >= 1 else f"{value:g}" for value in found}
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Places for labels, in the order given, at least `gap` apart and near where they belong."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    places = list(wanted)
+    for _ in range(100):
+        for above, below in pairwise(order):
+            short = gap - (places[below] - places[above])
+            if short > 1e-6:
+                places[above] -= short / 2
+                places[below] += short / 2
+    return places
 
 
 def thinned(points: Sequence[Point]) -> Sequence[Point]:

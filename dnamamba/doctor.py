@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dnamamba import __version__
+from dnamamba.bench.checks import worst_error
 from dnamamba.errors import InputError
 from dnamamba.kernels import selective_scan
 from dnamamba.kernels.backend import resolve_backend
@@ -89,7 +90,7 @@ def _kernels(device: torch.device) -> Iterator[Finding]:
             yield Finding(f"  {backend.name}", "new: runs only when asked for by name; not checked")
             continue
         found = _run_scan(_scan_operands(device), backend.name)
-        errors = [_worst_error(f, e) for f, e in zip(found, expected, strict=True)]
+        errors = [worst_error(f, e) for f, e in zip(found, expected, strict=True)]
         error = float(torch.tensor(errors).max())  # NaN if one is, unlike Python's max
         yield Finding(
             f"  {backend.name}",
@@ -139,10 +140,6 @@ def _run_scan(operands: dict[str, Tensor], backend: str) -> list[Tensor]:
     )
     gradients = torch.autograd.grad(out.square().sum() + last.sum(), list(operands.values()))
     return [out.detach(), last.detach(), *gradients]
-
-
-def _worst_error(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected).abs().max() / expected.abs().max())
 
 
 def _write_speed(out: Path) -> Finding:

@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why, what was kept and what to try."""
+
+
+class WrongResultError(RuntimeError):
+    """A kernel computes something else than its definition; the message says where and how far."""

@@ -134,23 +134,54 @@ def make_plan(
             f"of {batch_size}: choose --micro-batch or --batch-tokens so that they do"
         )
     memory = estimate_memory(objective, compute, model)
-    if checkpoint_blocks is None:
-        checkpoint_blocks = not memory.fits((micro_batch or 1) * seq_len, checkpointed=False)
-    if micro_batch is None:
-        share = batch_size // world_size
-        micro_batch = _largest_micro_batch(memory, compute, share, seq_len, checkpoint_blocks)
+    passes = choose_passes(
+        memory,
+        compute,
+        share=batch_size // world_size,
+        seq_len=seq_len,
+        micro_batch=micro_batch,
+        checkpoint_blocks=checkpoint_blocks,
+    )
     n_parameters = sum(parameter.numel() for parameter in objective.parameters())
     return Plan(
         parameters=n_parameters,
         seq_len=seq_len,
         batch_size=batch_size,
-        micro_batch=micro_batch,
-        checkpoint_blocks=checkpoint_blocks,
+        micro_batch=passes.micro_batch,
+        checkpoint_blocks=passes.checkpoint_blocks,
         world_size=world_size,
         max_steps=max_steps,
         windows={split.value: dataset.index.n_windows() for split, dataset in datasets.items()},
         memory=memory,
     )
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a rank makes its share of a batch: windows a pass, and whether blocks are recomputed."""
+
+    micro_batch: int
+    checkpoint_blocks: bool
+
+
+def choose_passes(
+    memory: MemoryEstimate,
+    compute: Compute,
+    *,
+    share: int,
+    seq_len: int,
+    micro_batch: int | None = None,
+    checkpoint_blocks: bool | None = None,
+) -> Passes:
+    """What `make_plan` leaves open, for `share` windows a rank; see there for None.
+
+    Raises InputError where not even one window fits.
+    """
+    if checkpoint_blocks is None:
+        checkpoint_blocks = not memory.fits((micro_batch or 1) * seq_len, checkpointed=False)
+    if micro_batch is None:
+        micro_batch = _largest_micro_batch(memory, compute, share, seq_len, checkpoint_blocks)
+    return Passes(micro_batch, checkpoint_blocks)
 
 
 def _largest_micro_batch(
@@ -176,21 +207,22 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
     fixed = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters)
     codes = torch.full((1, _PROBE_TOKENS), FIRST_BASE_ID, dtype=torch.uint8, device=compute.device)
     known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
-    def weigh(tensor: Tensor) -> Tensor:
-        pointer = tensor.untyped_storage().data_ptr()
-        if pointer not in known:
-            kept[pointer] = tensor
-        return tensor
+    def weigh(tensor: Tensor) -> None:
+        # There is no backward to keep tensors for; an output kept by what made it, a circle that
+        # Python cannot see, would hold them and the model for good.
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage
 
     checkpointing, objective.checkpoint_blocks = objective.checkpoint_blocks, False
-    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
+    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda nothing: nothing)
     with hooks, compute.autocast():
         loss, _ = objective(codes)
     objective.checkpoint_blocks = checkpointing
     del loss
-    per_token = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / _PROBE_TOKENS
+    per_token = sum(storage.nbytes() for storage in kept.values()) / _PROBE_TOKENS
     # The backward of the block at work holds about as much again as the block keeps.
     at_work = per_token / model.n_layers
     residual = 4 * model.d_model * model.n_layers

@@ -1,11 +1,52 @@
-"""How report.html looks: light and dark, wide and narrow, on paper."""
+"""How charts and report.html look: light and dark, wide and narrow, on paper."""
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --quiet: #5a6470; --rule: #d9dee4;
-  --box: #f5f7f9; --blue: #0072b2; --orange: #c44e00; --green: #00795a; --purple: #94507e; }
-@media screen and (prefers-color-scheme: dark) { :root { --paper: #14181d; --ink: #e6e9ec;
-  --quiet: #a3adb8; --rule: #343c45; --box: #1d232a; --blue: #5bb6ec; --orange: #f0a03c;
-  --green: #2fc79d; --purple: #dd94c3; } }
+import re
+
+LIGHT = {
+    "paper": "#fff",
+    "ink": "#1b1f24",
+    "quiet": "#5a6470",
+    "rule": "#d9dee4",
+    "box": "#f5f7f9",
+    "blue": "#0072b2",
+    "orange": "#c44e00",
+    "green": "#00795a",
+    "purple": "#94507e",
+}
+DARK = {
+    "paper": "#14181d",
+    "ink": "#e6e9ec",
+    "quiet": "#a3adb8",
+    "rule": "#343c45",
+    "box": "#1d232a",
+    "blue": "#5bb6ec",
+    "orange": "#f0a03c",
+    "green": "#2fc79d",
+    "purple": "#dd94c3",
+}
+
+
+def _as_variables(colours: dict[str, str]) -> str:
+    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
+
+
+def with_fixed_colours(css: str) -> str:
+    """The same in light colours, for files that viewers without CSS variables open."""
+    return re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], css)
+
+
+CHARTS = """
+text { font-size: 12px; fill: var(--quiet); }
+polyline, line, circle { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
+.grid { stroke: var(--rule); stroke-width: 1; }
+"""
+
+_COLOURS = f"""
+:root {{ color-scheme: light dark; {_as_variables(LIGHT)} }}
+@media screen and (prefers-color-scheme: dark) {{ :root {{ {_as_variables(DARK)} }} }}
+"""
+
+_PAGE = """
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 900px; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
@@ -20,9 +61,6 @@ dt, dd + dd { font-size: .85rem; } dd { margin: 0; } dt + dd { font-size: 1.7rem
   font-variant-numeric: tabular-nums; line-height: 1.3; }
 .verdict { font-weight: 600; }
 figure { margin: 0; } svg { display: block; width: 100%; height: auto; } .narrow { display: none; }
-text { font-size: 12px; fill: var(--quiet); }
-polyline, line, circle { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
-.grid { stroke: var(--rule); stroke-width: 1; }
 .raw { stroke: var(--blue); stroke-opacity: .45; stroke-width: 1; }
 .smooth { stroke: var(--blue); stroke-width: 2; } .valid { stroke: var(--orange); }
 .spot { fill: var(--orange); stroke: var(--paper); }
@@ -45,3 +83,5 @@ th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; fo
   figure, .cards div, tr { break-inside: avoid; }
   .wide { display: block; } .narrow { display: none; } }
 """
+
+STYLE = _COLOURS + CHARTS + _PAGE

@@ -7,14 +7,12 @@ optimiser is that number.
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from signal import Signals
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from dnamamba.checkpoint import load_newest, save_checkpoint
 from dnamamba.data.dataset import WindowDataset
@@ -31,6 +29,7 @@ from dnamamba.run_folder import RunFolder
 from dnamamba.runtime import Compute
 from dnamamba.schedule import cosine_with_warmup
 from dnamamba.stopping import StopRequest
+from dnamamba.training_step import TrainingStep, is_finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,11 +188,9 @@ class Trainer:
         self.step = 0
         self._interval = IntervalMean()
         self._started = time.monotonic()
-        self._wrapped: nn.Module = self.objective
-        if compute.ranks.world_size > 1:
-            on_gpu = compute.device.type == "cuda"
-            ids = [compute.device.index] if on_gpu else None
-            self._wrapped = DistributedDataParallel(self.objective, device_ids=ids)
+        self._training_step = TrainingStep(
+            self.objective, self.optimizer, compute, grad_clip=config.grad_clip
+        )
 
     def restore(self) -> None:
         """Continue from the newest checkpoint; from the start where there is none."""
@@ -286,33 +283,11 @@ class Trainer:
 
     def _update(self, codes: Sequence[Tensor], weight: Tensor) -> tuple[float, float]:
         """One optimiser step; returns the loss in nats per weighted base and the gradient norm."""
-        config = self.config
-        learning_rate = config.learning_rate_at(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
-        weight = weight.clamp(min=1.0)
-        total = torch.zeros((), device=self.compute.device)
-        for number, part in enumerate(codes, start=1):
-            with self._sync_when(number == len(codes)), self.compute.autocast():
-                loss_sum, _ = self._wrapped(part)
-            # DDP takes the mean over ranks; the loss is a sum over them.
-            with self._sync_when(number == len(codes)):
-                (loss_sum / weight * self.compute.ranks.world_size).backward()
-            total += loss_sum.detach()
-        loss = self.compute.sum_over_ranks(total) / weight
-        limit = config.grad_clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
-        loss_value, norm_value = torch.stack([loss, norm]).tolist()
-        if not all(map(_is_finite, (loss_value, norm_value))):
-            self._refuse_batch(loss_value, norm_value)
-        self.optimizer.step()
-        return loss_value, norm_value
-
-    def _sync_when(self, last: bool) -> AbstractContextManager[Any]:
-        if last or not isinstance(self._wrapped, DistributedDataParallel):
-            return nullcontext()
-        return self._wrapped.no_sync()
+        rate = self.config.learning_rate_at(self.step)
+        loss, norm = self._training_step.update(codes, weight, rate)
+        if not is_finite(loss, norm):
+            self._refuse_batch(loss, norm)
+        return loss, norm
 
     def _refuse_batch(self, loss: float, norm: float) -> None:
         """Keep the weights from before this step, name the batch, and stop."""
@@ -405,7 +380,3 @@ class Trainer:
             keep=self.config.keep_checkpoints,
             extra={"losses": self._interval.losses},
         )
-
-
-def _is_finite(value: float) -> bool:
-    return abs(value) < float("inf")

@@ -39,7 +39,7 @@ LAYERS = {
         *("metrics", "markov", "progress", "run_folder", "report", "report_style"),
     },
     "uses": {
-        *("evaluation", "training", "pretraining", "planning", "doctor"),
+        *("evaluation", "training", "training_step", "pretraining", "planning", "doctor", "bench"),
         *("classification", "embedding", "scaling", "generation", "scoring"),
     },
     "command line": {"cli", "__main__"},

@@ -39,6 +39,14 @@ OPTIONS = {
     "data check": f"FILES {WINDOWS}",
     "data fetch": "NAMES --out --mirror --force --list",
     "data demo": "--out",
+    "bench scan": """
+        --min-len --max-len --d-inner --batch --limit --plot --shape --backend --dtype --device
+        --json
+    """,
+    "bench train": """
+        --run --steps --micro-batch --checkpoint-blocks --no-checkpoint-blocks --precision --device
+        --json
+    """,
     "doctor": "--device --out",
 }
 

@@ -1,0 +1,95 @@
+"""`dnamamba bench train`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dnamamba.bench.shapes import TrainingRun
+from dnamamba.cli.bench import DEVICE, JSON, precision_option
+from dnamamba.cli.options import Parsed
+
+if TYPE_CHECKING:
+    from dnamamba.bench.training import TrainingRow
+
+
+@click.command()
+@click.option(
+    "--run",
+    "runs",
+    type=Parsed(TrainingRun.parse, "MODEL:BxL"),
+    multiple=True,
+    metavar="MODEL:BxL",
+    help="Model and windows x length, e.g. mamba-7m:4x128k; may be given again. "
+    "[default: 1.4M and 7M parameters up to a million bases on a GPU, small ones on a CPU]",
+)
+@click.option(
+    "--steps",
+    "n_steps",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Steps whose median is taken, after two of warm-up.",
+)
+@click.option("--micro-batch", type=int, help="Windows in one pass. [default: what fits]")
+@click.option(
+    "--checkpoint-blocks/--no-checkpoint-blocks",
+    default=None,
+    help="Recompute blocks in the backward pass. [default: where memory needs it]",
+)
+@precision_option("--precision", "auto is bf16 autocast on GPUs; parameters stay fp32.")
+@DEVICE
+@JSON
+def train(**values: Any) -> None:
+    """Time whole training steps: forward, backward, clipping and AdamW, on random bases.
+
+    Objective, optimiser, plan and step are those of `dnamamba pretrain`. The scan is checked
+    against float64 before. A run that memory does not hold is reported, and the next goes on.
+
+    \b
+    Examples:
+      dnamamba bench train
+      dnamamba bench train --run mamba-7m:4x128k --run mamba-7m:1x1M --json train.json
+
+    Models are those of `dnamamba pretrain --model list`.
+    """
+    from dnamamba.bench import results
+    from dnamamba.bench.training import TrainingBenchmark, default_runs
+    from dnamamba.kernels.backend import describe_choices
+    from dnamamba.runtime import open_compute
+
+    results.check_target(values["json_path"], "--json")
+    with open_compute(values["device"], values["precision"]) as compute:
+        benchmark = TrainingBenchmark(
+            compute, values["n_steps"], values["micro_batch"], values["checkpoint_blocks"]
+        )
+        timing = benchmark.time_runs(values["runs"] or default_runs(compute.device.type))
+        setup = results.describe_setup(compute.device)
+        click.echo("\n".join(results.announce(setup, compute.device)))
+        click.echo(f"selective scan: worst error {benchmark.check():.1e}")
+        rows = _print_rows(timing)
+        if values["json_path"] is not None:
+            kernels = describe_choices()
+            results.write_results(values["json_path"], setup, rows, kernels=kernels)
+
+
+def _print_rows(timing: Iterator["TrainingRow"]) -> list["TrainingRow"]:
+    """Each line when it is there."""
+    click.echo(f"\n{'model':12} {'batch x length':>18} {'tokens/s':>12} {'peak GiB':>9}")
+    rows = []
+    for row in timing:
+        click.echo(_describe(row))
+        rows.append(row)
+    return rows
+
+
+def _describe(row: "TrainingRow") -> str:
+    shape = f"{row.batch:,} x {row.seq_len:,}"
+    start = f"{row.model:12} {shape:>18}"
+    if row.tokens_per_s is None:
+        return f"{start} {row.note}"
+    remarks = ["blocks recomputed"] if row.recompute else []
+    if row.micro_batch != row.batch:
+        remarks.append(f"{row.micro_batch} window(s) a pass")
+    line = f"{start} {row.tokens_per_s:>12,.0f} {row.peak_gib:>9.2f}  {', '.join(remarks)}"
+    return line.rstrip()

@@ -1,0 +1,1 @@
+"""How fast operators and training steps are on this machine; nothing is timed that is wrong."""

@@ -1,0 +1,51 @@
+"""The time of a call: CUDA events on a GPU, the clock on a CPU."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+# A call is repeated for this long, but at least and at most so often.
+_REPEAT_MS = {"cuda": 100.0, "cpu": 400.0}
+_FEWEST, _MOST = 3, 100
+# Written between calls, so that none finds its inputs in the cache: more than any GPU's L2.
+_FLUSH_BYTES = 256 << 20
+
+
+def median_ms(call: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds of a call: the median of several, after one that is not counted."""
+    time_calls(call, device, 1)
+    once = time_calls(call, device, 1)[0]
+    count = int(_REPEAT_MS[device.type] / max(once, 1e-6))
+    return statistics.median(time_calls(call, device, min(_MOST, max(_FEWEST, count))))
+
+
+def time_calls(call: Callable[[], object], device: torch.device, count: int) -> list[float]:
+    """Milliseconds of each of `count` calls."""
+    return _time_on_gpu(call, device, count) if device.type == "cuda" else _time_here(call, count)
+
+
+def _time_here(call: Callable[[], object], count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        began = time.perf_counter()
+        call()
+        found.append((time.perf_counter() - began) * 1e3)
+    return found
+
+
+def _time_on_gpu(call: Callable[[], object], device: torch.device, count: int) -> list[float]:
+    flushed = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device)
+    with torch.cuda.device(device):
+        began, ended = (
+            [torch.cuda.Event(enable_timing=True) for _ in range(count)] for _ in range(2)
+        )
+        # Nothing waits in between: while the GPU flushes, the next launches come in.
+        for first, last in zip(began, ended, strict=True):
+            flushed.zero_()
+            first.record()
+            call()
+            last.record()
+        torch.cuda.synchronize()
+    return [first.elapsed_time(last) for first, last in zip(began, ended, strict=True)]

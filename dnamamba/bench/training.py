@@ -1,0 +1,207 @@
+"""Whole training steps of named models: tokens a second and memory.
+
+The objective, the optimiser, the plan and the step are those of `dnamamba pretrain`; the windows
+are random bases, so nothing has to be read.
+"""
+
+import ctypes
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dnamamba.bench.checks import check_scan
+from dnamamba.bench.operators import Where, resolve_scan_backend
+from dnamamba.bench.shapes import TrainingRun
+from dnamamba.errors import InputError
+from dnamamba.models import DnaModel, no_weight_decay_names, preset
+from dnamamba.objectives import NextToken
+from dnamamba.optim import build_optimizer
+from dnamamba.planning import Passes, choose_passes, estimate_memory
+from dnamamba.runtime import Compute
+from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID
+from dnamamba.training import TrainConfig
+from dnamamba.training_step import TrainingStep, is_finite
+
+WARM_UP_STEPS = 2
+# The models of the Mamba paper's DNA experiments, with which others have been measured.
+_GPU_RUNS = (
+    *("mamba-1.4m:1kx1k", "mamba-1.4m:64x16k", "mamba-1.4m:8x128k"),
+    *("mamba-1.4m:1x256k", "mamba-1.4m:1x512k", "mamba-1.4m:1x1M"),
+    *("mamba-7m:4x128k", "mamba-7m:1x256k", "mamba-7m:1x512k", "mamba-7m:1x1M"),
+)
+_CPU_RUNS = ("mamba-demo:8x1k", "mamba-demo:1x16k", "mamba-1.4m:1x4k")
+
+
+def default_runs(device_type: str) -> list[TrainingRun]:
+    """Minutes on a GPU, seconds on a CPU."""
+    return [TrainingRun.parse(text) for text in (_GPU_RUNS if device_type == "cuda" else _CPU_RUNS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRow:
+    """Steps of one model at one shape; None where it did not run."""
+
+    model: str
+    batch: int
+    """Windows in a step."""
+
+    seq_len: int
+    tokens_per_s: float | None = None
+    """Of the median step."""
+
+    peak_gib: float | None = None
+    """Of the GPU's memory; on a CPU of the whole process, Python and all."""
+
+    recompute: bool | None = None
+    """Whether blocks were recomputed in the backward pass."""
+
+    micro_batch: int | None = None
+    """Windows in one forward pass."""
+
+    note: str | None = None
+    """Why there are no numbers."""
+
+
+@dataclass(frozen=True)
+class TrainingBenchmark:
+    """micro_batch, checkpoint_blocks: None for what `dnamamba pretrain` would plan."""
+
+    compute: Compute
+    n_steps: int = 5
+    micro_batch: int | None = None
+    checkpoint_blocks: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.compute.ranks.world_size > 1:
+            raise InputError("training steps are timed in one process: start it without torchrun")
+
+    def check(self) -> float:
+        """The worst error of the scan that models take. Raises WrongResultError."""
+        dtype = self.compute.autocast_dtype or torch.float32
+        backend = resolve_scan_backend("auto", self.compute.device, dtype)
+        return check_scan(Where(self.compute.device, dtype, backend))
+
+    def time_runs(self, runs: Sequence[TrainingRun]) -> Iterator[TrainingRow]:
+        """Run after run. Raises InputError, at once, for what no machine could run."""
+        check_runs(runs, self.micro_batch)
+        return map(self._measure, runs)
+
+    def _measure(self, run: TrainingRun) -> TrainingRow:
+        row = TrainingRow(model=run.model, batch=run.batch, seq_len=run.seq_len)
+        reset_peak(self.compute.device)
+        try:
+            return self._time(run, row)
+        except torch.OutOfMemoryError:
+            note = "out of memory"
+        except InputError as error:  # the plan's
+            note = f"out of memory by the plan: {error}"
+        return replace(row, note=note)
+
+    def _time(self, run: TrainingRun, row: TrainingRow) -> TrainingRow:
+        step, passes = self._prepare(run)
+        codes = random_codes(run, self.compute.device)
+        seconds = []
+        for number in range(WARM_UP_STEPS + self.n_steps):
+            began = time.perf_counter()
+            loss, norm = self._step(step, codes, passes, number)
+            seconds.append(time.perf_counter() - began)
+            if not is_finite(loss, norm):
+                return replace(row, note=f"stopped: loss {loss}, gradient norm {norm}")
+        median = statistics.median(seconds[WARM_UP_STEPS:])
+        return replace(
+            row,
+            tokens_per_s=run.batch * run.seq_len / median,
+            peak_gib=peak_bytes(self.compute.device) / 2**30,
+            recompute=passes.checkpoint_blocks,
+            micro_batch=passes.micro_batch,
+        )
+
+    def _prepare(self, run: TrainingRun) -> tuple[TrainingStep, Passes]:
+        torch.manual_seed(0)
+        config, recipe = preset(run.model), TrainConfig()
+        model = DnaModel(config).to(self.compute.device)
+        objective = NextToken(model)
+        passes = choose_passes(
+            estimate_memory(objective, self.compute, config),
+            self.compute,
+            share=run.batch,
+            seq_len=run.seq_len,
+            micro_batch=self.micro_batch,
+            checkpoint_blocks=self.checkpoint_blocks,
+        )
+        objective.checkpoint_blocks = passes.checkpoint_blocks
+        optimizer = build_optimizer(
+            objective,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            betas=recipe.betas,
+            no_decay=[f"model.{name}" for name in no_weight_decay_names(model)],
+        )
+        return (
+            TrainingStep(objective, optimizer, self.compute, grad_clip=recipe.grad_clip),
+            passes,
+        )
+
+    def _step(
+        self, step: TrainingStep, codes: Tensor, passes: Passes, number: int
+    ) -> tuple[float, float]:
+        parts = codes.split(passes.micro_batch)
+        weight = torch.stack([step.objective.weight(part) for part in parts]).sum()
+        found = step.update(parts, weight, TrainConfig().learning_rate_at(number))
+        if self.compute.device.type == "cuda":
+            torch.cuda.synchronize(self.compute.device)
+        return found
+
+
+def check_runs(runs: Sequence[TrainingRun], micro_batch: int | None) -> None:
+    """Raise InputError for a model that does not exist or a micro-batch that does not divide."""
+    for run in runs:
+        preset(run.model)
+        if micro_batch is not None and (micro_batch < 1 or run.batch % micro_batch):
+            raise InputError(
+                f"--micro-batch {micro_batch} does not divide the {run.batch} windows of {run}"
+            )
+
+
+def random_codes(run: TrainingRun, device: torch.device) -> Tensor:
+    """A, C, G and T alike, uint8 (batch, seq_len)."""
+    size = (run.batch, run.seq_len)
+    return torch.randint(FIRST_BASE_ID, LAST_BASE_ID + 1, size, dtype=torch.uint8, device=device)
+
+
+# --- the most memory a run took
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let go of what earlier runs left, and count from here."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (reset := Path("/proc/self/clear_refs")).exists():
+        # Else what malloc keeps of a run of 41M parameters, 0.1 GiB, counts as the next one's.
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
+        reset.write_text("5")  # Linux: the peak starts again at what is held now
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Since `reset_peak`; on a CPU of the process, where Linux does not tell since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+    if peaks:
+        return peaks[0]
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,76 @@
+"""One optimiser step: forward, backward, clipping, AdamW. What training does, benchmarks time."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dnamamba.objectives import Objective
+from dnamamba.runtime import Compute
+
+
+class TrainingStep:
+    """Steps of an objective, alone or as one of many ranks.
+
+    objective: maps codes to (sum of losses, sum of weights); it lies on compute's device.
+    grad_clip: largest norm of the gradient; 0 for no clipping.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        compute: Compute,
+        *,
+        grad_clip: float,
+    ):
+        self.objective = objective
+        self.optimizer = optimizer
+        self.compute = compute
+        self.grad_clip = grad_clip
+        self._wrapped: nn.Module = objective
+        if compute.ranks.world_size > 1:
+            on_gpu = compute.device.type == "cuda"
+            ids = [compute.device.index] if on_gpu else None
+            self._wrapped = DistributedDataParallel(objective, device_ids=ids)
+
+    def update(
+        self, codes: Sequence[Tensor], weight: Tensor, learning_rate: float
+    ) -> tuple[float, float]:
+        """The loss in nats per weighted base and the gradient's norm, before the weights change.
+
+        They do not change where either is not finite. codes: this rank's micro-batches, uint8
+        (B, L) each. weight: of the whole batch over all ranks.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        weight = weight.clamp(min=1.0)
+        total = torch.zeros((), device=self.compute.device)
+        for number, part in enumerate(codes, start=1):
+            with self._sync_when(number == len(codes)), self.compute.autocast():
+                loss_sum, _ = self._wrapped(part)
+            # DDP takes the mean over ranks; the loss is a sum over them.
+            with self._sync_when(number == len(codes)):
+                (loss_sum / weight * self.compute.ranks.world_size).backward()
+            total += loss_sum.detach()
+        loss = self.compute.sum_over_ranks(total) / weight
+        limit = self.grad_clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
+        loss_value, norm_value = torch.stack([loss, norm]).tolist()
+        if is_finite(loss_value, norm_value):
+            self.optimizer.step()
+        return loss_value, norm_value
+
+    def _sync_when(self, last: bool) -> AbstractContextManager[Any]:
+        if last or not isinstance(self._wrapped, DistributedDataParallel):
+            return nullcontext()
+        return self._wrapped.no_sync()
+
+
+def is_finite(*values: float) -> bool:
+    """Whether all are: neither infinite nor NaN."""
+    return all(abs(value) < float("inf") for value in values)
