@@ -21,14 +21,12 @@ class Backend:
     run: the function; every backend of an op has the same signature.
     refuse: called with the op's tensors; why it cannot take them and what to do, or None if it can.
     is_fused: False for plain PyTorch, which `auto` says is slow.
-    is_automatic: False for one that runs only when asked for by name, being new.
     """
 
     name: str
     run: Callable[..., Any]
     refuse: Callable[..., str | None]
     is_fused: bool
-    is_automatic: bool = True
 
 
 def resolve_backend(
@@ -98,10 +96,8 @@ def _first_that_can(
         reason = backend.refuse(*tensors)
         if reason is not None:
             refusals.append(f"{backend.name!r} cannot: {reason}")
-        elif backend.is_automatic:
-            return backend
         else:
-            refusals.append(f"{backend.name!r} is new: ask for it by name")
+            return backend
     raise AssertionError("the last backend of an op takes everything")
 
 
