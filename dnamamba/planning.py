@@ -22,6 +22,9 @@ _BYTES_PER_PARAMETER = 16
 # More tokens in one pass are no faster on a CPU: the working set leaves the caches.
 _CPU_TOKENS = 1 << 14
 _USABLE_SHARE = 0.85
+# What a fused scan keeps for its backward beside its output, bytes an element: states every 16
+# steps, or those that enter chunks of 64 steps or more.
+_KEPT_BYTES = {"cpu": 4, "triton": 1}
 # What a pass may take before anything is recomputed: so little is of no use elsewhere.
 _SMALL = 2 << 30
 
@@ -180,25 +183,32 @@ def choose_passes(
     """
     if recompute is None:
         recompute = _choose_recompute(
-            memory, most=(micro_batch or share) * seq_len, least=(micro_batch or 1) * seq_len
+            memory,
+            compute,
+            most=(micro_batch or share) * seq_len,
+            least=(micro_batch or 1) * seq_len,
         )
     elif recompute not in memory.per_token:
         raise InputError(
-            f"--recompute {recompute} keeps what the fused scan on a GPU made, and this run has no "
-            f"such scan: choose one of {', '.join(memory.per_token)}"
+            f"--recompute {recompute} keeps what a fused scan made, and this run has no such scan: "
+            f"choose one of {', '.join(memory.per_token)}"
         )
     if micro_batch is None:
         micro_batch = _largest_micro_batch(memory, compute, share, seq_len, recompute)
     return Passes(micro_batch, recompute)
 
 
-def _choose_recompute(memory: MemoryEstimate, *, most: int, least: int) -> Recompute:
+def _choose_recompute(
+    memory: MemoryEstimate, compute: Compute, *, most: int, least: int
+) -> Recompute:
     """most, least: tokens that may and that must be in one pass."""
-    if "cheap" not in memory.per_token:
-        return "nothing" if memory.fits(least, "nothing") else "blocks"
-    if memory.fits(most, "nothing") and memory.total(most, "nothing") <= _SMALL:
+    if compute.device.type == "cpu":
+        keeps_all = memory.fits(least, "nothing")
+    else:
+        keeps_all = memory.fits(most, "nothing") and memory.total(most, "nothing") <= _SMALL
+    if keeps_all:
         return "nothing"
-    return "cheap" if memory.fits(least, "cheap") else "blocks"
+    return "cheap" if "cheap" in memory.per_token and memory.fits(least, "cheap") else "blocks"
 
 
 def _largest_micro_batch(
@@ -244,20 +254,14 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
     at_work = per_token / model.n_layers
     residual = 4 * model.d_model * model.n_layers
     ways: dict[Recompute, float] = {"nothing": per_token + at_work}
-    if _keeps_scans(compute):
-        # The scan's outputs, and the states that enter its chunks of 64 steps or more.
-        width = compute.autocast_dtype.itemsize if compute.autocast_dtype is not None else 4
-        scans = model.mixer.expand * model.d_model * model.n_layers * (width + 1)
-        ways["cheap"] = residual + scans + 2 * at_work
+    dtype = compute.autocast_dtype or torch.float32
+    states = _KEPT_BYTES.get(scan_backend(compute.device, dtype))
+    if states is not None:
+        width = model.mixer.expand * model.d_model * model.n_layers
+        ways["cheap"] = residual + width * (dtype.itemsize + states) + 2 * at_work
     ways["blocks"] = residual + 2 * at_work
     return MemoryEstimate(
         fixed=fixed,
         per_token=ways,
         available=available_bytes(compute.device, compute.ranks),
     )
-
-
-def _keeps_scans(compute: Compute) -> bool:
-    """Whether scans run as an operator whose results torch can keep: on a GPU, by Triton."""
-    dtype = compute.autocast_dtype or torch.float32
-    return scan_backend(compute.device, dtype) == "triton"

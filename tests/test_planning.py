@@ -35,9 +35,14 @@ def test_a_gpu_recomputes_no_more_than_memory_asks_for(share, seq_len, gib, expe
     assert choose(ON_A_GPU, FUSED, share, seq_len, gib) == expected
 
 
-@pytest.mark.parametrize(("gib", "expected"), [(20, "nothing"), (4, "blocks")])
-def test_without_the_fused_scan_all_is_kept_or_blocks_are_recomputed(gib, expected):
-    assert choose(ON_A_CPU, OTHERS, 1, 1 << 17, gib) == Passes(1, expected)
+@pytest.mark.parametrize(("gib", "expected"), [(20, "nothing"), (6, "cheap"), (4, "blocks")])
+def test_a_cpu_keeps_all_that_fits(gib, expected):
+    assert choose(ON_A_CPU, FUSED, 1, 1 << 17, gib) == Passes(1, expected)
+
+
+@pytest.mark.parametrize("compute", [ON_A_CPU, ON_A_GPU])
+def test_without_a_fused_scan_blocks_are_recomputed(compute):
+    assert choose(compute, OTHERS, 1, 1 << 17, 6) == Passes(1, "blocks")
 
 
 def test_what_is_asked_for_is_done():

@@ -122,14 +122,27 @@ def test_half_precision_operands(dtype, short_chunks):
     check(draw_operands(2, 18, 3, dtype=dtype), BFLOAT16)
 
 
-def test_programs_in_several_launches(monkeypatch, short_chunks):
-    """The backward's marks within a memory that holds those of two programs, then of one."""
-    operands = draw_operands(1, 9, 128)
+@pytest.mark.parametrize(
+    ("groups", "channels", "n_slots"),
+    [(None, 128, 2), (None, 128, 1), (2, 192, 3), (2, 192, 1), (6, 192, 2)],
+)
+def test_programs_in_several_launches(groups, channels, n_slots, monkeypatch, short_chunks):
+    """Whole groups at a time, or parts of one."""
+    operands = draw_operands(1, 9, channels, groups=groups)
     together = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
-    for programs in (2, 1):
-        monkeypatch.setattr(gpu, "MARKS_BYTES", programs * 3 * 2048)
-        assert gpu.make_plan(1, 9, 128, 1, 132).n_slots == programs
-        assert_identical(outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS), together)
+    monkeypatch.setattr(gpu, "_choose_slots", lambda *_: n_slots)
+    apart = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
+    assert_all_close(apart, together, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [1, 6, 8])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("marks", [1 << 10, 1 << 26, 1 << 28, 1 << 31])
+def test_launches_share_the_programs_evenly(groups, blocks, marks):
+    n_slots = gpu._choose_slots(groups * blocks, blocks, marks)
+    assert 1 <= n_slots <= groups * blocks
+    assert n_slots % blocks == 0 or blocks % n_slots == 0
+    assert n_slots * marks <= gpu.MOST_MARKS or n_slots == 1
 
 
 def test_runs_are_identical(short_chunks):

@@ -1,19 +1,17 @@
 """What the backward pass makes again instead of keeping it from the forward pass."""
 
-import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch.utils.checkpoint import checkpoint
+
+from dnamamba.kernels.scan.kept import KeptScans
 
 Recompute = Literal["nothing", "cheap", "blocks"]
-"""nothing: all is kept. cheap: of each block the residual stream and what the fused scan on a GPU
-made are kept; norm, projections and convolution, a tenth of a step's time, are made again. blocks:
-the residual stream alone is kept; with other scans cheap is that too."""
+"""nothing: all is kept. cheap: of each block the residual stream and what a fused scan made are
+kept; norm, projections and convolution, a tenth of a step's time, are made again. blocks: the
+residual stream alone is kept; with scans in plain PyTorch cheap is that too."""
 
 RECOMPUTE: tuple[Recompute, ...] = get_args(Recompute)
 
@@ -23,8 +21,6 @@ DESCRIPTIONS: dict[Recompute, str] = {
     "blocks": "blocks recomputed",
 }
 
-_KEPT = "dnamamba::selective_scan"
-
 
 def run_block(block: Callable[..., Any], recompute: Recompute, *arguments: Any) -> Any:
     """block(*arguments), keeping for its backward what `recompute` says; blocks draw no numbers."""
@@ -32,12 +28,14 @@ def run_block(block: Callable[..., Any], recompute: Recompute, *arguments: Any) 
         return block(*arguments)
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if recompute == "cheap":
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _choose)
+        options["context_fn"] = _keep_scans
     return checkpoint(block, *arguments, **options)
 
 
-def _choose(context: Any, operator: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
-    """Asked by torch at every operator of a block."""
-    # By name, as the operator does not exist where there is no GPU.
-    is_scan = getattr(operator, "name", str)() == _KEPT
-    return CheckpointPolicy.MUST_SAVE if is_scan else CheckpointPolicy.PREFER_RECOMPUTE
+def _keep_scans() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts for a block's forward and for its repetition.
+
+    torch's own selective checkpointing asks about every operator in Python: a layer took 11 ms.
+    """
+    kept = KeptScans()
+    return kept.recording(), kept.reusing()

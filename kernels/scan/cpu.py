@@ -19,6 +19,7 @@ from dnamamba.kernels.codegen.memory import new_tensor
 from dnamamba.kernels.scan.chunked import match_groups
 from dnamamba.kernels.scan.cpu_backward import write_backward
 from dnamamba.kernels.scan.cpu_forward import CHUNK, Variant, write_forward
+from dnamamba.kernels.scan.kept import keep, take_kept
 
 # Tasks of a backward pass, where there are so many blocks of channels. Fewer need less memory for
 # partial sums; the number must not depend on that of threads, or results would.
@@ -106,6 +107,12 @@ class _CpuScan(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         inputs, (delta_softplus, reverse, keeps) = _Inputs(*args[:-3]), args[-3:]
         variant = inputs.variant(delta_softplus)
+        ctx.variant, ctx.reverse = variant, reverse
+        kept = take_kept()
+        if kept is not None:
+            out, last_state, states = kept
+            ctx.save_for_backward(*inputs, states)
+            return out, last_state
         call = _Call(inputs, variant, reverse, keeps)
         out, last_state = new_tensor(*inputs.u.shape), new_tensor(*call.state_shape)
         initial = _states_first(inputs.initial_state, call)
@@ -114,8 +121,10 @@ class _CpuScan(torch.autograd.Function):
         call.values["initial_batch"] = initial.stride(0)
         launch(compiled(variant, False), call.batch * call.blocks, call)
         ctx.save_for_backward(*inputs, call.states)
-        ctx.variant, ctx.reverse = variant, reverse
-        return out, last_state.transpose(1, 2).contiguous()
+        last_state = last_state.transpose(1, 2).contiguous()
+        if keeps:
+            keep(out, last_state, call.states)
+        return out, last_state
 
     @staticmethod
     @once_differentiable

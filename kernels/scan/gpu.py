@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from dnamamba.kernels.operators import operator
 from dnamamba.kernels.scan import gpu_kernels as kernels
+from dnamamba.kernels.scan.kept import keep, take_kept
 
 LANES, N_STATES = 32, 16
 
@@ -31,8 +32,9 @@ PROGRAMS_PER_MULTIPROCESSOR = 32
 SHORTEST_CHUNK = 64
 """Steps; a chunk costs one more state in memory."""
 
-MARKS_BYTES = 1 << 30
-"""The backward handles as many programs at a time as keep their marks within this, or one."""
+FEW_MARKS, MOST_MARKS = 256 << 20, 1 << 30
+"""Bytes of the backward's marks. Up to the first all programs run at a time, else a fourth of them
+or as many as keep to the second, and at least one: launches cost time, marks and sums memory."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,21 @@ def make_plan(batch: int, seq_len: int, channels: int, groups: int, n_multiproce
     blocks = -(-width // LANES)
     n_programs = groups * blocks
     n_marks = batch * -(-seq_len // STEPS)
-    n_slots = min(n_programs, max(1, MARKS_BYTES // (n_marks * N_STATES * LANES * 4)))
+    n_slots = _choose_slots(n_programs, blocks, n_marks * N_STATES * LANES * 4)
     wanted = -(-PROGRAMS_PER_MULTIPROCESSOR * n_multiprocessors // (batch * n_slots))
     chunk = max(SHORTEST_CHUNK, -(-seq_len // wanted))
     chunk = -(-chunk // STEPS) * STEPS
     return Plan(width, blocks, n_programs, chunk, -(-seq_len // chunk), n_slots)
+
+
+def _choose_slots(n_programs: int, blocks: int, marks: int) -> int:
+    """Programs of a launch: whole groups or an even part of one. marks: bytes of a program."""
+    if n_programs * marks <= FEW_MARKS:
+        return n_programs
+    most = max(1, min(n_programs // 4, MOST_MARKS // marks))
+    if most >= blocks:
+        return most // blocks * blocks
+    return next(n for n in range(most, 0, -1) if blocks % n == 0)
 
 
 def _plan_for(u: Tensor, B: Tensor) -> Plan:
@@ -98,6 +110,10 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """out (B, L, D), last state (B, D, N), states entering chunks (B, K, P, 16, 32), sums of dt
     (B, K, P, 32); A (D, N) and state (B, D, N) float32 and contiguous, B and C (B, L, G, N)."""
+    kept = take_kept()
+    if kept is not None:
+        out, last_state, entries, dt_sums = kept
+        return out, last_state, entries, dt_sums
     u, delta = _with_dense_rows(u), _with_dense_rows(delta)
     B, C = _with_equal_rows(B, C)
     gate = u if z is None else _with_dense_rows(z)
@@ -119,6 +135,7 @@ def forward(
             *strides, gate.stride(0), out.stride(0), Z_ROW=gate.stride(1), OUT_ROW=out.stride(1),
             HAS_D=D is not None, HAS_Z=z is not None, **shared,
         )  # fmt: skip
+    keep(out, last_state, entries, dt_sums)
     return out, last_state, entries, dt_sums
 
 
@@ -149,10 +166,9 @@ def backward(
     new, K, P = A.new_empty, plan.n_chunks, plan.n_programs
     d_u, d_delta = _like(u), _like(delta)
     d_z = d_u if z is None else _like(gate)
-    d_BC, d_A = new(batch, seq_len, P, 2 * N_STATES), new(batch, K, *A.shape)
+    d_weights, d_A = new(batch, seq_len, B.shape[2], 2 * N_STATES), new(batch, K, *A.shape)
     d_D, d_bias, d_state = new(batch, K, channels), new(batch, K, channels), _like(d_last)
     adjoints = torch.empty_like(entries)
-    marks = new(batch, -(-seq_len // STEPS), plan.n_slots, N_STATES, LANES)
     bias = A if delta_bias is None else delta_bias
     strides = [x.stride(0) for x in (u, delta, B, gate, d_out)]
     shared = {
@@ -163,6 +179,8 @@ def backward(
     }
     for first in range(0, P, plan.n_slots):
         n_slots = min(plan.n_slots, P - first)
+        marks = new(batch, -(-seq_len // STEPS), n_slots, N_STATES, LANES)
+        d_BC = new(batch, seq_len, n_slots, 2 * N_STATES)
         sizes = (seq_len, plan.width, plan.blocks, plan.chunk, P, n_slots, first)
         grid = (batch * n_slots, K)
         with torch.cuda.device_of(u):
@@ -177,10 +195,10 @@ def backward(
                 d_delta.stride(0), d_z.stride(0), D_U_ROW=d_u.stride(1),
                 D_DELTA_ROW=d_delta.stride(1), D_Z_ROW=d_z.stride(1), HAS_D=D is not None, **shared,
             )  # fmt: skip
-    d_weights = d_BC.view(*B.shape[:3], plan.blocks, 2, N_STATES).sum(3)[..., : A.shape[1]]
+        _add_weights(d_weights, d_BC, first, plan.blocks)
     d_B, d_C = _like(B), _like(C)
-    d_B.copy_(d_weights[..., 0, :])
-    d_C.copy_(d_weights[..., 1, :])
+    d_B.copy_(d_weights[..., : A.shape[1]])
+    d_C.copy_(d_weights[..., N_STATES:][..., : A.shape[1]])
     return [
         d_u, d_delta, d_A.sum((0, 1)), d_B, d_C,
         new(0) if D is None else d_D.sum((0, 1)).to(D.dtype),
@@ -198,6 +216,18 @@ def _(
 ) -> list[Tensor]:  # fmt: skip
     optional = [A.new_empty(0) if x is None else _like(x) for x in (D, z, delta_bias)]
     return [*(_like(x) for x in (u, delta, A, B, C)), *optional, _like(d_last)]
+
+
+def _add_weights(sums: Tensor, parts: Tensor, first: int, blocks: int) -> None:
+    """Add the parts (B, L, n, 32) that programs from `first` on found to those of their groups."""
+    batch, seq_len, n, _ = parts.shape
+    n_groups = max(1, n // blocks)
+    own = sums[:, :, first // blocks :][:, :, :n_groups]
+    found = parts.view(batch, seq_len, n_groups, n // n_groups, -1).sum(3)
+    if first % blocks == 0:
+        own.copy_(found)
+    else:
+        own.add_(found)
 
 
 def _pass_states(

@@ -302,7 +302,7 @@ def chunk_backward_kernel(
     d_delta += i_batch * d_delta_batch + o_d
     d_z += i_batch * d_z_batch + o_d
     BC = find_weights(B, C, i_batch, group, BC_batch, BC_GROUP, D_STATE)
-    d_BC += (i_batch * seq_len * n_programs + program) * LANES + place_of_sums()
+    d_BC += (i_batch * seq_len * n_slots + slot) * LANES + place_of_sums()
     scratch = (i_batch * tl.num_programs(1) + i_chunk) * n_programs + program
     adjoint = load_states(adjoints + scratch * N_STATES * LANES)
     dA = full_states(0.0)
@@ -368,10 +368,10 @@ def chunk_backward_kernel(
                 next_h = load_states(marks)
             sums = sum_lanes(over_channels, SLOTS)
             if EVEN:
-                tl.store(d_BC + row * n_programs * LANES, sums)
+                tl.store(d_BC + row * n_slots * LANES, sums)
             else:
                 is_step = start + STEPS - 1 - i < seq_len
-                tl.store(d_BC + row * n_programs * LANES, sums, mask=is_step)
+                tl.store(d_BC + row * n_slots * LANES, sums, mask=is_step)
             dx = skip * dy + dt * d_input
             d_raw = (d_decay * LN_2 + d_input * x) * slope
             tl.store(d_u + row * D_U_ROW, dx.to(d_u.dtype.element_ty), mask=inside)

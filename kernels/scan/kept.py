@@ -1,0 +1,70 @@
+"""Results of fused scans, kept while what led to them is made again for a backward."""
+
+import threading
+from collections import deque
+from types import TracebackType
+
+from torch import Tensor
+
+Results = tuple[Tensor, ...]
+
+
+class KeptScans:
+    """What the scans of one stretch of a model returned, in order.
+
+    Scans within `recording()` leave their results here. Within `reusing()` they take them, each
+    once, instead of running; where none is left (a second backward) they run.
+    """
+
+    def __init__(self) -> None:
+        self.results: deque[Results] = deque()
+
+    def recording(self) -> "_Use":
+        return _Use(self, takes=False)
+
+    def reusing(self) -> "_Use":
+        return _Use(self, takes=True)
+
+
+class _Use:
+    """A context that may be entered again."""
+
+    def __init__(self, kept: KeptScans, *, takes: bool) -> None:
+        self.kept, self.takes = kept, takes
+
+    def __enter__(self) -> None:
+        _uses().append(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _uses().pop()
+
+
+def take_kept() -> Results | None:
+    """For a scan about to run: what it returned before, if it runs again."""
+    uses = _uses()
+    if uses and uses[-1].takes and uses[-1].kept.results:
+        return uses[-1].kept.results.popleft()
+    return None
+
+
+def keep(*results: Tensor) -> None:
+    """For a scan that has run: leave its results where someone asked for them."""
+    uses = _uses()
+    if uses and not uses[-1].takes:
+        uses[-1].kept.results.append(tuple(result.detach() for result in results))
+
+
+def _uses() -> list[_Use]:
+    """Innermost last; a thread's own, as backwards run in threads of autograd's."""
+    if not hasattr(_thread, "uses"):
+        _thread.uses = []
+    uses: list[_Use] = _thread.uses
+    return uses
+
+
+_thread = threading.local()
