@@ -34,17 +34,19 @@ def _step_kernel(
     n_blocks = tl.cdiv(channels, BD)
     # 64 bits: strides are anybody's.
     batch = (tl.program_id(0) // n_blocks).to(tl.int64)
-    channel = (tl.program_id(0) % n_blocks * BD + tl.arange(0, BD)).to(tl.int64)  # [BD]
+    channel = tl.program_id(0) % n_blocks * BD + tl.arange(0, BD)  # [BD]
+    B_of, C_of = (channel // B_width).to(tl.int64), (channel // C_width).to(tl.int64)  # groups
+    channel = channel.to(tl.int64)
     n = tl.arange(0, BN).to(tl.int64)[None, :]  # [1, BN]
     is_channel = channel < channels  # [BD]
     is_state = is_channel[:, None] & (n < D_STATE)  # [BD, BN]
 
     states = state + batch * state_batch + channel[:, None] * state_channel + n * state_n
     h = tl.load(states, mask=is_state, other=0.0)
-    decay = tl.load(A + channel[:, None] * D_STATE + n, mask=is_state, other=0.0).to(tl.float32)
-    place = _locate(batch, channel // B_width, n, B_batch, B_group, B_n)
+    rate = tl.load(A + channel[:, None] * D_STATE + n, mask=is_state, other=0.0).to(tl.float32)
+    place = _locate(batch, B_of, n, B_batch, B_group, B_n)
     weight = tl.load(B + place, mask=is_state, other=0.0).to(tl.float32)
-    place = _locate(batch, channel // C_width, n, C_batch, C_group, C_n)
+    place = _locate(batch, C_of, n, C_batch, C_group, C_n)
     readout = tl.load(C + place, mask=is_state, other=0.0).to(tl.float32)
     place = batch * u_batch + channel * u_channel
     x = tl.load(u + place, mask=is_channel, other=0.0).to(tl.float32)  # [BD]
@@ -55,7 +57,7 @@ def _step_kernel(
     if SOFTPLUS:
         dt, _ = softplus(dt)
 
-    h = tl.exp2(dt[:, None] * (decay * LOG2_E)) * h + (dt * x)[:, None] * weight
+    h = tl.exp2(dt[:, None] * (rate * LOG2_E)) * h + (dt * x)[:, None] * weight
     tl.store(states, h, mask=is_state)
     y = tl.sum(h * readout, axis=1)
     if HAS_D:
