@@ -184,7 +184,7 @@ def run_all(threads: int) -> dict[str, object]:
     results["model"] = compare(threads, has_mambapy, *shape)
     print(f"{MODEL_LAYERS} layers, d_model {MODEL_WIDTH}: {describe(results['model'])}")
     results["long"] = []
-    for n_layers, options in ((1, {}), (4, {}), (4, {"checkpoint_blocks": True})):
+    for n_layers, options in ((1, {}), (4, {}), (4, {"recompute": "blocks"})):
         found = in_own_process(threads, "step", "dnamamba", n_layers, 1, LONG, 128, options)
         results["long"].append({"n_layers": n_layers, **options, **found})
         how = ", each block recomputed" if options else ""

@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from dnamamba.bench.results import describe_setup
 from dnamamba.intervals import parse_size
 from dnamamba.metrics import MetricsFile
+from dnamamba.runtime import choose_device
 
 
 def dnamamba(*arguments: str) -> str:
@@ -67,9 +67,8 @@ def main() -> None:
         options = arguments.options.split()
         rows.append(measure(arguments.genome, model, seq_len, arguments.steps, options))
         print(json.dumps(rows[-1]))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     if arguments.json:
-        result = {"device": device, "torch": torch.__version__, "rows": rows}
+        result = {**describe_setup(choose_device()), "rows": rows}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

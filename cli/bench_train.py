@@ -7,7 +7,7 @@ import click
 
 from dnamamba.bench.shapes import TrainingRun
 from dnamamba.cli.bench import DEVICE, JSON, precision_option
-from dnamamba.cli.options import Parsed
+from dnamamba.cli.options import RECOMPUTE, Parsed
 
 if TYPE_CHECKING:
     from dnamamba.bench.training import TrainingRow
@@ -32,11 +32,7 @@ if TYPE_CHECKING:
     help="Steps whose median is taken, after two of warm-up.",
 )
 @click.option("--micro-batch", type=int, help="Windows in one pass. [default: what fits]")
-@click.option(
-    "--checkpoint-blocks/--no-checkpoint-blocks",
-    default=None,
-    help="Recompute blocks in the backward pass. [default: where memory needs it]",
-)
+@RECOMPUTE
 @precision_option("--precision", "auto is bf16 autocast on GPUs; parameters stay fp32.")
 @DEVICE
 @JSON
@@ -61,7 +57,7 @@ def train(**values: Any) -> None:
     results.check_target(values["json_path"], "--json")
     with open_compute(values["device"], values["precision"]) as compute:
         benchmark = TrainingBenchmark(
-            compute, values["n_steps"], values["micro_batch"], values["checkpoint_blocks"]
+            compute, values["n_steps"], values["micro_batch"], values["recompute"]
         )
         timing = benchmark.time_runs(values["runs"] or default_runs(compute.device.type))
         setup = results.describe_setup(compute.device)
@@ -88,7 +84,9 @@ def _describe(row: "TrainingRow") -> str:
     start = f"{row.model:12} {shape:>18}"
     if row.tokens_per_s is None:
         return f"{start} {row.note}"
-    remarks = ["blocks recomputed"] if row.recompute else []
+    from dnamamba.models.recompute import DESCRIPTIONS
+
+    remarks = [] if row.recompute in (None, "nothing") else [DESCRIPTIONS[row.recompute]]
     if row.micro_batch != row.batch:
         remarks.append(f"{row.micro_batch} window(s) a pass")
     line = f"{start} {row.tokens_per_s:>12,.0f} {row.peak_gib:>9.2f}  {', '.join(remarks)}"

@@ -40,6 +40,12 @@ class Parsed(click.ParamType):
 
 SIZE = Size()
 FILE = click.Path(path_type=Path)
+RECOMPUTE = click.option(
+    "--recompute",
+    type=click.Choice(["nothing", "cheap", "blocks"]),
+    help="What the backward pass makes again instead of keeping it: all but the scan (cheap) or "
+    "whole blocks. [default: what memory needs]",
+)
 
 
 def window_options(command: Command) -> Command:

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from dnamamba.cli.options import (
     FILE,
+    RECOMPUTE,
     SIZE,
     apply_options,
     data_config,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from dnamamba.training import Outcome
 
 # What may accompany --resume: settings that do not change the result.
-_WITH_RESUME = {"resume", "device", "n_workers", "micro_batch", "checkpoint_blocks"}
+_WITH_RESUME = {"resume", "device", "n_workers", "micro_batch", "recompute"}
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,11 +97,7 @@ def _by_device(row: int) -> str:
     "--workers", "n_workers", type=int, help="Loader processes. [default: 0 on a CPU, 4 on a GPU]"
 )
 @click.option("--micro-batch", type=int, help="Windows in one pass. [default: what fits]")
-@click.option(
-    "--checkpoint-blocks/--no-checkpoint-blocks",
-    default=None,
-    help="Recompute blocks in the backward pass. [default: where memory needs it]",
-)
+@RECOMPUTE
 @click.pass_context
 def pretrain(ctx: click.Context, **values: Any) -> None:
     """Train a DNA language model.
@@ -130,7 +127,7 @@ def pretrain(ctx: click.Context, **values: Any) -> None:
         device=values["device"],
         n_workers=values["n_workers"],
         micro_batch=values["micro_batch"],
-        checkpoint_blocks=values["checkpoint_blocks"],
+        recompute=values["recompute"],
     )
     if values["resume"] is not None:
         _refuse_recipe(ctx)

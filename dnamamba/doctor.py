@@ -86,9 +86,6 @@ def _kernels(device: torch.device) -> Iterator[Finding]:
         if refusal is not None:
             yield Finding(f"  {backend.name}", f"not here: {refusal}")
             continue
-        if not backend.is_automatic:
-            yield Finding(f"  {backend.name}", "new: runs only when asked for by name; not checked")
-            continue
         found = _run_scan(_scan_operands(device), backend.name)
         errors = [worst_error(f, e) for f, e in zip(found, expected, strict=True)]
         error = float(torch.tensor(errors).max())  # NaN if one is, unlike Python's max

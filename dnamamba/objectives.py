@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dnamamba.models.recompute import Recompute
 from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID, SOFT_MASK_BIT, TOKEN_MASK
 
 IGNORED = -100
@@ -37,10 +38,10 @@ class Objective(nn.Module):
     The two come apart so that the division can be done once, by the weight of a whole batch over
     all micro-batches and ranks.
 
-    checkpoint_blocks: recompute the model's blocks in the backward pass.
+    recompute: what the backward pass makes again instead of keeping it (models/recompute.py).
     """
 
-    checkpoint_blocks: bool = False
+    recompute: Recompute = "nothing"
 
     def weight(self, codes: Tensor) -> Tensor:
         """The sum of weights `forward` will return for codes uint8 (B, L), without a forward."""
@@ -59,18 +60,18 @@ class NextToken(Objective):
     """
 
     def __init__(
-        self, model: nn.Module, *, softmask_weight: float = 1.0, checkpoint_blocks: bool = False
+        self, model: nn.Module, *, softmask_weight: float = 1.0, recompute: Recompute = "nothing"
     ):
         super().__init__()
         self.model = model
         self.softmask_weight = softmask_weight
-        self.checkpoint_blocks = checkpoint_blocks
+        self.recompute = recompute
 
     def weight(self, codes: Tensor) -> Tensor:
         return self._weights(codes).sum()
 
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(codes & TOKEN_MASK, checkpoint_blocks=self.checkpoint_blocks)
+        logits = self.model(codes & TOKEN_MASK, recompute=self.recompute)
         weights = self._weights(codes)
         # A target for the last position too, one that is ignored: without its logits the others
         # would be copied here and padded again in the backward.

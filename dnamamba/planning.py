@@ -9,7 +9,9 @@ from torch import Tensor
 from dnamamba.data.dataset import WindowDataset
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
+from dnamamba.kernels.scan.op import scan_backend
 from dnamamba.models import ModelConfig
+from dnamamba.models.recompute import DESCRIPTIONS, Recompute
 from dnamamba.objectives import Objective
 from dnamamba.runtime import Compute, available_bytes
 from dnamamba.tokenizer import FIRST_BASE_ID
@@ -20,6 +22,8 @@ _BYTES_PER_PARAMETER = 16
 # More tokens in one pass are no faster on a CPU: the working set leaves the caches.
 _CPU_TOKENS = 1 << 14
 _USABLE_SHARE = 0.85
+# What a pass may take before anything is recomputed: so little is of no use elsewhere.
+_SMALL = 2 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +33,18 @@ class MemoryEstimate:
     fixed: int
     """Weights, gradients and optimiser state."""
 
-    per_token: float
-    """Kept from the forward pass for the backward, a token."""
-
-    per_token_checkpointed: float
-    """The same where each block is recomputed."""
+    per_token: Mapping[Recompute, float]
+    """Kept from the forward pass for the backward, a token, for each way to recompute."""
 
     available: int
     """Free on the device now."""
 
-    def total(self, tokens: int, checkpointed: bool) -> int:
+    def total(self, tokens: int, recompute: Recompute) -> int:
         """Bytes for a forward and backward pass over so many tokens."""
-        per_token = self.per_token_checkpointed if checkpointed else self.per_token
-        return self.fixed + int(per_token * tokens)
+        return self.fixed + int(self.per_token[recompute] * tokens)
 
-    def fits(self, tokens: int, checkpointed: bool) -> bool:
-        return self.total(tokens, checkpointed) <= _USABLE_SHARE * self.available
+    def fits(self, tokens: int, recompute: Recompute) -> bool:
+        return self.total(tokens, recompute) <= _USABLE_SHARE * self.available
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Plan:
     """Windows in an optimiser step, over all ranks."""
 
     micro_batch: int
-    checkpoint_blocks: bool
+    recompute: Recompute
     world_size: int
     max_steps: int
     windows: dict[str, int]
@@ -75,12 +75,11 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        return self.memory.total(self.micro_batch * self.seq_len, self.checkpoint_blocks)
+        return self.memory.total(self.micro_batch * self.seq_len, self.recompute)
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of each line, for people."""
         accumulation = self.batch_size // (self.micro_batch * self.world_size)
-        checkpointing = ", each block recomputed" if self.checkpoint_blocks else ""
         return [
             ("parameters", f"{self.parameters:,}"),
             ("window", f"{self.seq_len:,} bases"),
@@ -98,7 +97,8 @@ class Plan:
             ),
             (
                 "memory",
-                f"about {self.memory_bytes / 2**30:.2f} GiB a device{checkpointing} "
+                f"about {self.memory_bytes / 2**30:.2f} GiB a device, "
+                f"{DESCRIPTIONS[self.recompute]} "
                 f"({self.memory.available / 2**30:.1f} GiB free)",
             ),
         ]
@@ -113,12 +113,13 @@ def make_plan(
     batch_size: int,
     max_steps: int,
     micro_batch: int | None = None,
-    checkpoint_blocks: bool | None = None,
+    recompute: Recompute | None = None,
 ) -> Plan:
     """Choose what is left open, for the memory there is.
 
     micro_batch: windows a pass; None takes the most that fit (on a CPU, that are useful).
-    checkpoint_blocks: None recomputes blocks only where even one window does not fit otherwise.
+    recompute: None keeps all below 2 GiB, on a CPU as long as a window fits; then what is cheap to
+    make again is, and whole blocks only where even one window does not fit otherwise.
     Raises InputError where nothing fits or the batch cannot be shared evenly.
     """
     seq_len = datasets[Split.TRAIN].index.config.seq_len
@@ -140,7 +141,7 @@ def make_plan(
         share=batch_size // world_size,
         seq_len=seq_len,
         micro_batch=micro_batch,
-        checkpoint_blocks=checkpoint_blocks,
+        recompute=recompute,
     )
     n_parameters = sum(parameter.numel() for parameter in objective.parameters())
     return Plan(
@@ -148,7 +149,7 @@ def make_plan(
         seq_len=seq_len,
         batch_size=batch_size,
         micro_batch=passes.micro_batch,
-        checkpoint_blocks=passes.checkpoint_blocks,
+        recompute=passes.recompute,
         world_size=world_size,
         max_steps=max_steps,
         windows={split.value: dataset.index.n_windows() for split, dataset in datasets.items()},
@@ -158,10 +159,10 @@ def make_plan(
 
 @dataclass(frozen=True)
 class Passes:
-    """How a rank makes its share of a batch: windows a pass, and whether blocks are recomputed."""
+    """How a rank makes its share of a batch: windows a pass, and what is recomputed."""
 
     micro_batch: int
-    checkpoint_blocks: bool
+    recompute: Recompute
 
 
 def choose_passes(
@@ -171,29 +172,45 @@ def choose_passes(
     share: int,
     seq_len: int,
     micro_batch: int | None = None,
-    checkpoint_blocks: bool | None = None,
+    recompute: Recompute | None = None,
 ) -> Passes:
     """What `make_plan` leaves open, for `share` windows a rank; see there for None.
 
     Raises InputError where not even one window fits.
     """
-    if checkpoint_blocks is None:
-        checkpoint_blocks = not memory.fits((micro_batch or 1) * seq_len, checkpointed=False)
+    if recompute is None:
+        recompute = _choose_recompute(
+            memory, most=(micro_batch or share) * seq_len, least=(micro_batch or 1) * seq_len
+        )
+    elif recompute not in memory.per_token:
+        raise InputError(
+            f"--recompute {recompute} keeps what the fused scan on a GPU made, and this run has no "
+            f"such scan: choose one of {', '.join(memory.per_token)}"
+        )
     if micro_batch is None:
-        micro_batch = _largest_micro_batch(memory, compute, share, seq_len, checkpoint_blocks)
-    return Passes(micro_batch, checkpoint_blocks)
+        micro_batch = _largest_micro_batch(memory, compute, share, seq_len, recompute)
+    return Passes(micro_batch, recompute)
+
+
+def _choose_recompute(memory: MemoryEstimate, *, most: int, least: int) -> Recompute:
+    """most, least: tokens that may and that must be in one pass."""
+    if "cheap" not in memory.per_token:
+        return "nothing" if memory.fits(least, "nothing") else "blocks"
+    if memory.fits(most, "nothing") and memory.total(most, "nothing") <= _SMALL:
+        return "nothing"
+    return "cheap" if memory.fits(least, "cheap") else "blocks"
 
 
 def _largest_micro_batch(
-    memory: MemoryEstimate, compute: Compute, share: int, seq_len: int, checkpointed: bool
+    memory: MemoryEstimate, compute: Compute, share: int, seq_len: int, recompute: Recompute
 ) -> int:
     most = share
     if compute.device.type == "cpu":
         most = max(1, min(share, _CPU_TOKENS // seq_len))
     for size in range(most, 0, -1):
-        if share % size == 0 and memory.fits(size * seq_len, checkpointed):
+        if share % size == 0 and memory.fits(size * seq_len, recompute):
             return size
-    need = memory.total(seq_len, checkpointed) / 2**30
+    need = memory.total(seq_len, recompute) / 2**30
     raise InputError(
         f"one window of {seq_len:,} bases needs about {need:.1f} GiB, "
         f"{memory.available / 2**30:.1f} GiB are free: use a shorter --seq-len or a smaller "
@@ -216,19 +233,31 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage
 
-    checkpointing, objective.checkpoint_blocks = objective.checkpoint_blocks, False
+    recompute, objective.recompute = objective.recompute, "nothing"
     hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda nothing: nothing)
     with hooks, compute.autocast():
         loss, _ = objective(codes)
-    objective.checkpoint_blocks = checkpointing
+    objective.recompute = recompute
     del loss
     per_token = sum(storage.nbytes() for storage in kept.values()) / _PROBE_TOKENS
     # The backward of the block at work holds about as much again as the block keeps.
     at_work = per_token / model.n_layers
     residual = 4 * model.d_model * model.n_layers
+    ways: dict[Recompute, float] = {"nothing": per_token + at_work}
+    if _keeps_scans(compute):
+        # The scan's outputs, and the states that enter its chunks of 64 steps or more.
+        width = compute.autocast_dtype.itemsize if compute.autocast_dtype is not None else 4
+        scans = model.mixer.expand * model.d_model * model.n_layers * (width + 1)
+        ways["cheap"] = residual + scans + 2 * at_work
+    ways["blocks"] = residual + 2 * at_work
     return MemoryEstimate(
         fixed=fixed,
-        per_token=per_token + at_work,
-        per_token_checkpointed=residual + 2 * at_work,
+        per_token=ways,
         available=available_bytes(compute.device, compute.ranks),
     )
+
+
+def _keeps_scans(compute: Compute) -> bool:
+    """Whether scans run as an operator whose results torch can keep: on a GPU, by Triton."""
+    dtype = compute.autocast_dtype or torch.float32
+    return scan_backend(compute.device, dtype) == "triton"

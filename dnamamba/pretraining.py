@@ -26,6 +26,7 @@ from dnamamba.intervals import Split
 from dnamamba.kernels.backend import describe_choices
 from dnamamba.markov import MarkovBaseline
 from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names
+from dnamamba.models.recompute import Recompute
 from dnamamba.objectives import NextToken
 from dnamamba.planning import Plan, make_plan
 from dnamamba.report import write_report
@@ -78,8 +79,8 @@ class RunOptions:
     micro_batch: int | None = None
     """Windows in one pass, in place of the config's."""
 
-    checkpoint_blocks: bool | None = None
-    """Recompute blocks in the backward pass, in place of the config's."""
+    recompute: Recompute | None = None
+    """What the backward pass makes again, in place of the config's."""
 
     def __post_init__(self) -> None:
         if self.n_workers is not None and self.n_workers < 0:
@@ -239,15 +240,13 @@ class _Setup:
             batch_size=config.train.batch_size(config.data.windows.seq_len),
             max_steps=config.train.max_steps,
             micro_batch=_first_given(options.micro_batch, config.train.micro_batch),
-            checkpoint_blocks=_first_given(
-                options.checkpoint_blocks, config.train.checkpoint_blocks
-            ),
+            recompute=_first_given(options.recompute, config.train.recompute),
         )
-        self.objective.checkpoint_blocks = self.plan.checkpoint_blocks
+        self.objective.recompute = self.plan.recompute
         resolved = replace(
             config.train,
             micro_batch=self.plan.micro_batch,
-            checkpoint_blocks=self.plan.checkpoint_blocks,
+            recompute=self.plan.recompute,
             precision="fp32" if compute.autocast_dtype is None else "bf16",
         )
         self.config = replace(config, train=resolved)

@@ -21,6 +21,7 @@ from dnamamba.errors import InputError, TrainingError
 from dnamamba.evaluation import evaluate
 from dnamamba.intervals import Split
 from dnamamba.metrics import IntervalMean, bits_per_base, perplexity
+from dnamamba.models.recompute import Recompute
 from dnamamba.objectives import Objective
 from dnamamba.optim import build_optimizer
 from dnamamba.progress import TrainingProgress
@@ -67,9 +68,9 @@ class TrainConfig:
     """Weight of soft-masked (lower-case, repeat) bases in the training loss; validation counts
     every base once."""
 
-    checkpoint_blocks: bool | None = None
-    """Recompute each block in the backward pass instead of keeping its activations; None: where
-    memory needs it."""
+    recompute: Recompute | None = None
+    """What the backward pass makes again instead of keeping it (models/recompute.py); None: what
+    memory needs."""
 
     eval_every: int = 100
     """Steps between validations; there is one at the start and one at the end besides."""
@@ -215,7 +216,7 @@ class Trainer:
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
                     f"step {self.step}: out of GPU memory ({error}). What was saved is kept; try a "
-                    "smaller --micro-batch or --checkpoint-blocks"
+                    "smaller --micro-batch or --recompute blocks"
                 ) from error
             self._save()
         return Outcome(self.step, stopped_by)

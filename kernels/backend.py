@@ -21,7 +21,6 @@ class Backend:
     run: the function; every backend of an op has the same signature.
     refuse: called with the op's tensors; why it cannot take them and what to do, or None if it can.
     is_fused: False for plain PyTorch.
-    is_automatic: False for one that runs only when asked for by name, being new.
     unfused: what `auto` says of one that is not fused.
     """
 
@@ -29,7 +28,6 @@ class Backend:
     run: Callable[..., Any]
     refuse: Callable[..., str | None]
     is_fused: bool
-    is_automatic: bool = True
     unfused: str = "plain PyTorch and slow"
 
 
@@ -100,10 +98,8 @@ def _first_that_can(
         reason = backend.refuse(*tensors)
         if reason is not None:
             refusals.append(f"{backend.name!r} cannot: {reason}")
-        elif backend.is_automatic:
-            return backend
         else:
-            refusals.append(f"{backend.name!r} is new: ask for it by name")
+            return backend
     raise AssertionError("the last backend of an op takes everything")
 
 

@@ -17,7 +17,7 @@ from dnamamba.bench.results import checkout_commit
 from dnamamba.bench.scan import ScanBenchmark, ScanRow, choose_where
 from dnamamba.bench.scan_chart import write_scan_chart
 from dnamamba.bench.shapes import ScanShape, doubled_lengths
-from dnamamba.bench.timing import median_ms, time_calls
+from dnamamba.bench.timing import median_ms, pass_ms, time_calls
 from dnamamba.cli.main import main
 from dnamamba.errors import InputError, WrongResultError
 from dnamamba.kernels.scan import chunked, op
@@ -28,6 +28,7 @@ HERE = Where(CPU, torch.float32, "cpu")
 H100 = Floors(copy_tb_per_s=3.02, exp2_per_s=4.08e12)
 ROW_KEYS = {
     *("op", "batch", "d_inner", "seq_len", "dtype", "fwd_ms", "bwd_ms"),
+    *("called_fwd_ms", "called_bwd_ms"),
     *("ps_per_element", "bound_fraction", "max_error", "note"),
 }
 
@@ -59,7 +60,7 @@ def nothing_is_timed(monkeypatch):
     def refuse(*_):
         raise AssertionError("time was spent")
 
-    monkeypatch.setattr(scan_bench, "median_ms", refuse)
+    monkeypatch.setattr(scan_bench, "pass_ms", refuse)
 
 
 def one_step_off(*operands):
@@ -181,8 +182,12 @@ def rows_of(benchmark, lengths=(64, 128, 256, 512)):
     return {(row.op, row.seq_len): row for row in rows}
 
 
+def times(fwd_ms, bwd_ms):
+    return {"fwd_ms": fwd_ms, "bwd_ms": bwd_ms}
+
+
 def test_an_operator_that_would_take_too_long_is_left_out_from_there(monkeypatch):
-    monkeypatch.setattr(ScanBenchmark, "_time", lambda *_: (1000.0, 2000.0, None))
+    monkeypatch.setattr(ScanBenchmark, "_time", lambda *_: (times(1000.0, 2000.0), None))
     found = rows_of(ScanBenchmark(HERE, limit_s=5))
     assert found["attention", 64].fwd_ms == 1000
     left_out = found["attention", 128]
@@ -194,7 +199,7 @@ def test_an_operator_that_would_take_too_long_is_left_out_from_there(monkeypatch
 def test_an_operator_that_grows_faster_is_left_out_earlier(monkeypatch):
     def time(self, op, shape):
         ms = shape.seq_len**2 / 16 if op == "attention" else shape.seq_len
-        return ms / 2, ms / 2, None
+        return times(ms / 2, ms / 2), None
 
     monkeypatch.setattr(ScanBenchmark, "_time", time)
     found = rows_of(ScanBenchmark(HERE, limit_s=2))
@@ -208,7 +213,7 @@ def test_memory_that_runs_out_is_a_note_and_the_others_go_on(monkeypatch):
             raise torch.OutOfMemoryError("no more")
         if op == "attention":
             raise RuntimeError("no kernel\nfor this")
-        return 1.0, 2.0, None
+        return times(1.0, 2.0), None
 
     monkeypatch.setattr(ScanBenchmark, "_time", time)
     found = rows_of(ScanBenchmark(HERE))
@@ -297,7 +302,7 @@ def test_the_least_time_of_a_scan_on_an_h100():
 def test_the_bound_is_a_share_of_the_least_time(monkeypatch):
     monkeypatch.setattr(ScanBenchmark, "floors", H100)
     monkeypatch.setattr(scan_bench, "n_multiprocessors", lambda device: 132)
-    monkeypatch.setattr(ScanBenchmark, "_time", lambda *_: (1.0, 1.0, 0.0))
+    monkeypatch.setattr(ScanBenchmark, "_time", lambda *_: (times(1.0, 1.0), 0.0))
     shape = ScanShape(1, 1024, 1024)
     (row,) = ScanBenchmark(HERE).time_shapes([shape])
     expected = scan_bound_ps(shape, torch.float32, H100, 132) / (2e9 / shape.n_elements)
@@ -315,6 +320,13 @@ def test_calls_are_counted_and_the_median_is_taken(monkeypatch):
     found = iter([[9.0], [200.0], [1.0, 100.0, 2.0]])
     monkeypatch.setattr("dnamamba.bench.timing.time_calls", lambda *_: next(found))
     assert median_ms(lambda: None, CPU) == 2.0
+
+
+def test_on_a_cpu_a_pass_takes_what_its_call_takes():
+    prepared, called = [], []
+    work, as_called = pass_ms(called.append, lambda: prepared.append(1), CPU)
+    assert work == as_called > 0
+    assert len(prepared) == 1 < len(called), "a backward is timed without its forward"
 
 
 def test_defaults_on_a_cpu():
@@ -383,3 +395,4 @@ def test_on_a_gpu_floors_are_measured_and_the_bound_is_told(backend, tmp_path):
     scans = [row for row in content["rows"] if row["op"] == "selective_scan"]
     assert all(0 < row["bound_fraction"] < 1 for row in scans)
     assert {row["dtype"] for row in scans} == {"bfloat16"}
+    assert all(row["called_fwd_ms"] > 0 and row["called_bwd_ms"] > 0 for row in scans)

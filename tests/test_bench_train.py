@@ -43,7 +43,7 @@ def test_runs_print_a_table_and_write_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(backend, "_taken", {})
     path = tmp_path / "train.json"
     runs = ["--run", "mamba-demo:4x64", "--run", "mamba-260k:1x128"]
-    assert bench(*runs, "--micro-batch", "1", "--checkpoint-blocks", "--json", str(path)) == 0
+    assert bench(*runs, "--micro-batch", "1", "--recompute", "blocks", "--json", str(path)) == 0
     out = capsys.readouterr().out
     assert "worst error" in out
     assert "mamba-demo" in out
@@ -58,7 +58,7 @@ def test_runs_print_a_table_and_write_json(tmp_path, monkeypatch, capsys):
     for row in content["rows"]:
         assert row["tokens_per_s"] > 0
         assert 0.05 < row["peak_gib"] < 100
-        assert row["recompute"] is True
+        assert row["recompute"] == "blocks"
         assert row["micro_batch"] == 1
         assert row["note"] is None
 
@@ -89,7 +89,7 @@ def test_the_plan_is_that_of_pretrain(monkeypatch):
     row, short = TrainingBenchmark(HERE, n_steps=1).time_runs(
         [TINY, replace(TINY, batch=1, seq_len=1 << 20)]
     )
-    assert (row.recompute, row.micro_batch) == (True, 1)
+    assert (row.recompute, row.micro_batch) == ("blocks", 1)
     assert short.tokens_per_s is None
     assert short.note.startswith("out of memory by the plan: one window of 1,048,576 bases needs")
 

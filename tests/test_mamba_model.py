@@ -27,6 +27,7 @@ from dnamamba.models import (
     preset,
     preset_names,
 )
+from dnamamba.models.recompute import RECOMPUTE
 from dnamamba.tokenizer import encode, token_ids
 from golden import Golden, assert_close, load_golden
 
@@ -331,11 +332,13 @@ def test_checkpointed_blocks_give_the_same_numbers(with_state):
     names = [name for name, _ in model.named_parameters()]
     state = model(draw_ids(2, 3), return_state=True)[1] if with_state else None
     results = []
-    for checkpoint_blocks in (False, True):
-        logits = model(ids, state=state, checkpoint_blocks=checkpoint_blocks)
+    for recompute in RECOMPUTE:
+        logits = model(ids, state=state, recompute=recompute)
         loss = logits[..., :12].logsumexp(-1).sum()
         results.append(torch.autograd.grad(loss, list(model.parameters()), retain_graph=True))
-    assert all(torch.equal(plain, again) for plain, again in zip(*results, strict=True))
+    assert all(
+        torch.equal(results[0][n], again[n]) for again in results[1:] for n in range(len(names))
+    )
     assert [name for name, _ in model.named_parameters()] == names
 
 

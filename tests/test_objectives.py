@@ -13,7 +13,7 @@ def codes_of(text: str) -> torch.Tensor:
 class Uniform(torch.nn.Module):
     """A model that believes nothing: the loss of every target is log 4."""
 
-    def forward(self, token_ids: torch.Tensor, checkpoint_blocks: bool = False) -> torch.Tensor:
+    def forward(self, token_ids: torch.Tensor, recompute: str = "nothing") -> torch.Tensor:
         logits = torch.full((*token_ids.shape, VOCABULARY.padded_size), -torch.inf)
         logits[..., list(VOCABULARY.base_ids)] = 0.0
         return logits

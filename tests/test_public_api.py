@@ -33,7 +33,7 @@ RECIPE = """
 OPTIONS = {
     "pretrain": f"""
         DATA --model --out --force --resume --dry-run {WINDOWS} {RECIPE} --device --workers
-        --micro-batch --checkpoint-blocks --no-checkpoint-blocks
+        --micro-batch --recompute
     """,
     "data info": "FILES --contigs",
     "data prepare": "FILES --out --force",
@@ -45,7 +45,7 @@ OPTIONS = {
         --json
     """,
     "bench train": """
-        --run --steps --micro-batch --checkpoint-blocks --no-checkpoint-blocks --precision --device
+        --run --steps --micro-batch --recompute --precision --device
         --json
     """,
     "doctor": "--device --out",

@@ -599,20 +599,6 @@ def test_auto_logs_its_choice_once_and_records_it(caplog, monkeypatch):
     assert backend_module.describe_choices() == {"selective_scan on cpu": ["chunked"]}
 
 
-def test_auto_passes_over_a_new_backend_and_says_so(caplog, monkeypatch):
-    monkeypatch.setattr(backend_module, "_taken", {})
-    new = replace(op.BACKENDS[2], name="untried", is_automatic=False)
-    slow = replace(op.BACKENDS[2], name="slow")
-    operands = {name: tensor.detach() for name, tensor in draw_operands().items()}
-    monkeypatch.setattr(op, "BACKENDS", (new, slow))
-    with caplog.at_level(logging.INFO, logger="dnamamba.kernels"):
-        selective_scan(**operands)
-    assert "auto takes 'slow'" in caplog.text
-    assert "'untried' is new: ask for it by name" in caplog.text
-    selective_scan(**operands, backend="untried")
-    assert backend_module.describe_choices() == {"selective_scan on cpu": ["slow", "untried"]}
-
-
 def test_backend_that_cannot_be_had_is_an_error():
     operands = {name: tensor.detach() for name, tensor in draw_operands().items()}
     with pytest.raises(ValueError, match="auto, cpu, triton, chunked, reference; got 'cuda'"):

@@ -144,9 +144,9 @@ def test_the_step_does_not_depend_on_micro_batches(store, finished, tmp_path):
 
 
 def test_recomputed_blocks_give_the_same_weights(store, finished, tmp_path):
-    config = tiny_config(store, checkpoint_blocks=True)
+    config = tiny_config(store, recompute="blocks")
     pretrain(config, tmp_path / "run", OPTIONS)
-    assert read_config(RunFolder.open(tmp_path / "run")).train.checkpoint_blocks
+    assert read_config(RunFolder.open(tmp_path / "run")).train.recompute == "blocks"
     for name, tensor in weights(finished).items():
         torch.testing.assert_close(weights(RunFolder.open(tmp_path / "run"))[name], tensor)
 
@@ -245,7 +245,7 @@ def test_parameter_groups_follow_the_paper():
 def test_the_config_of_a_run_reads_back_as_it_was(store, finished):
     """With what was left open filled in: `auto` precision is fp32 on a CPU."""
     config = read_config(finished)
-    assert config == tiny_config(store, precision="fp32", checkpoint_blocks=False)
+    assert config == tiny_config(store, precision="fp32", recompute="nothing")
     assert from_dict(PretrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 

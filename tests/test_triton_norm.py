@@ -27,11 +27,16 @@ WIDE = {"residual_dtype": torch.float64, "out_dtype": torch.float64}
 
 
 def draw_operands(n_rows: int, d_model: int, dtype: torch.dtype = torch.float32) -> Named:
-    """A block's output of some dtype, the residual stream in float32."""
+    """A block's output of some dtype, the residual stream in float32.
+
+    The stream slopes, or some row of three would be nearly constant: LayerNorm divides by its
+    deviation, and magnifies what was rounded.
+    """
     draw = Draw(seed=n_rows)
+    slope = torch.linspace(-4, 4, d_model, device=DEVICE)
     return {
         "x": draw(n_rows, d_model).to(dtype),
-        "residual": draw(n_rows, d_model),
+        "residual": draw(n_rows, d_model) + slope,
         "weight": draw(d_model),
         "bias": draw(d_model),
     }

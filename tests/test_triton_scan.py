@@ -12,6 +12,7 @@ import torch
 
 from dnamamba.kernels import selective_scan
 from dnamamba.kernels.scan import reference
+from dnamamba.models.recompute import run_block
 from triton_cases import (
     BFLOAT16,
     DEVICE,
@@ -27,6 +28,7 @@ from triton_cases import (
 
 triton = pytest.importorskip("triton", reason="needs triton")
 gpu = pytest.importorskip("dnamamba.kernels.scan.gpu", reason="needs triton", exc_type=ImportError)
+kernels = gpu.kernels
 
 pytestmark = TRITON_TEST
 
@@ -162,6 +164,34 @@ def test_operators_pass_torchs_own_checks():
             (Draw()(1, 6, 3), last_state, *given[:-1], entries, dt_sums, True, False),
             test_utils=("test_schema", "test_faketensor"),
         )
+
+
+@pytest.mark.parametrize(("recompute", "scans"), [("nothing", 1), ("cheap", 1), ("blocks", 2)])
+def test_blocks_are_recomputed_without_their_scan(recompute, scans, monkeypatch):
+    operands = draw_operands(1, 9, 3)
+    launched = []
+    original = kernels.chunk_scan_kernel
+
+    class Counted:
+        def __getitem__(self, grid):
+            launched.append(grid)
+            return original[grid]
+
+    def block(**given):
+        return gpu.selective_scan(**given, **OPTIONS)[0].sin()
+
+    expected = outputs_and_gradients(block, operands)
+    monkeypatch.setattr(kernels, "chunk_scan_kernel", Counted())
+
+    def again(**given):
+        return run_block(
+            lambda *tensors: block(**dict(zip(given, tensors, strict=True))),
+            recompute,
+            *given.values(),
+        )
+
+    assert_identical(outputs_and_gradients(again, operands), expected)
+    assert len(launched) == scans
 
 
 @pytest.mark.parametrize(("batch", "seq_len", "channels"), [(1, 1, 1), (1, 1 << 20, 512)])

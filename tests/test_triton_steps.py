@@ -285,13 +285,24 @@ def test_kernels_compile_for_an_h100_into_registers():
 
 
 @pytest.mark.gpu
-def test_the_public_ops_take_the_kernels_when_asked():
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+def test_the_public_ops_take_the_kernels(backend):
     operands = draw_scan(2, 33, dtype=torch.bfloat16)
-    found = run(lambda **given: selective_scan_step(**given, backend="triton"), operands)
+    found = run(lambda **given: selective_scan_step(**given, backend=backend), operands)
     assert_identical(found, run(scan.selective_scan_step, operands))
     operands = draw_conv(2, 33, dtype=torch.bfloat16)
-    found = run(lambda **given: causal_conv1d_step(**given, backend="triton"), operands)
+    found = run(lambda **given: causal_conv1d_step(**given, backend=backend), operands)
     assert_identical(found, run(conv.causal_conv1d_step, operands))
+
+
+@pytest.mark.gpu
+def test_what_the_kernels_refuse_goes_elsewhere():
+    operands = draw_scan(2, 3, d_state=65)
+    plain = run(scan_reference.selective_scan_step, operands)
+    assert_identical(run(selective_scan_step, operands), plain)
+    operands = draw_conv(2, 3, d_conv=5)
+    plain = run(conv_reference.causal_conv1d_step, operands)
+    assert_identical(run(causal_conv1d_step, operands), plain)
 
 
 @pytest.mark.gpu

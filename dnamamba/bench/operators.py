@@ -15,8 +15,7 @@ from torch.nn import functional
 from dnamamba.bench.shapes import ScanShape
 from dnamamba.errors import InputError
 from dnamamba.kernels import selective_scan
-from dnamamba.kernels.backend import resolve_backend
-from dnamamba.kernels.scan import op as scan_op
+from dnamamba.kernels.scan.op import scan_backend
 
 D_STATE = 16
 D_HEAD = 64
@@ -53,11 +52,8 @@ class Case:
 
 def resolve_scan_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """The backend `auto` takes, or the one named. Raises InputError where it cannot run here."""
-    tensors = draw_scan_inputs(ScanShape(1, 1, 1), dtype, device)
     try:
-        return resolve_backend(
-            SCAN, name, scan_op.BACKENDS, *(tensors[key] for key in ("u", "A", "B", "C"))
-        ).name
+        return scan_backend(device, dtype, name)
     except (ValueError, RuntimeError) as error:
         raise InputError(str(error)) from error
 

@@ -12,14 +12,17 @@ from dnamamba.bench.checks import check_scan, check_shape
 from dnamamba.bench.floors import Floors, measure_floors, n_multiprocessors, scan_bound_ps
 from dnamamba.bench.operators import D_HEAD, OPERATORS, SCAN, Case, Where, resolve_scan_backend
 from dnamamba.bench.shapes import ScanShape
-from dnamamba.bench.timing import median_ms
+from dnamamba.bench.timing import pass_ms
 from dnamamba.errors import InputError
 from dnamamba.runtime import available_bytes, choose_device, choose_precision, read_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScanRow:
-    """One operator at one shape. Times are medians in milliseconds, None where left out."""
+    """One operator at one shape. Times are medians in milliseconds, None where left out.
+
+    fwd_ms and bwd_ms are the GPU's work, launched by a CUDA graph where it is short.
+    """
 
     op: str
     """`selective_scan`, `attention` or `fft_convolution`."""
@@ -32,6 +35,10 @@ class ScanRow:
 
     fwd_ms: float | None = None
     bwd_ms: float | None = None
+    called_fwd_ms: float | None = None
+    """As called from Python: longer where the launches take longer than the work."""
+
+    called_bwd_ms: float | None = None
     ps_per_element: float | None = None
     """Forward and backward, for each of batch x d_inner x seq_len."""
 
@@ -125,7 +132,7 @@ class ScanBenchmark:
             return self._row(op, shape, note=text)
         note = None
         try:
-            fwd_ms, bwd_ms, error = self._time(op, shape)
+            times, error = self._time(op, shape)
         except torch.OutOfMemoryError:
             note = "out of memory"
         except RuntimeError as failure:
@@ -137,7 +144,7 @@ class ScanBenchmark:
             # Only now: until its except ended, the exception held on to the tensors.
             torch.cuda.empty_cache()
             return self._row(op, shape, note=note)
-        ps = (fwd_ms + bwd_ms) * 1e9 / shape.n_elements
+        ps = (times["fwd_ms"] + times["bwd_ms"]) * 1e9 / shape.n_elements
         fraction = None
         if op == SCAN and self.floors is not None:
             multiprocessors = n_multiprocessors(self.where.device)
@@ -145,8 +152,7 @@ class ScanBenchmark:
         return self._row(
             op,
             shape,
-            fwd_ms=fwd_ms,
-            bwd_ms=bwd_ms,
+            **times,
             ps_per_element=ps,
             bound_fraction=fraction,
             max_error=error,
@@ -162,13 +168,20 @@ class ScanBenchmark:
             return None
         return f"left out: needs about {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
 
-    def _time(self, op: str, shape: ScanShape) -> tuple[float, float, float | None]:
-        """(forward ms, backward ms, the scan's error)."""
+    def _time(self, op: str, shape: ScanShape) -> tuple[dict[str, float], float | None]:
+        """The times of a row by name, and the scan's error."""
         case = OPERATORS[op].build(shape, self.where)
         error = self._check(case) if op == SCAN else None
-        fwd_ms = median_ms(case.forward, self.where.device)
-        out = case.forward()
-        return fwd_ms, median_ms(lambda: case.backward(out), self.where.device), error
+        device = self.where.device
+        fwd_ms, called_fwd_ms = pass_ms(lambda _: case.forward(), lambda: None, device)
+        bwd_ms, called_bwd_ms = pass_ms(case.backward, case.forward, device)
+        times = {
+            "fwd_ms": fwd_ms,
+            "bwd_ms": bwd_ms,
+            "called_fwd_ms": called_fwd_ms,
+            "called_bwd_ms": called_bwd_ms,
+        }
+        return times, error
 
     def _check(self, case: Case) -> float:
         out = case.forward()

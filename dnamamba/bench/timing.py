@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -11,6 +12,8 @@ _REPEAT_MS = {"cuda": 100.0, "cpu": 400.0}
 _FEWEST, _MOST = 3, 100
 # Written between calls, so that none finds its inputs in the cache: more than any GPU's L2.
 _FLUSH_BYTES = 256 << 20
+# Calls that take longer are not kept waiting by their launches.
+_LAUNCHES_MS = 5.0
 
 
 def median_ms(call: Callable[[], object], device: torch.device) -> float:
@@ -19,6 +22,31 @@ def median_ms(call: Callable[[], object], device: torch.device) -> float:
     once = time_calls(call, device, 1)[0]
     count = int(_REPEAT_MS[device.type] / max(once, 1e-6))
     return statistics.median(time_calls(call, device, min(_MOST, max(_FEWEST, count))))
+
+
+def pass_ms(
+    call: Callable[[Any], object], prepare: Callable[[], Any], device: torch.device
+) -> tuple[float, float]:
+    """Milliseconds of `call` of what `prepare` makes: the GPU's work, and as called from Python.
+
+    The two differ where launching takes longer than the work. There the launches are recorded in a
+    CUDA graph and that is timed. Medians; on a CPU both are the same.
+    """
+    given = prepare()
+    called = median_ms(lambda: call(given), device)
+    if device.type != "cuda" or called > _LAUNCHES_MS:
+        return called, called
+    # An autograd graph runs its backward on the stream of its forward, so both are made here.
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        given = prepare()
+        call(given)
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        call(given)
+    return median_ms(graph.replay, device), called
 
 
 def time_calls(call: Callable[[], object], device: torch.device, count: int) -> list[float]:

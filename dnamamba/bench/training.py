@@ -21,6 +21,7 @@ from dnamamba.bench.operators import Where, resolve_scan_backend
 from dnamamba.bench.shapes import TrainingRun
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, no_weight_decay_names, preset
+from dnamamba.models.recompute import Recompute
 from dnamamba.objectives import NextToken
 from dnamamba.optim import build_optimizer
 from dnamamba.planning import Passes, choose_passes, estimate_memory
@@ -59,8 +60,8 @@ class TrainingRow:
     peak_gib: float | None = None
     """Of the GPU's memory; on a CPU of the whole process, Python and all."""
 
-    recompute: bool | None = None
-    """Whether blocks were recomputed in the backward pass."""
+    recompute: Recompute | None = None
+    """What the backward pass made again; see models/recompute.py."""
 
     micro_batch: int | None = None
     """Windows in one forward pass."""
@@ -71,12 +72,12 @@ class TrainingRow:
 
 @dataclass(frozen=True)
 class TrainingBenchmark:
-    """micro_batch, checkpoint_blocks: None for what `dnamamba pretrain` would plan."""
+    """micro_batch, recompute: None for what `dnamamba pretrain` would plan."""
 
     compute: Compute
     n_steps: int = 5
     micro_batch: int | None = None
-    checkpoint_blocks: bool | None = None
+    recompute: Recompute | None = None
 
     def __post_init__(self) -> None:
         if self.compute.ranks.world_size > 1:
@@ -119,7 +120,7 @@ class TrainingBenchmark:
             row,
             tokens_per_s=run.batch * run.seq_len / median,
             peak_gib=peak_bytes(self.compute.device) / 2**30,
-            recompute=passes.checkpoint_blocks,
+            recompute=passes.recompute,
             micro_batch=passes.micro_batch,
         )
 
@@ -134,9 +135,9 @@ class TrainingBenchmark:
             share=run.batch,
             seq_len=run.seq_len,
             micro_batch=self.micro_batch,
-            checkpoint_blocks=self.checkpoint_blocks,
+            recompute=self.recompute,
         )
-        objective.checkpoint_blocks = passes.checkpoint_blocks
+        objective.recompute = passes.recompute
         optimizer = build_optimizer(
             objective,
             learning_rate=recipe.learning_rate,

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import RMSNorm, TokenEmbedding
 from dnamamba.models.mamba import Mamba, MambaState
+from dnamamba.models.recompute import Recompute, run_block
 
 EMBEDDING_STD = 0.02
 
@@ -62,25 +62,22 @@ class Backbone(nn.Module):
         token_ids: Tensor,
         states: Sequence[MambaState] | None = None,
         return_states: bool = False,
-        checkpoint_blocks: bool = False,
+        recompute: Recompute = "nothing",
     ) -> tuple[Tensor, LayerStates]:
         """token_ids: (B, L), any integer dtype. states: those of the tokens before, one a block.
 
-        checkpoint_blocks: keep only the residual stream for the backward and run each block again
-        there. Returns the hidden states after the final norm and the blocks' states (none unless
-        asked for).
+        recompute: what the backward makes again, see recompute.py. Returns the hidden states after
+        the final norm and the blocks' states (none unless asked for).
         """
         x, residual = self.embed(token_ids), None
         after: list[MambaState] = []
         for index, block in enumerate(self.layers):
             more = (None if states is None else states[index], return_states)
             # Wrapped at the call, so that parameter names do not depend on it.
-            if checkpoint_blocks:
+            if recompute != "nothing":
                 # Added here, so that one tensor a block is kept rather than two.
-                stream = self._add(x, residual)
-                x, residual, state = checkpoint(block, stream, None, *more, use_reentrant=False)
-            else:
-                x, residual, state = block(x, residual, *more)
+                x, residual = self._add(x, residual), None
+            x, residual, state = run_block(block, recompute, x, residual, *more)
             if state is not None:
                 after.append(state)
         return self.norm_f(x, residual, self.residual_in_fp32)[0], tuple(after)

@@ -21,6 +21,7 @@ from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import RMSNorm
 from dnamamba.models.mamba import MambaState
+from dnamamba.models.recompute import Recompute
 
 FORMAT_VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
@@ -54,7 +55,7 @@ class DnaModel(nn.Module):
         token_ids: Tensor,
         state: Sequence[MambaState] | None = None,
         return_state: bool = False,
-        checkpoint_blocks: bool = False,
+        recompute: Recompute = "nothing",
     ) -> Tensor | tuple[Tensor, LayerStates]:
         """token_ids: (B, L), any integer dtype.
 
@@ -63,13 +64,13 @@ class DnaModel(nn.Module):
         search may go on from it many times. Differentiable; single tokens where no gradients are
         wanted take the ops of a single step.
         return_state: return (logits, state) rather than logits.
-        checkpoint_blocks: run each block again in the backward instead of keeping what it needs.
+        recompute: what the backward makes again instead of keeping it, see recompute.py.
 
         Returns logits (B, L, padded_vocab_size); those of ids that are not in use are -inf.
         Raises ValueError for ids of another shape or dtype and for a state of another model.
         """
         self._check(token_ids, state)
-        hidden, after = self.backbone(token_ids, state, return_state, checkpoint_blocks)
+        hidden, after = self.backbone(token_ids, state, return_state, recompute)
         logits = functional.linear(hidden, self.lm_head.weight, self._head_bias)
         return (logits, after) if return_state else logits
 

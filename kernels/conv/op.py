@@ -33,12 +33,10 @@ def _refuse_nothing(x: Tensor, weight: Tensor) -> str | None:
     return None
 
 
-# Fastest first: `auto` takes the first that can and is automatic.
+# Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(name="cpu", run=cpu.causal_conv1d, refuse=cpu.refuse, is_fused=True),
-    Backend(
-        name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True, is_automatic=False
-    ),
+    Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
     Backend(name="reference", run=reference.causal_conv1d, refuse=_refuse_nothing, is_fused=False),
 )
 

@@ -41,11 +41,9 @@ def _refuse_nothing(x: Tensor, weight: Tensor) -> str | None:
     return None
 
 
-# Fastest first: `auto` takes the first that can and is automatic.
+# Fastest first: `auto` takes the first that can.
 BACKENDS = (
-    Backend(
-        name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True, is_automatic=False
-    ),
+    Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
     # On a CPU it is faster than the fused convolution, whose call costs more than a step.
     Backend(
         name="reference", run=reference.causal_conv1d_step, refuse=_refuse_nothing,
@@ -73,8 +71,8 @@ def causal_conv1d_step(
     state: (B, K - 1, D), the inputs before x, oldest first, as `causal_conv1d` takes and returns
     them; in x's dtype or a wider one, any strides. Holds the last K - 1 inputs, x among them, when
     this returns.
-    backend: "auto", "triton" (one kernel on CUDA, K up to 4, float32 and narrower; new, so `auto`
-    does not take it yet) or "reference" (plain PyTorch, anywhere).
+    backend: "auto", "triton" (one kernel on CUDA, K up to 4, float32 and narrower) or "reference"
+    (plain PyTorch, anywhere).
 
     Returns y (B, D) in x's dtype, computed in float32 (float64 if x is). Not differentiable: raises
     RuntimeError for operands that require grad while grad mode is on. Raises ValueError or

@@ -31,11 +31,9 @@ def _refuse_nothing(x: Tensor) -> str | None:
     return None
 
 
-# Fastest first: `auto` takes the first that can and is automatic.
+# Fastest first: `auto` takes the first that can.
 BACKENDS = (
-    Backend(
-        name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True, is_automatic=False
-    ),
+    Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
     # PyTorch's norms are fused kernels themselves; beside them there is an addition.
     Backend(name="reference", run=reference.add_norm, refuse=_refuse_nothing, is_fused=True),
 )
@@ -62,7 +60,7 @@ def add_norm(
     residual_in_fp32: the sum is made and returned in float32 whatever x is (float64 if x is);
     otherwise in x's dtype, and normed as it was rounded.
     out_dtype: of what is normed; None for autocast's dtype where that is on, else x's.
-    backend: "auto", "triton" (CUDA, D up to 4,096; new, so `auto` does not take it yet) or
+    backend: "auto", "triton" (CUDA, D up to 4,096) or
     "reference" (plain PyTorch, anywhere).
 
     The norm is computed in float32 (float64 if x is). Differentiable (once) in every tensor; kept

@@ -35,15 +35,23 @@ def _refuse_nothing(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
     return None
 
 
-# Fastest first: `auto` takes the first that can and is automatic.
+# Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(name="cpu", run=cpu.selective_scan, refuse=cpu.refuse, is_fused=True),
-    Backend(
-        name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True, is_automatic=False
-    ),
+    Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
     Backend(name="chunked", run=chunked.selective_scan, refuse=_refuse_complex, is_fused=False),
     Backend(name="reference", run=reference.selective_scan, refuse=_refuse_nothing, is_fused=False),
 )
+
+
+def scan_backend(device: torch.device, dtype: torch.dtype, backend: str = "auto") -> str:
+    """The backend that a Mamba layer's scan runs on, for operands of a dtype on a device.
+
+    Raises ValueError and RuntimeError as `selective_scan` does for a backend named.
+    """
+    u = torch.empty(1, 1, 1, device=device, dtype=dtype)
+    A = torch.empty(1, 1, device=device)
+    return resolve_backend("selective_scan", backend, BACKENDS, u, A, u, u).name
 
 
 def selective_scan(
@@ -76,8 +84,8 @@ def selective_scan(
     reverse: run from the last step to the first; the initial state then comes before step L - 1
     and the last state is that of step 0.
     backend: "auto"; "cpu" (fused; real A, B and C that vary in time, float32 and narrower);
-    "triton" (the same on CUDA; new, so `auto` does not take it yet); "chunked" (plain PyTorch, real
-    A); or "reference" (the loop that defines it).
+    "triton" (the same on CUDA); "chunked" (plain PyTorch, real A); or "reference" (the loop that
+    defines it).
 
     Returns out (B, L, D) in u's dtype and, if asked for, the last state (B, D, N). Everything is
     computed in float32, or float64 if u is, and the state stays in it. Differentiable (once) in

@@ -46,11 +46,9 @@ def _refuse_nothing(u: Tensor, A: Tensor) -> str | None:
     return None
 
 
-# Fastest first: `auto` takes the first that can and is automatic.
+# Fastest first: `auto` takes the first that can.
 BACKENDS = (
-    Backend(
-        name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True, is_automatic=False
-    ),
+    Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
     # On a CPU it is faster than the fused scan, whose call costs more than a step.
     Backend(
         name="reference", run=reference.selective_scan_step, refuse=_refuse_nothing,
@@ -84,8 +82,8 @@ def selective_scan_step(
     A is.
     state: (B, D, N), as `selective_scan` returns it: float32, float64 if u is (complex64 and
     complex128 for complex A). Holds the state after the step when this returns; any strides.
-    backend: "auto", "triton" (one kernel on CUDA; real A, N up to 64, float32 and narrower; new, so
-    `auto` does not take it yet) or "reference" (plain PyTorch, anywhere).
+    backend: "auto", "triton" (one kernel on CUDA; real A, N up to 64, float32 and narrower) or
+    "reference" (plain PyTorch, anywhere).
 
     Returns y (B, D) in u's dtype; everything is computed in the state's. Not differentiable: raises
     RuntimeError for operands that require grad while grad mode is on. Raises ValueError or
