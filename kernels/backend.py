@@ -20,13 +20,15 @@ class Backend:
     name: what a caller asks for.
     run: the function; every backend of an op has the same signature.
     refuse: called with the op's tensors; why it cannot take them and what to do, or None if it can.
-    is_fused: False for plain PyTorch, which `auto` says is slow.
+    is_fused: False for plain PyTorch.
+    unfused: what `auto` says of one that is not fused.
     """
 
     name: str
     run: Callable[..., Any]
     refuse: Callable[..., str | None]
     is_fused: bool
+    unfused: str = "plain PyTorch and slow"
 
 
 def resolve_backend(
@@ -104,5 +106,5 @@ def _first_that_can(
 def _log_choice(op: str, backend: Backend, device_type: str, refusals: list[str]) -> None:
     kind = "a fused kernel"
     if not backend.is_fused:
-        kind = "; ".join(["plain PyTorch and slow", *refusals])
+        kind = "; ".join([backend.unfused, *refusals])
     logger.info("%s on %s: auto takes %r (%s)", op, device_type, backend.name, kind)

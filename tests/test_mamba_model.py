@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
+from dnamamba.kernels import selective_scan
 from dnamamba.models import (
     DnaModel,
     MambaConfig,
@@ -21,6 +22,7 @@ from dnamamba.models import (
     ModelConfig,
     count_parameters,
     from_state_spaces,
+    mamba,
     no_weight_decay_names,
     preset,
     preset_names,
@@ -221,6 +223,96 @@ def test_single_tokens_with_carried_state_are_one_pass():
         step, state = model(ids[:, t : t + 1], state=state, return_state=True)
         logits.append(step)
     torch.testing.assert_close(torch.cat(logits, 1), model(ids))
+
+
+def count_whole_scans(monkeypatch) -> list[int]:
+    """The lengths of the scans that are not single-step ops, as they are called."""
+    lengths: list[int] = []
+
+    def scan(u: Tensor, *args: object, **options: object) -> object:
+        lengths.append(u.shape[1])
+        return selective_scan(u, *args, **options)
+
+    monkeypatch.setattr(mamba, "selective_scan", scan)
+    return lengths
+
+
+@pytest.mark.parametrize("d_conv", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_single_tokens_without_gradients_take_the_single_step_ops(monkeypatch, dtype, d_conv):
+    mixer = MambaConfig(d_state=3, d_conv=d_conv)
+    config = ModelConfig(d_model=4, n_layers=2, mixer=mixer)
+    model, ids = build_tiny(dtype, config), draw_ids(2, 12)
+    whole, whole_state = model(ids, return_state=True)
+    lengths = count_whole_scans(monkeypatch)
+    with torch.no_grad():
+        first, state = model(ids[:, :5], return_state=True)
+        logits = [first]
+        for t in range(5, 12):
+            step, state = model(ids[:, t : t + 1], state=state, return_state=True)
+            logits.append(step)
+    assert lengths == [5, 5]
+    torch.testing.assert_close(torch.cat(logits, 1), whole)
+    torch.testing.assert_close(state, whole_state)
+
+
+def test_a_state_can_be_gone_on_from_many_times():
+    """As in a beam search: each continuation as if it were the only one."""
+    model, ids = build_tiny(), draw_ids(2, 6)
+    with torch.no_grad():
+        _, state = model(ids, return_state=True)
+        before = [tuple(tensor.clone() for tensor in layer) for layer in state]
+        for letter in (7, 8, 9, 10):
+            token = torch.full((2, 1), letter)
+            logits, after = model(token, state=state, return_state=True)
+            expected, expected_after = model(torch.cat([ids, token], 1), return_state=True)
+            torch.testing.assert_close(logits[:, -1], expected[:, -1])
+            torch.testing.assert_close(after, expected_after)
+            assert torch.equal(model(token, state=state), logits)
+    for layer, kept in zip(state, before, strict=True):
+        assert all(map(torch.equal, layer, kept))
+
+
+@pytest.mark.parametrize("wanted", ["parameters", "state", "nothing"])
+def test_a_single_token_keeps_its_gradients_where_they_are_wanted(monkeypatch, wanted):
+    model, token = build_tiny(), draw_ids(1, 1)
+    model.requires_grad_(wanted == "parameters")
+    with torch.no_grad():
+        _, state = model(draw_ids(1, 5), return_state=True)
+    if wanted == "state":
+        state = tuple(MambaState(*(x.requires_grad_() for x in layer)) for layer in state)
+    lengths = count_whole_scans(monkeypatch)
+    logits = model(token, state=state)
+    assert logits.requires_grad == (wanted != "nothing")
+    assert lengths == ([] if wanted == "nothing" else [1, 1])
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("reference", []), ("chunked", [1, 1])])
+def test_a_backend_without_a_single_step_scans_one_token(monkeypatch, backend, expected):
+    model, ids = build_tiny(), draw_ids()
+    for block in model.backbone.layers:
+        block.mixer.scan_backend = backend
+    with torch.no_grad():
+        _, state = model(ids[:, :-1], return_state=True)
+        lengths = count_whole_scans(monkeypatch)
+        logits = model(ids[:, -1:], state=state)
+        assert lengths == expected
+        torch.testing.assert_close(logits[:, -1], model(ids)[:, -1])
+
+
+def test_single_tokens_under_autocast_go_on_from_any_state():
+    model, ids = build_tiny(torch.float32), draw_ids()
+    with torch.no_grad():
+        for autocast_before in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast_before):
+                _, state = model(ids[:, :-1], return_state=True)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits, after = model(ids[:, -1:], state=state, return_state=True)
+            exact = model(ids)[:, -1]
+            assert logits.dtype == torch.bfloat16
+            assert all(layer.ssm.dtype == torch.float32 for layer in after)
+            error = (logits[:, -1] - exact)[:, :12].abs().max()
+            assert error < 0.02 * exact[:, :12].abs().max()
 
 
 def test_gradients_flow_through_carried_state():
@@ -441,7 +533,9 @@ def test_golden_gradients(golden, official_model, dtype):
         assert_close(found[name], gradient, **tolerance, what=name)
 
 
-def test_golden_greedy_continuation_and_states(golden, official_model):
+@pytest.mark.parametrize("has_gradients", [True, False])
+def test_golden_greedy_continuation_and_states(golden, official_model, has_gradients):
+    official_model.requires_grad_(has_gradients)
     prompt, tokens = golden.tensors["in/prompt"], golden.tensors["gen/tokens"]
     expected = golden.tensors["gen/logits_f64"]
     logits, state = official_model(prompt, return_state=True)

@@ -8,6 +8,7 @@ import click
 import pytest
 
 import dnamamba
+from dnamamba import kernels
 from dnamamba.cli.main import cli
 
 # fmt: off
@@ -68,6 +69,16 @@ def test_public_names():
     assert sorted(dnamamba.__all__) == sorted(PUBLIC_NAMES)
     for name in PUBLIC_NAMES:
         assert getattr(dnamamba, name) is not None
+
+
+def test_public_kernels():
+    assert sorted(kernels.__all__) == [
+        "add_norm",
+        "causal_conv1d",
+        "causal_conv1d_step",
+        "selective_scan",
+        "selective_scan_step",
+    ]
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error():

@@ -60,7 +60,9 @@ class DnaModel(nn.Module):
         """token_ids: (B, L), any integer dtype.
 
         state: what an earlier call returned, to go on where it ended: any division of a sequence,
-        down to single tokens, gives the same logits as one pass. Differentiable.
+        down to single tokens, gives the same logits as one pass. It is never written to, so a beam
+        search may go on from it many times. Differentiable; single tokens where no gradients are
+        wanted take the ops of a single step.
         return_state: return (logits, state) rather than logits.
         recompute: what the backward makes again instead of keeping it, see recompute.py.
 

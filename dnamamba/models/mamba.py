@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dnamamba.kernels import causal_conv1d, selective_scan
+from dnamamba.kernels import (
+    causal_conv1d,
+    causal_conv1d_step,
+    selective_scan,
+    selective_scan_step,
+)
 from dnamamba.models.config import MambaConfig
 
 
@@ -71,10 +76,15 @@ class Mamba(nn.Module):
     def forward(
         self, x: Tensor, state: MambaState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MambaState | None]:
-        """x: (B, L, D). state: that of the tokens before; None at the start of a sequence.
+        """x: (B, L, D). state: that of the tokens before; None at the start of a sequence. It is
+        never written to, so one state can be gone on from many times.
 
-        Returns the output (B, L, D) and, if asked for, the state after the last token.
+        Returns the output (B, L, D) and, if asked for, the state after the last token. One token
+        with a state, where no gradients are wanted, goes by the ops of a single step.
         """
+        if state is not None and self._is_step(x, state):
+            y, after = self._step(x.squeeze(1), state)
+            return y.unsqueeze(1), after if return_state else None
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x, conv_state = _with_state(
             causal_conv1d(
@@ -107,6 +117,50 @@ class Mamba(nn.Module):
         if conv_state is None or ssm_state is None:
             return self.out_proj(y), None
         return self.out_proj(y), MambaState(conv_state, ssm_state)
+
+    def _is_step(self, x: Tensor, state: MambaState) -> bool:
+        """Whether the ops of a single step can do it: they have no gradients and two backends."""
+        if x.shape[1] != 1 or self.scan_backend not in ("auto", "reference", "triton"):
+            return False
+        if not torch.is_grad_enabled():
+            return True
+        return not any(tensor.requires_grad for tensor in (x, *state, *self.parameters()))
+
+    def _step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        """x: (B, D). The output (B, D) and a new state."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        state = _copy_for_step(state, x.dtype)
+        x = causal_conv1d_step(
+            x,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            activation="silu",
+            state=state.conv,
+        )
+        delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        y = selective_scan_step(
+            x,
+            functional.linear(delta, self.dt_proj.weight),
+            -torch.exp(self.A_log),
+            B,
+            C,
+            self.D,
+            z=z,
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+            state=state.ssm,
+            backend=self.scan_backend,
+        )
+        return self.out_proj(y), state
+
+
+def _copy_for_step(state: MambaState, dtype: torch.dtype) -> MambaState:
+    """What a step may write to, in the dtypes that inputs of `dtype` ask for."""
+    compute_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    return MambaState(
+        state.conv.to(torch.promote_types(state.conv.dtype, dtype), copy=True),
+        state.ssm.to(compute_dtype, copy=True),
+    )
 
 
 def _with_state(result: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -29,6 +29,26 @@ def causal_conv1d(
     return (out, last_inputs(x, weight.shape[1] - 1, initial_state)) if return_last_state else out
 
 
+def causal_conv1d_step(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    state: Tensor,
+) -> Tensor:
+    """As in step.py, in few operations, as each costs more than its work."""
+    dtype = _compute_dtype(x)
+    inputs = torch.cat([state, x.unsqueeze(1).to(state.dtype)], 1)  # (B, K, D)
+    # Contiguous: with strided weights a step of 64 x 512 takes 74 us rather than 46.
+    out = (inputs.to(dtype) * weight.t().to(dtype).contiguous()).sum(1)
+    state.copy_(inputs[:, 1:])
+    if bias is not None:
+        out += bias.to(dtype)
+    if activation == "silu":
+        out = torch.nn.functional.silu(out, inplace=True)
+    return out.to(x.dtype)
+
+
 def last_inputs(x: Tensor, count: int, initial_state: Tensor | None) -> Tensor:
     """The last `count` of all inputs so far, zeros before the first.
 

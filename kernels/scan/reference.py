@@ -23,8 +23,7 @@ def selective_scan(
     reverse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`kernels.selective_scan` one step at a time; real and complex A, any device."""
-    compute_dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
-    state_dtype = compute_dtype.to_complex() if A.is_complex() else compute_dtype
+    compute_dtype, state_dtype = _compute_dtype(u), find_state_dtype(u, A)
     batch, seq_len, channels = u.shape
 
     x, dt = u.to(compute_dtype), delta.to(compute_dtype)
@@ -57,6 +56,55 @@ def selective_scan(
         out = out * silu(z.to(compute_dtype))
     out = out.to(u.dtype)
     return (out, state) if return_last_state else out
+
+
+def selective_scan_step(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    state: Tensor,
+) -> Tensor:
+    """As in step.py: one turn of the loop, in few operations, as each costs more than its work."""
+    compute_dtype, state_dtype = _compute_dtype(u), state.dtype
+    x, dt = u.to(compute_dtype), delta.to(compute_dtype)
+    if delta_bias is not None:
+        dt = dt + delta_bias.to(compute_dtype)
+    if delta_softplus:
+        dt = softplus(dt)
+    channels = u.shape[1]
+    B, C = (_spread_groups(weights.to(state_dtype), channels) for weights in (B, C))
+    decay = torch.exp(dt.unsqueeze(-1) * A.to(state_dtype))  # (B, D, N)
+    state.mul_(decay).addcmul_((dt * x).unsqueeze(-1), B)
+    y = (state * C).sum(-1)  # (B, D)
+    if y.is_complex():
+        y = 2 * y.real
+    if D is not None:
+        y = torch.addcmul(y, x, D.to(compute_dtype))
+    if z is not None:
+        y = y * silu(z.to(compute_dtype))
+    return y.to(u.dtype)
+
+
+def find_state_dtype(u: Tensor, A: Tensor) -> torch.dtype:
+    """That of the states, in which all but a complex scan's inputs is computed."""
+    return _compute_dtype(u).to_complex() if A.is_complex() else _compute_dtype(u)
+
+
+def _compute_dtype(u: Tensor) -> torch.dtype:
+    return torch.float64 if u.dtype == torch.float64 else torch.float32
+
+
+def _spread_groups(weights: Tensor, channels: int) -> Tensor:
+    """B or C of one step, (B, N) or (B, G, N), to broadcast against (B, D, N)."""
+    if weights.dim() == 2:
+        return weights.unsqueeze(1)
+    return weights.repeat_interleave(channels // weights.shape[1], 1)
 
 
 def _unbind_steps(weights: Tensor, seq_len: int, channels: int) -> list[Tensor]:

@@ -1,0 +1,129 @@
+"""`selective_scan_step` in Triton: one launch, the state read and written once.
+
+A program takes a tile of channels with all their states, [BD, BN], which lies in memory as one
+piece where the state is contiguous. Shape letters: B batch, D channels, N states, G groups.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dnamamba.kernels.operators import operator
+from dnamamba.kernels.scan.gpu_pieces import LOG2_E, sigmoid, softplus
+from dnamamba.kernels.single_step import count_write
+
+TILE = 512
+"""States of a program, which is one warp: 16 a lane."""
+
+
+@triton.jit
+def _locate(batch, group, n, batch_stride, group_stride, n_stride):
+    """Where B or C of each channel and state is. [BD, BN]"""
+    return batch * batch_stride + group[:, None] * group_stride + n * n_stride
+
+
+@triton.jit
+def _step_kernel(
+    u, delta, A, B, C, D, z, delta_bias, state, out, channels, B_width, C_width,
+    u_batch, u_channel, delta_batch, delta_channel, z_batch, z_channel,
+    B_batch, B_group, B_n, C_batch, C_group, C_n, state_batch, state_channel, state_n,
+    D_STATE: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
+    SOFTPLUS: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    n_blocks = tl.cdiv(channels, BD)
+    # 64 bits: strides are anybody's.
+    batch = (tl.program_id(0) // n_blocks).to(tl.int64)
+    channel = tl.program_id(0) % n_blocks * BD + tl.arange(0, BD)  # [BD]
+    B_of, C_of = (channel // B_width).to(tl.int64), (channel // C_width).to(tl.int64)  # groups
+    channel = channel.to(tl.int64)
+    n = tl.arange(0, BN).to(tl.int64)[None, :]  # [1, BN]
+    is_channel = channel < channels  # [BD]
+    is_state = is_channel[:, None] & (n < D_STATE)  # [BD, BN]
+
+    states = state + batch * state_batch + channel[:, None] * state_channel + n * state_n
+    h = tl.load(states, mask=is_state, other=0.0)
+    rate = tl.load(A + channel[:, None] * D_STATE + n, mask=is_state, other=0.0).to(tl.float32)
+    place = _locate(batch, B_of, n, B_batch, B_group, B_n)
+    weight = tl.load(B + place, mask=is_state, other=0.0).to(tl.float32)
+    place = _locate(batch, C_of, n, C_batch, C_group, C_n)
+    readout = tl.load(C + place, mask=is_state, other=0.0).to(tl.float32)
+    place = batch * u_batch + channel * u_channel
+    x = tl.load(u + place, mask=is_channel, other=0.0).to(tl.float32)  # [BD]
+    place = batch * delta_batch + channel * delta_channel
+    dt = tl.load(delta + place, mask=is_channel, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        dt += tl.load(delta_bias + channel, mask=is_channel, other=0.0).to(tl.float32)
+    if SOFTPLUS:
+        dt, _ = softplus(dt)
+
+    h = tl.exp2(dt[:, None] * (rate * LOG2_E)) * h + (dt * x)[:, None] * weight
+    tl.store(states, h, mask=is_state)
+    y = tl.sum(h * readout, axis=1)
+    if HAS_D:
+        y += tl.load(D + channel, mask=is_channel, other=0.0).to(tl.float32) * x
+    if HAS_Z:
+        place = batch * z_batch + channel * z_channel
+        gate = tl.load(z + place, mask=is_channel, other=0.0).to(tl.float32)
+        y *= gate * sigmoid(gate)
+    tl.store(out + batch * channels + channel, y.to(out.dtype.element_ty), mask=is_channel)
+
+
+@operator("dnamamba::selective_scan_step", mutates_args=("state",))
+def step(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    has_softplus: bool,
+    state: Tensor,
+) -> Tensor:
+    """y (B, D) in u's dtype. B and C are (B, G, N); state, float32, is updated in place."""
+    batch, channels = u.shape
+    d_state = A.shape[1]
+    out = u.new_empty(u.shape)
+    width = triton.next_power_of_2(d_state)
+    block = min(TILE // width, triton.next_power_of_2(channels))
+    gate = u if z is None else z
+    with torch.cuda.device_of(u):
+        _step_kernel[(batch * triton.cdiv(channels, block),)](
+            u, delta, A.contiguous(), B, C, u if D is None else D.contiguous(), gate,
+            u if delta_bias is None else delta_bias.contiguous(), state, out,
+            channels, channels // B.shape[1], channels // C.shape[1],
+            *u.stride(), *delta.stride(), *gate.stride(), *B.stride(), *C.stride(),
+            *state.stride(),
+            D_STATE=d_state, HAS_D=D is not None, HAS_Z=z is not None,
+            HAS_BIAS=delta_bias is not None, SOFTPLUS=has_softplus, BD=block, BN=width,
+            num_warps=1,
+        )  # fmt: skip
+    count_write(state)
+    return out
+
+
+@torch.library.register_fake("dnamamba::selective_scan_step")
+def _(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, has_softplus: bool, state: Tensor,
+) -> Tensor:  # fmt: skip
+    return u.new_empty(u.shape)
+
+
+def selective_scan_step(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    state: Tensor,
+) -> Tensor:
+    """As in step.py, on CUDA tensors, or on any in Triton's interpreter."""
+    B, C = (weights.unsqueeze(1) if weights.dim() == 2 else weights for weights in (B, C))
+    return step(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state)
