@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dnamamba.kernels.launcher import launch
 from dnamamba.kernels.operators import operator
 
 FORWARD_BYTES = 512
@@ -259,7 +260,8 @@ def forward(
     n_programs, n_chunks, chunk_steps = _divide(x, block)
     out, last = _empty_outputs(x, weight)
     with torch.cuda.device_of(x):
-        _forward_kernel[(n_programs,)](
+        launch(
+            _forward_kernel, (n_programs,),
             x, weight, _dense_or(bias, x), _dense_or(state, x), out, last,
             x.shape[1], x.shape[2], n_chunks, chunk_steps, *x.stride()[:2], out.stride(0),
             **_flags(weight, bias, state, has_silu, reverse), BD=block, num_warps=1,
@@ -290,7 +292,8 @@ def backward(
     sums = x.new_empty((batch * n_chunks, d_conv + 1, channels), dtype=torch.float32)
     d_weight, d_bias, d_state = _empty_gradients(weight, bias, state)
     with torch.cuda.device_of(x):
-        _backward_kernel[(n_programs,)](
+        launch(
+            _backward_kernel, (n_programs,),
             x, weight, _dense_or(bias, x), _dense_or(state, x),
             d_out, _dense_or(d_last, x), d_x, d_state, sums,
             seq_len, channels, n_chunks, chunk_steps,

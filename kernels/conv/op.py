@@ -60,8 +60,8 @@ def causal_conv1d(
     reverse: anti-causal, as if time were flipped: step t sees x_t ... x_{t + K - 1}. Both states
     are then in that order of time: the initial one holds x_{L + K - 2} ... x_L, the last one ends
     with x_0.
-    backend: "auto", "cpu" (fused, K up to 8, float32 and narrower), "triton" (CUDA, K up to 4; new,
-    so `auto` does not take it yet) or "reference" (plain PyTorch, anywhere).
+    backend: "auto", "cpu" (fused, K up to 8, float32 and narrower), "triton" (CUDA, K up to 4)
+    or "reference" (plain PyTorch, anywhere).
 
     Returns y (B, L, D) in x's dtype, computed in float32 (float64 if x is). Differentiable (once)
     in every tensor. Raises ValueError for operands that do not fit together, RuntimeError where the

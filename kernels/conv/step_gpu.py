@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dnamamba.kernels.launcher import launch
 from dnamamba.kernels.operators import operator
 from dnamamba.kernels.single_step import count_write
 
@@ -61,7 +62,8 @@ def step(x: Tensor, weight: Tensor, bias: Tensor | None, has_silu: bool, state: 
     out = x.new_empty(x.shape)
     block = min(CHANNELS, triton.next_power_of_2(max(32, channels)))
     with torch.cuda.device_of(x):
-        _step_kernel[(batch * triton.cdiv(channels, block),)](
+        launch(
+            _step_kernel, (batch * triton.cdiv(channels, block),),
             x, weight.contiguous(), weight if bias is None else bias.contiguous(), state, out,
             channels, *x.stride(), *state.stride(),
             K=weight.shape[1], SILU=has_silu, HAS_BIAS=bias is not None, BD=block, num_warps=1,

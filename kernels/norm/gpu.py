@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dnamamba.kernels.launcher import launch
 from dnamamba.kernels.operators import operator
 
 TILE = 2048
@@ -119,7 +120,8 @@ def forward(
     n_rows, d_model = rows.shape
     tile = _tile(d_model)
     with torch.cuda.device_of(x):
-        _forward_kernel[(triton.cdiv(n_rows, tile["BR"]),)](
+        launch(
+            _forward_kernel, (triton.cdiv(n_rows, tile["BR"]),),
             rows, rows if before is None else before,
             weight.contiguous(), weight if bias is None else bias.contiguous(), normed, total,
             n_rows, d_model, rows.stride(0), 0 if before is None else before.stride(0), eps,
@@ -163,7 +165,8 @@ def backward(
     n_sums = 1 if bias is None else 2
     sums = total.new_empty((n_programs, n_sums, d_model), dtype=torch.float32)
     with torch.cuda.device_of(total):
-        _backward_kernel[(n_programs,)](
+        launch(
+            _backward_kernel, (n_programs,),
             d_out, d_out if d_later is None else d_later, total, weight.contiguous(),
             d_x, d_residual, sums, n_rows, d_model,
             d_out.stride(0), 0 if d_later is None else d_later.stride(0), eps, n_tiles,

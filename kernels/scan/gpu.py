@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dnamamba.kernels.launcher import launch
 from dnamamba.kernels.operators import operator
 from dnamamba.kernels.scan import gpu_kernels as kernels
 from dnamamba.kernels.scan.kept import keep, take_kept
@@ -126,11 +127,13 @@ def forward(
     shared = _compiled_for(u, delta, A, B, delta_bias, has_softplus, reverse)
     with torch.cuda.device_of(u):
         if plan.n_chunks > 1:
-            kernels.chunk_state_kernel[grid](
-                u, delta, A, B, C, bias, dt_sums, entries, *sizes, *strides, **shared
-            )
+            launch(
+                kernels.chunk_state_kernel, grid, u, delta, A, B, C, bias, dt_sums, entries, *sizes,
+                *strides, **shared,
+            )  # fmt: skip
         _pass_states(plan, A, dt_sums, entries, state, 0, plan.n_programs, backward=False)
-        kernels.chunk_scan_kernel[grid](
+        launch(
+            kernels.chunk_scan_kernel, grid,
             u, delta, A, B, C, A if D is None else D, gate, bias, entries, last_state, out, *sizes,
             *strides, gate.stride(0), out.stride(0), Z_ROW=gate.stride(1), OUT_ROW=out.stride(1),
             HAS_D=D is not None, HAS_Z=z is not None, **shared,
@@ -184,12 +187,14 @@ def backward(
         sizes = (seq_len, plan.width, plan.blocks, plan.chunk, P, n_slots, first)
         grid = (batch * n_slots, K)
         with torch.cuda.device_of(u):
-            kernels.chunk_adjoint_kernel[grid](
+            launch(
+                kernels.chunk_adjoint_kernel, grid,
                 u, delta, A, B, C, gate, bias, d_out, entries, marks, adjoints, *sizes, *strides,
                 HAS_ADJOINT=K > 1, **shared,
             )  # fmt: skip
             _pass_states(plan, A, dt_sums, adjoints, d_last, first, n_slots, backward=True)
-            kernels.chunk_backward_kernel[grid](
+            launch(
+                kernels.chunk_backward_kernel, grid,
                 u, delta, A, B, C, A if D is None else D, gate, bias, d_out, marks, adjoints, d_u,
                 d_delta, d_z, d_BC, d_A, d_D, d_bias, d_state, *sizes, *strides, d_u.stride(0),
                 d_delta.stride(0), d_z.stride(0), D_U_ROW=d_u.stride(1),
@@ -223,18 +228,19 @@ def _add_weights(sums: Tensor, parts: Tensor, first: int, blocks: int) -> None:
     batch, seq_len, n, _ = parts.shape
     n_groups = max(1, n // blocks)
     own = sums[:, :, first // blocks :][:, :, :n_groups]
-    found = parts.view(batch, seq_len, n_groups, n // n_groups, -1).sum(3)
+    parts = parts.view(batch, seq_len, n_groups, n // n_groups, -1)
     if first % blocks == 0:
-        own.copy_(found)
+        torch.sum(parts, 3, out=own)
     else:
-        own.add_(found)
+        own.add_(parts.sum(3))
 
 
 def _pass_states(
     plan: Plan, A: Tensor, dt_sums: Tensor, states: Tensor, state: Tensor,
     first: int, n_slots: int, *, backward: bool,
 ) -> None:  # fmt: skip
-    kernels.pass_states_kernel[(states.shape[0] * n_slots, N_STATES)](
+    launch(
+        kernels.pass_states_kernel, (states.shape[0] * n_slots, N_STATES),
         A, dt_sums, states, state, plan.width, plan.blocks, plan.n_chunks, plan.n_programs, n_slots,
         first, D_STATE=A.shape[1], BACKWARD=backward, AHEAD=8, num_warps=1,
     )  # fmt: skip

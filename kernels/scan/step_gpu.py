@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dnamamba.kernels.launcher import launch
 from dnamamba.kernels.operators import operator
 from dnamamba.kernels.scan.gpu_pieces import LOG2_E, sigmoid, softplus
 from dnamamba.kernels.single_step import count_write
@@ -90,7 +91,8 @@ def step(
     block = min(TILE // width, triton.next_power_of_2(channels))
     gate = u if z is None else z
     with torch.cuda.device_of(u):
-        _step_kernel[(batch * triton.cdiv(channels, block),)](
+        launch(
+            _step_kernel, (batch * triton.cdiv(channels, block),),
             u, delta, A.contiguous(), B, C, u if D is None else D.contiguous(), gate,
             u if delta_bias is None else delta_bias.contiguous(), state, out,
             channels, channels // B.shape[1], channels // C.shape[1],

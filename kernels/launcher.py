@@ -1,0 +1,49 @@
+"""Launches of Triton kernels that do not ask Triton again for what it has compiled."""
+
+import functools
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+_FIRST_KNOWN = (3, 6)
+"""Older versions of Triton want other arguments of a compiled kernel."""
+
+_compiled: dict[tuple[Any, ...], Any] = {}
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """kernel[grid](*arguments, **constants), on the current device.
+
+    arguments: what the kernel takes, positional and in its order, up to its constants. Triton
+    finds out at every launch what it was compiled for, from every argument; here a kernel is found
+    by what its arguments are, and started with them.
+    """
+    if not _can_start(kernel):
+        kernel[grid](*arguments, **constants)
+        return
+    kinds = map(_kind, arguments)
+    key = (id(kernel), torch.cuda.current_device(), *constants.items(), *kinds)
+    found = _compiled.get(key)
+    if found is None:
+        _compiled[key] = kernel[grid](*arguments, **constants)
+        return
+    in_order = [constants[name] for name in kernel.arg_names[len(arguments) :]]
+    found[(*grid, 1, 1)[:3]](*arguments, *in_order)
+
+
+@functools.cache
+def _can_start(kernel: Any) -> bool:
+    """Whether a kernel, and not its interpreter, can be started once compiled."""
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    return isinstance(kernel, triton.runtime.JITFunction) and version >= _FIRST_KNOWN
+
+
+def _kind(argument: Any) -> Any:
+    """All that Triton compiles an argument for: its type, and whether it is aligned or 1."""
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.data_ptr() % 16 == 0
+    if isinstance(argument, int):
+        return argument == 1, argument % 16 == 0, -(1 << 31) <= argument < 1 << 31
+    return type(argument)
