@@ -30,15 +30,27 @@ def pass_ms(
     """Milliseconds of `call` of what `prepare` makes: the GPU's work, and as called from Python.
 
     The two differ where launching takes longer than the work. There the launches are recorded in a
-    CUDA graph and that is timed. Medians; on a CPU both are the same.
+    CUDA graph and that is timed, if they can be. Medians; on a CPU both are the same.
     """
-    given = prepare()
-    called = median_ms(lambda: call(given), device)
+    called = _called_ms(call, prepare(), device)
     if device.type != "cuda" or called > _LAUNCHES_MS:
         return called, called
-    # An autograd graph runs its backward on the stream of its forward, so both are made here; and
-    # what it knows of its leaves it keeps as long as it lives, the stream among it.
-    del given
+    try:
+        replay = _record(call, prepare, device)
+    except RuntimeError:  # not all operators can be
+        return called, called
+    return median_ms(replay, device), called
+
+
+def _called_ms(call: Callable[[Any], object], given: Any, device: torch.device) -> float:
+    # Lets go of `given`: an autograd graph that lives on ties its leaves to its stream.
+    return median_ms(lambda: call(given), device)
+
+
+def _record(
+    call: Callable[[Any], object], prepare: Callable[[], Any], device: torch.device
+) -> Callable[[], None]:
+    # An autograd graph runs its backward on the stream of its forward, so both are made here.
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
@@ -48,7 +60,7 @@ def pass_ms(
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         call(given)
-    return median_ms(graph.replay, device), called
+    return graph.replay
 
 
 def time_calls(call: Callable[[], object], device: torch.device, count: int) -> list[float]:
