@@ -3,8 +3,8 @@
     python benchmarks/cpu.py [--threads 2] [--json benchmarks/results/cpu.json]
 
 Times of the scan and the layer are of forward and backward, of the model of whole training steps.
-Layer and model stand beside mambapy (`pip install
-mambapy`; without it ours stand alone). Every measurement runs in a process of its own with malloc
+Layer and model stand beside mambapy (`pip install mambapy`;
+without it ours stand alone). Every measurement runs in a process of its own with malloc
 as it is, ours and theirs in turns: compare them within one run, as other work on the machine shows.
 """
 
@@ -31,6 +31,7 @@ from dnamamba.bench.shapes import ScanShape
 from dnamamba.bench.timing import time_calls
 from dnamamba.errors import WrongResultError
 from dnamamba.models import DnaModel, MambaConfig, ModelConfig
+from dnamamba.models.recompute import DESCRIPTIONS, RECOMPUTE
 
 VOCABULARY = 16
 SCAN_SHAPES = ((1, 1024, 256), (8, 1024, 256), (1, 8192, 512), (1, 65536, 256))
@@ -85,7 +86,7 @@ def build(library: str, d_model: int, n_layers: int) -> nn.Module:
 
 
 def measure_step(
-    library: str, n_layers: int, batch: int, seq_len: int, d_model: int, options: dict[str, bool]
+    library: str, n_layers: int, batch: int, seq_len: int, d_model: int, options: dict[str, str]
 ) -> dict[str, float]:
     """Steps of next-token training, of more than one layer with AdamW; memory is the process's."""
     model = build(library, d_model, n_layers)
@@ -184,10 +185,10 @@ def run_all(threads: int) -> dict[str, object]:
     results["model"] = compare(threads, has_mambapy, *shape)
     print(f"{MODEL_LAYERS} layers, d_model {MODEL_WIDTH}: {describe(results['model'])}")
     results["long"] = []
-    for n_layers, options in ((1, {}), (4, {}), (4, {"recompute": "blocks"})):
+    for n_layers, options in ((1, {}), *((4, {"recompute": way}) for way in RECOMPUTE)):
         found = in_own_process(threads, "step", "dnamamba", n_layers, 1, LONG, 128, options)
         results["long"].append({"n_layers": n_layers, **options, **found})
-        how = ", each block recomputed" if options else ""
+        how = f", {DESCRIPTIONS[options['recompute']]}" if options else ""
         print(f"1 x {LONG:,}, {n_layers} layers{how}: {describe({'dnamamba': found})}")
     return results
 
