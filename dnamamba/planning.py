@@ -1,5 +1,6 @@
 """What a run will take before it starts: windows, steps, epochs, memory."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,11 +23,12 @@ _BYTES_PER_PARAMETER = 16
 # More tokens in one pass are no faster on a CPU: the working set leaves the caches.
 _CPU_TOKENS = 1 << 14
 _USABLE_SHARE = 0.85
-# What a fused scan keeps for its backward beside its output, bytes an element: states every 16
-# steps, or those that enter chunks of 64 steps or more.
-_KEPT_BYTES = {"cpu": 4, "triton": 1}
 # What a pass may take before anything is recomputed: so little is of no use elsewhere.
 _SMALL = 2 << 30
+
+
+class MemoryNeededError(InputError):
+    """Not even one window fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +207,7 @@ def _choose_recompute(
     if compute.device.type == "cpu":
         keeps_all = memory.fits(least, "nothing")
     else:
-        keeps_all = memory.fits(most, "nothing") and memory.total(most, "nothing") <= _SMALL
+        keeps_all = memory.fits(most, "nothing") and memory.per_token["nothing"] * most <= _SMALL
     if keeps_all:
         return "nothing"
     return "cheap" if "cheap" in memory.per_token and memory.fits(least, "cheap") else "blocks"
@@ -221,7 +223,7 @@ def _largest_micro_batch(
         if share % size == 0 and memory.fits(size * seq_len, recompute):
             return size
     need = memory.total(seq_len, recompute) / 2**30
-    raise InputError(
+    raise MemoryNeededError(
         f"one window of {seq_len:,} bases needs about {need:.1f} GiB, "
         f"{memory.available / 2**30:.1f} GiB are free: use a shorter --seq-len or a smaller "
         "--model; --micro-batch 1 tries all the same"
@@ -255,13 +257,26 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
     residual = 4 * model.d_model * model.n_layers
     ways: dict[Recompute, float] = {"nothing": per_token + at_work}
     dtype = compute.autocast_dtype or torch.float32
-    states = _KEPT_BYTES.get(scan_backend(compute.device, dtype))
-    if states is not None:
+    backend = scan_backend(compute.device, dtype)
+    if backend in ("cpu", "triton"):
+        of_scan = _kept_by_scan(backend, model.mixer.d_state, dtype.itemsize)
         width = model.mixer.expand * model.d_model * model.n_layers
-        ways["cheap"] = residual + width * (dtype.itemsize + states) + 2 * at_work
+        ways["cheap"] = residual + width * of_scan + 2 * at_work
     ways["blocks"] = residual + 2 * at_work
     return MemoryEstimate(
         fixed=fixed,
         per_token=ways,
         available=available_bytes(compute.device, compute.ranks),
     )
+
+
+def _kept_by_scan(backend: str, d_state: int, itemsize: int) -> float:
+    """Bytes an element that a fused scan keeps: its output and states.
+
+    On a CPU those of every 16th step; by Triton those that enter chunks of 64 steps or more, and a
+    float32 output for each 16 states where there are more.
+    """
+    if backend == "cpu":
+        return itemsize + 4 * d_state / 16
+    outputs = itemsize if d_state <= 16 else 4 * math.ceil(d_state / 16)
+    return outputs + 4 * d_state / 64

@@ -7,8 +7,9 @@ import torch
 import triton
 from torch import Tensor
 
-_FIRST_KNOWN = (3, 6)
-"""Older versions of Triton want other arguments of a compiled kernel."""
+_KNOWN = {(3, 6), (3, 7)}
+"""Versions of Triton whose compiled kernels take all arguments, and are compiled for what `_kind`
+tells apart; by others, and on AMD's GPUs, kernels are launched as usual."""
 
 _compiled: dict[tuple[Any, ...], Any] = {}
 
@@ -37,7 +38,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
 def _can_start(kernel: Any) -> bool:
     """Whether a kernel, and not its interpreter, can be started once compiled."""
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    return isinstance(kernel, triton.runtime.JITFunction) and version >= _FIRST_KNOWN
+    is_compiled = isinstance(kernel, triton.runtime.JITFunction) and torch.version.hip is None
+    return is_compiled and version in _KNOWN
 
 
 def _kind(argument: Any) -> Any:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
 from dnamamba.kernels import selective_scan
+from dnamamba.kernels.scan import cpu
 from dnamamba.models import (
     DnaModel,
     MambaConfig,
@@ -27,7 +28,7 @@ from dnamamba.models import (
     preset,
     preset_names,
 )
-from dnamamba.models.recompute import RECOMPUTE
+from dnamamba.models.recompute import RECOMPUTE, run_block
 from dnamamba.tokenizer import encode, token_ids
 from golden import Golden, assert_close, load_golden
 
@@ -340,6 +341,52 @@ def test_checkpointed_blocks_give_the_same_numbers(with_state):
         torch.equal(results[0][n], again[n]) for again in results[1:] for n in range(len(names))
     )
     assert [name for name, _ in model.named_parameters()] == names
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """How often the fused scan of this CPU has run forward."""
+    ran = []
+    original = cpu.launch
+
+    def count(kernel, n_tasks, call):
+        ran.append(n_tasks)
+        original(kernel, n_tasks, call)
+
+    monkeypatch.setattr(cpu, "launch", count)
+    return ran
+
+
+@pytest.mark.parametrize(("recompute", "launches"), [("nothing", 4), ("cheap", 4), ("blocks", 6)])
+def test_blocks_made_again_take_their_scans_from_before(recompute, launches, scans):
+    """Two layers: a forward and a backward each, and another forward where blocks are repeated."""
+    model, ids = build_tiny(torch.float32), draw_ids()
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(model(ids)[..., :12].square().sum(), parameters)
+    scans.clear()
+    loss = model(ids, recompute=recompute)[..., :12].square().sum()
+    found = torch.autograd.grad(loss, parameters, retain_graph=True)
+    assert all(torch.equal(*both) for both in zip(found, expected, strict=True))
+    assert len(scans) == launches
+    again = torch.autograd.grad(loss, parameters)
+    assert all(torch.equal(*both) for both in zip(again, expected, strict=True))
+
+
+def test_a_kept_scan_must_not_be_changed_in_place():
+    x = torch.randn(1, 5, 4, requires_grad=True)
+    A, B = -torch.ones(4, 2), torch.randn(1, 5, 2)
+
+    def block(x):
+        return selective_scan(x, x, A, B, B, delta_softplus=True).mul_(2.0).sin()
+
+    out = run_block(block, "cheap", x)
+    with pytest.raises(RuntimeError, match=r"changed in place.*change a clone"):
+        out.sum().backward()
+
+
+def test_other_ways_to_recompute_are_refused():
+    with pytest.raises(ValueError, match="one of nothing, cheap, blocks; got 'everything'"):
+        build_tiny()(draw_ids(), recompute="everything")
 
 
 def test_bf16_autocast_keeps_states_and_residual_in_float32():

@@ -119,3 +119,12 @@ def test_help_needs_neither_torch_nor_numpy():
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "pretrain" in done.stdout
+
+
+def test_the_ways_to_recompute_are_those_of_the_models():
+    """Written twice, as the command line does not load torch."""
+    from dnamamba.cli.pretrain import pretrain
+    from dnamamba.models.recompute import RECOMPUTE
+
+    (option,) = (one for one in pretrain.params if one.name == "recompute")
+    assert tuple(option.type.choices) == RECOMPUTE

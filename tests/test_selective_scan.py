@@ -616,6 +616,7 @@ def test_backend_that_cannot_be_had_is_an_error():
         ("u", (2, 0, 6), "none of them 0"),
         ("delta", (2, 20, 5), r"delta must be \(2, 20, 6\).*got \(2, 20, 5\)"),
         ("A", (5, 4), r"A is \(D, N\) with D = 6"),
+        ("A", (6, 0), "at least one state"),
         ("B", (2, 19, 4), r"B must be \(2, 20, 4\), .* or constant \(6, 4\), got \(2, 19, 4\)"),
         ("C", (2, 20, 4, 4), "4 groups of C must divide the 6 channels"),
         ("z", (2, 20, 7), "z must be"),

@@ -145,6 +145,42 @@ def test_launches_share_the_programs_evenly(groups, blocks, marks):
     assert n_slots * marks <= gpu.MOST_MARKS or n_slots == 1
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x[:1].expand_as(x),
+        lambda x: torch.stack([x, x], 1)[:, 0],
+        lambda x: x.double(),
+    ],
+    ids=["expanded", "strided", "float64"],
+)
+def test_vectors_of_any_stride_and_dtype(make):
+    operands = draw_operands(1, 6, 3)
+    for name in ("D", "delta_bias"):
+        operands[name] = make(operands[name])
+    found = gpu.selective_scan(**operands, delta_softplus=True)
+    wide = {name: tensor.double() for name, tensor in operands.items()}
+    expected = reference.selective_scan(**wide, delta_softplus=True)
+    assert_all_close({"out": found}, {"out": expected}, **FLOAT32)
+
+
+def test_gradients_have_the_dtypes_of_their_operands():
+    operands = draw_operands(1, 6, 3)
+    operands["B"] = operands["B"].bfloat16()
+    operands["D"] = operands["D"].double()
+    found = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
+    for name, tensor in operands.items():
+        assert found[f"d {name}"].dtype == tensor.dtype
+
+
+def test_a_second_derivative_is_refused():
+    u = draw_operands(1, 6, 3)["u"].requires_grad_()
+    out = gpu.selective_scan(**{**draw_operands(1, 6, 3), "u": u})
+    (gradient,) = torch.autograd.grad(out.square().sum(), u, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
+
+
 def test_runs_are_identical(short_chunks):
     operands = draw_operands(1, 19, 5)
     first = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)

@@ -37,7 +37,9 @@ def pass_ms(
         return called, called
     try:
         replay = _record(call, prepare, device)
-    except RuntimeError:  # not all operators can be
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # it has run, so it is the recording that failed: not all can be recorded
         return called, called
     return median_ms(replay, device), called
 
@@ -49,7 +51,7 @@ def _called_ms(call: Callable[[Any], object], given: Any, device: torch.device) 
 
 def _record(
     call: Callable[[Any], object], prepare: Callable[[], Any], device: torch.device
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     # An autograd graph runs its backward on the stream of its forward, so both are made here.
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -60,7 +62,12 @@ def _record(
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         call(given)
-    return graph.replay
+
+    def replay() -> object:
+        graph.replay()
+        return given  # what is replayed reads it
+
+    return replay
 
 
 def time_calls(call: Callable[[], object], device: torch.device, count: int) -> list[float]:

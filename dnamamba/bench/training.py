@@ -24,7 +24,7 @@ from dnamamba.models import DnaModel, no_weight_decay_names, preset
 from dnamamba.models.recompute import Recompute
 from dnamamba.objectives import NextToken
 from dnamamba.optim import build_optimizer
-from dnamamba.planning import Passes, choose_passes, estimate_memory
+from dnamamba.planning import MemoryNeededError, Passes, choose_passes, estimate_memory
 from dnamamba.runtime import Compute
 from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID
 from dnamamba.training import TrainConfig
@@ -101,7 +101,7 @@ class TrainingBenchmark:
             return self._time(run, row)
         except torch.OutOfMemoryError:
             note = "out of memory"
-        except InputError as error:  # the plan's
+        except MemoryNeededError as error:
             note = f"out of memory by the plan: {error}"
         return replace(row, note=note)
 

@@ -18,6 +18,7 @@ from dnamamba.kernels import (
     selective_scan,
     selective_scan_step,
 )
+from dnamamba.kernels.scan.step import MOST_STATES_TRITON
 from dnamamba.models.config import MambaConfig
 
 
@@ -121,6 +122,8 @@ class Mamba(nn.Module):
     def _is_step(self, x: Tensor, state: MambaState) -> bool:
         """Whether the ops of a single step can do it: they have no gradients and two backends."""
         if x.shape[1] != 1 or self.scan_backend not in ("auto", "reference", "triton"):
+            return False
+        if self.scan_backend == "triton" and self.d_state > MOST_STATES_TRITON:
             return False
         if not torch.is_grad_enabled():
             return True

@@ -24,6 +24,8 @@ DESCRIPTIONS: dict[Recompute, str] = {
 
 def run_block(block: Callable[..., Any], recompute: Recompute, *arguments: Any) -> Any:
     """block(*arguments), keeping for its backward what `recompute` says; blocks draw no numbers."""
+    if recompute not in RECOMPUTE:
+        raise ValueError(f"recompute is one of {', '.join(RECOMPUTE)}; got {recompute!r}")
     if recompute == "nothing":
         return block(*arguments)
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}

@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dnamamba.kernels.launcher import launch
 from dnamamba.kernels.operators import operator
@@ -375,6 +376,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.set_materialize_grads(False)
 
 
+@once_differentiable
 def _differentiate(ctx: Any, d_out: Tensor | None, d_last: Tensor | None) -> tuple[Any, ...]:
     x, weight, bias, state = ctx.saved_tensors
     if d_out is None:

@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dnamamba.kernels.launcher import launch
 from dnamamba.kernels.operators import operator
@@ -229,6 +230,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.set_materialize_grads(False)
 
 
+@once_differentiable
 def _differentiate(ctx: Any, d_normed: Tensor | None, d_total: Tensor | None) -> tuple[Any, ...]:
     total, weight, bias = ctx.saved_tensors
     if d_normed is None:

@@ -108,7 +108,7 @@ class _CpuScan(torch.autograd.Function):
         inputs, (delta_softplus, reverse, keeps) = _Inputs(*args[:-3]), args[-3:]
         variant = inputs.variant(delta_softplus)
         ctx.variant, ctx.reverse = variant, reverse
-        kept = take_kept()
+        kept = take_kept() if keeps else None
         if kept is not None:
             out, last_state, states = kept
             ctx.save_for_backward(*inputs, states)

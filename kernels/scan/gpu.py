@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from dnamamba.kernels.launcher import launch
@@ -68,10 +69,15 @@ def make_plan(batch: int, seq_len: int, channels: int, groups: int, n_multiproce
 
 
 def _choose_slots(n_programs: int, blocks: int, marks: int) -> int:
-    """Programs of a launch: whole groups or an even part of one. marks: bytes of a program."""
+    """Programs of a launch: whole groups, or a part of one that divides it where there are more.
+
+    marks: bytes of a program.
+    """
     if n_programs * marks <= FEW_MARKS:
         return n_programs
     most = max(1, min(n_programs // 4, MOST_MARKS // marks))
+    if n_programs == blocks:
+        return most
     if most >= blocks:
         return most // blocks * blocks
     return next(n for n in range(most, 0, -1) if blocks % n == 0)
@@ -90,6 +96,11 @@ def _plan_for(u: Tensor, B: Tensor) -> Plan:
 
 def _with_dense_rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _dense_or(x: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A kernel takes no None: what is absent is a pointer it never follows."""
+    return stand_in if x is None else x.contiguous()
 
 
 def _with_equal_rows(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,9 +129,9 @@ def forward(
     u, delta = _with_dense_rows(u), _with_dense_rows(delta)
     B, C = _with_equal_rows(B, C)
     gate = u if z is None else _with_dense_rows(z)
+    skip, bias = _dense_or(D, A), _dense_or(delta_bias, A)
     plan = _plan_for(u, B)
     out, last_state, entries, dt_sums = _empty_outputs(u, A, plan, out_dtype)
-    bias = A if delta_bias is None else delta_bias
     sizes = (u.shape[1], plan.width, plan.blocks, plan.chunk, plan.n_programs)
     strides = (u.stride(0), delta.stride(0), B.stride(0))
     grid = (u.shape[0] * plan.n_programs, plan.n_chunks)
@@ -134,7 +145,7 @@ def forward(
         _pass_states(plan, A, dt_sums, entries, state, 0, plan.n_programs, backward=False)
         launch(
             kernels.chunk_scan_kernel, grid,
-            u, delta, A, B, C, A if D is None else D, gate, bias, entries, last_state, out, *sizes,
+            u, delta, A, B, C, skip, gate, bias, entries, last_state, out, *sizes,
             *strides, gate.stride(0), out.stride(0), Z_ROW=gate.stride(1), OUT_ROW=out.stride(1),
             HAS_D=D is not None, HAS_Z=z is not None, **shared,
         )  # fmt: skip
@@ -162,7 +173,9 @@ def backward(
     As `forward` has them; d_last (B, D, N) float32 and contiguous.
     """
     u, delta, d_out = (_with_dense_rows(x) for x in (u, delta, d_out))
+    d_B, d_C = _like(B), _like(C)
     B, C = _with_equal_rows(B, C)
+    skip, bias = _dense_or(D, A), _dense_or(delta_bias, A)
     gate = u if z is None else _with_dense_rows(z)
     plan = _plan_for(u, B)
     batch, seq_len, channels = u.shape
@@ -172,7 +185,6 @@ def backward(
     d_weights, d_A = new(batch, seq_len, B.shape[2], 2 * N_STATES), new(batch, K, *A.shape)
     d_D, d_bias, d_state = new(batch, K, channels), new(batch, K, channels), _like(d_last)
     adjoints = torch.empty_like(entries)
-    bias = A if delta_bias is None else delta_bias
     strides = [x.stride(0) for x in (u, delta, B, gate, d_out)]
     shared = {
         **_compiled_for(u, delta, A, B, delta_bias, has_softplus, reverse),
@@ -195,13 +207,13 @@ def backward(
             _pass_states(plan, A, dt_sums, adjoints, d_last, first, n_slots, backward=True)
             launch(
                 kernels.chunk_backward_kernel, grid,
-                u, delta, A, B, C, A if D is None else D, gate, bias, d_out, marks, adjoints, d_u,
+                u, delta, A, B, C, skip, gate, bias, d_out, marks, adjoints, d_u,
                 d_delta, d_z, d_BC, d_A, d_D, d_bias, d_state, *sizes, *strides, d_u.stride(0),
                 d_delta.stride(0), d_z.stride(0), D_U_ROW=d_u.stride(1),
                 D_DELTA_ROW=d_delta.stride(1), D_Z_ROW=d_z.stride(1), HAS_D=D is not None, **shared,
             )  # fmt: skip
         _add_weights(d_weights, d_BC, first, plan.blocks)
-    d_B, d_C = _like(B), _like(C)
+        del marks, d_BC  # before the next ones are there
     d_B.copy_(d_weights[..., : A.shape[1]])
     d_C.copy_(d_weights[..., N_STATES:][..., : A.shape[1]])
     return [
@@ -295,6 +307,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
+@once_differentiable
 def _differentiate(
     ctx: Any, d_out: Tensor | None, d_last: Tensor | None, *_: Tensor | None
 ) -> tuple[Any, ...]:

@@ -68,7 +68,7 @@ def chunk_state_kernel(
     slot, i_batch = find_place(n_programs)
     i_chunk, program = tl.program_id(1), slot
     group, o_d, valid = find_channels(program, width, blocks)
-    bias = tl.load(delta_bias + o_d) if HAS_BIAS else 0.0
+    bias = tl.load(delta_bias + o_d).to(tl.float32) if HAS_BIAS else 0.0
     places, there = locate_states(program, width, blocks, D_STATE)
     A_log2 = gather_states(A, places, there, LOG2_E)
     u += i_batch * u_batch + o_d
@@ -157,8 +157,8 @@ def chunk_scan_kernel(
     slot, i_batch = find_place(n_programs)
     i_chunk, program = tl.program_id(1), slot
     group, o_d, valid = find_channels(program, width, blocks)
-    bias = tl.load(delta_bias + o_d) if HAS_BIAS else 0.0
-    skip = tl.load(D + o_d) if HAS_D else 0.0
+    bias = tl.load(delta_bias + o_d).to(tl.float32) if HAS_BIAS else 0.0
+    skip = tl.load(D + o_d).to(tl.float32) if HAS_D else 0.0
     places, there = locate_states(program, width, blocks, D_STATE)
     A_log2 = gather_states(A, places, there, LOG2_E)
     u += i_batch * u_batch + o_d
@@ -221,7 +221,7 @@ def chunk_adjoint_kernel(
     slot, i_batch = find_place(n_slots)
     i_chunk, program = tl.program_id(1), slot + first_program
     group, o_d, valid = find_channels(program, width, blocks)
-    bias = tl.load(delta_bias + o_d) if HAS_BIAS else 0.0
+    bias = tl.load(delta_bias + o_d).to(tl.float32) if HAS_BIAS else 0.0
     places, there = locate_states(program, width, blocks, D_STATE)
     A_log2 = gather_states(A, places, there, LOG2_E)
     u += i_batch * u_batch + o_d
@@ -290,8 +290,8 @@ def chunk_backward_kernel(
     slot, i_batch = find_place(n_slots)
     i_chunk, program = tl.program_id(1), slot + first_program
     group, o_d, valid = find_channels(program, width, blocks)
-    bias = tl.load(delta_bias + o_d) if HAS_BIAS else 0.0
-    skip = tl.load(D + o_d) if HAS_D else 0.0
+    bias = tl.load(delta_bias + o_d).to(tl.float32) if HAS_BIAS else 0.0
+    skip = tl.load(D + o_d).to(tl.float32) if HAS_D else 0.0
     places, there = locate_states(program, width, blocks, D_STATE)
     A_log2 = gather_states(A, places, there, LOG2_E)
     u += i_batch * u_batch + o_d

@@ -106,7 +106,7 @@ def find_weights(
     """Where each lane's number of a row is: 16 of B, then 16 of C `# [LANES]`."""
     lane = tl.arange(0, LANES)
     state = tl.minimum(lane % N_STATES, D_STATE - 1)
-    offset = i_batch * batch_stride + group * GROUP + state
+    offset = i_batch * batch_stride + group.to(tl.int64) * GROUP + state
     return tl.where(lane < N_STATES, B + offset, C + offset)
 
 

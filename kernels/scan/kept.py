@@ -13,11 +13,12 @@ class KeptScans:
     """What the scans of one stretch of a model returned, in order.
 
     Scans within `recording()` leave their results here. Within `reusing()` they take them, each
-    once, instead of running; where none is left (a second backward) they run.
+    once, instead of running; where none is left (a second backward) they run. The stretch must not
+    change a result in place: taking it then raises RuntimeError.
     """
 
     def __init__(self) -> None:
-        self.results: deque[Results] = deque()
+        self.results: deque[tuple[Results, list[int]]] = deque()
 
     def recording(self) -> "_Use":
         return _Use(self, takes=False)
@@ -42,21 +43,31 @@ class _Use:
         trace: TracebackType | None,
     ) -> None:
         _uses().pop()
+        if self.takes:
+            # Of a repetition that torch ended early, before its last scan.
+            self.kept.results.clear()
 
 
 def take_kept() -> Results | None:
     """For a scan about to run: what it returned before, if it runs again."""
     uses = _uses()
-    if uses and uses[-1].takes and uses[-1].kept.results:
-        return uses[-1].kept.results.popleft()
-    return None
+    if not (uses and uses[-1].takes and uses[-1].kept.results):
+        return None
+    results, versions = uses[-1].kept.results.popleft()
+    if [result._version for result in results] != versions:
+        raise RuntimeError(
+            "what selective_scan returned was changed in place, and is needed again for the "
+            "backward: change a clone of it, or recompute whole blocks (recompute='blocks')"
+        )
+    return results
 
 
 def keep(*results: Tensor) -> None:
     """For a scan that has run: leave its results where someone asked for them."""
     uses = _uses()
     if uses and not uses[-1].takes:
-        uses[-1].kept.results.append(tuple(result.detach() for result in results))
+        kept = tuple(result.detach() for result in results)
+        uses[-1].kept.results.append((kept, [result._version for result in kept]))
 
 
 def _uses() -> list[_Use]:

@@ -134,9 +134,10 @@ def _check_shapes(
     if u.dim() != 3 or u.numel() == 0:
         raise ValueError(f"selective_scan: u is (B, L, D), none of them 0, got {tuple(u.shape)}")
     batch, _, channels = u.shape
-    if A.dim() != 2 or A.shape[0] != channels:
+    if A.dim() != 2 or A.shape[0] != channels or A.shape[1] == 0:
         raise ValueError(
-            f"selective_scan: A is (D, N) with D = {channels} as in u, got {tuple(A.shape)}"
+            f"selective_scan: A is (D, N) with D = {channels} as in u and at least one state, got "
+            f"{tuple(A.shape)}"
         )
     per_step, per_channel = tuple(u.shape), (channels,)
     expected: tuple[tuple[str, Tensor | None, tuple[int, ...]], ...] = (
