@@ -34,6 +34,11 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     found[(*grid, 1, 1)[:3]](*arguments, *in_order)
 
 
+def dense_or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A kernel takes no None: what is absent is a pointer it never follows."""
+    return stand_in if tensor is None else tensor.contiguous()
+
+
 @functools.cache
 def _can_start(kernel: Any) -> bool:
     """Whether a kernel, and not its interpreter, can be started once compiled."""

@@ -2,9 +2,9 @@
 
 A program is one warp. It owns a block of channels, walks a chunk of time four steps at a time, and
 keeps the last three inputs in registers, so that every input is read once (but for three at the
-edge of a chunk) and every output written once. The backward walks from the
-last step to the first, makes the sum before SiLU again, and keeps the last three gradients of it.
-With `reverse` the steps of memory are taken in the other order; nothing is flipped.
+edge of a chunk) and every output written once. The backward walks from the last step to the first,
+makes the sum before SiLU again, and keeps the last three gradients of it. With `reverse` the steps
+of memory are taken in the other order; nothing is flipped.
 
 Shape letters: B batch, L seq_len, D channels, K d_conv (1 to 4). The weight of lag k multiplies the
 input k steps back. "Time" counts in the order of the walk: 0 is the first step, whatever the
@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dnamamba.kernels.launcher import launch
+from dnamamba.kernels.launcher import dense_or, launch
 from dnamamba.kernels.operators import operator
 
 FORWARD_BYTES = 512
@@ -263,7 +263,7 @@ def forward(
     with torch.cuda.device_of(x):
         launch(
             _forward_kernel, (n_programs,),
-            x, weight, _dense_or(bias, x), _dense_or(state, x), out, last,
+            x, weight, dense_or(bias, x), dense_or(state, x), out, last,
             x.shape[1], x.shape[2], n_chunks, chunk_steps, *x.stride()[:2], out.stride(0),
             **_flags(weight, bias, state, has_silu, reverse), BD=block, num_warps=1,
         )  # fmt: skip
@@ -295,8 +295,8 @@ def backward(
     with torch.cuda.device_of(x):
         launch(
             _backward_kernel, (n_programs,),
-            x, weight, _dense_or(bias, x), _dense_or(state, x),
-            d_out, _dense_or(d_last, x), d_x, d_state, sums,
+            x, weight, dense_or(bias, x), dense_or(state, x),
+            d_out, dense_or(d_last, x), d_x, d_state, sums,
             seq_len, channels, n_chunks, chunk_steps,
             *x.stride()[:2], *d_out.stride()[:2], *d_x.stride()[:2],
             **_flags(weight, bias, state, has_silu, reverse),
@@ -319,11 +319,6 @@ def _(
 
 def _with_dense_rows(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
-
-
-def _dense_or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
-    """A kernel takes no None: what is absent is a pointer it never follows."""
-    return stand_in if tensor is None else tensor.contiguous()
 
 
 def _flags(

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dnamamba.kernels.launcher import launch
+from dnamamba.kernels.launcher import dense_or, launch
 from dnamamba.kernels.operators import operator
 from dnamamba.kernels.single_step import count_write
 
@@ -64,7 +64,7 @@ def step(x: Tensor, weight: Tensor, bias: Tensor | None, has_silu: bool, state: 
     with torch.cuda.device_of(x):
         launch(
             _step_kernel, (batch * triton.cdiv(channels, block),),
-            x, weight.contiguous(), weight if bias is None else bias.contiguous(), state, out,
+            x, weight.contiguous(), dense_or(bias, weight), state, out,
             channels, *x.stride(), *state.stride(),
             K=weight.shape[1], SILU=has_silu, HAS_BIAS=bias is not None, BD=block, num_warps=1,
         )  # fmt: skip

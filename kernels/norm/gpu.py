@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dnamamba.kernels.launcher import launch
+from dnamamba.kernels.launcher import dense_or, launch
 from dnamamba.kernels.operators import operator
 
 TILE = 2048
@@ -124,7 +124,7 @@ def forward(
         launch(
             _forward_kernel, (triton.cdiv(n_rows, tile["BR"]),),
             rows, rows if before is None else before,
-            weight.contiguous(), weight if bias is None else bias.contiguous(), normed, total,
+            weight.contiguous(), dense_or(bias, weight), normed, total,
             n_rows, d_model, rows.stride(0), 0 if before is None else before.stride(0), eps,
             IS_RMS=is_rms, HAS_RESIDUAL=before is not None, HAS_BIAS=bias is not None, **tile,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dnamamba.kernels.launcher import launch
+from dnamamba.kernels.launcher import dense_or, launch
 from dnamamba.kernels.operators import operator
 from dnamamba.kernels.scan import gpu_kernels as kernels
 from dnamamba.kernels.scan.kept import keep, take_kept
@@ -98,11 +98,6 @@ def _with_dense_rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _dense_or(x: Tensor | None, stand_in: Tensor) -> Tensor:
-    """A kernel takes no None: what is absent is a pointer it never follows."""
-    return stand_in if x is None else x.contiguous()
-
-
 def _with_equal_rows(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """B and C as rows of one dtype, a constant apart in both."""
     if B.dtype == C.dtype and B.stride() == C.stride() and B.stride(-1) == 1:
@@ -129,7 +124,7 @@ def forward(
     u, delta = _with_dense_rows(u), _with_dense_rows(delta)
     B, C = _with_equal_rows(B, C)
     gate = u if z is None else _with_dense_rows(z)
-    skip, bias = _dense_or(D, A), _dense_or(delta_bias, A)
+    skip, bias = dense_or(D, A), dense_or(delta_bias, A)
     plan = _plan_for(u, B)
     out, last_state, entries, dt_sums = _empty_outputs(u, A, plan, out_dtype)
     sizes = (u.shape[1], plan.width, plan.blocks, plan.chunk, plan.n_programs)
@@ -175,7 +170,7 @@ def backward(
     u, delta, d_out = (_with_dense_rows(x) for x in (u, delta, d_out))
     d_B, d_C = _like(B), _like(C)
     B, C = _with_equal_rows(B, C)
-    skip, bias = _dense_or(D, A), _dense_or(delta_bias, A)
+    skip, bias = dense_or(D, A), dense_or(delta_bias, A)
     gate = u if z is None else _with_dense_rows(z)
     plan = _plan_for(u, B)
     batch, seq_len, channels = u.shape

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dnamamba.kernels.launcher import launch
+from dnamamba.kernels.launcher import dense_or, launch
 from dnamamba.kernels.operators import operator
 from dnamamba.kernels.scan.gpu_pieces import LOG2_E, sigmoid, softplus
 from dnamamba.kernels.single_step import count_write
@@ -93,8 +93,8 @@ def step(
     with torch.cuda.device_of(u):
         launch(
             _step_kernel, (batch * triton.cdiv(channels, block),),
-            u, delta, A.contiguous(), B, C, u if D is None else D.contiguous(), gate,
-            u if delta_bias is None else delta_bias.contiguous(), state, out,
+            u, delta, A.contiguous(), B, C, dense_or(D, u), gate,
+            dense_or(delta_bias, u), state, out,
             channels, channels // B.shape[1], channels // C.shape[1],
             *u.stride(), *delta.stride(), *gate.stride(), *B.stride(), *C.stride(),
             *state.stride(),
