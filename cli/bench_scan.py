@@ -71,9 +71,10 @@ def scan(ctx: click.Context, **values: Any) -> None:
 
     First the scan is compared with its definition in float64, output and every gradient, then again
     at each shape that is timed; exit code 1 where it is wrong. Times are medians of forward and of
-    backward for all inputs. An error is the largest over the largest entry. On a GPU its copy speed
-    and rate of exponentials are measured too, and `bound` is how much of what they allow the scan
-    reaches.
+    backward for all inputs; on a GPU those of short passes are a CUDA graph's, and --json has those
+    of calls from Python too. An error is the largest over the largest entry. On a GPU its copy
+    speed and rate of exponentials are measured too, and `bound` is how much of what they allow the
+    scan reaches.
 
     \b
     Examples:
