@@ -60,6 +60,10 @@ def describe_choices() -> dict[str, list[str]]:
     return {op: list(names) for op, names in _taken.items()}
 
 
+def refuse_nothing(*tensors: Tensor) -> None:
+    """For the backend of an op that takes everything."""
+
+
 def refuse_triton(x: Tensor) -> str | None:
     """Why Triton kernels cannot take a tensor, or None if they can."""
     if x.device.type != "cuda":

@@ -39,6 +39,11 @@ def dense_or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
     return stand_in if tensor is None else tensor.contiguous()
 
 
+def with_dense_rows(x: Tensor) -> Tensor:
+    """Kernels walk along the last axis; other strides may be any."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 @functools.cache
 def _can_start(kernel: Any) -> bool:
     """Whether a kernel, and not its interpreter, can be started once compiled."""

@@ -18,6 +18,7 @@ from dnamamba.kernels import (
     selective_scan,
     selective_scan_step,
 )
+from dnamamba.kernels.scan.reference import find_state_dtype
 from dnamamba.kernels.scan.step import MOST_STATES_TRITON
 from dnamamba.models.config import MambaConfig
 
@@ -132,7 +133,11 @@ class Mamba(nn.Module):
     def _step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """x: (B, D). The output (B, D) and a new state."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        state = _copy_for_step(state, x.dtype)
+        state = MambaState(
+            # Copies, as a step writes to them.
+            state.conv.to(torch.promote_types(state.conv.dtype, x.dtype), copy=True),
+            state.ssm.to(find_state_dtype(x, self.A_log), copy=True),
+        )
         x = causal_conv1d_step(
             x,
             self.conv1d.weight.squeeze(1),
@@ -155,15 +160,6 @@ class Mamba(nn.Module):
             backend=self.scan_backend,
         )
         return self.out_proj(y), state
-
-
-def _copy_for_step(state: MambaState, dtype: torch.dtype) -> MambaState:
-    """What a step may write to, in the dtypes that inputs of `dtype` ask for."""
-    compute_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    return MambaState(
-        state.conv.to(torch.promote_types(state.conv.dtype, dtype), copy=True),
-        state.ssm.to(compute_dtype, copy=True),
-    )
 
 
 def _with_state(result: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dnamamba.kernels.launcher import dense_or, launch
+from dnamamba.kernels.launcher import dense_or, launch, with_dense_rows
 from dnamamba.kernels.operators import operator
 
 FORWARD_BYTES = 512
@@ -256,7 +256,7 @@ def forward(
     has_silu: bool, reverse: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The output (B, L, D) and the last state (B, K - 1, D)."""
-    x, weight = _with_dense_rows(x), weight.contiguous()
+    x, weight = with_dense_rows(x), weight.contiguous()
     block = _block(x, FORWARD_BYTES // x.element_size())
     n_programs, n_chunks, chunk_steps = _divide(x, block)
     out, last = _empty_outputs(x, weight)
@@ -285,7 +285,7 @@ def backward(
     d_x: (B, L, D) with dense rows; it may be a view, such as half of a projection's gradient.
     The gradient of what is absent has no elements.
     """
-    x, d_out, weight = _with_dense_rows(x), _with_dense_rows(d_out), weight.contiguous()
+    x, d_out, weight = with_dense_rows(x), with_dense_rows(d_out), weight.contiguous()
     block = _block(x, BACKWARD_CHANNELS)
     n_programs, n_chunks, chunk_steps = _divide(x, block)
     batch, seq_len, channels = x.shape
@@ -315,10 +315,6 @@ def _(
     bias: Tensor | None, state: Tensor | None, *flags: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return _empty_gradients(weight, bias, state)
-
-
-def _with_dense_rows(x: Tensor) -> Tensor:
-    return x if x.stride(2) == 1 else x.contiguous()
 
 
 def _flags(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_triton, resolve_backend
+from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
 from dnamamba.kernels.conv import cpu, reference
 
 WIDEST_TRITON = 4
@@ -29,15 +29,11 @@ def _refuse_triton(x: Tensor, weight: Tensor) -> str | None:
     return refuse_triton(x)
 
 
-def _refuse_nothing(x: Tensor, weight: Tensor) -> str | None:
-    return None
-
-
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(name="cpu", run=cpu.causal_conv1d, refuse=cpu.refuse, is_fused=True),
     Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
-    Backend(name="reference", run=reference.causal_conv1d, refuse=_refuse_nothing, is_fused=False),
+    Backend(name="reference", run=reference.causal_conv1d, refuse=refuse_nothing, is_fused=False),
 )
 
 

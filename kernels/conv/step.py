@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_triton, resolve_backend
+from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
 from dnamamba.kernels.conv import reference
 from dnamamba.kernels.conv.op import WIDEST_TRITON
 from dnamamba.kernels.single_step import (
@@ -37,16 +37,12 @@ def _refuse_triton(x: Tensor, weight: Tensor) -> str | None:
     return refuse_triton(x)
 
 
-def _refuse_nothing(x: Tensor, weight: Tensor) -> str | None:
-    return None
-
-
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
     # On a CPU it is faster than the fused convolution, whose call costs more than a step.
     Backend(
-        name="reference", run=reference.causal_conv1d_step, refuse=_refuse_nothing,
+        name="reference", run=reference.causal_conv1d_step, refuse=refuse_nothing,
         is_fused=False, unfused="plain PyTorch, half a dozen operations",
     ),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_triton, resolve_backend
+from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
 from dnamamba.kernels.norm import reference
 
 WIDEST_TRITON = 4096
@@ -27,15 +27,11 @@ def _refuse_triton(x: Tensor) -> str | None:
     return refuse_triton(x)
 
 
-def _refuse_nothing(x: Tensor) -> str | None:
-    return None
-
-
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
     # PyTorch's norms are fused kernels themselves; beside them there is an addition.
-    Backend(name="reference", run=reference.add_norm, refuse=_refuse_nothing, is_fused=True),
+    Backend(name="reference", run=reference.add_norm, refuse=refuse_nothing, is_fused=True),
 )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dnamamba.kernels.launcher import dense_or, launch
+from dnamamba.kernels.launcher import dense_or, launch, with_dense_rows
 from dnamamba.kernels.operators import operator
 from dnamamba.kernels.scan import gpu_kernels as kernels
 from dnamamba.kernels.scan.kept import keep, take_kept
@@ -94,10 +94,6 @@ def _plan_for(u: Tensor, B: Tensor) -> Plan:
 # --- operands
 
 
-def _with_dense_rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
 def _with_equal_rows(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """B and C as rows of one dtype, a constant apart in both."""
     if B.dtype == C.dtype and B.stride() == C.stride() and B.stride(-1) == 1:
@@ -121,9 +117,9 @@ def forward(
     if kept is not None:
         out, last_state, entries, dt_sums = kept
         return out, last_state, entries, dt_sums
-    u, delta = _with_dense_rows(u), _with_dense_rows(delta)
+    u, delta = with_dense_rows(u), with_dense_rows(delta)
     B, C = _with_equal_rows(B, C)
-    gate = u if z is None else _with_dense_rows(z)
+    gate = u if z is None else with_dense_rows(z)
     skip, bias = dense_or(D, A), dense_or(delta_bias, A)
     plan = _plan_for(u, B)
     out, last_state, entries, dt_sums = _empty_outputs(u, A, plan, out_dtype)
@@ -137,6 +133,7 @@ def forward(
                 kernels.chunk_state_kernel, grid, u, delta, A, B, C, bias, dt_sums, entries, *sizes,
                 *strides, **shared,
             )  # fmt: skip
+        # With a single chunk too: it lays the initial state out by program.
         _pass_states(plan, A, dt_sums, entries, state, 0, plan.n_programs, backward=False)
         launch(
             kernels.chunk_scan_kernel, grid,
@@ -167,11 +164,11 @@ def backward(
 
     As `forward` has them; d_last (B, D, N) float32 and contiguous.
     """
-    u, delta, d_out = (_with_dense_rows(x) for x in (u, delta, d_out))
+    u, delta, d_out = (with_dense_rows(x) for x in (u, delta, d_out))
     d_B, d_C = _like(B), _like(C)
     B, C = _with_equal_rows(B, C)
     skip, bias = dense_or(D, A), dense_or(delta_bias, A)
-    gate = u if z is None else _with_dense_rows(z)
+    gate = u if z is None else with_dense_rows(z)
     plan = _plan_for(u, B)
     batch, seq_len, channels = u.shape
     new, K, P = A.new_empty, plan.n_chunks, plan.n_programs

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_triton, resolve_backend
+from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
 from dnamamba.kernels.scan import chunked, cpu, reference
 
 
@@ -31,16 +31,12 @@ def _refuse_complex(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
     return "A is complex; use backend='reference'" if A.is_complex() else None
 
 
-def _refuse_nothing(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
-    return None
-
-
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(name="cpu", run=cpu.selective_scan, refuse=cpu.refuse, is_fused=True),
     Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
     Backend(name="chunked", run=chunked.selective_scan, refuse=_refuse_complex, is_fused=False),
-    Backend(name="reference", run=reference.selective_scan, refuse=_refuse_nothing, is_fused=False),
+    Backend(name="reference", run=reference.selective_scan, refuse=refuse_nothing, is_fused=False),
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_triton, resolve_backend
+from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
 from dnamamba.kernels.scan import reference
 from dnamamba.kernels.single_step import (
     Operands,
@@ -42,16 +42,12 @@ def _refuse_triton(u: Tensor, A: Tensor) -> str | None:
     return refuse_triton(u)
 
 
-def _refuse_nothing(u: Tensor, A: Tensor) -> str | None:
-    return None
-
-
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
     # On a CPU it is faster than the fused scan, whose call costs more than a step.
     Backend(
-        name="reference", run=reference.selective_scan_step, refuse=_refuse_nothing,
+        name="reference", run=reference.selective_scan_step, refuse=refuse_nothing,
         is_fused=False, unfused="plain PyTorch, a dozen operations",
     ),
 )  # fmt: skip
