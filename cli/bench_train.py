@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Steps whose median is taken, after two of warm-up.",
+    help="Steps whose median is taken, after three of warm-up.",
 )
 @click.option("--micro-batch", type=int, help="Windows in one pass. [default: what fits]")
 @RECOMPUTE

@@ -39,6 +39,9 @@ class Objective(nn.Module):
     all micro-batches and ranks.
 
     recompute: what the backward pass makes again instead of keeping it (models/recompute.py).
+
+    On a GPU a pass may be recorded and replayed (recorded_pass.py), so `forward` must not read a
+    tensor's value in Python, nor choose by anything but shapes.
     """
 
     recompute: Recompute = "nothing"

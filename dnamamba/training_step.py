@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dnamamba.objectives import Objective
+from dnamamba.recorded_pass import RecordingPass, RunPass
 from dnamamba.runtime import Compute
 
 
@@ -32,10 +33,13 @@ class TrainingStep:
         self.compute = compute
         self.grad_clip = grad_clip
         self._wrapped: nn.Module = objective
+        self._pass: RunPass = self._run_pass
+        on_gpu = compute.device.type == "cuda"
         if compute.ranks.world_size > 1:
-            on_gpu = compute.device.type == "cuda"
             ids = [compute.device.index] if on_gpu else None
             self._wrapped = DistributedDataParallel(objective, device_ids=ids)
+        elif on_gpu:
+            self._pass = RecordingPass(self._run_pass, compute.device)
 
     def update(
         self, codes: Sequence[Tensor], weight: Tensor, learning_rate: float
@@ -47,16 +51,13 @@ class TrainingStep:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
+        # Zeros where a recorded pass may add to them.
+        self.optimizer.zero_grad(set_to_none=not isinstance(self._pass, RecordingPass))
         weight = weight.clamp(min=1.0)
         total = torch.zeros((), device=self.compute.device)
         for number, part in enumerate(codes, start=1):
-            with self._sync_when(number == len(codes)), self.compute.autocast():
-                loss_sum, _ = self._wrapped(part)
-            # DDP takes the mean over ranks; the loss is a sum over them.
             with self._sync_when(number == len(codes)):
-                (loss_sum / weight * self.compute.ranks.world_size).backward()
-            total += loss_sum.detach()
+                total += self._pass(part, weight)
         loss = self.compute.sum_over_ranks(total) / weight
         limit = self.grad_clip or float("inf")
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
@@ -64,6 +65,13 @@ class TrainingStep:
         if is_finite(loss_value, norm_value):
             self.optimizer.step()
         return loss_value, norm_value
+
+    def _run_pass(self, codes: Tensor, weight: Tensor) -> Tensor:
+        with self.compute.autocast():
+            loss_sum, _ = self._wrapped(codes)
+        # DDP takes the mean over ranks; the loss is a sum over them.
+        (loss_sum / weight * self.compute.ranks.world_size).backward()
+        return loss_sum.detach()
 
     def _sync_when(self, last: bool) -> AbstractContextManager[Any]:
         if last or not isinstance(self._wrapped, DistributedDataParallel):

@@ -8,10 +8,13 @@ import triton
 from torch import Tensor
 
 _KNOWN = {(3, 6), (3, 7)}
-"""Versions of Triton whose compiled kernels take all arguments, and are compiled for what `_kind`
-tells apart; by others, and on AMD's GPUs, kernels are launched as usual."""
+"""Versions of Triton whose compiled kernels take all arguments, and are compiled for tensors' types
+and alignment and numbers' values; by others, and on AMD's GPUs, kernels are launched as usual."""
 
-_compiled: dict[tuple[Any, ...], Any] = {}
+_MOST_FOUND = 4096
+"""Sets of arguments remembered: a few for each layer and length of sequence."""
+
+_found: dict[tuple[Any, ...], tuple[Any, list[Any]]] = {}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -24,14 +27,17 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     if not _can_start(kernel):
         kernel[grid](*arguments, **constants)
         return
-    kinds = map(_kind, arguments)
-    key = (id(kernel), torch.cuda.current_device(), *constants.items(), *kinds)
-    found = _compiled.get(key)
+    kinds = [(x.dtype, x.data_ptr() % 16 == 0) if isinstance(x, Tensor) else x for x in arguments]
+    key = (id(kernel), torch.cuda.current_device(), *constants, *constants.values(), *kinds)
+    found = _found.get(key)
     if found is None:
-        _compiled[key] = kernel[grid](*arguments, **constants)
+        in_order = [constants[name] for name in kernel.arg_names[len(arguments) :]]
+        if len(_found) >= _MOST_FOUND:
+            _found.clear()
+        _found[key] = kernel[grid](*arguments, **constants), in_order
         return
-    in_order = [constants[name] for name in kernel.arg_names[len(arguments) :]]
-    found[(*grid, 1, 1)[:3]](*arguments, *in_order)
+    compiled, in_order = found
+    compiled[(*grid, 1, 1)[:3]](*arguments, *in_order)
 
 
 def dense_or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
@@ -50,12 +56,3 @@ def _can_start(kernel: Any) -> bool:
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     is_compiled = isinstance(kernel, triton.runtime.JITFunction) and torch.version.hip is None
     return is_compiled and version in _KNOWN
-
-
-def _kind(argument: Any) -> Any:
-    """All that Triton compiles an argument for: its type, and whether it is aligned or 1."""
-    if isinstance(argument, Tensor):
-        return argument.dtype, argument.data_ptr() % 16 == 0
-    if isinstance(argument, int):
-        return argument == 1, argument % 16 == 0, -(1 << 31) <= argument < 1 << 31
-    return type(argument)

@@ -39,7 +39,8 @@ LAYERS = {
         *("metrics", "markov", "progress", "run_folder", "report", "report_style"),
     },
     "uses": {
-        *("evaluation", "training", "training_step", "pretraining", "planning", "doctor", "bench"),
+        *("evaluation", "training", "training_step", "recorded_pass", "pretraining", "planning"),
+        *("doctor", "bench"),
         *("classification", "embedding", "scaling", "generation", "scoring"),
     },
     "command line": {"cli", "__main__"},

@@ -215,6 +215,14 @@ def test_operators_pass_torchs_own_checks():
         )
 
 
+def test_compiled_code_gives_the_same_numbers():
+    """With its gradients, which are registered apart from those of other calls."""
+    operands = draw_operands(1, 6, 3)
+    expected = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
+    compiled = torch.compile(gpu.selective_scan, fullgraph=True, backend="aot_eager")
+    assert_all_close(outputs_and_gradients(compiled, operands, **OPTIONS), expected, **FLOAT32)
+
+
 @pytest.mark.parametrize(("recompute", "scans"), [("nothing", 1), ("cheap", 1), ("blocks", 2)])
 def test_blocks_are_recomputed_without_their_scan(recompute, scans, monkeypatch):
     operands = draw_operands(1, 9, 3)

@@ -25,12 +25,15 @@ from dnamamba.models.recompute import Recompute
 from dnamamba.objectives import NextToken
 from dnamamba.optim import build_optimizer
 from dnamamba.planning import MemoryNeededError, Passes, choose_passes, estimate_memory
+from dnamamba.recorded_pass import PASSES_BEFORE
 from dnamamba.runtime import Compute
 from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID
 from dnamamba.training import TrainConfig
 from dnamamba.training_step import TrainingStep, is_finite
 
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = PASSES_BEFORE + 1
+"""Steps not counted: of the last of them a pass is recorded, where there is a GPU."""
+
 # The models of the Mamba paper's DNA experiments, with which others have been measured.
 _GPU_RUNS = (
     *("mamba-1.4m:1kx1k", "mamba-1.4m:64x16k", "mamba-1.4m:8x128k"),

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dnamamba.kernels.launcher import dense_or, launch, with_dense_rows
-from dnamamba.kernels.operators import operator
+from dnamamba.kernels.operators import differentiable, operator
 
 FORWARD_BYTES = 512
 """A forward program's part of a row: 16 bytes a lane."""
@@ -380,9 +380,7 @@ def _differentiate(ctx: Any, d_out: Tensor | None, d_last: Tensor | None) -> tup
     return d_x, d_weight, d_bias, d_state, None, None
 
 
-torch.library.register_autograd(
-    "dnamamba::causal_conv1d", _differentiate, setup_context=_setup_context
-)
+convolve = differentiable(forward, _differentiate, _setup_context)
 
 
 def causal_conv1d(
@@ -395,5 +393,5 @@ def causal_conv1d(
     reverse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """As in op.py, on CUDA tensors, or on any in Triton's interpreter."""
-    out, last = forward(x, weight, bias, initial_state, activation == "silu", reverse)
+    out, last = convolve(x, weight, bias, initial_state, activation == "silu", reverse)
     return (out, last) if return_last_state else out

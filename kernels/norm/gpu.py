@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dnamamba.kernels.launcher import dense_or, launch
-from dnamamba.kernels.operators import operator
+from dnamamba.kernels.operators import differentiable, operator
 
 TILE = 2048
 """Numbers of a tile: 16 a thread."""
@@ -247,7 +247,7 @@ def _differentiate(ctx: Any, d_normed: Tensor | None, d_total: Tensor | None) ->
     )
 
 
-torch.library.register_autograd("dnamamba::add_norm", _differentiate, setup_context=_setup_context)
+normalise = differentiable(forward, _differentiate, _setup_context)
 
 
 def add_norm(
@@ -261,4 +261,4 @@ def add_norm(
     out_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """As in op.py, on CUDA tensors, or on any in Triton's interpreter."""
-    return forward(x, residual, weight, bias, eps, kind == "rms", residual_dtype, out_dtype)
+    return normalise(x, residual, weight, bias, eps, kind == "rms", residual_dtype, out_dtype)

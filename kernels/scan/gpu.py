@@ -10,6 +10,7 @@ Shape letters: B batch, L seq_len, D channels, N states, G groups, W = D / G cha
 P programs side by side, K chunks. Capital A, B, C, D are tensors.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from dnamamba.kernels.launcher import dense_or, launch, with_dense_rows
-from dnamamba.kernels.operators import operator
+from dnamamba.kernels.operators import differentiable, operator
 from dnamamba.kernels.scan import gpu_kernels as kernels
 from dnamamba.kernels.scan.kept import keep, take_kept
 
@@ -32,9 +33,10 @@ PROGRAMS_PER_MULTIPROCESSOR = 32
 """Time is cut into chunks until there are this many: several rounds of what runs at once."""
 
 SHORTEST_CHUNK = 64
-"""Steps; a chunk costs one more state in memory."""
+"""Steps; a chunk costs one more state in memory. Half of it up to 32 chunks, where programs are
+so few that the time of one counts."""
 
-FEW_MARKS, MOST_MARKS = 256 << 20, 1 << 30
+FEW_MARKS, MOST_MARKS = 512 << 20, 1 << 30
 """Bytes of the backward's marks. Up to the first all programs run at a time, else a fourth of them
 or as many as keep to the second, and at least one: launches cost time, marks and sums memory."""
 
@@ -63,7 +65,8 @@ def make_plan(batch: int, seq_len: int, channels: int, groups: int, n_multiproce
     n_marks = batch * -(-seq_len // STEPS)
     n_slots = _choose_slots(n_programs, blocks, n_marks * N_STATES * LANES * 4)
     wanted = -(-PROGRAMS_PER_MULTIPROCESSOR * n_multiprocessors // (batch * n_slots))
-    chunk = max(SHORTEST_CHUNK, -(-seq_len // wanted))
+    shortest = max(SHORTEST_CHUNK // 2, min(SHORTEST_CHUNK, seq_len // 32))
+    chunk = max(shortest, -(-seq_len // wanted))
     chunk = -(-chunk // STEPS) * STEPS
     return Plan(width, blocks, n_programs, chunk, -(-seq_len // chunk), n_slots)
 
@@ -84,11 +87,15 @@ def _choose_slots(n_programs: int, blocks: int, marks: int) -> int:
 
 
 def _plan_for(u: Tensor, B: Tensor) -> Plan:
-    n_multiprocessors = 132  # in the interpreter: those of an H100
-    if u.is_cuda:
-        n_multiprocessors = torch.cuda.get_device_properties(u.device).multi_processor_count
     batch, seq_len, channels = u.shape
-    return make_plan(batch, seq_len, channels, B.shape[2], n_multiprocessors)
+    return make_plan(batch, seq_len, channels, B.shape[2], _count_multiprocessors(u.device))
+
+
+@functools.cache
+def _count_multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 132  # in the interpreter: those of an H100
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 # --- operands
@@ -318,9 +325,7 @@ def _differentiate(
     )  # fmt: skip
 
 
-torch.library.register_autograd(
-    "dnamamba::selective_scan", _differentiate, setup_context=_setup_context
-)
+scan = differentiable(forward, _differentiate, _setup_context)
 
 
 def selective_scan(
@@ -347,19 +352,22 @@ def selective_scan(
         initial_state = torch.zeros(batch, channels, d_state, device=u.device)
     if B.dim() == 3:
         B, C = B.unsqueeze(2), C.unsqueeze(2)
+    A, initial_state = A.float().contiguous(), initial_state.float().contiguous()
+    if d_state <= N_STATES:
+        out, last, _, _ = scan(
+            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, u.dtype
+        )
+        return (out, last) if return_last_state else out
     outs, last_states = [], []
-    one_block = d_state <= N_STATES
     for first in range(0, d_state, N_STATES):
         part = slice(first, first + N_STATES)
-        out, last, _, _ = forward(
-            u, delta, A[:, part].float().contiguous(), B[..., part], C[..., part],
-            D if one_block else None, z if one_block else None, delta_bias,
-            initial_state[..., part].float().contiguous(), delta_softplus, reverse,
-            u.dtype if one_block else torch.float32,
+        out, last, _, _ = scan(
+            u, delta, A[:, part].contiguous(), B[..., part], C[..., part], None, None, delta_bias,
+            initial_state[..., part].contiguous(), delta_softplus, reverse, torch.float32,
         )  # fmt: skip
         outs.append(out)
         last_states.append(last)
-    out = outs[0] if one_block else _combine(outs, u, D, z)
+    out = _combine(outs, u, D, z)
     return (out, torch.cat(last_states, -1)) if return_last_state else out
 
 
