@@ -29,8 +29,9 @@ LANES, N_STATES = 32, 16
 STEPS = 4
 """Steps of a block: what is loaded together, and how far apart the backward's marks lie."""
 
-PROGRAMS_PER_MULTIPROCESSOR = 32
-"""Time is cut into chunks until there are this many: several rounds of what runs at once."""
+PROGRAMS_PER_MULTIPROCESSOR, FEWER_PROGRAMS = 32, 16
+"""Time is cut into chunks until a launch has this many: several rounds of what runs at once. The
+fewer where the backward is done in parts: the states that enter chunks are kept for all of them."""
 
 SHORTEST_CHUNK = 64
 """Steps; a chunk costs one more state in memory. Half of it up to 32 chunks, where programs are
@@ -64,7 +65,8 @@ def make_plan(batch: int, seq_len: int, channels: int, groups: int, n_multiproce
     n_programs = groups * blocks
     n_marks = batch * -(-seq_len // STEPS)
     n_slots = _choose_slots(n_programs, blocks, n_marks * N_STATES * LANES * 4)
-    wanted = -(-PROGRAMS_PER_MULTIPROCESSOR * n_multiprocessors // (batch * n_slots))
+    per_multiprocessor = PROGRAMS_PER_MULTIPROCESSOR if n_slots == n_programs else FEWER_PROGRAMS
+    wanted = -(-per_multiprocessor * n_multiprocessors // (batch * n_slots))
     shortest = max(SHORTEST_CHUNK // 2, min(SHORTEST_CHUNK, seq_len // 32))
     chunk = max(shortest, -(-seq_len // wanted))
     chunk = -(-chunk // STEPS) * STEPS
