@@ -60,6 +60,8 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         if value is None and type(None) in get_args(hint):
             return None
         choices = [choice for choice in get_args(hint) if choice is not type(None)]
+        if all(dataclasses.is_dataclass(choice) for choice in choices):
+            return _read_kind(choices, value, path)
         return _read(choices[0], value, path) if len(choices) == 1 else value
     if origin is tuple:
         return _read_tuple(get_args(hint), value, path)
@@ -74,6 +76,16 @@ def _read(hint: Any, value: Any, path: str) -> Any:
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise InputError(f"{path}: expected {hint.__name__}, got {value!r}")
     return value
+
+
+def _read_kind(choices: list[Any], value: Any, path: str) -> Any:
+    """One of several config classes, told by the default of its `kind`; the first without one."""
+    if len(choices) == 1 or not isinstance(value, dict) or "kind" not in value:
+        return _read(choices[0], value, path)
+    kinds = {choice.kind: choice for choice in choices}
+    if value["kind"] not in kinds:
+        raise InputError(f"{path}.kind: expected one of {', '.join(kinds)}, got {value['kind']!r}")
+    return _read(kinds[value["kind"]], value, path)
 
 
 def _read_tuple(hints: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:

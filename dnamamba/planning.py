@@ -11,7 +11,7 @@ from dnamamba.data.dataset import WindowDataset
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.kernels.scan.op import scan_backend
-from dnamamba.models import ModelConfig
+from dnamamba.models import MambaConfig, ModelConfig
 from dnamamba.models.recompute import DESCRIPTIONS, Recompute
 from dnamamba.objectives import Objective
 from dnamamba.runtime import Compute, available_bytes
@@ -258,7 +258,7 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
     ways: dict[Recompute, float] = {"nothing": per_token + at_work}
     dtype = compute.autocast_dtype or torch.float32
     backend = scan_backend(compute.device, dtype)
-    if backend in ("cpu", "triton"):
+    if isinstance(model.mixer, MambaConfig) and backend in ("cpu", "triton"):
         of_scan = _kept_by_scan(backend, model.mixer.d_state, dtype.itemsize)
         width = model.mixer.expand * model.d_model * model.n_layers
         ways["cheap"] = residual + width * of_scan + 2 * at_work

@@ -2,48 +2,55 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dnamamba.models.config import ModelConfig
-from dnamamba.models.layers import RMSNorm, TokenEmbedding
-from dnamamba.models.mamba import Mamba, MambaState
+from dnamamba.models.layers import Mlp, Norm, TokenEmbedding
+from dnamamba.models.mixers import KINDS, MixerState
 from dnamamba.models.recompute import Recompute, run_block
 
 EMBEDDING_STD = 0.02
 
-LayerStates = tuple[MambaState, ...]
+LayerStates = tuple[MixerState, ...]
 """What each block remembers of the tokens before, first block first."""
 
 
 class Block(nn.Module):
-    """Add to the residual stream, norm, mix: the stream in float32 if the config says so.
+    """Add to the residual stream, norm, mix, and the same again with an MLP where there is one.
 
-    The mixer's output is added where the next norm reads the stream: one pass over memory for both.
+    The stream is in float32 if the config says so. An output is added where the next norm reads the
+    stream: one pass over memory for both.
     """
 
-    def __init__(self, norm: RMSNorm, mixer: Mamba, residual_in_fp32: bool) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.norm = norm
-        self.mixer = mixer
-        self.residual_in_fp32 = residual_in_fp32
+        self.norm = build_norm(config)
+        self.mixer = KINDS[type(config.mixer)].build(config.d_model, config.mixer)
+        self.norm2 = build_norm(config) if config.mlp else None
+        self.mlp = Mlp(config.d_model, config.mlp) if config.mlp else None
+        self.residual_in_fp32 = config.residual_in_fp32
 
     def forward(
         self,
         x: Tensor,
         residual: Tensor | None,
-        state: MambaState | None = None,
+        state: MixerState | None = None,
         return_state: bool = False,
-    ) -> tuple[Tensor, Tensor, MambaState | None]:
+    ) -> tuple[Tensor, Tensor, MixerState | None]:
         """x: (B, L, D), to be added to the stream; the stream itself where residual is None.
 
         Returns what is to be added next, the stream without it and, if asked for, the mixer's
         state.
         """
         normed, residual = self.norm(x, residual, self.residual_in_fp32)
-        mixed, state = self.mixer(normed, state, return_state)
-        return mixed, residual, state
+        x, state = self.mixer(normed, state, return_state)
+        if self.mlp is not None and self.norm2 is not None:
+            normed, residual = self.norm2(x, residual, self.residual_in_fp32)
+            x = self.mlp(normed)
+        return x, residual, state
 
 
 class Backbone(nn.Module):
@@ -54,13 +61,13 @@ class Backbone(nn.Module):
         self.embedding = TokenEmbedding(config.padded_vocab_size, config.d_model)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         self.layers = nn.ModuleList(_build_block(config) for _ in range(config.n_layers))
-        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        self.norm_f = build_norm(config)
         self.residual_in_fp32 = config.residual_in_fp32
 
     def forward(
         self,
         token_ids: Tensor,
-        states: Sequence[MambaState] | None = None,
+        states: Sequence[MixerState] | None = None,
         return_states: bool = False,
         recompute: Recompute = "nothing",
     ) -> tuple[Tensor, LayerStates]:
@@ -70,7 +77,7 @@ class Backbone(nn.Module):
         the final norm and the blocks' states (none unless asked for).
         """
         x, residual = self.embed(token_ids), None
-        after: list[MambaState] = []
+        after: list[MixerState] = []
         for index, block in enumerate(self.layers):
             more = (None if states is None else states[index], return_states)
             # Wrapped at the call, so that parameter names do not depend on it.
@@ -102,10 +109,17 @@ class Backbone(nn.Module):
         return residual + x if self.residual_in_fp32 else residual.to(x.dtype) + x
 
 
+def build_norm(config: ModelConfig) -> Norm:
+    return Norm(config.d_model, config.norm_eps, config.norm)
+
+
 def _build_block(config: ModelConfig) -> Block:
-    mixer = Mamba(config.d_model, config.mixer)
+    block = Block(config)
+    last: list[Any] = [block.mixer.out_proj]
+    if block.mlp is not None:
+        last.append(block.mlp.fc2)
     with torch.no_grad():
-        # So that the residual stream does not grow with depth (GPT-2's rule, as upstream).
-        mixer.out_proj.weight.div_(math.sqrt(config.n_layers))
-    norm = RMSNorm(config.d_model, config.norm_eps)
-    return Block(norm, mixer, config.residual_in_fp32)
+        for layer in last:
+            # So that the residual stream does not grow with depth (GPT-2's rule, as upstream).
+            layer.weight.div_(math.sqrt(len(last) * config.n_layers))
+    return block

@@ -54,6 +54,29 @@ class MambaConfig:
             )
 
 
+MixerConfig = MambaConfig
+"""Any mixer's config; a stored one is told by its `kind`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlpConfig:
+    """Two layers at every position, after the mixer, with a norm of their own."""
+
+    activation: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu_tanh"
+    """gelu_tanh is GELU's approximation by tanh; swiglu gates one half of the hidden layer with
+    SiLU of the other."""
+
+    d_hidden: int | None = None
+    """Width in between; None: 4 d_model, filled in by `ModelConfig`."""
+
+    bias: bool = False
+    """Whether both layers have biases."""
+
+    def __post_init__(self) -> None:
+        if self.d_hidden is not None:
+            _check_positive("MlpConfig", "d_hidden", self.d_hidden)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """An embedding, a stack of blocks around one kind of mixer, and a language model head."""
@@ -70,8 +93,11 @@ class ModelConfig:
     padded_vocab_size: int = VOCABULARY.padded_size
     """Rows of the embedding and of the head; the logits of those not in use are -inf."""
 
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm with a bias."""
+
     norm_eps: float = 1e-5
-    """Added to the mean square in RMSNorm."""
+    """Added to the mean square, or to the variance."""
 
     residual_in_fp32: bool = True
     """Keep the residual stream in float32 under bf16 autocast."""
@@ -79,8 +105,11 @@ class ModelConfig:
     tie_embeddings: bool = True
     """Whether the head's weight is the embedding's."""
 
-    mixer: MambaConfig = field(default_factory=MambaConfig)
+    mixer: MixerConfig = field(default_factory=MambaConfig)
     """What mixes positions; its dt_rank is a number once the model's config is made."""
+
+    mlp: MlpConfig | None = None
+    """What follows each mixer; Mamba's blocks have none."""
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "vocab_size", "padded_vocab_size"):
@@ -90,9 +119,11 @@ class ModelConfig:
                 f"ModelConfig: padded_vocab_size {self.padded_vocab_size} must be at least "
                 f"vocab_size {self.vocab_size}"
             )
-        if self.mixer.dt_rank == "auto":
+        if isinstance(self.mixer, MambaConfig) and self.mixer.dt_rank == "auto":
             resolved = replace(self.mixer, dt_rank=math.ceil(self.d_model / 16))
             object.__setattr__(self, "mixer", resolved)
+        if self.mlp is not None and self.mlp.d_hidden is None:
+            object.__setattr__(self, "mlp", replace(self.mlp, d_hidden=4 * self.d_model))
 
 
 def _check_positive(owner: str, name: str, value: object) -> None:

@@ -19,8 +19,8 @@ from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
 from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
-from dnamamba.models.layers import RMSNorm
-from dnamamba.models.mamba import MambaState
+from dnamamba.models.layers import Norm
+from dnamamba.models.mixers import MixerState
 from dnamamba.models.recompute import Recompute
 
 FORMAT_VERSION = 1
@@ -53,7 +53,7 @@ class DnaModel(nn.Module):
     def forward(
         self,
         token_ids: Tensor,
-        state: Sequence[MambaState] | None = None,
+        state: Sequence[MixerState] | None = None,
         return_state: bool = False,
         recompute: Recompute = "nothing",
     ) -> Tensor | tuple[Tensor, LayerStates]:
@@ -80,7 +80,7 @@ class DnaModel(nn.Module):
         self._check(token_ids, None)
         return self.backbone.hidden_states(token_ids)
 
-    def _check(self, token_ids: Tensor, state: Sequence[MambaState] | None) -> None:
+    def _check(self, token_ids: Tensor, state: Sequence[MixerState] | None) -> None:
         if token_ids.dim() != 2 or token_ids.is_floating_point() or token_ids.is_complex():
             raise ValueError(
                 f"token_ids is (B, L) of integers, got {tuple(token_ids.shape)} {token_ids.dtype}"
@@ -179,5 +179,5 @@ def no_weight_decay_names(model: DnaModel) -> set[str]:
         f"{module_name}.{name}" if module_name else name
         for module_name, module in model.named_modules()
         for name, _ in module.named_parameters(recurse=False)
-        if name in exempt or isinstance(module, RMSNorm)
+        if name in exempt or isinstance(module, Norm)
     }

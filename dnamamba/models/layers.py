@@ -4,8 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dnamamba.kernels import add_norm
+from dnamamba.models.config import MlpConfig
 
 
 class TokenEmbedding(nn.Embedding):
@@ -25,7 +27,7 @@ class _Lookup(torch.autograd.Function):
     def forward(ctx: Any, token_ids: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(token_ids)
         ctx.n_rows = weight.shape[0]
-        return nn.functional.embedding(token_ids, weight)
+        return functional.embedding(token_ids, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
@@ -35,16 +37,20 @@ class _Lookup(torch.autograd.Function):
         return None, one_hot @ gradient.flatten(0, -2)
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, of the residual stream with x added.
+class Norm(nn.Module):
+    """A norm over the last axis of the residual stream with x added, (B, L, D).
 
-    Source: Zhang and Sennrich 2019 (arXiv 1910.07467).
+    kind "rms": s / sqrt(mean(s^2) + eps) * weight. kind "layer": with the mean taken off first, and
+    a bias.
+
+    Source: Zhang and Sennrich 2019 (arXiv 1910.07467); Ba et al. 2016 (arXiv 1607.06450).
     """
 
-    def __init__(self, d_model: int, eps: float) -> None:
+    def __init__(self, d_model: int, eps: float, kind: str = "rms") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(d_model))
-        self.eps = eps
+        self.bias = nn.Parameter(torch.zeros(d_model)) if kind == "layer" else None
+        self.eps, self.kind = eps, kind
 
     def forward(
         self,
@@ -61,7 +67,33 @@ class RMSNorm(nn.Module):
             x,
             residual,
             self.weight,
+            self.bias,
             eps=self.eps,
+            kind=self.kind,
             residual_in_fp32=residual_in_fp32,
             out_dtype=out_dtype,
         )
+
+
+class Mlp(nn.Module):
+    """Two layers at every position, (B, L, D) to (B, L, D): fc2(gelu(fc1(x))).
+
+    With "swiglu" fc1 makes two halves, and fc2 takes silu(first) * second (Shazeer 2020, arXiv
+    2002.05202). Parameter names are those of HyenaDNA and of state-spaces/mamba's mlp.py.
+    """
+
+    def __init__(self, d_model: int, config: MlpConfig) -> None:
+        super().__init__()
+        assert config.d_hidden is not None, "ModelConfig fills in d_hidden"
+        self.activation = config.activation
+        halves = 2 if config.activation == "swiglu" else 1
+        self.fc1 = nn.Linear(d_model, halves * config.d_hidden, bias=config.bias)
+        self.fc2 = nn.Linear(config.d_hidden, d_model, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.fc1(x)
+        if self.activation == "swiglu":
+            gate, value = hidden.chunk(2, dim=-1)
+            return self.fc2(functional.silu(gate) * value)
+        approximate = "tanh" if self.activation == "gelu_tanh" else "none"
+        return self.fc2(functional.gelu(hidden, approximate=approximate))

@@ -1,38 +1,61 @@
 """Named sizes of models."""
 
-from dnamamba.errors import InputError
-from dnamamba.models import mamba
-from dnamamba.models.config import ModelConfig
+from collections.abc import Callable
 
-# (d_model, Mamba blocks): figure 5 of the Mamba paper, where a Transformer layer counts as two
-# blocks, and a small one that trains within minutes on a CPU.
+from dnamamba.errors import InputError
+from dnamamba.models.config import MlpConfig, ModelConfig
+from dnamamba.models.mixers import KINDS
+
+# (d_model, blocks): figure 5 of the Mamba paper, where each of its blocks counts as two of Mamba's,
+# named after Mamba's parameters; and a small one that trains within minutes on a CPU.
 _SIZES = {
-    "mamba-demo": (64, 4),
-    "mamba-260k": (64, 8),
-    "mamba-680k": (96, 10),
-    "mamba-1.4m": (128, 12),
-    "mamba-3.5m": (192, 14),
-    "mamba-7m": (256, 16),
-    "mamba-19m": (384, 20),
-    "mamba-41m": (512, 24),
+    "demo": (64, 2),
+    "260k": (64, 4),
+    "680k": (96, 5),
+    "1.4m": (128, 6),
+    "3.5m": (192, 7),
+    "7m": (256, 8),
+    "19m": (384, 10),
+    "41m": (512, 12),
+}
+
+
+def _mamba(d_model: int, blocks: int) -> ModelConfig:
+    return ModelConfig(d_model=d_model, n_layers=2 * blocks)
+
+
+# By the first part of a name: what makes a config of d_model and the paper's blocks.
+_FAMILIES: dict[str, Callable[[int, int], ModelConfig]] = {
+    "mamba": _mamba,
 }
 
 
 def preset_names() -> list[str]:
-    """The names `preset` knows, small to large."""
-    return list(_SIZES)
+    """The names `preset` knows, family by family, small to large."""
+    return [f"{family}-{size}" for family in _FAMILIES for size in _SIZES]
 
 
 def preset(name: str) -> ModelConfig:
     """The config of a named model. Raises InputError, listing the names, for any other."""
-    if name not in _SIZES:
-        raise InputError(f"no model is called {name!r}; there are {', '.join(_SIZES)}")
-    d_model, n_layers = _SIZES[name]
-    return ModelConfig(d_model=d_model, n_layers=n_layers)
+    if name not in preset_names():
+        raise InputError(f"no model is called {name!r}; there are {', '.join(preset_names())}")
+    family, size = name.split("-", 1)
+    return _FAMILIES[family](*_SIZES[size])
 
 
 def count_parameters(config: ModelConfig) -> int:
     """Trainable parameters, a tied head counted once, in closed form."""
-    block = mamba.count_parameters(config.d_model, config.mixer) + config.d_model
-    embeddings = config.padded_vocab_size * config.d_model * (1 if config.tie_embeddings else 2)
-    return config.n_layers * block + embeddings + config.d_model
+    d_model = config.d_model
+    norm = d_model * (2 if config.norm == "layer" else 1)
+    block = norm + KINDS[type(config.mixer)].count_parameters(d_model, config.mixer)
+    if config.mlp is not None:
+        block += norm + _count_mlp(d_model, config.mlp)
+    embeddings = config.padded_vocab_size * d_model * (1 if config.tie_embeddings else 2)
+    return config.n_layers * block + embeddings + norm
+
+
+def _count_mlp(d_model: int, config: MlpConfig) -> int:
+    assert config.d_hidden is not None, "ModelConfig fills in d_hidden"
+    d_first = config.d_hidden * (2 if config.activation == "swiglu" else 1)
+    biases = d_first + d_model if config.bias else 0
+    return d_first * d_model + config.d_hidden * d_model + biases

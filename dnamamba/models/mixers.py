@@ -1,0 +1,28 @@
+"""Every kind of mixer: its class and its count of parameters, by its config."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from dnamamba.models import mamba
+from dnamamba.models.config import MambaConfig
+
+MixerState = tuple[Tensor, ...]
+"""What a mixer remembers of the tokens before; each kind has a NamedTuple of its own."""
+
+
+class Kind(NamedTuple):
+    """build: (d_model, config) to a module. count_parameters: of the same, in closed form.
+
+    The module maps x (B, L, D), state and return_state to (y, state after or None), and its last
+    layer is called out_proj.
+    """
+
+    build: Callable[[int, Any], nn.Module]
+    count_parameters: Callable[[int, Any], int]
+
+
+KINDS: dict[type, Kind] = {
+    MambaConfig: Kind(mamba.Mamba, mamba.count_parameters),
+}
