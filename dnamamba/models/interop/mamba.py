@@ -1,4 +1,4 @@
-"""Weights of other projects, by name, in and out."""
+"""Mamba-1: state-spaces/mamba and Hugging Face, whose names are the same but for one."""
 
 import re
 from collections.abc import Mapping

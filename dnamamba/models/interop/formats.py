@@ -1,0 +1,32 @@
+"""Layouts of weights that other projects write: how to tell them, read them and write them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dnamamba.models.language_model import DnaModel
+
+Weights = Mapping[str, Tensor]
+"""A state_dict: tensors by the names they have there."""
+
+Settings = Mapping[str, Any]
+"""A config.json as it was read; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One project's layout of one architecture.
+
+    name: what the command line calls it, e.g. "huggingface-mamba".
+    recognises: whether weights and settings are of this layout, by names alone.
+    read: the model; raises InputError for what does not fit.
+    write: the state_dict and the settings for a model, or None where we cannot write it; raises
+    InputError for a model that the layout cannot hold.
+    """
+
+    name: str
+    recognises: Callable[[Weights, Settings], bool]
+    read: Callable[[Weights, Settings], DnaModel]
+    write: Callable[[DnaModel], tuple[dict[str, Tensor], dict[str, Any]]] | None = None
