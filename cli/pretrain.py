@@ -86,6 +86,11 @@ def _by_device(row: int) -> str:
     "--model",
     help="Preset; `--model list` shows all. [default: mamba-1.4m on a GPU, mamba-demo on a CPU]",
 )
+@click.option(
+    "--objective",
+    type=click.Choice(["next-token", "masked"]),
+    help="What is predicted. [default: the next base; hidden bases by models that read both ways]",
+)
 @click.option("--out", type=FILE, help="Run folder. [default: runs/<data>-<model>-<length>]")
 @click.option("--force", is_flag=True, help="Start over in a run folder that exists.")
 @click.option("--resume", type=FILE, metavar="RUN", help="Continue a run folder exactly.")
@@ -179,6 +184,7 @@ def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
         data=data_config(values, is_demo=is_demo, rc_augment=not values["no_rc_augment"]),
         model=preset(chosen["model"]),
         train=TrainConfig(**recipe),
+        objective=values["objective"] and values["objective"].replace("-", "_"),
     )
     return config, chosen["model"]
 

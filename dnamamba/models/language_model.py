@@ -80,6 +80,11 @@ class DnaModel(nn.Module):
         self._check(token_ids, None)
         return self.backbone.hidden_states(token_ids)
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether each position sees only itself and those before it."""
+        return True
+
     def _check(self, token_ids: Tensor, state: Sequence[MixerState] | None) -> None:
         if token_ids.dim() != 2 or token_ids.is_floating_point() or token_ids.is_complex():
             raise ValueError(
