@@ -105,6 +105,11 @@ def default_settings(device_type: str, seq_len: int) -> dict[str, Any]:
     }
 
 
+def peak_learning_rate(model: ModelConfig) -> float:
+    """The best of the Mamba paper's sweep for a kind of mixer, the same for all sizes (E.3)."""
+    return 2e-3 if model.mixer.kind in ("hyena", "attention") else 8e-3
+
+
 def open_named_genome(names: tuple[str, ...]) -> Genome:
     """Open files by path; `demo` makes the simulated genomes in the cache folder first."""
     if DEMO not in names:
