@@ -19,6 +19,7 @@ from dnamamba.models import (
     DnaModel,
     MlpConfig,
     ModelConfig,
+    attention,
     count_parameters,
     from_huggingface_llama,
     no_weight_decay_names,
@@ -200,7 +201,7 @@ def test_angles_are_never_narrower_than_float32(dtype, monkeypatch):
         seen.append(angles.dtype)
         return rotate(x, angles)
 
-    monkeypatch.setattr("dnamamba.models.attention.rotate", spy)
+    monkeypatch.setattr(attention, "rotate", spy)
     build_mixer(dtype)(draw(1, 3, 8, dtype=dtype))
     with torch.autocast("cpu", torch.bfloat16):
         build_mixer(torch.float32)(draw(1, 3, 8, dtype=torch.float32))
@@ -251,10 +252,18 @@ def test_attend_is_its_definition_with_gradients(is_causal, n_queries, n_keys, n
     )
 
 
+@pytest.mark.parametrize("n_queries", [6, 7, 8])
+def test_queries_go_in_slices_where_a_mask_would_be_large(monkeypatch, n_queries):
+    q, k = draw(2, n_queries, 4, 6), draw(2, 11, 2, 6)
+    whole = attend(q, k, k, is_causal=True)
+    monkeypatch.setattr(attention, "QUERIES_A_MASK", 3)
+    torch.testing.assert_close(attend(q, k, k, is_causal=True), whole)
+
+
 @pytest.mark.parametrize("is_causal", [True, False])
 def test_gradients_of_the_mixer(is_causal):
     mixer = build_mixer(is_causal=is_causal, bias=True)
-    x = draw(1, 5, 8).requires_grad_()
+    x = draw(1, 3, 8).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, *_: mixer(x)[0], (x, *mixer.parameters()))
 
 
@@ -286,6 +295,68 @@ def test_a_float64_model_has_no_float32_inside():
     allowed = torch.ones(1, 40, 40, dtype=torch.bool).tril()
     y = attend_by_definition(q, k, v.unflatten(-1, (-1, 2)), allowed)
     torch.testing.assert_close(mixer(x)[0], mixer.out_proj(y.flatten(2)), rtol=1e-12, atol=1e-13)
+
+
+def test_a_pass_reads_no_tensors_value():
+    """Meta tensors have none: so a pass can be recorded as a CUDA graph."""
+    with torch.device("meta"):
+        causal = Attention(8, AttentionConfig(n_heads=2))
+        _, state = causal(torch.zeros(2, 9, 8), return_state=True)
+        assert causal(torch.zeros(2, 4, 8), state)[0].shape == (2, 4, 8)
+        bidirectional = Attention(8, AttentionConfig(n_heads=2, is_causal=False))
+        y, _ = bidirectional(torch.zeros(2, 5, 8), mask=torch.ones(2, 5, dtype=torch.bool))
+        assert y.shape == (2, 5, 8)
+
+
+# On a GPU.
+
+MODES = ["causal", "bidirectional", "masked", "continued"]
+
+
+def attend_on_gpu(mode: str, seq_len: int, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+    """Grouped heads; the output and the inputs, after a backward pass."""
+    torch.manual_seed(0)
+    options = {"dtype": dtype, "device": "cuda", "requires_grad": True}
+    n_queries = seq_len // 2 if mode == "continued" else seq_len
+    q = torch.randn(1, n_queries, 4, 32, **options)
+    k, v = (torch.randn(1, seq_len, 2, 32, **options) for _ in range(2))
+    mask = torch.ones(1, seq_len, dtype=torch.bool, device="cuda")
+    mask[:, -7:] = False
+    is_causal = mode in ("causal", "continued")
+    y = attend(q, k, v, is_causal=is_causal, mask=mask if mode == "masked" else None)
+    y.float().square().sum().backward()
+    return y, [q, k, v]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("mode", MODES)
+def test_gpu_attention_is_its_definition(mode, dtype):
+    y, inputs = attend_on_gpu(mode, 200, dtype)
+    n_queries = y.shape[1]
+    allowed = torch.ones(1, n_queries, 200, dtype=torch.bool, device="cuda")
+    if mode in ("causal", "continued"):
+        allowed = allowed.tril(200 - n_queries)
+    if mode == "masked":
+        allowed[..., -7:] = False
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    expected = attend_by_definition(*wide, allowed)
+    expected.square().sum().backward()
+    tolerance = 0.02 if dtype == torch.bfloat16 else 1e-4
+    assert_close(y, expected, rtol=0, atol=tolerance, what="output")
+    for x, exact in zip(inputs, wide, strict=True):
+        assert_close(x.grad, exact.grad, rtol=0, atol=tolerance, what="gradient")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("mode", MODES)
+def test_gpu_memory_grows_with_the_length_alone(mode, dtype):
+    """A byte for each pair would be at least 2^29 bytes; no tensor here has more than 2^24."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    attend_on_gpu(mode, 32_768, dtype)
+    assert torch.cuda.max_memory_allocated() - before < 400e6
 
 
 def test_checkpointed_blocks_give_the_same_numbers():

@@ -16,6 +16,10 @@ from dnamamba.errors import InputError
 from dnamamba.models.config import AttentionConfig
 from dnamamba.models.layers import initialise_projection
 
+QUERIES_A_MASK = 256
+"""Where a CPU goes on from a state, so many queries at a time: it has no kernel for that, and a
+mask of all queries by all keys would be 5 bytes for each pair."""
+
 
 class AttentionState(NamedTuple):
     """What an attention mixer remembers of the tokens before: all their keys and values.
@@ -149,16 +153,21 @@ def attend(
     (B, M), True where a key may be seen. Returns (B, L, H, d).
 
     On GPUs by a fused kernel whose memory grows with the length: in half precision FlashAttention
-    or cuDNN's, in float32 and with a mask the memory-efficient one. CPUs make a mask of L x M bits
-    where 1 < L < M.
+    or cuDNN's, in float32 and with a mask the memory-efficient one.
     """
+    n_queries, n_keys = q.shape[1], k.shape[1]
+    if is_causal and q.device.type == "cpu" and QUERIES_A_MASK < n_queries < n_keys:
+        stops = range(n_keys - n_queries + QUERIES_A_MASK, n_keys + QUERIES_A_MASK, QUERIES_A_MASK)
+        parts = zip(q.split(QUERIES_A_MASK, dim=1), stops, strict=True)
+        return torch.cat(
+            [attend(part, k[:, :stop], v[:, :stop], is_causal=True) for part, stop in parts], dim=1
+        )
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
     # Only FlashAttention and cuDNN take grouped heads; other GPU kernels would give way to one that
     # makes all of L x M.
     is_grouped = mask is None and q.dtype in (torch.float16, torch.bfloat16)
     if not is_grouped and q.shape[1] != k.shape[1]:
         k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
-    n_queries, n_keys = q.shape[2], k.shape[2]
     bias = None if mask is None else mask[:, None, None, :]
     if is_causal and 1 < n_queries < n_keys:
         bias = causal_lower_right(n_queries, n_keys)

@@ -88,7 +88,8 @@ class Mlp(nn.Module):
     """Two layers at every position, (B, L, D) to (B, L, D): fc2(gelu(fc1(x))).
 
     With "swiglu" fc1 makes two halves, and fc2 takes silu(first) * second (Shazeer 2020, arXiv
-    2002.05202). Parameter names are those of HyenaDNA and of state-spaces/mamba's mlp.py.
+    2002.05202). Parameter names are those of HyenaDNA and of state-spaces/mamba's mlp.py; initial
+    values those of HyenaDNA, GPT-2 and Llama.
     """
 
     def __init__(self, d_model: int, config: MlpConfig) -> None:

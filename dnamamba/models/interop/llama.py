@@ -112,10 +112,12 @@ def _refuse_other_settings(settings: Settings) -> None:
         )
     if settings.get("hidden_act", "silu") not in ("silu", "swish"):
         raise InputError(f"hidden_act {settings['hidden_act']!r} is not read, only 'silu'")
-    if settings.get("sliding_window") is not None:
+    # What transformers takes where a Mistral's config.json has none.
+    window = settings.get("sliding_window", 4096 if model_type == "mistral" else None)
+    if window is not None:
         raise InputError(
-            f"sliding_window {settings['sliding_window']} is not read: attention here sees all "
-            "positions before; set it to null if no sequence will be longer"
+            f"sliding_window {window} is not read: attention here sees all positions before; set "
+            "it to null in config.json if no sequence will be longer"
         )
 
 
@@ -126,6 +128,8 @@ def _find_config(weights: Weights, settings: Settings, vocab_size: int | None) -
         raise InputError(
             f"not the weights of a Llama language model: there is no {', '.join(missing)}"
         )
+    if flat := [name for name in needed if weights[name].dim() != 2]:
+        raise InputError(f"not a Llama's weights: {flat[0]} is {tuple(weights[flat[0]].shape)}")
     rows, d_model = weights[_EMBEDDING].shape
     d_hidden = weights[f"{_LAYER}.mlp.gate_proj.weight"].shape[0]
     n_layers = len({m[1] for n in weights if (m := re.match(r"model\.layers\.(\d+)\.", n))})
@@ -225,7 +229,7 @@ def _rename(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
     left = dict(weights)
     renamed: dict[str, Tensor] = {}
     for ours, theirs in _names(config):
-        if all(name in left for name in theirs):
+        if all(name in left for name in theirs) and len({left[n].shape[1:] for n in theirs}) == 1:
             renamed[ours] = torch.cat([left.pop(name) for name in theirs])
     return {**left, **renamed}
 
