@@ -472,9 +472,11 @@ def test_gradients_of_padding_are_zero():
     assert (gradient[mask] != 0).all()
 
 
-def test_a_row_of_padding_alone_stays_finite():
-    mixer, x = build_mixer(is_causal=False), draw(2, 4, 8).requires_grad_()
-    mask = torch.tensor([[True] * 4, [False] * 4])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_row_of_padding_alone_stays_finite(device):
+    mixer = build_mixer(torch.float32, is_causal=False).to(device)
+    x = draw(2, 4, 8, dtype=torch.float32).to(device).requires_grad_()
+    mask = torch.tensor([[True] * 4, [False] * 4], device=device)
     y, _ = mixer(x, mask=mask)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert y.isfinite().all()

@@ -17,8 +17,9 @@ from dnamamba.models.config import AttentionConfig
 from dnamamba.models.layers import initialise_projection
 
 QUERIES_A_MASK = 256
-"""Where a CPU goes on from a state, so many queries at a time: it has no kernel for that, and a
-mask of all queries by all keys would be 5 bytes for each pair."""
+"""Where a CPU goes on from a state, so many queries at a time. It has no kernel for that, and makes
+masks: 4,096 queries and 32,768 keys of 4 heads took 1.3 s and 90 MiB so, 4.3 s and 650 MiB by one
+mask (one core)."""
 
 
 class AttentionState(NamedTuple):
