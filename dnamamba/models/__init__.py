@@ -1,9 +1,12 @@
 """The backbone, its mixers and heads."""
 
-from dnamamba.models.config import MambaConfig, ModelConfig
+from dnamamba.models.attention import AttentionState
+from dnamamba.models.config import AttentionConfig, MambaConfig, MlpConfig, ModelConfig
 from dnamamba.models.interop import (
+    from_huggingface_llama,
     from_huggingface_mamba,
     from_state_spaces,
+    to_huggingface_llama,
     to_huggingface_mamba,
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
@@ -11,15 +14,20 @@ from dnamamba.models.mamba import MambaState
 from dnamamba.models.presets import count_parameters, preset, preset_names
 
 __all__ = [
+    "AttentionConfig",
+    "AttentionState",
     "DnaModel",
     "MambaConfig",
     "MambaState",
+    "MlpConfig",
     "ModelConfig",
     "count_parameters",
+    "from_huggingface_llama",
     "from_huggingface_mamba",
     "from_state_spaces",
     "no_weight_decay_names",
     "preset",
     "preset_names",
+    "to_huggingface_llama",
     "to_huggingface_mamba",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import MlpConfig, ModelConfig
+from dnamamba.models.config import AttentionConfig, MlpConfig, ModelConfig
 from dnamamba.models.mixers import KINDS
 
 # (d_model, blocks): figure 5 of the Mamba paper, where each of its blocks counts as two of Mamba's,
@@ -24,9 +24,36 @@ def _mamba(d_model: int, blocks: int) -> ModelConfig:
     return ModelConfig(d_model=d_model, n_layers=2 * blocks)
 
 
+# Divides the width of every size; 64, which longer heads often have, does not divide 96.
+_D_HEAD = 32
+
+
+def _transformer(d_model: int, blocks: int) -> ModelConfig:
+    """The Transformer of the same figure: GPT-2's block with rotary positions for learned ones."""
+    return ModelConfig(
+        d_model=d_model,
+        n_layers=blocks,
+        norm="layer",
+        mixer=AttentionConfig(n_heads=d_model // _D_HEAD, bias=True),
+        mlp=MlpConfig(bias=True),
+    )
+
+
+def _llama(d_model: int, blocks: int) -> ModelConfig:
+    """Llama's block: RMSNorm, SwiGLU of 8/3 d_model to the nearest multiple of 32, no biases."""
+    return ModelConfig(
+        d_model=d_model,
+        n_layers=blocks,
+        mixer=AttentionConfig(n_heads=d_model // _D_HEAD),
+        mlp=MlpConfig(activation="swiglu", d_hidden=32 * round(d_model / 12)),
+    )
+
+
 # By the first part of a name: what makes a config of d_model and the paper's blocks.
 _FAMILIES: dict[str, Callable[[int, int], ModelConfig]] = {
     "mamba": _mamba,
+    "transformer": _transformer,
+    "llama": _llama,
 }
 
 

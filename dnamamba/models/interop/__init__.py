@@ -1,9 +1,16 @@
 """Weights of other projects, in and out: a module for each architecture."""
 
+from dnamamba.models.interop.llama import from_huggingface_llama, to_huggingface_llama
 from dnamamba.models.interop.mamba import (
     from_huggingface_mamba,
     from_state_spaces,
     to_huggingface_mamba,
 )
 
-__all__ = ["from_huggingface_mamba", "from_state_spaces", "to_huggingface_mamba"]
+__all__ = [
+    "from_huggingface_llama",
+    "from_huggingface_mamba",
+    "from_state_spaces",
+    "to_huggingface_llama",
+    "to_huggingface_mamba",
+]
