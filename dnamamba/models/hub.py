@@ -35,7 +35,11 @@ def download(
     Raises InputError where that fails.
     """
     huggingface_hub = _import_hub(f"reading {repo_id!r}, which is no folder here,")
-    with _explained(huggingface_hub, f"{repo_id!r} is no folder here, and reading it from the Hub"):
+    what = f"{repo_id!r} is no folder here, and reading it from the Hub"
+    advice = (
+        "check the name and the network, and `hf auth whoami` if it is private; or give a folder"
+    )
+    with _explained(huggingface_hub, what, advice):
         folder = huggingface_hub.snapshot_download(
             repo_id,
             revision=revision,
@@ -54,7 +58,8 @@ def upload(
     Raises InputError where that fails.
     """
     huggingface_hub = _import_hub(f"uploading to {repo_id!r}")
-    with _explained(huggingface_hub, f"uploading to {repo_id!r} on the Hub"):
+    advice = "check the network, and with `hf auth whoami` that you may write there"
+    with _explained(huggingface_hub, f"uploading to {repo_id!r} on the Hub", advice):
         huggingface_hub.create_repo(repo_id, private=private, exist_ok=True)
         commit = huggingface_hub.upload_folder(
             repo_id=repo_id,
@@ -75,16 +80,13 @@ def _import_hub(purpose: str) -> ModuleType:
 
 
 @contextmanager
-def _explained(huggingface_hub: ModuleType, what: str) -> Iterator[None]:
+def _explained(huggingface_hub: ModuleType, what: str, advice: str) -> Iterator[None]:
     # Its error's bases are those of the package that does the transfer, which is not always one.
-    errors = importlib.import_module("huggingface_hub.errors")
+    errors = importlib.import_module(f"{huggingface_hub.__name__}.errors")
     transfer = (*errors.HfHubHTTPError.__bases__, OSError, errors.HFValidationError)
     try:
         yield
     except transfer as error:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise InputError(
-            f"{what} failed: {type(error).__name__}: {reason} Check the name, the network and "
-            "`hf auth whoami`; offline, give a folder, or local_files_only=True for what was "
-            "downloaded before"
-        ) from error
+        lines = str(error).strip().splitlines() or ["no reason given"]
+        reason = f"{type(error).__name__}: {lines[0].rstrip('.')}"
+        raise InputError(f"{what} failed ({reason}); {advice}") from error

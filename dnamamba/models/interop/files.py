@@ -51,6 +51,7 @@ _IGNORED_NAMES = {
 _BROKEN = (
     *(pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, ValueError),
     *(TypeError, AttributeError, AssertionError, ArithmeticError, struct.error),
+    zipfile.BadZipFile,
 )
 
 
@@ -209,9 +210,9 @@ class _Ignored:
 
 
 def _load_without_code(path: Path) -> Any:
-    # Only archives can be mapped, and asked what they would import.
-    is_archive = zipfile.is_zipfile(path)
     try:
+        # Only archives can be mapped, and asked what they would import.
+        is_archive = zipfile.is_zipfile(path)
         needed = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_archive else []
         if refused := [name for name in needed if not _is_ignored(name)]:
             raise _refusal(path, refused)
