@@ -20,7 +20,7 @@ from torch import Tensor
 from dnamamba.errors import InputError, WrongResultError
 from dnamamba.models import DnaModel, count_parameters
 from dnamamba.models.interop.files import CONFIG_NAME, WeightFiles, read_json, read_source
-from dnamamba.models.interop.fingerprint import fixed_logits, take_fingerprint
+from dnamamba.models.interop.fingerprint import fixed_logits, is_causal, take_fingerprint
 from dnamamba.models.interop.formats import Format
 from dnamamba.models.interop.registry import FORMATS, find_format, recognise
 from dnamamba.models.interop.theirs import compare_with_theirs
@@ -142,8 +142,10 @@ def check_model(source: Path, format_name: str | None = None) -> list[str]:
 
 
 def fingerprint_lines(model: DnaModel) -> list[str]:
+    """What the model says about the fixed sequence, to compare with another copy's."""
     found = take_fingerprint(model)
-    return [f"256 fixed bases: {found.bits_per_base:.6f} bits per base, logits {found.logits_hash}"]
+    which = "256 fixed bases" if is_causal(model) else "every eighth of 256 fixed bases, masked"
+    return [f"{which}: {found.bits_per_base:.6f} bits per base, logits {found.logits_hash}"]
 
 
 # --- formats

@@ -473,6 +473,14 @@ def test_the_fingerprint_tells_models_apart_and_not_their_rounding():
     assert fingerprint.take_fingerprint(other) != first
 
 
+def test_models_that_see_both_sides_are_asked_for_masked_bases(convert, monkeypatch):
+    build_tiny().save_pretrained("ours")
+    monkeypatch.setattr(MambaConfig, "causal", False, raising=False)
+    ids = fingerprint.model_ids(build_tiny(), masked=True)[0]
+    assert (ids == 3).nonzero().flatten().tolist() == list(range(0, 256, 8))
+    assert "\nevery eighth of 256 fixed bases, masked: " in convert("check", "ours")
+
+
 def test_a_small_vocabulary_is_said_to_be_another(convert):
     DnaModel(ModelConfig(d_model=8, n_layers=1, vocab_size=5)).save_pretrained("ours")
     assert "another vocabulary than DNA's" in convert("check", "ours")

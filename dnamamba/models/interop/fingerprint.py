@@ -45,7 +45,7 @@ def fixed_logits(model: DnaModel) -> Tensor:
 
     Raises InputError where they are not finite, as those of damaged weights.
     """
-    ids = model_ids(model, masked=not _is_causal(model))
+    ids = model_ids(model, masked=not is_causal(model))
     was_training = model.training
     with torch.no_grad():
         logits = model.eval()(ids)
@@ -63,7 +63,7 @@ def fixed_logits(model: DnaModel) -> Tensor:
 def take_fingerprint(model: DnaModel) -> Fingerprint:
     """Raises InputError as `fixed_logits` does."""
     logits, ids = fixed_logits(model).double(), model_ids(model)[0]
-    if _is_causal(model):
+    if is_causal(model):
         loss = functional.cross_entropy(logits[:-1], ids[1:])
     else:
         loss = functional.cross_entropy(logits[::_MASK_EVERY], ids[::_MASK_EVERY])
@@ -81,5 +81,6 @@ def model_ids(model: DnaModel, masked: bool = False) -> Tensor:
     return ids % model.config.vocab_size
 
 
-def _is_causal(model: DnaModel) -> bool:
+def is_causal(model: DnaModel) -> bool:
+    """Whether no logits depend on later tokens."""
     return getattr(model.config.mixer, "causal", True)
