@@ -1,10 +1,12 @@
 """The backbone, its mixers and heads."""
 
-from dnamamba.models.config import MambaConfig, ModelConfig
+from dnamamba.models.config import HyenaConfig, MambaConfig, MlpConfig, ModelConfig
 from dnamamba.models.interop import (
     from_huggingface_mamba,
+    from_hyenadna,
     from_state_spaces,
     to_huggingface_mamba,
+    to_hyenadna,
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
 from dnamamba.models.mamba import MambaState
@@ -12,14 +14,18 @@ from dnamamba.models.presets import count_parameters, preset, preset_names
 
 __all__ = [
     "DnaModel",
+    "HyenaConfig",
     "MambaConfig",
     "MambaState",
+    "MlpConfig",
     "ModelConfig",
     "count_parameters",
     "from_huggingface_mamba",
+    "from_hyenadna",
     "from_state_spaces",
     "no_weight_decay_names",
     "preset",
     "preset_names",
     "to_huggingface_mamba",
+    "to_hyenadna",
 ]

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dnamamba.models import mamba
-from dnamamba.models.config import MambaConfig
+from dnamamba.models import hyena, mamba
+from dnamamba.models.config import HyenaConfig, MambaConfig
 
 MixerState = tuple[Tensor, ...]
 """What a mixer remembers of the tokens before; each kind has a NamedTuple of its own."""
@@ -25,4 +25,5 @@ class Kind(NamedTuple):
 
 KINDS: dict[type, Kind] = {
     MambaConfig: Kind(mamba.Mamba, mamba.count_parameters),
+    HyenaConfig: Kind(hyena.Hyena, hyena.count_parameters),
 }

@@ -1,9 +1,16 @@
 """Weights of other projects, in and out: a module for each architecture."""
 
+from dnamamba.models.interop.hyena import from_hyenadna, to_hyenadna
 from dnamamba.models.interop.mamba import (
     from_huggingface_mamba,
     from_state_spaces,
     to_huggingface_mamba,
 )
 
-__all__ = ["from_huggingface_mamba", "from_state_spaces", "to_huggingface_mamba"]
+__all__ = [
+    "from_huggingface_mamba",
+    "from_hyenadna",
+    "from_state_spaces",
+    "to_huggingface_mamba",
+    "to_hyenadna",
+]
