@@ -428,3 +428,15 @@ def test_golden_operator_of_any_order(case):
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert_close(found[name], gradient, **tolerance, what=f"gradient of {name}")
+
+
+@pytest.mark.gpu
+def test_gpu_a_step_at_a_million_tokens_fits_40_gib():
+    """The 7M model with recomputed blocks in bf16, without the optimiser."""
+    model = DnaModel(preset("hyena-7m")).cuda()
+    ids = torch.randint(7, 11, (1, 1 << 20), device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    with torch.autocast("cuda", torch.bfloat16):
+        logits = model(ids, recompute="blocks")
+    functional.cross_entropy(logits[0].float(), ids[0]).backward()
+    assert torch.cuda.max_memory_allocated() < 40 << 30

@@ -168,3 +168,59 @@ def test_nothing_but_the_operands_is_kept_for_the_backward():
 def test_operands_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         long_conv(**{**draw_operands(), **changes})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seq_len", [1, 1000, 1026, 1 << 17])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_gpu_equals_float64_on_the_cpu(dtype, tolerance, seq_len):
+    operands = draw_operands(seq_len=seq_len, dtype=dtype)
+    widened = {k: v.detach().double().requires_grad_() for k, v in operands.items()}
+    on_gpu = {k: v.detach().cuda().requires_grad_() for k, v in operands.items()}
+    found, expected = long_conv(**on_gpu), long_conv(**widened)
+    assert_close(found.cpu(), expected, rtol=0, atol=tolerance, what="y")
+    wanted = gradients(expected, widened)
+    d_y = torch.linspace(-1, 2, found.numel(), dtype=torch.float64).view_as(found)
+    found.backward(d_y.to(found))
+    for name, gradient in wanted.items():
+        assert_close(on_gpu[name].grad.cpu(), gradient, rtol=0, atol=tolerance, what=name)
+
+
+@pytest.mark.gpu
+def test_gpu_memory_at_a_million_positions():
+    """256 channels in bf16: 2.5 GiB of operands, as much of their gradients, and little more."""
+    shape = (1, 1 << 20, 256)
+    x, gate_in, gate_out = (
+        torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_() for _ in range(3)
+    )
+    taps = torch.randn(shape[1:], device="cuda").requires_grad_()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    y = long_conv(x, taps, None, gate_in, gate_out)
+    y.backward(torch.ones_like(y))
+    # y, its gradient and those of four operands, and a few channels' transforms.
+    results = sum(t.numel() * t.element_size() for t in (y, y, x, gate_in, gate_out, taps))
+    assert torch.cuda.max_memory_allocated() - before < results + (5 << 29)
+
+
+@pytest.mark.gpu
+def test_gpu_passes_are_recorded_as_cuda_graphs():
+    operands = {k: v.detach().cuda() for k, v in draw_operands(dtype=torch.float32).items()}
+    operands = {name: tensor.requires_grad_() for name, tensor in operands.items()}
+    weights = torch.randn(2, 9, 3, device="cuda")
+    values = list(operands.values())
+
+    def run() -> tuple[Tensor, ...]:
+        return torch.autograd.grad((long_conv(**operands) * weights).sum(), values)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+        expected = run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run()
+    graph.replay()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

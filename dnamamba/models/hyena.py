@@ -5,11 +5,12 @@ the sines once. Shape letters: B batch, L seq_len, D d_model, K d_conv.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from dnamamba.errors import InputError
 from dnamamba.kernels import causal_conv1d, long_conv
@@ -70,14 +71,14 @@ class Hyena(nn.Module):
         every output depends on all inputs before it, which no state of fixed size holds.
         """
         self._check(x, state, return_state)
-        *gates, v = causal_conv1d(
-            self.in_proj(x), self.short_filter.weight.squeeze(1), self.short_filter.bias
-        ).split(self.d_model, dim=-1)  # type: ignore[union-attr]
+        taps, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
+        projected = cast(Tensor, causal_conv1d(self.in_proj(x), taps, bias))
+        *gates, v = projected.split(self.d_model, dim=-1)
         filters = self.filter_fn(x.shape[1]).split(self.d_model, dim=-1)
         biases = self.filter_fn.bias.split(self.d_model)
-        for index, (k, bias) in enumerate(zip(filters, biases, strict=True)):
+        for index, (k, skip) in enumerate(zip(filters, biases, strict=True)):
             last = index == self.order - 2
-            v = long_conv(v, k, bias, gate_in=gates.pop(), gate_out=gates[0] if last else None)
+            v = long_conv(v, k, skip, gate_in=gates.pop(), gate_out=gates[0] if last else None)
         return self.out_proj(v), None
 
     def _check(self, x: Tensor, state: tuple[Tensor, ...] | None, return_state: bool) -> None:
@@ -121,7 +122,15 @@ class ImplicitFilter(nn.Module):
             self.register_buffer(name, None, persistent=False)
 
     def forward(self, seq_len: int) -> Tensor:
-        """The filters (L, n_filters), float32 whatever autocast says (float64 in such a model)."""
+        """The filters (L, n_filters), float32 whatever autocast says (float64 in such a model).
+
+        The backward makes all of it again: kept, the inner layers would take 2.3 KiB a
+        position, as much as a mixer of 128 channels keeps of one sequence in bf16.
+        """
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        return checkpoint(self._compute, seq_len, **options)
+
+    def _compute(self, seq_len: int) -> Tensor:
         device = self.bias.device
         dtype = torch.promote_types(self.bias.dtype, torch.float32)
         with torch.autocast(device.type, enabled=False):
@@ -142,8 +151,8 @@ class ImplicitFilter(nn.Module):
         index = torch.arange(seq_len, dtype=torch.float64, device=self.bias.device).unsqueeze(1)
         t = index / max(1, self.l_max - 1)
         bands = (self.emb_dim - 1) // 2
-        options = {"dtype": torch.float64, "device": index.device}
-        frequencies = torch.linspace(1e-4, bands - 1, bands, **options)  # type: ignore[call-overload]
+        options: dict[str, Any] = {"dtype": torch.float64, "device": index.device}
+        frequencies = torch.linspace(1e-4, bands - 1, bands, **options)
         angles = index * (2 * math.pi / self.l_max) * frequencies
         return Positions(t, torch.cat([t, angles.cos(), -angles.sin()], dim=-1))
 
@@ -152,8 +161,8 @@ class ImplicitFilter(nn.Module):
         if self.deltas is not None:
             return self.deltas.abs()
         slow, fast = math.log(_TARGET) / _SLOW, math.log(_TARGET) / _FAST
-        options = {"dtype": torch.float64, "device": self.bias.device}
-        return torch.linspace(slow, fast, self.n_filters, **options).abs()  # type: ignore[call-overload]
+        options: dict[str, Any] = {"dtype": torch.float64, "device": self.bias.device}
+        return torch.linspace(slow, fast, self.n_filters, **options).abs()
 
     def load_positions(self, t: Tensor, z: Tensor, deltas: Tensor) -> None:
         """Take these from now on, as upstream's files hold them, instead of computing them.
