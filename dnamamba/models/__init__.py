@@ -1,10 +1,19 @@
 """The backbone, its mixers and heads."""
 
-from dnamamba.models.config import HyenaConfig, MambaConfig, MlpConfig, ModelConfig
+from dnamamba.models.attention import AttentionState
+from dnamamba.models.config import (
+    AttentionConfig,
+    HyenaConfig,
+    MambaConfig,
+    MlpConfig,
+    ModelConfig,
+)
 from dnamamba.models.interop import (
+    from_huggingface_llama,
     from_huggingface_mamba,
     from_hyenadna,
     from_state_spaces,
+    to_huggingface_llama,
     to_huggingface_mamba,
     to_hyenadna,
 )
@@ -13,6 +22,8 @@ from dnamamba.models.mamba import MambaState
 from dnamamba.models.presets import count_parameters, preset, preset_names
 
 __all__ = [
+    "AttentionConfig",
+    "AttentionState",
     "DnaModel",
     "HyenaConfig",
     "MambaConfig",
@@ -20,12 +31,14 @@ __all__ = [
     "MlpConfig",
     "ModelConfig",
     "count_parameters",
+    "from_huggingface_llama",
     "from_huggingface_mamba",
     "from_hyenadna",
     "from_state_spaces",
     "no_weight_decay_names",
     "preset",
     "preset_names",
+    "to_huggingface_llama",
     "to_huggingface_mamba",
     "to_hyenadna",
 ]

@@ -1,6 +1,7 @@
 """Weights of other projects, in and out: a module for each architecture."""
 
 from dnamamba.models.interop.hyena import from_hyenadna, to_hyenadna
+from dnamamba.models.interop.llama import from_huggingface_llama, to_huggingface_llama
 from dnamamba.models.interop.mamba import (
     from_huggingface_mamba,
     from_state_spaces,
@@ -8,9 +9,11 @@ from dnamamba.models.interop.mamba import (
 )
 
 __all__ = [
+    "from_huggingface_llama",
     "from_huggingface_mamba",
     "from_hyenadna",
     "from_state_spaces",
+    "to_huggingface_llama",
     "to_huggingface_mamba",
     "to_hyenadna",
 ]
