@@ -433,7 +433,7 @@ def test_check_describes_and_writes_nothing(convert):
     assert said[0] == "run/model: dnamamba"
     assert said[1] == "mamba, d_model 8, 2 layers, 12 token ids in 16 rows, 1,592 parameters"
     assert said[2] == "weights: float32"
-    assert said[-1] == "round trip by huggingface-mamba: exact"
+    assert "round trip by huggingface-mamba: exact" in said
     assert os.listdir() == ["run"]
     assert convert("check", "run/model/model.safetensors").splitlines() == said
 

@@ -79,6 +79,7 @@ def test_public_kernels():
         "add_norm",
         "causal_conv1d",
         "causal_conv1d_step",
+        "long_conv",
         "selective_scan",
         "selective_scan_step",
     ]

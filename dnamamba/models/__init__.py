@@ -1,13 +1,21 @@
 """The backbone, its mixers and heads."""
 
 from dnamamba.models.attention import AttentionState
-from dnamamba.models.config import AttentionConfig, MambaConfig, MlpConfig, ModelConfig
+from dnamamba.models.config import (
+    AttentionConfig,
+    HyenaConfig,
+    MambaConfig,
+    MlpConfig,
+    ModelConfig,
+)
 from dnamamba.models.interop import (
     from_huggingface_llama,
     from_huggingface_mamba,
+    from_hyenadna,
     from_state_spaces,
     to_huggingface_llama,
     to_huggingface_mamba,
+    to_hyenadna,
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
 from dnamamba.models.mamba import MambaState
@@ -17,6 +25,7 @@ __all__ = [
     "AttentionConfig",
     "AttentionState",
     "DnaModel",
+    "HyenaConfig",
     "MambaConfig",
     "MambaState",
     "MlpConfig",
@@ -24,10 +33,12 @@ __all__ = [
     "count_parameters",
     "from_huggingface_llama",
     "from_huggingface_mamba",
+    "from_hyenadna",
     "from_state_spaces",
     "no_weight_decay_names",
     "preset",
     "preset_names",
     "to_huggingface_llama",
     "to_huggingface_mamba",
+    "to_hyenadna",
 ]

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dnamamba.models import attention, mamba
-from dnamamba.models.config import AttentionConfig, MambaConfig
+from dnamamba.models import attention, hyena, mamba
+from dnamamba.models.config import AttentionConfig, HyenaConfig, MambaConfig
 
 MixerState = tuple[Tensor, ...]
 """What a mixer remembers of the tokens before; each kind has a NamedTuple of its own."""
@@ -26,4 +26,5 @@ class Kind(NamedTuple):
 KINDS: dict[type, Kind] = {
     MambaConfig: Kind(mamba.Mamba, mamba.count_parameters),
     AttentionConfig: Kind(attention.Attention, attention.count_parameters),
+    HyenaConfig: Kind(hyena.Hyena, hyena.count_parameters),
 }
