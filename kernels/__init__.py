@@ -5,6 +5,7 @@ from dnamamba.kernels.conv.step import causal_conv1d_step
 from dnamamba.kernels.norm.op import add_norm
 from dnamamba.kernels.scan.op import selective_scan
 from dnamamba.kernels.scan.step import selective_scan_step
+from dnamamba.kernels.ssd.op import state_space_duality
 
 __all__ = [
     "add_norm",
@@ -12,4 +13,5 @@ __all__ = [
     "causal_conv1d_step",
     "selective_scan",
     "selective_scan_step",
+    "state_space_duality",
 ]

@@ -78,6 +78,7 @@ def test_public_kernels():
         "causal_conv1d_step",
         "selective_scan",
         "selective_scan_step",
+        "state_space_duality",
     ]
 
 
