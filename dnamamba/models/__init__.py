@@ -1,6 +1,6 @@
 """The backbone, its mixers and heads."""
 
-from dnamamba.models.config import MambaConfig, ModelConfig
+from dnamamba.models.config import Mamba2Config, MambaConfig, ModelConfig
 from dnamamba.models.interop import (
     from_huggingface_mamba,
     from_state_spaces,
@@ -8,10 +8,13 @@ from dnamamba.models.interop import (
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
 from dnamamba.models.mamba import MambaState
+from dnamamba.models.mamba2 import Mamba2State
 from dnamamba.models.presets import count_parameters, preset, preset_names
 
 __all__ = [
     "DnaModel",
+    "Mamba2Config",
+    "Mamba2State",
     "MambaConfig",
     "MambaState",
     "ModelConfig",

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dnamamba.models import mamba
-from dnamamba.models.config import MambaConfig
+from dnamamba.models import mamba, mamba2
+from dnamamba.models.config import Mamba2Config, MambaConfig
 
 MixerState = tuple[Tensor, ...]
 """What a mixer remembers of the tokens before; each kind has a NamedTuple of its own."""
@@ -25,4 +25,5 @@ class Kind(NamedTuple):
 
 KINDS: dict[type, Kind] = {
     MambaConfig: Kind(mamba.Mamba, mamba.count_parameters),
+    Mamba2Config: Kind(mamba2.Mamba2, mamba2.count_parameters),
 }

@@ -98,9 +98,9 @@ def plan_blocks(seq_len: int, chunk_size: int, widest: int) -> list[_Block]:
 
 class _ChunkedDuality(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, options: _Options, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        *first, initial_state = tensors
-        inputs, state = _Inputs(*first), initial_state.to(find_dtype(first[0]), copy=True)
+    def forward(ctx: Any, options: _Options, *tensors: Any) -> tuple[Tensor, Tensor]:
+        inputs, initial_state = _Inputs(*tensors[:-1]), tensors[-1]
+        state = initial_state.to(find_dtype(inputs.x), copy=True)
         batch, seq_len, heads, _ = inputs.x.shape
         most = BLOCK_ELEMENTS.get(inputs.x.device.type, BLOCK_ELEMENTS["cuda"])
         widest = most // (batch * heads * options.chunk_size**2)
@@ -213,8 +213,8 @@ def _sum_exponents(dt: Tensor, A: Tensor, chunk_size: int, groups: int) -> Tenso
     """The exponents of decay from a chunk's start through each of its steps (B, K, G, W, Q).
 
     In float64, as a segment's exponent is a difference of two of them. Sums in float32 took as long
-    on a CPU, and the error of the outputs was ten times as large on operands of ordinary size; after
-    a step that forgets everything, 6e-4 rather than 1e-6.
+    on a CPU, and the error of the outputs was ten times as large on ordinary operands, and 6e-4
+    rather than 1e-6 after a step that forgets everything.
     """
     return _by_chunk(dt.double() * A.double(), chunk_size, groups).cumsum(-1)
 
