@@ -51,8 +51,8 @@ def state_space_duality(
     dt_limit: the smallest and the largest step size; None for no limits.
     initial_state: (B, H, P, N), the state before the first step; zeros if None.
     return_last_state: return (out, last state) rather than out.
-    chunk_size: steps that meet each other in one product. Any length goes with any chunk_size, and
-    the result does not depend on it: longer chunks are larger products and more of them.
+    chunk_size: steps that meet each other in one product, at most; a backend takes fewer where that
+    is faster. Any length goes with any chunk_size, and the result does not depend on it.
     backend: "auto"; "chunked" (matrix products in plain PyTorch, anywhere); or "reference" (the
     loop that defines it).
 
