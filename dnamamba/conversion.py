@@ -200,8 +200,11 @@ def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_ours(settings: Mapping[str, Any], model: DnaModel) -> dict[str, Any]:
+    """Hugging Face's settings with what theirs has no name for; other projects take no more."""
+    if "model_type" not in settings:
+        return dict(settings)
     ours = {_OWN_SETTINGS: {"vocab_size": model.config.vocab_size}}
-    return {**special_token_ids(), **settings, **ours}
+    return {**settings, **special_token_ids(), **ours}
 
 
 def _round_trip(model: DnaModel, one: Format) -> str:

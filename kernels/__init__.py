@@ -6,6 +6,7 @@ from dnamamba.kernels.longconv.op import long_conv
 from dnamamba.kernels.norm.op import add_norm
 from dnamamba.kernels.scan.op import selective_scan
 from dnamamba.kernels.scan.step import selective_scan_step
+from dnamamba.kernels.ssd.op import state_space_duality
 
 __all__ = [
     "add_norm",
@@ -14,4 +15,5 @@ __all__ = [
     "long_conv",
     "selective_scan",
     "selective_scan_step",
+    "state_space_duality",
 ]

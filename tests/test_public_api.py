@@ -82,6 +82,7 @@ def test_public_kernels():
         "long_conv",
         "selective_scan",
         "selective_scan_step",
+        "state_space_duality",
     ]
 
 

@@ -4,6 +4,7 @@ from dnamamba.models.attention import AttentionState
 from dnamamba.models.config import (
     AttentionConfig,
     HyenaConfig,
+    Mamba2Config,
     MambaConfig,
     MlpConfig,
     ModelConfig,
@@ -19,6 +20,7 @@ from dnamamba.models.interop import (
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
 from dnamamba.models.mamba import MambaState
+from dnamamba.models.mamba2 import Mamba2State
 from dnamamba.models.presets import count_parameters, preset, preset_names
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "AttentionState",
     "DnaModel",
     "HyenaConfig",
+    "Mamba2Config",
+    "Mamba2State",
     "MambaConfig",
     "MambaState",
     "MlpConfig",

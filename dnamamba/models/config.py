@@ -172,7 +172,90 @@ class HyenaConfig:
             )
 
 
-MixerConfig = MambaConfig | AttentionConfig | HyenaConfig
+@dataclass(frozen=True, kw_only=True)
+class Mamba2Config:
+    """The Mamba-2 mixer (arXiv 2405.21060); defaults are those of state-spaces/mamba."""
+
+    kind: Literal["mamba2"] = "mamba2"
+    """Which mixer a stored config is about."""
+
+    expand: int = 2
+    """Inner width over d_model."""
+
+    d_state: int = 128
+    """States a channel."""
+
+    d_conv: int = 4
+    """Taps of the causal convolution."""
+
+    d_head: int = 64
+    """Channels that share a step size and a decay; it divides the inner width."""
+
+    n_groups: int = 1
+    """Groups of heads that share B, C and the gated norm's statistics; it divides the heads."""
+
+    chunk_size: int = 256
+    """Steps that meet each other in one matrix product; it changes speed, not results."""
+
+    dt_min: float = 1e-3
+    """Step sizes start log-uniform from here,"""
+
+    dt_max: float = 0.1
+    """up to here,"""
+
+    dt_init_floor: float = 1e-4
+    """and never below this."""
+
+    dt_limit: tuple[float, float] | None = None
+    """Step sizes are clamped between these, always; None: they are not."""
+
+    A_init_range: tuple[float, float] = (1.0, 16.0)
+    """Each head's -A starts uniform between these."""
+
+    norm_before_gate: bool = False
+    """Norm the scan's output and then gate it, rather than norm what is gated."""
+
+    norm_eps: float = 1e-5
+    """Added to the mean square in the gated norm."""
+
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+
+    bias: bool = False
+    """Whether the projections in and out have biases."""
+
+    def __post_init__(self) -> None:
+        for name in ("expand", "d_state", "d_conv", "d_head", "n_groups", "chunk_size"):
+            _check_positive("Mamba2Config", name, getattr(self, name))
+        if not 0 < self.dt_min <= self.dt_max or self.dt_init_floor <= 0:
+            raise InputError(
+                "Mamba2Config needs 0 < dt_min <= dt_max and dt_init_floor > 0, got "
+                f"dt_min {self.dt_min}, dt_max {self.dt_max}, dt_init_floor {self.dt_init_floor}"
+            )
+        if not 0 < self.A_init_range[0] <= self.A_init_range[1]:
+            raise InputError(
+                "Mamba2Config: A_init_range is two numbers above 0, the smaller first, got "
+                f"{self.A_init_range}"
+            )
+        if self.dt_limit is not None and not 0 <= self.dt_limit[0] <= self.dt_limit[1]:
+            raise InputError(
+                "Mamba2Config: dt_limit is two numbers of at least 0, the smaller first, got "
+                f"{self.dt_limit}"
+            )
+
+    def count_heads(self, d_model: int) -> int:
+        """Heads of a mixer of a width. Raises InputError where they or the groups are not whole."""
+        d_inner = self.expand * d_model
+        if d_inner % self.d_head or (d_inner // self.d_head) % self.n_groups:
+            raise InputError(
+                f"Mamba2Config: d_inner {d_inner} (expand {self.expand} times d_model {d_model}) "
+                f"must be whole heads of d_head {self.d_head} in n_groups {self.n_groups} of the "
+                "same size; change one of them"
+            )
+        return d_inner // self.d_head
+
+
+MixerConfig = MambaConfig | AttentionConfig | HyenaConfig | Mamba2Config
 """Any mixer's config; a stored one is told by its `kind`."""
 
 
@@ -243,6 +326,8 @@ class ModelConfig:
             object.__setattr__(self, "mixer", resolved)
         if isinstance(self.mixer, AttentionConfig):
             object.__setattr__(self, "mixer", self.mixer.fill_in(self.d_model))
+        if isinstance(self.mixer, Mamba2Config):
+            self.mixer.count_heads(self.d_model)
         if self.mlp is not None and self.mlp.d_hidden is None:
             object.__setattr__(self, "mlp", replace(self.mlp, d_hidden=4 * self.d_model))
 

@@ -22,7 +22,7 @@ from dnamamba.errors import InputError
 from dnamamba.models import hub
 from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
-from dnamamba.models.layers import Norm
+from dnamamba.models.layers import GatedNorm, Norm
 from dnamamba.models.mixers import MixerState
 from dnamamba.models.recompute import Recompute
 
@@ -233,13 +233,15 @@ def no_weight_decay_names(model: DnaModel) -> set[str]:
 
     Biases and norm weights have no scale to limit. A_log and D set each channel's time constants
     and skip: decay would pull every A to -1 and undo the initialisation; upstream marks both, and
-    dt_proj.bias likewise. HyenaDNA does not decay what makes its filters. The embedding does decay,
-    as in the paper's recipe, where no exception is made for it.
+    dt_proj.bias and dt_bias likewise. HyenaDNA does not decay what makes its filters. The embedding
+    does decay, as in the paper's recipe, where no exception is made for it.
     """
-    exempt = {"A_log", "D", "bias"}
+    exempt = {"A_log", "D", "bias", "dt_bias"}
     return {
         f"{module_name}.{name}" if module_name else name
         for module_name, module in model.named_modules()
         for name, _ in module.named_parameters(recurse=False)
-        if name in exempt or isinstance(module, Norm) or ".filter_fn." in f"{module_name}."
+        if name in exempt
+        or isinstance(module, Norm | GatedNorm)
+        or ".filter_fn." in f"{module_name}."
     }

@@ -84,6 +84,33 @@ class Norm(nn.Module):
         )
 
 
+class GatedNorm(nn.Module):
+    """RMSNorm of y * silu(z) within each group of channels, (B, L, D): Mamba-2's last step.
+
+    before_gate: norm y alone, and gate what comes out. Computed in float32 (float64 if y is).
+
+    Source: Dao and Gu 2024 (arXiv 2405.21060), section 7.
+    """
+
+    def __init__(
+        self, width: int, eps: float, n_groups: int = 1, before_gate: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps, self.n_groups, self.before_gate = eps, n_groups, before_gate
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """y, z: (B, L, D). Returns (B, L, D) in y's dtype."""
+        dtype = torch.promote_types(y.dtype, torch.float32)
+        wide, gate = y.to(dtype), functional.silu(z.to(dtype))
+        if not self.before_gate:
+            wide = wide * gate
+        groups = wide.unflatten(-1, (self.n_groups, -1))
+        scale = torch.rsqrt(groups.square().mean(-1, keepdim=True) + self.eps)
+        normed = (groups * scale).flatten(-2) * self.weight
+        return (normed * gate if self.before_gate else normed).to(y.dtype)
+
+
 class Mlp(nn.Module):
     """Two layers at every position, (B, L, D) to (B, L, D): fc2(gelu(fc1(x))).
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dnamamba.models import attention, hyena, mamba
-from dnamamba.models.config import AttentionConfig, HyenaConfig, MambaConfig
+from dnamamba.models import attention, hyena, mamba, mamba2
+from dnamamba.models.config import AttentionConfig, HyenaConfig, Mamba2Config, MambaConfig
 
 MixerState = tuple[Tensor, ...]
 """What a mixer remembers of the tokens before; each kind has a NamedTuple of its own."""
@@ -27,4 +27,5 @@ KINDS: dict[type, Kind] = {
     MambaConfig: Kind(mamba.Mamba, mamba.count_parameters),
     AttentionConfig: Kind(attention.Attention, attention.count_parameters),
     HyenaConfig: Kind(hyena.Hyena, hyena.count_parameters),
+    Mamba2Config: Kind(mamba2.Mamba2, mamba2.count_parameters),
 }

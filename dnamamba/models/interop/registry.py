@@ -1,11 +1,16 @@
 """The layouts of weights that can be read and written, and which of them a source has."""
 
 from dnamamba.errors import InputError
-from dnamamba.models.interop import hyena, mamba_formats
+from dnamamba.models.interop import hyena, llama, mamba, mamba2
 from dnamamba.models.interop.formats import Format, Settings, Weights
 
 # Hugging Face's before others of the same architecture: exports take the first that holds a model.
-FORMATS: tuple[Format, ...] = (*mamba_formats.FORMATS, *hyena.FORMATS)
+FORMATS: tuple[Format, ...] = (
+    *mamba.FORMATS,
+    *mamba2.FORMATS,
+    *llama.FORMATS,
+    *hyena.FORMATS,
+)
 
 
 def format_names() -> list[str]:

@@ -1,0 +1,126 @@
+"""`state_space_duality`: check, choose a backend, call. The only public function of this folder.
+
+Shape letters: B batch, L seq_len, H heads, P d_head, G groups, N states. Capital A, B, C, D are
+tensors.
+"""
+
+import torch
+from torch import Tensor
+
+from dnamamba.kernels.backend import Backend, refuse_nothing, resolve_backend
+from dnamamba.kernels.ssd import chunked, reference
+
+OP = "state_space_duality"
+
+# Fastest first: `auto` takes the first that can.
+BACKENDS = (
+    Backend(
+        name="chunked", run=chunked.state_space_duality, refuse=refuse_nothing, is_fused=False,
+        unfused="matrix products in plain PyTorch",
+    ),
+    Backend(
+        name="reference", run=reference.state_space_duality, refuse=refuse_nothing, is_fused=False
+    ),
+)  # fmt: skip
+
+
+def state_space_duality(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] | None = None,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    chunk_size: int = 256,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The state space recurrence of Mamba-2 over (B, L, H, P), channels last.
+
+    Each head has a matrix for a state, which decays as a whole: h_t = exp(dt_t A) h_{t-1} +
+    dt_t x_t B_t^T and y_t = h_t C_t (+ D x_t), with dt plus dt_bias, through softplus, clamped to
+    dt_limit, as asked for. One decay a head is what lets it be computed as matrix products.
+
+    x: (B, L, H, P), real. dt: (B, L, H), real.
+    A: (H,), real; negative for a state that decays. dt_bias: (H,). D: (H,) or (H, P).
+    B, C: (B, L, G, N), real, where head h uses group h // (H / G).
+    dt_limit: the smallest and the largest step size; None for no limits.
+    initial_state: (B, H, P, N), the state before the first step; zeros if None.
+    return_last_state: return (out, last state) rather than out.
+    chunk_size: steps that meet each other in one product, at most; a backend takes fewer where that
+    is faster. Any length goes with any chunk_size, and the result does not depend on it.
+    backend: "auto"; "chunked" (matrix products in plain PyTorch, anywhere); or "reference" (the
+    loop that defines it).
+
+    Returns out (B, L, H, P) in x's dtype and, if asked for, the last state (B, H, P, N). Everything
+    is computed in float32, or float64 if x is, also under autocast, and the state stays in it.
+    Products of float32 take TensorFloat-32 where torch is told to use it
+    (torch.set_float32_matmul_precision). Differentiable (once) in every tensor; "chunked" keeps for
+    its backward the inputs and a state each few chunks, nothing of L times chunk_size. Raises
+    ValueError or TypeError for operands that do not fit together.
+
+    Source: Dao and Gu 2024 (arXiv 2405.21060), sections 3 and 6.
+    """
+    _check_dtypes({"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias}, x)
+    _check_dtypes({"initial_state": initial_state}, x)
+    _check_shapes(x, dt, A, B, C)
+    _check_optional(x, B, D, dt_bias, initial_state)
+    if chunk_size < 1:
+        raise ValueError(f"{OP}: chunk_size is at least 1, got {chunk_size}")
+    if dt_limit is not None and dt_limit[0] > dt_limit[1]:
+        raise ValueError(f"{OP}: dt_limit is (smallest, largest), got {dt_limit}")
+    run = resolve_backend(OP, backend, BACKENDS, x).run
+    # Autocast would round decays and states to bf16.
+    with torch.autocast(x.device.type, enabled=False):
+        return run(
+            x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit,
+            initial_state, return_last_state, chunk_size,
+        )  # fmt: skip
+
+
+def _check_dtypes(tensors: dict[str, Tensor | None], x: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if not tensor.is_floating_point():
+            raise TypeError(f"{OP}: {name} must be real floating, got {tensor.dtype}")
+        if tensor.device != x.device:
+            raise ValueError(
+                f"{OP}: {name} is on {tensor.device}, x on {x.device}; move one of them"
+            )
+
+
+def _check_shapes(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
+    if x.dim() != 4 or x.numel() == 0:
+        raise ValueError(f"{OP}: x is (B, L, H, P), none of them 0, got {tuple(x.shape)}")
+    batch, seq_len, heads, _ = x.shape
+    for name, tensor, shape in (("dt", dt, (batch, seq_len, heads)), ("A", A, (heads,))):
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{OP}: {name} must be {shape} to fit x {tuple(x.shape)}, got {tuple(tensor.shape)}"
+            )
+    if B.dim() != 4 or B.shape[:2] != x.shape[:2] or B.numel() == 0:
+        raise ValueError(f"{OP}: B is {(batch, seq_len, 'groups', 'N')}, got {tuple(B.shape)}")
+    if C.shape != B.shape:
+        raise ValueError(f"{OP}: C is of B's shape, {tuple(B.shape)}, got {tuple(C.shape)}")
+    if heads % B.shape[2]:
+        raise ValueError(f"{OP}: the {B.shape[2]} groups of B must divide the {heads} heads")
+
+
+def _check_optional(
+    x: Tensor, B: Tensor, D: Tensor | None, dt_bias: Tensor | None, initial_state: Tensor | None
+) -> None:
+    batch, _, heads, d_head = x.shape
+    state_shape = (batch, heads, d_head, B.shape[3])
+    if D is not None and D.shape not in ((heads,), (heads, d_head)):
+        raise ValueError(f"{OP}: D must be {(heads,)} or {(heads, d_head)}, got {tuple(D.shape)}")
+    if dt_bias is not None and dt_bias.shape != (heads,):
+        raise ValueError(f"{OP}: dt_bias must be {(heads,)}, got {tuple(dt_bias.shape)}")
+    if initial_state is not None and initial_state.shape != state_shape:
+        raise ValueError(
+            f"{OP}: initial_state must be {state_shape}, got {tuple(initial_state.shape)}"
+        )
