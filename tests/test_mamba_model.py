@@ -81,7 +81,8 @@ def test_count_parameters_equals_a_built_model(config):
 
 
 def test_preset_names_and_unknown_name():
-    assert set(preset_names()) == {*PAPER_PARAMETERS, "mamba-demo"}
+    mamba_names = {name for name in preset_names() if name.rsplit("-", 1)[0] == "mamba"}
+    assert mamba_names == {*PAPER_PARAMETERS, "mamba-demo"}
     with pytest.raises(InputError, match="no model is called 'mamba-1b'; there are mamba-demo, ma"):
         preset("mamba-1b")
 
@@ -99,7 +100,7 @@ def test_config_resolves_dt_rank_and_survives_json():
     [
         ({"d_modle": 3}, "unknown setting 'd_modle'"),
         ({"mixer": {"kind": "mamba", "states": 3}}, "unknown setting 'states'"),
-        ({"mixer": {"kind": "hyena"}}, "expected one of .'mamba',., got 'hyena'"),
+        ({"mixer": {"kind": "gru"}}, "expected one of mamba, .*, got 'gru'"),
         ({"n_layers": 0}, "n_layers is a whole number of at least 1, got 0"),
         ({"vocab_size": 20}, "padded_vocab_size 16 must be at least vocab_size 20"),
         ({"mixer": {"dt_rank": "big"}}, "dt_rank is a whole number of at least 1, got 'big'"),

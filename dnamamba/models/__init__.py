@@ -1,9 +1,11 @@
 """The backbone, its mixers and heads."""
 
-from dnamamba.models.config import MambaConfig, ModelConfig
+from dnamamba.models.config import BiMambaConfig, MambaConfig, ModelConfig, S4Config
 from dnamamba.models.interop import (
+    from_caduceus,
     from_huggingface_mamba,
     from_state_spaces,
+    to_caduceus,
     to_huggingface_mamba,
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
@@ -11,15 +13,19 @@ from dnamamba.models.mamba import MambaState
 from dnamamba.models.presets import count_parameters, preset, preset_names
 
 __all__ = [
+    "BiMambaConfig",
     "DnaModel",
     "MambaConfig",
     "MambaState",
     "ModelConfig",
+    "S4Config",
     "count_parameters",
+    "from_caduceus",
     "from_huggingface_mamba",
     "from_state_spaces",
     "no_weight_decay_names",
     "preset",
     "preset_names",
+    "to_caduceus",
     "to_huggingface_mamba",
 ]

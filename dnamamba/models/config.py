@@ -2,17 +2,17 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from dnamamba.errors import InputError
-from dnamamba.tokenizer import VOCABULARY
+from dnamamba.tokenizer import COMPLEMENT_TABLE, LAST_BASE_ID, VOCABULARY
 
 
 @dataclass(frozen=True, kw_only=True)
-class MambaConfig:
-    """The Mamba mixer (arXiv 2312.00752); defaults are those of state-spaces/mamba."""
+class SelectiveConfig:
+    """What Mamba in one direction and in both have in common; defaults of state-spaces/mamba."""
 
-    kind: Literal["mamba"] = "mamba"
+    kind: str
     """Which mixer a stored config is about."""
 
     expand: int = 2
@@ -44,18 +44,90 @@ class MambaConfig:
 
     def __post_init__(self) -> None:
         for name in ("expand", "d_state", "d_conv"):
-            _check_positive("MambaConfig", name, getattr(self, name))
+            _check_positive(type(self).__name__, name, getattr(self, name))
         if self.dt_rank != "auto":
-            _check_positive("MambaConfig", "dt_rank", self.dt_rank)
+            _check_positive(type(self).__name__, "dt_rank", self.dt_rank)
         if not 0 < self.dt_min <= self.dt_max or self.dt_init_floor <= 0:
             raise InputError(
-                "MambaConfig needs 0 < dt_min <= dt_max and dt_init_floor > 0, got "
+                f"{type(self).__name__} needs 0 < dt_min <= dt_max and dt_init_floor > 0, got "
                 f"dt_min {self.dt_min}, dt_max {self.dt_max}, dt_init_floor {self.dt_init_floor}"
             )
 
 
-MixerConfig = MambaConfig
-"""Any mixer's config; a stored one is told by its `kind`."""
+@dataclass(frozen=True, kw_only=True)
+class MambaConfig(SelectiveConfig):
+    """The Mamba mixer (arXiv 2312.00752); defaults are those of state-spaces/mamba."""
+
+    kind: Literal["mamba"] = "mamba"
+    """Which mixer a stored config is about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiMambaConfig(SelectiveConfig):
+    """Mamba in both directions (Caduceus, arXiv 2403.03234)."""
+
+    kind: Literal["bimamba"] = "bimamba"
+    """Which mixer a stored config is about."""
+
+    causal: ClassVar[bool] = False
+
+    strategy: Literal["add", "ew_multiply"] = "add"
+    """How the outputs of the two directions become one: their sum, or their product."""
+
+    tie_projections: bool = True
+    """Whether both directions share in_proj and out_proj; the rest each has for itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class S4Config:
+    """Mamba's block around a state space model that does not change with its input (S4D, arXiv
+    2206.11893): the Mamba paper's ablation of selection."""
+
+    kind: Literal["s4"] = "s4"
+    """Which mixer a stored config is about."""
+
+    init: Literal["real", "lin"] = "real"
+    """real: A_n = -(n + 1) (S4D-Real), as Mamba starts. lin: A_n = -1/2 + i pi n (S4D-Lin), where
+    each state stands for a conjugate pair."""
+
+    expand: int = 2
+    """Inner width over d_model."""
+
+    d_state: int = 16
+    """States a channel; with "lin" half as many are kept, one of each conjugate pair."""
+
+    d_conv: int = 4
+    """Taps of the causal convolution."""
+
+    dt_min: float = 1e-3
+    """Step sizes, one a channel, start log-uniform from here,"""
+
+    dt_max: float = 0.1
+    """up to here."""
+
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+
+    bias: bool = False
+    """Whether the projections in and out have biases."""
+
+    def __post_init__(self) -> None:
+        for name in ("expand", "d_state", "d_conv"):
+            _check_positive("S4Config", name, getattr(self, name))
+        if self.init == "lin" and self.d_state % 2:
+            raise InputError(
+                f"S4Config: with init 'lin' d_state is even, as states come in pairs; got "
+                f"{self.d_state}"
+            )
+        if not 0 < self.dt_min <= self.dt_max:
+            raise InputError(
+                f"S4Config needs 0 < dt_min <= dt_max, got {self.dt_min} and {self.dt_max}"
+            )
+
+
+MixerConfig = MambaConfig | BiMambaConfig | S4Config
+"""Any mixer's config; a stored one is told by its `kind`. One that sees what comes later has
+`causal`, a field or a constant, which is then False."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +183,11 @@ class ModelConfig:
     mlp: MlpConfig | None = None
     """What follows each mixer; Mamba's blocks have none."""
 
+    strands: Literal["one", "both"] = "one"
+    """both: the blocks run on the tokens and, with the same weights, on their reverse complement;
+    logits are of both, so that those of the other strand are the same, complemented (Caduceus-PS,
+    arXiv 2403.03234)."""
+
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "vocab_size", "padded_vocab_size"):
             _check_positive("ModelConfig", name, getattr(self, name))
@@ -119,11 +196,22 @@ class ModelConfig:
                 f"ModelConfig: padded_vocab_size {self.padded_vocab_size} must be at least "
                 f"vocab_size {self.vocab_size}"
             )
-        if isinstance(self.mixer, MambaConfig) and self.mixer.dt_rank == "auto":
+        if self.strands == "both" and not LAST_BASE_ID < self.vocab_size <= COMPLEMENT_TABLE.size:
+            raise InputError(
+                "ModelConfig: strands 'both' needs this project's token ids, of which there are "
+                f"{VOCABULARY.size}, so that bases have complements; got vocab_size "
+                f"{self.vocab_size}"
+            )
+        if isinstance(self.mixer, SelectiveConfig) and self.mixer.dt_rank == "auto":
             resolved = replace(self.mixer, dt_rank=math.ceil(self.d_model / 16))
             object.__setattr__(self, "mixer", resolved)
         if self.mlp is not None and self.mlp.d_hidden is None:
             object.__setattr__(self, "mlp", replace(self.mlp, d_hidden=4 * self.d_model))
+
+    @property
+    def has_causal_mixer(self) -> bool:
+        """Whether a mixer's output depends on what came before alone."""
+        return getattr(self.mixer, "causal", True)
 
 
 def _check_positive(owner: str, name: str, value: object) -> None:

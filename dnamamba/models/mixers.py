@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dnamamba.models import mamba
-from dnamamba.models.config import MambaConfig
+from dnamamba.models import bimamba, mamba, s4
+from dnamamba.models.config import BiMambaConfig, MambaConfig, S4Config
 
 MixerState = tuple[Tensor, ...]
 """What a mixer remembers of the tokens before; each kind has a NamedTuple of its own."""
@@ -16,7 +16,7 @@ class Kind(NamedTuple):
     """build: (d_model, config) to a module. count_parameters: of the same, in closed form.
 
     The module maps x (B, L, D), state and return_state to (y, state after or None), and its last
-    layer is called out_proj.
+    layer is called out_proj. One that is not causal takes mask too, (B, L) bool, False at padding.
     """
 
     build: Callable[[int, Any], nn.Module]
@@ -25,4 +25,6 @@ class Kind(NamedTuple):
 
 KINDS: dict[type, Kind] = {
     MambaConfig: Kind(mamba.Mamba, mamba.count_parameters),
+    BiMambaConfig: Kind(bimamba.BiMamba, bimamba.count_parameters),
+    S4Config: Kind(s4.S4, s4.count_parameters),
 }

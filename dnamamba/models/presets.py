@@ -1,9 +1,10 @@
 """Named sizes of models."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import MlpConfig, ModelConfig
+from dnamamba.models.config import BiMambaConfig, MlpConfig, ModelConfig, S4Config
 from dnamamba.models.mixers import KINDS
 
 # (d_model, blocks): figure 5 of the Mamba paper, where each of its blocks counts as two of Mamba's,
@@ -24,9 +25,27 @@ def _mamba(d_model: int, blocks: int) -> ModelConfig:
     return ModelConfig(d_model=d_model, n_layers=2 * blocks)
 
 
-# By the first part of a name: what makes a config of d_model and the paper's blocks.
+def _caduceus_ph(d_model: int, blocks: int) -> ModelConfig:
+    """Mamba in both directions, for training with random strands; "7m" has the sizes of the
+    published model of 131k bases."""
+    return ModelConfig(d_model=d_model, n_layers=2 * blocks, mixer=BiMambaConfig())
+
+
+def _caduceus_ps(d_model: int, blocks: int) -> ModelConfig:
+    """The same on both strands, with the same weights and so as many."""
+    return replace(_caduceus_ph(d_model, blocks), strands="both")
+
+
+def _mamba_s4(d_model: int, blocks: int) -> ModelConfig:
+    return ModelConfig(d_model=d_model, n_layers=2 * blocks, mixer=S4Config())
+
+
+# By a name without its size: what makes a config of d_model and the paper's blocks.
 _FAMILIES: dict[str, Callable[[int, int], ModelConfig]] = {
     "mamba": _mamba,
+    "caduceus-ph": _caduceus_ph,
+    "caduceus-ps": _caduceus_ps,
+    "mamba-s4": _mamba_s4,
 }
 
 
@@ -39,7 +58,7 @@ def preset(name: str) -> ModelConfig:
     """The config of a named model. Raises InputError, listing the names, for any other."""
     if name not in preset_names():
         raise InputError(f"no model is called {name!r}; there are {', '.join(preset_names())}")
-    family, size = name.split("-", 1)
+    family, size = name.rsplit("-", 1)
     return _FAMILIES[family](*_SIZES[size])
 
 

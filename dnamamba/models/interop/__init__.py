@@ -1,9 +1,16 @@
 """Weights of other projects, in and out: a module for each architecture."""
 
+from dnamamba.models.interop.caduceus import from_caduceus, to_caduceus
 from dnamamba.models.interop.mamba import (
     from_huggingface_mamba,
     from_state_spaces,
     to_huggingface_mamba,
 )
 
-__all__ = ["from_huggingface_mamba", "from_state_spaces", "to_huggingface_mamba"]
+__all__ = [
+    "from_caduceus",
+    "from_huggingface_mamba",
+    "from_state_spaces",
+    "to_caduceus",
+    "to_huggingface_mamba",
+]
