@@ -86,15 +86,15 @@ class S4Config:
     kind: Literal["s4"] = "s4"
     """Which mixer a stored config is about."""
 
-    init: Literal["real", "lin"] = "real"
-    """real: A_n = -(n + 1) (S4D-Real), as Mamba starts. lin: A_n = -1/2 + i pi n (S4D-Lin), where
-    each state stands for a conjugate pair."""
+    init: Literal["real", "lin", "inv", "quad", "legs"] = "real"
+    """Where A starts (models/s4.py, `initial_A`). real: -(n + 1), as in Mamba. lin and the others
+    are complex, -1/2 + i pi n for lin, each state standing for a conjugate pair."""
 
     expand: int = 2
     """Inner width over d_model."""
 
     d_state: int = 16
-    """States a channel; with "lin" half as many are kept, one of each conjugate pair."""
+    """States a channel; of complex ones half as many are kept, one of each conjugate pair."""
 
     d_conv: int = 4
     """Taps of the causal convolution."""
@@ -114,9 +114,9 @@ class S4Config:
     def __post_init__(self) -> None:
         for name in ("expand", "d_state", "d_conv"):
             _check_positive("S4Config", name, getattr(self, name))
-        if self.init == "lin" and self.d_state % 2:
+        if self.init != "real" and self.d_state % 2:
             raise InputError(
-                f"S4Config: with init 'lin' d_state is even, as states come in pairs; got "
+                f"S4Config: with init {self.init!r} d_state is even, as states come in pairs; got "
                 f"{self.d_state}"
             )
         if not 0 < self.dt_min <= self.dt_max:

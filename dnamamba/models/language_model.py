@@ -94,9 +94,11 @@ class DnaModel(nn.Module):
         lengths = _on_device(lengths, token_ids)
         inputs, mask = self._inputs(token_ids, lengths)
         hidden, after = self.backbone(inputs, state, return_state, recompute, mask)
-        logits = functional.linear(hidden, self.lm_head.weight, self._head_bias)
+        head = (self.lm_head.weight, self._head_bias)
         if self.config.strands == "both":
-            logits = strands.join_logits(logits, self._complement, lengths)
+            logits = strands.predict(hidden, *head, self._complement, lengths)
+        else:
+            logits = functional.linear(hidden, *head)
         return (logits, after) if return_state else logits
 
     def embed(

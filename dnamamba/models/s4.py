@@ -70,7 +70,7 @@ def discretise(A: Tensor, dt: Tensor, rule: Rule = "zoh") -> tuple[Tensor, Tenso
     """log dA and dB for steps dt: A (..., N), dt (...,), both results (..., N).
 
     zoh: exp(dt A) and (exp(dt A) - 1) / A. bilinear: (1 + dt A/2) / (1 - dt A/2) and
-    dt / (1 - dt A/2), the logarithm of it complex.
+    dt / (1 - dt A/2), for complex A.
     """
     step = dt.unsqueeze(-1)
     if rule == "zoh":
@@ -141,7 +141,7 @@ class S4(nn.Module):
     def __init__(self, d_model: int, config: S4Config) -> None:
         super().__init__()
         d_inner = config.expand * d_model
-        self.is_complex = config.init == "lin"
+        self.is_complex = config.init != "real"
         n_states = config.d_state // 2 if self.is_complex else config.d_state
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=config.bias)
         self.conv1d = nn.Conv1d(

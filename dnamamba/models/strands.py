@@ -9,8 +9,11 @@ strands as halves of the channels, the second one reversed in position and chann
 before its mixer: the same computation.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dnamamba.tokenizer import COMPLEMENT_TABLE
 
@@ -30,7 +33,22 @@ def flip(x: Tensor, lengths: Tensor | None = None) -> Tensor:
     mirrored = lengths.long().clamp(0, x.shape[1]).unsqueeze(1) - 1 - positions
     mirrored = torch.where(mirrored < 0, positions, mirrored)
     index = mirrored.view(*mirrored.shape, *[1] * (x.dim() - 2)).expand_as(x)
-    return x.gather(1, index)
+    return _Mirror.apply(x, index)
+
+
+class _Mirror(torch.autograd.Function):
+    """x.gather(1, index) for an index that undoes itself: torch's own backward adds up by atomics
+    on GPUs, where here no two entries meet."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        return x.gather(1, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return gradient.gather(1, index), None
 
 
 def both_strands(token_ids: Tensor, complement: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -39,13 +57,14 @@ def both_strands(token_ids: Tensor, complement: Tensor, lengths: Tensor | None =
     return torch.cat([token_ids, complement[flip(token_ids, lengths)]])
 
 
-def join_logits(logits: Tensor, complement: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Logits of both strands (2B, L, V), each of its own, to those of the first (B, L, V).
-
-    The other strand votes for the complement of what it sees.
-    """
-    own, other = logits.chunk(2)
-    return own + flip(other, lengths).index_select(-1, complement)
+def predict(
+    hidden: Tensor, weight: Tensor, bias: Tensor, complement: Tensor, lengths: Tensor | None = None
+) -> Tensor:
+    """Logits (B, L, V) from the hidden states of both strands (2B, L, D), a head's weight (V, D) and
+    bias (V,): the other strand votes for the complement of what it sees."""
+    own, other = hidden.chunk(2)
+    votes = functional.linear(other, weight[complement], bias)
+    return functional.linear(own, weight, bias) + flip(votes, lengths)
 
 
 def join_hidden(hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
