@@ -196,11 +196,13 @@ class ModelConfig:
                 f"ModelConfig: padded_vocab_size {self.padded_vocab_size} must be at least "
                 f"vocab_size {self.vocab_size}"
             )
-        if self.strands == "both" and not LAST_BASE_ID < self.vocab_size <= COMPLEMENT_TABLE.size:
+        has_complements = self.vocab_size > LAST_BASE_ID
+        has_complements &= self.padded_vocab_size <= COMPLEMENT_TABLE.size
+        if self.strands == "both" and not has_complements:
             raise InputError(
                 "ModelConfig: strands 'both' needs this project's token ids, of which there are "
                 f"{VOCABULARY.size}, so that bases have complements; got vocab_size "
-                f"{self.vocab_size}"
+                f"{self.vocab_size} and padded_vocab_size {self.padded_vocab_size}"
             )
         if isinstance(self.mixer, SelectiveConfig) and self.mixer.dt_rank == "auto":
             resolved = replace(self.mixer, dt_rank=math.ceil(self.d_model / 16))

@@ -1,4 +1,4 @@
-"""`DnaModel`, the backbone with a next-token head, and its files.
+"""`DnaModel`, the backbone with a head of logits, and its files.
 
 A saved model is a folder: model.safetensors (float32 weights under state-spaces/mamba's names; a
 tied head is left out) and config.json (`format_version` and the `ModelConfig`).

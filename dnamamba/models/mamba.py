@@ -85,17 +85,8 @@ class Mixing(nn.Module):
         Returns what out_proj takes (B, L, d_inner) and, if asked for, the state after the last
         position that was read.
         """
-        x, conv_state = _with_state(
-            causal_conv1d(
-                x,
-                self.conv1d.weight.squeeze(1),
-                self.conv1d.bias,
-                activation="silu",
-                initial_state=None if state is None else state.conv,
-                return_last_state=return_state,
-                reverse=reverse,
-            )
-        )
+        before = None if state is None else state.conv
+        x, conv_state = self._convolve(x, before, return_state, reverse)
         if mask is not None:
             # The bias alone makes padding something else than zero.
             x = x * mask.unsqueeze(-1)
@@ -121,6 +112,21 @@ class Mixing(nn.Module):
         if conv_state is None or ssm_state is None:
             return y, None
         return y, MambaState(conv_state, ssm_state)
+
+    def _convolve(
+        self, x: Tensor, before: Tensor | None, return_state: bool, reverse: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        return _with_state(
+            causal_conv1d(
+                x,
+                self.conv1d.weight.squeeze(1),
+                self.conv1d.bias,
+                activation="silu",
+                initial_state=before,
+                return_last_state=return_state,
+                reverse=reverse,
+            )
+        )
 
 
 class Mamba(Mixing):

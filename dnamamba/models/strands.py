@@ -60,8 +60,8 @@ def both_strands(token_ids: Tensor, complement: Tensor, lengths: Tensor | None =
 def predict(
     hidden: Tensor, weight: Tensor, bias: Tensor, complement: Tensor, lengths: Tensor | None = None
 ) -> Tensor:
-    """Logits (B, L, V) from the hidden states of both strands (2B, L, D), a head's weight (V, D) and
-    bias (V,): the other strand votes for the complement of what it sees."""
+    """Logits (B, L, V) from the hidden states of both strands (2B, L, D), a head's weight (V, D)
+    and bias (V,): the other strand votes for the complement of what it sees."""
     own, other = hidden.chunk(2)
     votes = functional.linear(other, weight[complement], bias)
     return functional.linear(own, weight, bias) + flip(votes, lengths)

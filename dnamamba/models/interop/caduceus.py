@@ -118,10 +118,9 @@ def _rename_back(name: str, both: bool) -> str:
 def _check_complements(weights: Weights, settings: Settings) -> None:
     found = {name: tensor.tolist() for name, tensor in weights.items() if "complement_map" in name}
     given = settings.get("complement_map")
-    if given:
-        found["complement_map in config.json"] = [
-            given[key] for key in sorted(given, key=lambda key: int(key))
-        ]
+    if isinstance(given, Mapping):
+        # JSON has strings for keys.
+        found["complement_map in config.json"] = [given.get(str(i)) for i in range(len(given))]
     for name, theirs in found.items():
         ours = complement_ids(max(1, len(theirs))).tolist()
         if theirs != ours:
