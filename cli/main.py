@@ -45,6 +45,11 @@ _COMMANDS = {
         "data",
         "Look into, download, prepare, simulate and check genomes.",
     ),
+    "convert": (
+        "dnamamba.cli.convert",
+        "convert",
+        "Read other projects' weights, and write ours for them.",
+    ),
     "bench": (
         "dnamamba.cli.bench",
         "bench",

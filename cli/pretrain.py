@@ -37,7 +37,11 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Optimiser steps. " + _by_device(0),
         ),
         click.option("--batch-tokens", type=SIZE, help="Tokens in a step. " + _by_device(1)),
-        number("--learning-rate", default=8e-3, help="Peak of the schedule."),
+        click.option(
+            "--learning-rate",
+            type=float,
+            help="Peak of the schedule. [default: 2e-3 for Hyena and attention, else 8e-3]",
+        ),
         number("--min-learning-rate", default=1e-5, help="Where the cosine ends."),
         number("--warmup-fraction", default=0.1, help="Share of steps in warm-up."),
         number("--weight-decay", default=0.1, help="AdamW's."),
@@ -85,6 +89,11 @@ def _by_device(row: int) -> str:
 @click.option(
     "--model",
     help="Preset; `--model list` shows all. [default: mamba-1.4m on a GPU, mamba-demo on a CPU]",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["next-token", "masked"]),
+    help="What is predicted. [default: the next base; hidden bases by models that read both ways]",
 )
 @click.option("--out", type=FILE, help="Run folder. [default: runs/<data>-<model>-<length>]")
 @click.option("--force", is_flag=True, help="Start over in a run folder that exists.")
@@ -161,7 +170,7 @@ def _refuse_recipe(ctx: click.Context) -> None:
 def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
     """The settings asked for, with the defaults of the device filled in."""
     from dnamamba.models import preset
-    from dnamamba.pretraining import DEMO, PretrainConfig, default_settings
+    from dnamamba.pretraining import DEMO, PretrainConfig, default_settings, peak_learning_rate
     from dnamamba.runtime import choose_device
     from dnamamba.training import TrainConfig
 
@@ -172,13 +181,16 @@ def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
     recipe = {key: values[key] for key in _RECIPE if values[key] is not None}
     recipe |= {key: chosen[key] for key in ("max_steps", "batch_tokens", "eval_tokens")}
     recipe.setdefault("eval_every", max(1, chosen["max_steps"] // 10))
+    model = preset(chosen["model"])
+    recipe.setdefault("learning_rate", peak_learning_rate(model))
     is_demo = not values["data"] or values["data"] == (DEMO,)
     files = tuple(str(Path(name).resolve()) for name in values["data"])
     config = PretrainConfig(
         genome=(DEMO,) if is_demo else files,
         data=data_config(values, is_demo=is_demo, rc_augment=not values["no_rc_augment"]),
-        model=preset(chosen["model"]),
+        model=model,
         train=TrainConfig(**recipe),
+        objective=values["objective"] and values["objective"].replace("-", "_"),
     )
     return config, chosen["model"]
 

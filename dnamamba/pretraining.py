@@ -27,7 +27,7 @@ from dnamamba.kernels.backend import describe_choices
 from dnamamba.markov import MarkovBaseline
 from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names
 from dnamamba.models.recompute import Recompute
-from dnamamba.objectives import NextToken
+from dnamamba.objectives import OBJECTIVES, ObjectiveName, choose_objective
 from dnamamba.planning import Plan, make_plan
 from dnamamba.report import write_report
 from dnamamba.run_folder import RunFolder
@@ -63,6 +63,9 @@ class PretrainConfig:
 
     train: TrainConfig
     """Recipe."""
+
+    objective: ObjectiveName | None = None
+    """What is predicted; None: the next base, or hidden bases by models that read both ways."""
 
     def __post_init__(self) -> None:
         self.train.batch_size(self.data.windows.seq_len)
@@ -100,6 +103,11 @@ def default_settings(device_type: str, seq_len: int) -> dict[str, Any]:
         "batch_tokens": max(1, batch // seq_len) * seq_len,
         "eval_tokens": 1 << 22 if on_gpu else 1 << 17,
     }
+
+
+def peak_learning_rate(model: ModelConfig) -> float:
+    """The best of the Mamba paper's sweep for a kind of mixer, the same for all sizes (E.3)."""
+    return 2e-3 if model.mixer.kind in ("hyena", "attention") else 8e-3
 
 
 def open_named_genome(names: tuple[str, ...]) -> Genome:
@@ -228,10 +236,15 @@ class _Setup:
     def __init__(self, config: PretrainConfig, options: RunOptions, compute: Compute):
         self.compute = compute
         self.genome = self._open_genome(config)
-        self.datasets: Mapping[Split, WindowDataset] = build_datasets(self.genome, config.data)
         torch.manual_seed(config.train.seed)
         self.model = DnaModel(config.model).to(compute.device)
-        self.objective = NextToken(self.model, softmask_weight=config.train.softmask_weight)
+        objective = choose_objective(config.objective, is_causal=self.model.is_causal)
+        self.objective = OBJECTIVES[objective](
+            self.model, softmask_weight=config.train.softmask_weight
+        )
+        self.datasets: Mapping[Split, WindowDataset] = build_datasets(
+            self.genome, config.data, hides_bases=self.objective.hides_bases
+        )
         self.plan = make_plan(
             self.objective,
             self.datasets,
@@ -249,7 +262,7 @@ class _Setup:
             recompute=self.plan.recompute,
             precision="fp32" if compute.autocast_dtype is None else "bf16",
         )
-        self.config = replace(config, train=resolved)
+        self.config = replace(config, train=resolved, objective=objective)
 
     def _open_genome(self, config: PretrainConfig) -> Genome:
         def open_and_scan() -> Genome:

@@ -2,8 +2,9 @@
 
 Ids are HyenaDNA's (hyena-dna, src/dataloaders/datasets/hg38_char_tokenizer.py), so its models and
 those of its relatives read our tokens. Bases travel as one byte, a *code*: the token id in the low
-seven bits and the soft-mask (a lower-case letter in the FASTA) in the highest. The bit is dropped
-only where the loss is weighted, so nothing upstream has to choose between case and memory.
+four bits and the soft-mask (a lower-case letter in the FASTA) in the highest; between them is what
+a masked language model is shown of a base it has to predict (data/hiding.py). The soft-mask is
+dropped only where the loss is weighted, so nothing upstream chooses between case and memory.
 
 Encoding reads both cases, U as T, and every IUPAC ambiguity letter as N. Letters outside IUPAC
 become [UNK], which is treated like N: never a target of the loss, counted by the limit on N in a
@@ -11,6 +12,7 @@ window. `dnamamba data info` shows how many there are.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,26 @@ from numpy.typing import NDArray
 Codes = NDArray[np.uint8]
 
 SOFT_MASK_BIT = 0x80
-TOKEN_MASK = 0x7F
+TOKEN_MASK = 0x0F
+SHOWN_SHIFT, SHOWN_MASK = 4, 0x7
+
+
+class Shown(IntEnum):
+    """What a masked language model is shown at a position, in a code's bits from SHOWN_SHIFT on."""
+
+    NOT_HIDDEN = 0
+    """The token, which is not to be predicted,"""
+
+    ITSELF = 1
+    """the token, which is,"""
+
+    MASK = 2
+    """[MASK], or a base that was drawn:"""
+
+    A = 3
+    C = 4
+    G = 5
+    T = 6
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,7 @@ VOCABULARY = Vocabulary(
     ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N"),
     padded_size=16,
 )
+MASK_ID = VOCABULARY.id("[MASK]")
 PAD_ID = VOCABULARY.id("[PAD]")
 UNK_ID = VOCABULARY.id("[UNK]")
 N_ID = VOCABULARY.id("N")
@@ -121,7 +143,7 @@ def reverse_complement(codes: Codes) -> Codes:
 
 
 def token_ids(codes: Codes) -> Codes:
-    """Codes without the soft-mask bit (uint8)."""
+    """Codes without soft-mask and what is shown (uint8)."""
     return codes & np.uint8(TOKEN_MASK)
 
 

@@ -10,12 +10,12 @@ from dnamamba.models import (
     BiMambaConfig,
     DnaModel,
     MambaConfig,
+    MlpConfig,
     ModelConfig,
     S4Config,
     from_caduceus,
     to_caduceus,
 )
-from dnamamba.models.config import MlpConfig
 from dnamamba.models.interop.caduceus import FORMATS
 from dnamamba.models.interop.mamba import from_state_spaces
 from dnamamba.models.strands import complement_ids

@@ -40,7 +40,7 @@ LAYERS = {
     },
     "uses": {
         *("evaluation", "training", "training_step", "recorded_pass", "pretraining", "planning"),
-        *("doctor", "bench"),
+        *("doctor", "bench", "conversion"),
         *("classification", "embedding", "scaling", "generation", "scoring"),
     },
     "command line": {"cli", "__main__"},

@@ -100,7 +100,7 @@ def test_config_resolves_dt_rank_and_survives_json():
     [
         ({"d_modle": 3}, "unknown setting 'd_modle'"),
         ({"mixer": {"kind": "mamba", "states": 3}}, "unknown setting 'states'"),
-        ({"mixer": {"kind": "gru"}}, "expected one of mamba, .*, got 'gru'"),
+        ({"mixer": {"kind": "lstm"}}, "expected one of mamba, .*, got 'lstm'"),
         ({"n_layers": 0}, "n_layers is a whole number of at least 1, got 0"),
         ({"vocab_size": 20}, "padded_vocab_size 16 must be at least vocab_size 20"),
         ({"mixer": {"dt_rank": "big"}}, "dt_rank is a whole number of at least 1, got 'big'"),

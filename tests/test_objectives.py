@@ -1,9 +1,22 @@
 """Which positions are predicted, and how much each counts."""
 
+import numpy as np
+import pytest
 import torch
 
-from dnamamba.objectives import IGNORED, NextToken, next_token_targets, target_weights
-from dnamamba.tokenizer import PAD_ID, VOCABULARY, encode
+from dnamamba.data.hiding import HIDDEN_SHARE, hide_bases
+from dnamamba.errors import InputError
+from dnamamba.objectives import (
+    IGNORED,
+    MaskedTokens,
+    NextToken,
+    choose_objective,
+    is_hidden,
+    next_token_targets,
+    shown_tokens,
+    target_weights,
+)
+from dnamamba.tokenizer import MASK_ID, PAD_ID, VOCABULARY, encode, token_ids
 
 
 def codes_of(text: str) -> torch.Tensor:
@@ -49,3 +62,49 @@ def test_a_window_of_n_has_no_weight_and_no_nan():
     loss, weight = NextToken(Uniform())(codes_of("NNNN"))
     assert loss == 0.0
     assert weight == 0.0
+
+
+def hidden_codes(text: str, key: int = 1) -> torch.Tensor:
+    return torch.from_numpy(hide_bases(encode(text), key))[None]
+
+
+def test_bases_are_hidden_by_berts_rule():
+    codes = hidden_codes("ACGTacgtNR" * 20_000)
+    hidden, shown = is_hidden(codes), shown_tokens(codes)
+    tokens = codes & 0x0F
+    is_base = torch.isin(tokens, torch.tensor(VOCABULARY.base_ids))
+    assert not hidden[~is_base].any()
+    assert hidden[is_base].float().mean() == pytest.approx(HIDDEN_SHARE, abs=3e-3)
+    among = shown[hidden]
+    assert (among == MASK_ID).float().mean() == pytest.approx(0.8, abs=0.01)
+    # A base drawn is the one that was there once in four.
+    assert (among == tokens[hidden]).float().mean() == pytest.approx(0.125, abs=0.01)
+    assert set(among.tolist()) == {MASK_ID, *VOCABULARY.base_ids}
+    assert torch.equal(shown[~hidden], tokens[~hidden])
+
+
+def test_what_is_hidden_depends_on_the_key_alone_and_keeps_the_bases():
+    codes = encode("ACGTNacgtn" * 50)
+    assert np.array_equal(hide_bases(codes, 5), hide_bases(codes, 5))
+    assert not np.array_equal(hide_bases(codes, 5), hide_bases(codes, 6))
+    assert np.array_equal(token_ids(hide_bases(codes, 5)), token_ids(codes))
+
+
+def test_each_hidden_base_is_a_target_where_it_stands():
+    codes = hidden_codes("ACgtN" * 200)
+    objective = MaskedTokens(Uniform(), softmask_weight=0.5)
+    loss, weight = objective(codes)
+    soft = (codes & 0x80) != 0
+    hidden = is_hidden(codes)
+    assert weight == objective.weight(codes) == (hidden & ~soft).sum() + 0.5 * (hidden & soft).sum()
+    torch.testing.assert_close(loss / weight, torch.tensor(4.0).log())
+    objective.eval()
+    assert objective(codes)[1] == hidden.sum()
+
+
+def test_the_objective_fits_the_model():
+    assert choose_objective(None, is_causal=True) == "next_token"
+    assert choose_objective(None, is_causal=False) == "masked"
+    assert choose_objective("masked", is_causal=True) == "masked"
+    with pytest.raises(InputError, match="use --objective masked"):
+        choose_objective("next_token", is_causal=False)

@@ -4,13 +4,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from dnamamba.models import BiMambaConfig, DnaModel, MambaConfig, ModelConfig, S4Config
+from dnamamba.models import (
+    AttentionConfig,
+    BiMambaConfig,
+    DnaModel,
+    MambaConfig,
+    ModelConfig,
+    S4Config,
+)
 
 MIXERS = [
     MambaConfig(d_state=4),
     BiMambaConfig(d_state=4),
     BiMambaConfig(d_state=4, strategy="ew_multiply", tie_projections=False, bias=True),
     S4Config(d_state=4),
+    AttentionConfig(n_heads=2),
+    AttentionConfig(n_heads=2, bias=True, is_causal=False),
 ]
 LENGTHS = [5, 20, 1]
 
@@ -20,9 +29,10 @@ def build(mixer, strands: str = "one") -> DnaModel:
     config = ModelConfig(d_model=8, n_layers=2, mixer=mixer, strands=strands)
     model = DnaModel(config).double()
     with torch.no_grad():
-        for block in model.backbone.layers:
+        for name, parameter in model.named_parameters():
             # Biases far from zero: what padding leaves behind would show.
-            block.mixer.conv1d.bias.add_(1)
+            if name.endswith("conv1d.bias"):
+                parameter.add_(1)
     return model
 
 
@@ -49,7 +59,7 @@ def test_logits_features_and_hidden_states(mixer, strands, training):
 
 
 @pytest.mark.parametrize("strands", ["one", "both"])
-@pytest.mark.parametrize("mixer", MIXERS[:2])
+@pytest.mark.parametrize("mixer", [*MIXERS[:2], MIXERS[-1]])
 @pytest.mark.parametrize("recompute", ["nothing", "cheap"])
 def test_gradients(mixer, strands, recompute):
     model, ids = build(mixer, strands), draw_ids()
@@ -65,7 +75,7 @@ def test_gradients(mixer, strands, recompute):
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-@pytest.mark.parametrize("mixer", MIXERS[:3])
+@pytest.mark.parametrize("mixer", [*MIXERS[:3], MIXERS[-1]])
 def test_what_is_in_the_padding_does_not_matter(mixer):
     """In float32, where a fused kernel reads the rows."""
     model, ids = build(mixer).float(), draw_ids()

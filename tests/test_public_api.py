@@ -40,6 +40,9 @@ OPTIONS = {
     "data check": f"FILES {WINDOWS}",
     "data fetch": "NAMES --out --mirror --force --list",
     "data demo": "--out",
+    "convert import": "SOURCE --out --format",
+    "convert export": "MODEL --out --format",
+    "convert check": "SOURCE --format",
     "bench scan": """
         --min-len --max-len --d-inner --batch --limit --plot --shape --backend --dtype --device
         --json

@@ -8,8 +8,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from dnamamba.errors import InputError
-from dnamamba.models import BiMambaConfig, DnaModel, MambaConfig, ModelConfig, S4Config
-from dnamamba.models.config import MlpConfig
+from dnamamba.models import (
+    AttentionConfig,
+    BiMambaConfig,
+    DnaModel,
+    MambaConfig,
+    MlpConfig,
+    ModelConfig,
+    S4Config,
+    to_huggingface_llama,
+)
+from dnamamba.models.interop.registry import find_format
 from dnamamba.models.recompute import RECOMPUTE
 from dnamamba.models.strands import complement_ids, flip
 from dnamamba.tokenizer import reverse_complement
@@ -19,6 +28,7 @@ MIXERS = [
     BiMambaConfig(d_state=4),
     BiMambaConfig(d_state=4, strategy="ew_multiply", tie_projections=False),
     S4Config(d_state=4, init="lin"),
+    AttentionConfig(n_heads=2),
 ]
 COMPLEMENT = complement_ids(16)
 
@@ -155,3 +165,12 @@ def test_it_is_never_causal_and_has_no_state():
 def test_ids_without_complements_are_refused():
     with pytest.raises(InputError, match="strands 'both' needs this project's token ids"):
         ModelConfig(d_model=8, n_layers=1, strands="both", vocab_size=5)
+
+
+def test_layouts_of_models_of_one_strand_are_refused():
+    """Their weights alone would not tell how many strands a model reads."""
+    with pytest.raises(InputError, match="transformers' Mamba reads one strand"):
+        find_format("huggingface-mamba").write(build(MambaConfig(d_state=4)))
+    llama = build(AttentionConfig(n_heads=2), mlp=MlpConfig(activation="swiglu"))
+    with pytest.raises(InputError, match="Llama's layout is for models of one strand"):
+        to_huggingface_llama(llama)

@@ -84,6 +84,19 @@ def test_a_run_learns_and_leaves_every_file(finished):
     assert "cpu" in manifest["kernels"]["selective_scan on cpu"]
 
 
+def test_a_masked_run_goes_on_with_the_same_bases_hidden(store, tmp_path, monkeypatch):
+    config = replace(tiny_config(store), objective="masked")
+    pretrain(config, tmp_path / "whole", OPTIONS)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3)
+        pretrain(config, tmp_path / "run", OPTIONS)
+    run = RunFolder.open(tmp_path / "run")
+    resume(run.path, RunOptions(device="cpu"))
+    assert_same_run(RunFolder.open(tmp_path / "whole"), run)
+    rows = [row for row in run.metrics.rows() if row["split"] == "valid"]
+    assert rows[0]["targets"] == rows[-1]["targets"] > 0
+
+
 def test_training_rows_have_what_people_look_for(finished):
     row = next(row for row in finished.metrics.rows() if row["split"] == "train")
     assert row["step"] == 2
@@ -245,7 +258,8 @@ def test_parameter_groups_follow_the_paper():
 def test_the_config_of_a_run_reads_back_as_it_was(store, finished):
     """With what was left open filled in: `auto` precision is fp32 on a CPU."""
     config = read_config(finished)
-    assert config == tiny_config(store, precision="fp32", recompute="nothing")
+    expected = tiny_config(store, precision="fp32", recompute="nothing")
+    assert config == replace(expected, objective="next_token")
     assert from_dict(PretrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 

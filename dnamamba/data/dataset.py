@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from dnamamba.data.hiding import hide_bases
 from dnamamba.data.regions import NO_RUNS, ContigLine, merge
 from dnamamba.data.splits import SplitConfig, Splits, describe_doubts, resolve_splits
 from dnamamba.data.windows import WindowConfig, WindowIndex, footprint, index_intervals
@@ -51,14 +52,24 @@ class DataConfig:
 class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
     """Windows of one split by running sample number; a pure function of that number.
 
+    hides_bases: mark bases for a masked language model to predict.
+
     An item is asked for with a sequence of sample numbers and is a whole batch, uint8
     (n, seq_len).
     """
 
-    def __init__(self, genome: Genome, index: WindowIndex, *, rc_augment: bool = False):
+    def __init__(
+        self,
+        genome: Genome,
+        index: WindowIndex,
+        *,
+        rc_augment: bool = False,
+        hides_bases: bool = False,
+    ):
         self.genome = genome
         self.index = index
         self.rc_augment = rc_augment
+        self.hides_bases = hides_bases
 
     def __getitem__(self, samples: Sequence[int]) -> torch.Tensor:
         return torch.from_numpy(self.read(samples))
@@ -98,6 +109,7 @@ class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
         columns = (picked.contig, picked.start, picked.n_bases, picked.left_pad)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         reverse = self._reversed(epoch, i).tolist()
+        keys = self.index.hiding_keys(epoch, i).tolist()
         for row, (contig, start, n_bases, left_pad) in enumerate(rows):
             codes = read(names[contig], start, start + n_bases)
             if n_bases < batch.shape[1]:
@@ -106,6 +118,8 @@ class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
             if reverse[row]:
                 # After padding, so that padding changes sides with the bases.
                 batch[row] = reverse_complement(batch[row])
+            if self.hides_bases:
+                batch[row] = hide_bases(batch[row], keys[row])
 
 
 def evaluation_samples(dataset: WindowDataset, eval_tokens: int) -> list[int]:
@@ -162,10 +176,20 @@ def lay_indexes(genome: Genome, config: DataConfig, splits: Splits) -> dict[Spli
     return indexes
 
 
-def build_datasets(genome: Genome, config: DataConfig) -> dict[Split, WindowDataset]:
-    """A dataset for each split; augmentation on the training one only."""
+def build_datasets(
+    genome: Genome, config: DataConfig, *, hides_bases: bool = False
+) -> dict[Split, WindowDataset]:
+    """A dataset for each split; augmentation on the training one only.
+
+    hides_bases: mark bases for a masked language model to predict (hiding.py).
+    """
     return {
-        split: WindowDataset(genome, index, rc_augment=config.rc_augment and split is Split.TRAIN)
+        split: WindowDataset(
+            genome,
+            index,
+            rc_augment=config.rc_augment and split is Split.TRAIN,
+            hides_bases=hides_bases,
+        )
         for split, index in build_indexes(genome, config).items()
     }
 

@@ -1,11 +1,21 @@
 """The backbone, its mixers and heads."""
 
-from dnamamba.models.config import BiMambaConfig, MambaConfig, ModelConfig, S4Config
+from dnamamba.models.attention import AttentionState
+from dnamamba.models.config import (
+    AttentionConfig,
+    BiMambaConfig,
+    MambaConfig,
+    MlpConfig,
+    ModelConfig,
+    S4Config,
+)
 from dnamamba.models.interop import (
     from_caduceus,
+    from_huggingface_llama,
     from_huggingface_mamba,
     from_state_spaces,
     to_caduceus,
+    to_huggingface_llama,
     to_huggingface_mamba,
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
@@ -13,19 +23,24 @@ from dnamamba.models.mamba import MambaState
 from dnamamba.models.presets import count_parameters, preset, preset_names
 
 __all__ = [
+    "AttentionConfig",
+    "AttentionState",
     "BiMambaConfig",
     "DnaModel",
     "MambaConfig",
     "MambaState",
+    "MlpConfig",
     "ModelConfig",
     "S4Config",
     "count_parameters",
     "from_caduceus",
+    "from_huggingface_llama",
     "from_huggingface_mamba",
     "from_state_spaces",
     "no_weight_decay_names",
     "preset",
     "preset_names",
     "to_caduceus",
+    "to_huggingface_llama",
     "to_huggingface_mamba",
 ]

@@ -63,13 +63,82 @@ class MambaConfig(SelectiveConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Multi-head softmax attention with rotary positions (arXiv 1706.03762, 2104.09864)."""
+
+    kind: Literal["attention"] = "attention"
+    """Which mixer a stored config is about."""
+
+    n_heads: int
+    """Heads of the queries."""
+
+    n_kv_heads: int | None = None
+    """Heads of the keys and values, each for n_heads / n_kv_heads heads of queries (grouped-query
+    attention, arXiv 2305.13245); None: n_heads, filled in by `ModelConfig`."""
+
+    d_head: int | None = None
+    """Width of a head, even (on GPUs a multiple of 8, at most 256, or memory grows with the square
+    of the length); None: d_model / n_heads, filled in by `ModelConfig`."""
+
+    bias: bool = False
+    """Whether the projection to queries, keys and values has a bias."""
+
+    out_bias: bool | None = None
+    """Whether the projection out has one; None: as `bias`, filled in by `ModelConfig`."""
+
+    rope_theta: float = 10_000.0
+    """Pair i of a head's n turns by rope_theta^(-i/n) radians a position."""
+
+    is_causal: bool = True
+    """Whether a position sees only itself and those before it."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_heads", "n_kv_heads", "d_head"):
+            if name == "n_heads" or getattr(self, name) is not None:
+                _check_positive("AttentionConfig", name, getattr(self, name))
+        if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
+            raise InputError(
+                f"AttentionConfig: n_heads {self.n_heads} must be a multiple of n_kv_heads "
+                f"{self.n_kv_heads}"
+            )
+        if self.d_head is not None and self.d_head % 2:
+            raise InputError(
+                f"AttentionConfig: d_head {self.d_head} must be even, as rotary positions turn "
+                "pairs"
+            )
+        if not self.rope_theta > 0:
+            raise InputError(f"AttentionConfig: rope_theta {self.rope_theta} must be above 0")
+
+    def fill_in(self, d_model: int) -> "AttentionConfig":
+        """The same with every None decided, for a model of this width."""
+        if self.d_head is None and d_model % self.n_heads:
+            raise InputError(
+                f"AttentionConfig: d_model {d_model} must be a multiple of n_heads {self.n_heads}, "
+                "or give d_head"
+            )
+        return replace(
+            self,
+            n_kv_heads=self.n_kv_heads or self.n_heads,
+            d_head=self.d_head or d_model // self.n_heads,
+            out_bias=self.bias if self.out_bias is None else self.out_bias,
+        )
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Of all queries and of all keys at a position; only where all is filled in."""
+        assert self.n_kv_heads is not None
+        assert self.d_head is not None
+        return self.n_heads * self.d_head, self.n_kv_heads * self.d_head
+
+
+@dataclass(frozen=True, kw_only=True)
 class BiMambaConfig(SelectiveConfig):
     """Mamba in both directions (Caduceus, arXiv 2403.03234)."""
 
     kind: Literal["bimamba"] = "bimamba"
     """Which mixer a stored config is about."""
 
-    causal: ClassVar[bool] = False
+    is_causal: ClassVar[bool] = False
 
     strategy: Literal["add", "ew_multiply"] = "add"
     """How the outputs of the two directions become one: their sum, or their product."""
@@ -125,9 +194,9 @@ class S4Config:
             )
 
 
-MixerConfig = MambaConfig | BiMambaConfig | S4Config
-"""Any mixer's config; a stored one is told by its `kind`. One that sees what comes later has
-`causal`, a field or a constant, which is then False."""
+MixerConfig = MambaConfig | AttentionConfig | BiMambaConfig | S4Config
+"""Any mixer's config; a stored one is told by its `kind`. One that may see what comes later has
+`is_causal`, a field or a constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +247,8 @@ class ModelConfig:
     """Whether the head's weight is the embedding's."""
 
     mixer: MixerConfig = field(default_factory=MambaConfig)
-    """What mixes positions; its dt_rank is a number once the model's config is made."""
+    """What mixes positions; what it leaves open (dt_rank, d_head) is a number once the model's
+    config is made."""
 
     mlp: MlpConfig | None = None
     """What follows each mixer; Mamba's blocks have none."""
@@ -207,13 +277,15 @@ class ModelConfig:
         if isinstance(self.mixer, SelectiveConfig) and self.mixer.dt_rank == "auto":
             resolved = replace(self.mixer, dt_rank=math.ceil(self.d_model / 16))
             object.__setattr__(self, "mixer", resolved)
+        if isinstance(self.mixer, AttentionConfig):
+            object.__setattr__(self, "mixer", self.mixer.fill_in(self.d_model))
         if self.mlp is not None and self.mlp.d_hidden is None:
             object.__setattr__(self, "mlp", replace(self.mlp, d_hidden=4 * self.d_model))
 
     @property
     def has_causal_mixer(self) -> bool:
         """Whether a mixer's output depends on what came before alone."""
-        return getattr(self.mixer, "causal", True)
+        return getattr(self.mixer, "is_causal", True)
 
 
 def _check_positive(owner: str, name: str, value: object) -> None:

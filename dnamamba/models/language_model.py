@@ -6,8 +6,10 @@ tied head is left out) and config.json (`format_version` and the `ModelConfig`).
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +19,7 @@ from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
-from dnamamba.models import strands
+from dnamamba.models import hub, strands
 from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import Norm
@@ -28,6 +30,7 @@ FORMAT_VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 HEAD_WEIGHT = "lm_head.weight"
+WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class DnaModel(nn.Module):
@@ -181,16 +184,39 @@ class DnaModel(nn.Module):
         building = {name: folder / f".{name}.tmp" for name in (WEIGHTS_NAME, CONFIG_NAME)}
         save_file(weights, building[WEIGHTS_NAME], metadata={"format": "pt"})
         building[CONFIG_NAME].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        # safetensors makes files for their owner alone; models are shared as the umask says.
+        shutil.copymode(building[CONFIG_NAME], building[WEIGHTS_NAME])
         for name, path in building.items():
             os.replace(path, folder / name)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "DnaModel":
-        """Read what `save_pretrained` wrote. Nothing is unpickled.
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> "DnaModel":
+        """Read what `save_pretrained` wrote, from a folder or from the Hugging Face Hub.
 
-        Raises InputError where a file is missing, broken or of another format_version, and where
-        the weights do not fit the config.
+        folder: a folder, which never touches the network; or, as a str "owner/name" where no such
+        folder exists, a repository on the Hub, read by the package huggingface_hub (the extra
+        `hub`). Nothing is unpickled and no code of a repository runs.
+        revision: the repository's branch, tag or commit; default its main branch.
+        cache_dir: where downloads are kept; default huggingface_hub's own folder.
+        local_files_only: take what was downloaded before, without asking the network.
+
+        Raises InputError where a file is missing, broken or of another format_version, where the
+        weights do not fit the config, and where the repository cannot be had.
         """
+        if hub.is_repository(folder):
+            names = (CONFIG_NAME, WEIGHTS_NAME)
+            folder = hub.download(str(folder), names, revision, cache_dir, local_files_only)
+        elif revision is not None:
+            raise InputError(
+                f"{folder} is no repository on the Hugging Face Hub, so it has no revision "
+                f"{revision!r}: leave revision out, or give owner/name"
+            )
         folder = Path(folder)
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():
@@ -208,6 +234,25 @@ class DnaModel(nn.Module):
             ) from error
         load_weights(model, weights, str(folder / WEIGHTS_NAME))
         return model
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a dnamamba model",
+    ) -> str:
+        """Put what `save_pretrained` writes into a repository "owner/name" on the Hugging Face Hub.
+
+        private: whether a repository that is made for it is; default the owner's setting.
+        revision: the branch; default the main one. Returns the commit's address. The login is
+        huggingface_hub's (`hf auth login`). Raises InputError where that package is missing and
+        where the Hub refuses or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload(Path(folder), repo_id, private, revision, commit_message)
 
 
 def _check_lengths(lengths: Tensor, token_ids: Tensor) -> None:
@@ -234,9 +279,15 @@ def _read_config(path: Path) -> ModelConfig:
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     version = saved.get("format_version") if isinstance(saved, dict) else None
+    if version is None:
+        raise InputError(
+            f"{path} has no format_version, so it is no config of dnamamba; for models of other "
+            "projects there is `dnamamba convert import`"
+        )
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{path} has format_version {version}, this dnamamba reads {FORMAT_VERSION}"
+            f"{path} has format_version {version}, this dnamamba reads {FORMAT_VERSION}; "
+            "install the dnamamba that wrote it, or one as new"
         )
     return from_dict(ModelConfig, saved.get("model"))
 
@@ -244,17 +295,22 @@ def _read_config(path: Path) -> ModelConfig:
 def load_weights(model: DnaModel, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy weights by name into a model; a tied head may be left out.
 
-    Raises InputError naming `source` and every key that is missing, unknown or of another shape.
+    Raises InputError naming `source` and every key that is missing, unknown, of another shape or
+    quantised.
     """
     weights = dict(weights)
     if model.config.tie_embeddings:
         weights.pop(HEAD_WEIGHT, None)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    own = model.state_dict()
+    expected = {name: tensor.shape for name, tensor in own.items()}
     if model.config.tie_embeddings:
         del expected[HEAD_WEIGHT]
     problems = [f"missing {name}" for name in sorted(expected.keys() - weights.keys())]
     problems += [f"unknown {name}" for name in sorted(weights.keys() - expected.keys())]
     for name in sorted(expected.keys() & weights.keys()):
+        # Copying would make floats of quantised weights, which mean something else.
+        if own[name].is_floating_point() and weights[name].dtype not in WEIGHT_DTYPES:
+            problems.append(f"{name} is {weights[name].dtype}, expected torch.float32")
         if weights[name].shape != expected[name]:
             got, wanted = tuple(weights[name].shape), tuple(expected[name])
             problems.append(f"{name} is {got}, expected {wanted}")

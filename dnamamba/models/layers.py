@@ -9,6 +9,15 @@ from torch.nn import functional
 from dnamamba.kernels import add_norm
 from dnamamba.models.config import MlpConfig
 
+PROJECTION_STD = 0.02
+
+
+def initialise_projection(layer: nn.Linear) -> None:
+    """As GPT-2, Llama and HyenaDNA: weights normal(0, 0.02), biases zero."""
+    nn.init.normal_(layer.weight, std=PROJECTION_STD)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
 
 class TokenEmbedding(nn.Embedding):
     """nn.Embedding for a vocabulary of a few tokens.
@@ -79,7 +88,8 @@ class Mlp(nn.Module):
     """Two layers at every position, (B, L, D) to (B, L, D): fc2(gelu(fc1(x))).
 
     With "swiglu" fc1 makes two halves, and fc2 takes silu(first) * second (Shazeer 2020, arXiv
-    2002.05202). Parameter names are those of HyenaDNA and of state-spaces/mamba's mlp.py.
+    2002.05202). Parameter names are those of HyenaDNA and of state-spaces/mamba's mlp.py; initial
+    values those of HyenaDNA, GPT-2 and Llama.
     """
 
     def __init__(self, d_model: int, config: MlpConfig) -> None:
@@ -89,6 +99,8 @@ class Mlp(nn.Module):
         halves = 2 if config.activation == "swiglu" else 1
         self.fc1 = nn.Linear(d_model, halves * config.d_hidden, bias=config.bias)
         self.fc2 = nn.Linear(config.d_hidden, d_model, bias=config.bias)
+        for layer in (self.fc1, self.fc2):
+            initialise_projection(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1(x)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dnamamba.models import bimamba, mamba, s4
-from dnamamba.models.config import BiMambaConfig, MambaConfig, S4Config
+from dnamamba.models import attention, bimamba, mamba, s4
+from dnamamba.models.config import AttentionConfig, BiMambaConfig, MambaConfig, S4Config
 
 MixerState = tuple[Tensor, ...]
 """What a mixer remembers of the tokens before; each kind has a NamedTuple of its own."""
@@ -25,6 +25,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[type, Kind] = {
     MambaConfig: Kind(mamba.Mamba, mamba.count_parameters),
+    AttentionConfig: Kind(attention.Attention, attention.count_parameters),
     BiMambaConfig: Kind(bimamba.BiMamba, bimamba.count_parameters),
     S4Config: Kind(s4.S4, s4.count_parameters),
 }

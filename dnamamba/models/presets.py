@@ -4,7 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import BiMambaConfig, MlpConfig, ModelConfig, S4Config
+from dnamamba.models.config import (
+    AttentionConfig,
+    BiMambaConfig,
+    MlpConfig,
+    ModelConfig,
+    S4Config,
+)
 from dnamamba.models.mixers import KINDS
 
 # (d_model, blocks): figure 5 of the Mamba paper, where each of its blocks counts as two of Mamba's,
@@ -25,6 +31,31 @@ def _mamba(d_model: int, blocks: int) -> ModelConfig:
     return ModelConfig(d_model=d_model, n_layers=2 * blocks)
 
 
+# Divides the width of every size; 64, which longer heads often have, does not divide 96.
+_D_HEAD = 32
+
+
+def _transformer(d_model: int, blocks: int) -> ModelConfig:
+    """The Transformer of the same figure: GPT-2's block with rotary positions for learned ones."""
+    return ModelConfig(
+        d_model=d_model,
+        n_layers=blocks,
+        norm="layer",
+        mixer=AttentionConfig(n_heads=d_model // _D_HEAD, bias=True),
+        mlp=MlpConfig(bias=True),
+    )
+
+
+def _llama(d_model: int, blocks: int) -> ModelConfig:
+    """Llama's block: RMSNorm, SwiGLU of 8/3 d_model to the nearest multiple of 32, no biases."""
+    return ModelConfig(
+        d_model=d_model,
+        n_layers=blocks,
+        mixer=AttentionConfig(n_heads=d_model // _D_HEAD),
+        mlp=MlpConfig(activation="swiglu", d_hidden=32 * round(d_model / 12)),
+    )
+
+
 def _caduceus_ph(d_model: int, blocks: int) -> ModelConfig:
     """Mamba in both directions, for training with random strands; "7m" has the sizes of the
     published model of 131k bases."""
@@ -43,6 +74,8 @@ def _mamba_s4(d_model: int, blocks: int) -> ModelConfig:
 # By a name without its size: what makes a config of d_model and the paper's blocks.
 _FAMILIES: dict[str, Callable[[int, int], ModelConfig]] = {
     "mamba": _mamba,
+    "transformer": _transformer,
+    "llama": _llama,
     "caduceus-ph": _caduceus_ph,
     "caduceus-ps": _caduceus_ps,
     "mamba-s4": _mamba_s4,

@@ -29,9 +29,10 @@ LANES, N_STATES = 32, 16
 STEPS = 4
 """Steps of a block: what is loaded together, and how far apart the backward's marks lie."""
 
-PROGRAMS_PER_MULTIPROCESSOR, FEWER_PROGRAMS = 32, 16
-"""Time is cut into chunks until a launch has this many: several rounds of what runs at once. The
-fewer where the backward is done in parts: the states that enter chunks are kept for all of them."""
+PROGRAMS_PER_MULTIPROCESSOR, FEWER_PROGRAMS = 32, 24
+"""Time is cut into chunks until a launch has this many or nearly so, and never more: whole rounds
+of the eight of the backward that run at once. The fewer where the backward is done in parts: the
+states that enter chunks are kept for all of them."""
 
 SHORTEST_CHUNK = 64
 """Steps; a chunk costs one more state in memory. Half of it up to 32 chunks, where programs are
@@ -66,7 +67,7 @@ def make_plan(batch: int, seq_len: int, channels: int, groups: int, n_multiproce
     n_marks = batch * -(-seq_len // STEPS)
     n_slots = _choose_slots(n_programs, blocks, n_marks * N_STATES * LANES * 4)
     per_multiprocessor = PROGRAMS_PER_MULTIPROCESSOR if n_slots == n_programs else FEWER_PROGRAMS
-    wanted = -(-per_multiprocessor * n_multiprocessors // (batch * n_slots))
+    wanted = max(1, per_multiprocessor * n_multiprocessors // (batch * n_slots))
     shortest = max(SHORTEST_CHUNK // 2, min(SHORTEST_CHUNK, seq_len // 32))
     chunk = max(shortest, -(-seq_len // wanted))
     chunk = -(-chunk // STEPS) * STEPS

@@ -1,6 +1,7 @@
 """Weights of other projects, in and out: a module for each architecture."""
 
 from dnamamba.models.interop.caduceus import from_caduceus, to_caduceus
+from dnamamba.models.interop.llama import from_huggingface_llama, to_huggingface_llama
 from dnamamba.models.interop.mamba import (
     from_huggingface_mamba,
     from_state_spaces,
@@ -9,8 +10,10 @@ from dnamamba.models.interop.mamba import (
 
 __all__ = [
     "from_caduceus",
+    "from_huggingface_llama",
     "from_huggingface_mamba",
     "from_state_spaces",
     "to_caduceus",
+    "to_huggingface_llama",
     "to_huggingface_mamba",
 ]

@@ -1,0 +1,108 @@
+"""`dnamamba convert ...`: models of other projects in and out."""
+
+from pathlib import Path
+
+import click
+
+from dnamamba.cli.main import LazyGroup
+from dnamamba.cli.options import FILE
+
+_COMMANDS = {
+    "import": ("dnamamba.cli.convert", "import_", "Another project's weights to a model folder."),
+    "export": ("dnamamba.cli.convert", "export", "A model folder to another project's layout."),
+    "check": ("dnamamba.cli.convert", "check", "What a model is, and what survives a round trip."),
+}
+
+convert = LazyGroup(
+    _COMMANDS,
+    name="convert",
+    help="""Read weights of other projects, and write ours for them; no code of theirs runs.
+
+    \b
+    Examples:
+      dnamamba convert import downloaded/mamba --out models/mamba
+      dnamamba convert export runs/demo --out for-transformers
+      dnamamba convert check models/mamba
+    """,
+)
+
+_OUT = click.option(
+    "--out",
+    type=FILE,
+    required=True,
+    metavar="FOLDER",
+    help="Where it goes: a new or empty folder, made if missing.",
+)
+_FORMAT = click.option(
+    "--format",
+    "format_name",
+    metavar="NAME",
+    help="The layout of the weights. [default: told by their names]",
+)
+
+
+@click.command(name="import")
+@click.argument("source", type=FILE)
+@_OUT
+@_FORMAT
+def import_(source: Path, out: Path, format_name: str | None) -> None:
+    """Read weights of another project and write them as a model folder.
+
+    SOURCE is a folder with config.json and model.safetensors, its shards or pytorch_model.bin, or
+    one file (.safetensors, .bin, .pt, .pth, .ckpt). Pickles are read as tensors alone: one that
+    would run anything is refused. Logits of a fixed sequence are compared with transformers' class,
+    where it has one and is installed; then what was written is read again and compared. bf16 and
+    fp16 weights become fp32.
+
+    \b
+    Example:
+      dnamamba convert import downloaded/mamba --out models/mamba
+    """
+    from dnamamba.conversion import import_model
+
+    _print(import_model(source, out, format_name))
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@_OUT
+@click.option(
+    "--format",
+    "format_name",
+    metavar="NAME",
+    help="The layout to write. [default: the first that holds the model]",
+)
+def export(model: Path, out: Path, format_name: str | None) -> None:
+    """Write a model in another project's layout, with a tokenizer for transformers.
+
+    MODEL is a model folder or a run. Checked as by import. The tokenizer gives the ids of
+    dnamamba's, one for each base, through transformers' AutoTokenizer.
+
+    \b
+    Example:
+      dnamamba convert export runs/demo --out for-transformers
+    """
+    from dnamamba.conversion import export_model
+
+    _print(export_model(model, out, format_name))
+
+
+@click.command()
+@click.argument("source", metavar="MODEL_OR_SOURCE", type=FILE)
+@_FORMAT
+def check(source: Path, format_name: str | None) -> None:
+    """Show a model's format, sizes and dtypes, and what it says about a fixed sequence.
+
+    Also whether its weights come back exactly from each layout that holds them. Writes nothing.
+
+    \b
+    Example:
+      dnamamba convert check runs/demo
+    """
+    from dnamamba.conversion import check_model
+
+    _print(check_model(source, format_name))
+
+
+def _print(lines: list[str]) -> None:
+    click.echo("\n".join(lines))

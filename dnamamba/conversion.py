@@ -1,0 +1,282 @@
+"""Models of other projects to ours and back, each checked before anything is kept.
+
+A conversion is built in a folder beside its target, read again from there and compared; only then
+is it renamed. What fails leaves nothing.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dnamamba.errors import InputError, WrongResultError
+from dnamamba.models import DnaModel, count_parameters
+from dnamamba.models.interop.files import CONFIG_NAME, WeightFiles, read_json, read_source
+from dnamamba.models.interop.fingerprint import fixed_logits, is_causal, take_fingerprint
+from dnamamba.models.interop.formats import Format
+from dnamamba.models.interop.registry import FORMATS, find_format, recognise
+from dnamamba.models.interop.theirs import compare_with_theirs
+from dnamamba.models.interop.tokenizer_files import special_token_ids, write_tokenizer
+from dnamamba.models.language_model import WEIGHTS_NAME, load_weights
+from dnamamba.tokenizer import VOCABULARY
+
+OWN_FORMAT = "dnamamba"
+
+# Written into their settings, where logits of padding ids are not masked: reading takes it back.
+_OWN_SETTINGS = "dnamamba"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model and how it was stored. files: None for a model folder of our own."""
+
+    model: DnaModel
+    format: str
+    source: Path
+    files: WeightFiles | None
+
+    def lines(self) -> list[str]:
+        """Format, architecture, sizes, parameters and dtypes."""
+        config = self.model.config
+        parts = [
+            f"{config.mixer.kind}, d_model {config.d_model}",
+            f"{config.n_layers} layers",
+            f"{config.vocab_size} token ids in {config.padded_vocab_size} rows",
+            f"{count_parameters(config):,} parameters",
+        ]
+        if config.vocab_size not in (VOCABULARY.size, VOCABULARY.padded_size):
+            parts.append("another vocabulary than DNA's, whose ids mean something else")
+        return [f"{self.source}: {self.format}", ", ".join(parts), f"weights: {self._dtypes()}"]
+
+    def _dtypes(self) -> str:
+        if self.files is None:
+            return "float32"
+        stored = self.files.dtypes
+        text = ", ".join(f"{count} {dtype}" for dtype, count in sorted(stored.items()))
+        if {"float16", "bfloat16"} & stored.keys():
+            text += "; widened to float32"
+        return text + "; float64 is rounded to float32" * ("float64" in stored)
+
+
+def open_model(source: Path, format_name: str | None = None) -> Opened:
+    """Read a model folder of ours, a run's, or weights of another project.
+
+    format_name: the layout, where it cannot be told. The model is float32. Raises InputError for
+    what is missing, broken, of no known format or does not fit it.
+    """
+    named = None if format_name in (None, OWN_FORMAT) else find_format(str(format_name))
+    if own := own_folder(source):
+        if named is not None:
+            raise InputError(f"{own} is a model of dnamamba, not {format_name}: leave --format out")
+        return Opened(DnaModel.from_pretrained(own), OWN_FORMAT, own, None)
+    if format_name == OWN_FORMAT:
+        raise InputError(f"{source} is no model folder of dnamamba (config.json says so in ours)")
+    files = read_source(source)
+    found = named or recognise(files.weights, files.settings, str(source))
+    model = _read(found, files.weights, files.settings, str(source))
+    return Opened(model.float().eval(), found.name, source, files)
+
+
+def own_folder(source: Path) -> Path | None:
+    """The folder of a model of ours that a folder, a run folder or its weights' path means."""
+    if source.is_file() and source.name == WEIGHTS_NAME:
+        source = source.parent
+    for folder in (source, source / "model"):
+        path = folder / CONFIG_NAME
+        # A run's config.json has a version too, but its weights lie one folder deeper.
+        is_run = (source / "model" / CONFIG_NAME).is_file() and folder == source
+        if path.is_file() and not is_run and "format_version" in read_json(path):
+            return folder
+    return None
+
+
+def import_model(source: Path, out: Path, format_name: str | None = None) -> list[str]:
+    """Write weights of another project as a model folder of ours; returns what there is to say.
+
+    Raises InputError as `open_model` does and where `out` is in the way; WrongResultError where the
+    model computes something else than transformers' class, or than what was written.
+    """
+    check_target(out)
+    opened = open_model(source, format_name)
+    lines = [*opened.lines(), *fingerprint_lines(opened.model), _compare(opened)]
+    with build_folder(out) as building:
+        opened.model.save_pretrained(building)
+        _check_same(opened.model, DnaModel.from_pretrained(building))
+    return [*lines, "written and read again: the same logits, bit for bit", _listing(out)]
+
+
+def export_model(source: Path, out: Path, format_name: str | None = None) -> list[str]:
+    """Write a model of ours in another project's layout; returns what there is to say.
+
+    format_name: the layout; default the first that can hold the model. Raises as `import_model`.
+    """
+    check_target(out)
+    opened = open_model(source)
+    chosen, weights, settings = _choose_written(opened.model, format_name)
+    lines = [*opened.lines(), *fingerprint_lines(opened.model), f"written as {chosen.name}"]
+    with build_folder(out) as building:
+        _write(building, weights, settings, opened.model)
+        again = read_source(building)
+        model = _read(chosen, again.weights, again.settings, str(out))
+        _check_same(opened.model, model)
+        lines.append(compare_with_theirs(model, again.weights, again.settings))
+    return [*lines, "written and read again: the same logits, bit for bit", _listing(out)]
+
+
+def check_model(source: Path, format_name: str | None = None) -> list[str]:
+    """What a model is, its fingerprint, and in which layouts it survives a round trip."""
+    opened = open_model(source, format_name)
+    lines = [*opened.lines(), *fingerprint_lines(opened.model), _compare(opened)]
+    for one in FORMATS:
+        if one.write is not None:
+            lines.append(f"round trip by {one.name}: {_round_trip(opened.model, one)}")
+    return lines
+
+
+def fingerprint_lines(model: DnaModel) -> list[str]:
+    """What the model says about the fixed sequence, to compare with another copy's."""
+    found = take_fingerprint(model)
+    which = "256 fixed bases" if is_causal(model) else "every eighth of 256 fixed bases, masked"
+    return [f"{which}: {found.bits_per_base:.6f} bits per base, logits {found.logits_hash}"]
+
+
+# --- formats
+
+
+def _read(
+    chosen: Format, weights: Mapping[str, Tensor], settings: Mapping[str, Any], source: str
+) -> DnaModel:
+    what = f"{source} as {chosen.name}"
+    try:
+        model = chosen.read(weights, settings)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        # Shapes and settings are somebody else's: whatever is odd about them ends in a line.
+        raise InputError(f"{what} has shapes or settings that make no model: {error}") from error
+    ours = settings.get(_OWN_SETTINGS)
+    vocab_size = ours.get("vocab_size") if isinstance(ours, Mapping) else None
+    if vocab_size in (None, model.config.vocab_size):
+        return model
+    narrowed = DnaModel(replace(model.config, vocab_size=vocab_size)).to(model.lm_head.weight.dtype)
+    load_weights(narrowed, model.state_dict(), what)
+    return narrowed
+
+
+def _choose_written(
+    model: DnaModel, name: str | None
+) -> tuple[Format, dict[str, Tensor], dict[str, Any]]:
+    candidates = FORMATS if name is None else (find_format(name),)
+    reasons = []
+    for one in candidates:
+        try:
+            if one.write is None:
+                raise InputError("can be read, not written")
+            weights, settings = one.write(model)
+        except InputError as error:
+            reasons.append(f"{one.name}: {error}")
+            continue
+        return one, _apart(weights), _with_ours(settings, model)
+    raise InputError(f"no layout holds this model: {'; '.join(reasons)}")
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tied weights twice, as strict readers want them; safetensors takes no shared memory."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in weights.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.detach().clone() if place in seen else tensor.detach().contiguous()
+        seen.add(place)
+    return apart
+
+
+def _with_ours(settings: Mapping[str, Any], model: DnaModel) -> dict[str, Any]:
+    ours = {_OWN_SETTINGS: {"vocab_size": model.config.vocab_size}}
+    return {**special_token_ids(), **settings, **ours}
+
+
+def _round_trip(model: DnaModel, one: Format) -> str:
+    assert one.write is not None
+    try:
+        weights, settings = one.write(model)
+        again = _read(one, weights, _with_ours(settings, model), "what was written")
+    except InputError as error:
+        return f"not possible ({error})"
+    before, after = model.state_dict(), again.state_dict()
+    differing = [name for name in before if not _equal(before[name], after.get(name))]
+    if differing:
+        return f"differs in {', '.join(differing[:3])}"
+    return "exact" if again.config == model.config else "weights exact, another config"
+
+
+def _equal(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and torch.equal(one, other)
+
+
+# --- checks and files
+
+
+def _compare(opened: Opened) -> str:
+    if opened.files is None:
+        return "a model of dnamamba: there is no other implementation to compare with"
+    return compare_with_theirs(opened.model, opened.files.weights, opened.files.settings)
+
+
+def _check_same(model: DnaModel, again: DnaModel) -> None:
+    if not torch.equal(fixed_logits(model), fixed_logits(again)):
+        raise WrongResultError(
+            "what was written and read again gives other logits; nothing is kept: please report it"
+        )
+
+
+def _write(
+    folder: Path, weights: dict[str, Tensor], settings: dict[str, Any], model: DnaModel
+) -> None:
+    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    path = folder / CONFIG_NAME
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    shutil.copymode(path, folder / WEIGHTS_NAME)
+    if model.config.vocab_size in (VOCABULARY.size, VOCABULARY.padded_size):
+        write_tokenizer(folder)
+
+
+def _listing(folder: Path) -> str:
+    return f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}"
+
+
+def check_target(out: Path) -> None:
+    """Raises InputError unless `out` is an empty folder or nothing at all."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out} has files in it already: name a new folder, or empty it")
+
+
+@contextmanager
+def build_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name at the end, or goes away if anything fails."""
+    out = out.absolute()
+    made = [parent for parent in out.parents if not parent.exists()]
+    building = out.parent / f".{out.name}.building-{os.getpid()}"
+    try:
+        building.mkdir(parents=True)
+        yield building
+        check_target(out)
+        if out.is_dir():
+            out.rmdir()
+        building.rename(out)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        for parent in made:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+        raise

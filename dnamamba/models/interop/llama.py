@@ -1,0 +1,301 @@
+"""Llama: transformers' LlamaForCausalLM, and MistralForCausalLM without a sliding window."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnamamba.errors import InputError
+from dnamamba.models.config import AttentionConfig, MlpConfig, ModelConfig
+from dnamamba.models.interop.formats import Format, Settings, Weights
+from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, load_weights
+
+_EMBEDDING = "model.embed_tokens.weight"
+_LAYER = "model.layers.0"
+_ATTENTION = f"{_LAYER}.self_attn"
+_MODEL_TYPES = ("llama", "mistral")
+
+# Ours, to theirs where the weights are the same,
+_SAME = {
+    "norm": "input_layernorm",
+    "mixer.out_proj": "self_attn.o_proj",
+    "norm2": "post_attention_layernorm",
+    "mlp.fc2": "mlp.down_proj",
+}
+# and to theirs where ours are these one after the other.
+_STACKED = {
+    "mixer.in_proj": tuple(f"self_attn.{name}_proj" for name in "qkv"),
+    "mlp.fc1": ("mlp.gate_proj", "mlp.up_proj"),
+}
+_OUTSIDE = {
+    "backbone.embedding.weight": _EMBEDDING,
+    "backbone.norm_f.weight": "model.norm.weight",
+    HEAD_WEIGHT: HEAD_WEIGHT,
+}
+
+# What a config.json that leaves it out means in transformers.
+_DEFAULTS = {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0}
+
+
+def from_huggingface_llama(
+    weights: Weights, settings: Settings, *, vocab_size: int | None = None
+) -> DnaModel:
+    """A model from the state_dict and the config.json of transformers' LlamaForCausalLM.
+
+    settings: num_attention_heads or head_dim must be there, as the weights' shapes leave them open;
+    rms_norm_eps and rope_theta are transformers' defaults where absent. vocab_size: token ids in
+    use, if fewer than the embedding has rows. The model is float32, or float64 if the embedding is.
+    Raises InputError for other architectures and for what the mixer does not do: scaled rotary
+    positions, a sliding window, another activation.
+    """
+    _refuse_other_settings(settings)
+    weights = {n: w for n, w in weights.items() if not n.endswith("rotary_emb.inv_freq")}
+    config = _find_config(weights, settings, vocab_size)
+    model = DnaModel(config)
+    if weights[_EMBEDDING].dtype == torch.float64:
+        model = model.double()
+    load_weights(model, _rename(weights, config), "the given state_dict, read as Llama's,")
+    return model
+
+
+def to_huggingface_llama(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state_dict and the config.json of transformers' LlamaForCausalLM.
+
+    vocab_size there is padded_vocab_size, and the logits of ids that are not in use are not masked.
+    A tied head is in the state_dict too, as it is in theirs. max_position_embeddings is 131,072 for
+    want of a limit; no token ids are named special. Raises InputError for a model of other blocks.
+    """
+    config = model.config
+    settings, rows = _settings_of(config), _stacked_rows(config)
+    written: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if name in _OUTSIDE:
+            written[_OUTSIDE[name]] = tensor
+            continue
+        prefix, layer, kind = _split_name(name)
+        theirs = (_SAME[layer],) if layer in _SAME else _STACKED[layer]
+        parts = tensor.split(rows.get(layer, len(tensor)))
+        for their_name, part in zip(theirs, parts, strict=True):
+            # A copy: safetensors writes no two tensors of one memory.
+            written[f"{prefix.replace('backbone', 'model')}.{their_name}.{kind}"] = part.clone()
+    return written, settings
+
+
+def halves_from_interleaved(weight: Tensor, n_heads: int) -> Tensor:
+    """Rows of a query or key projection from Meta's and GPT-J's order to ours.
+
+    weight: (n_heads * d, ...), also a bias. There rotary positions turn neighbours (2i, 2i + 1) of
+    a head; here, as in transformers, i and i + d/2.
+    """
+    return weight.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def interleaved_from_halves(weight: Tensor, n_heads: int) -> Tensor:
+    """The inverse of `halves_from_interleaved`."""
+    return weight.unflatten(0, (n_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def _recognises(weights: Weights, settings: Settings) -> bool:
+    names = (_EMBEDDING, f"{_ATTENTION}.q_proj.weight", f"{_LAYER}.mlp.gate_proj.weight")
+    return settings.get("model_type", "llama") in _MODEL_TYPES and all(n in weights for n in names)
+
+
+def _refuse_other_settings(settings: Settings) -> None:
+    """What would change the numbers and is not among the weights."""
+    model_type = settings.get("model_type", "llama")
+    if model_type not in _MODEL_TYPES:
+        raise InputError(
+            f"config.json is of model_type {model_type!r}; as Llama are read "
+            f"{' and '.join(_MODEL_TYPES)}"
+        )
+    if settings.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise InputError(f"hidden_act {settings['hidden_act']!r} is not read, only 'silu'")
+    # What transformers takes where a Mistral's config.json has none.
+    window = settings.get("sliding_window", 4096 if model_type == "mistral" else None)
+    if window is not None:
+        raise InputError(
+            f"sliding_window {window} is not read: attention here sees all positions before; set "
+            "it to null in config.json if no sequence will be longer"
+        )
+
+
+def _find_config(weights: Weights, settings: Settings, vocab_size: int | None) -> ModelConfig:
+    needed = (_EMBEDDING, *(f"{_ATTENTION}.{name}_proj.weight" for name in "qko"))
+    needed += tuple(f"{_LAYER}.mlp.{name}_proj.weight" for name in ("gate", "down"))
+    if missing := [name for name in needed if name not in weights]:
+        raise InputError(
+            f"not the weights of a Llama language model: there is no {', '.join(missing)}"
+        )
+    if flat := [name for name in needed if weights[name].dim() != 2]:
+        raise InputError(f"not a Llama's weights: {flat[0]} is {tuple(weights[flat[0]].shape)}")
+    rows, d_model = weights[_EMBEDDING].shape
+    d_hidden = weights[f"{_LAYER}.mlp.gate_proj.weight"].shape[0]
+    n_layers = len({m[1] for n in weights if (m := re.match(r"model\.layers\.(\d+)\.", n))})
+    found = {"vocab_size": rows, "hidden_size": d_model, "num_hidden_layers": n_layers}
+    _compare({**found, "intermediate_size": d_hidden}, settings)
+    return ModelConfig(
+        d_model=d_model,
+        n_layers=n_layers,
+        vocab_size=rows if vocab_size is None else vocab_size,
+        padded_vocab_size=rows,
+        norm_eps=float(_setting(settings, "rms_norm_eps")),
+        tie_embeddings=_is_tied(weights, settings),
+        mixer=_find_attention(weights, settings),
+        mlp=MlpConfig(
+            activation="swiglu",
+            d_hidden=d_hidden,
+            bias=f"{_LAYER}.mlp.gate_proj.bias" in weights,
+        ),
+    )
+
+
+def _find_attention(weights: Weights, settings: Settings) -> AttentionConfig:
+    d_query, d_key = (weights[f"{_ATTENTION}.{name}_proj.weight"].shape[0] for name in "qk")
+    n_heads, d_head = settings.get("num_attention_heads"), settings.get("head_dim")
+    if n_heads is None and d_head is None:
+        raise InputError(
+            "how many heads there are cannot be read off the weights: give num_attention_heads or "
+            "head_dim in the settings (config.json)"
+        )
+    if d_head is None:
+        d_head = _divide(d_query, n_heads, "num_attention_heads")
+    n_heads, n_kv_heads = (_divide(d, d_head, "head_dim") for d in (d_query, d_key))
+    _compare({"num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads}, settings)
+    return AttentionConfig(
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        d_head=d_head,
+        bias=f"{_ATTENTION}.q_proj.bias" in weights,
+        out_bias=f"{_ATTENTION}.o_proj.bias" in weights,
+        rope_theta=_find_rope_theta(settings),
+    )
+
+
+def _find_rope_theta(settings: Settings) -> float:
+    """From rope_parameters (transformers 5) or rope_theta beside rope_scaling (before)."""
+    given: list[Any] = [settings.get("rope_theta")]
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = settings.get(name) or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        others = rope.keys() - {"rope_theta", "rope_type", "type"}
+        if kind != "default" or others:
+            raise InputError(
+                f"{name} {dict(rope)} is not read: rotary positions are the default ones here, "
+                "neither scaled nor for a part of a head"
+            )
+        given.append(rope.get("rope_theta"))
+    given = [theta for theta in given if theta is not None]
+    if len(set(given)) > 1:
+        raise InputError(f"rope_theta is given as {' and as '.join(map(str, given))}; leave one")
+    return float(given[0] if given else _DEFAULTS["rope_theta"])
+
+
+def _is_tied(weights: Weights, settings: Settings) -> bool:
+    head = weights.get(HEAD_WEIGHT)
+    is_same = head is None or torch.equal(head, weights[_EMBEDDING])
+    tied = settings.get("tie_word_embeddings")
+    if tied and not is_same:
+        raise InputError(
+            f"config.json has tie_word_embeddings true, but {HEAD_WEIGHT} is not {_EMBEDDING}"
+        )
+    return is_same if tied is None else tied
+
+
+def _setting(settings: Settings, name: str) -> Any:
+    value = settings.get(name)
+    return _DEFAULTS[name] if value is None else value
+
+
+def _divide(size: int, by: Any, name: str) -> int:
+    if not isinstance(by, int) or by < 1 or size % by:
+        raise InputError(
+            f"config.json has {name} {by!r}, which does not divide the {size} rows of a projection "
+            "in the weights"
+        )
+    return size // by
+
+
+def _compare(found: dict[str, int], settings: Settings) -> None:
+    """Sizes read off the weights with those of config.json, where it has them."""
+    for name, size in found.items():
+        if settings.get(name) not in (None, size):
+            raise InputError(f"config.json has {name} {settings[name]}, the weights have {size}")
+
+
+def _rename(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
+    """Under our names; what has none is left as it is, for `load_weights` to name."""
+    left = dict(weights)
+    renamed: dict[str, Tensor] = {}
+    for ours, theirs in _names(config):
+        if all(name in left for name in theirs) and len({left[n].shape[1:] for n in theirs}) == 1:
+            renamed[ours] = torch.cat([left.pop(name) for name in theirs])
+    return {**left, **renamed}
+
+
+def _names(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for ours, theirs in _OUTSIDE.items():
+        yield ours, (theirs,)
+    layers = {**{ours: (theirs,) for ours, theirs in _SAME.items()}, **_STACKED}
+    for index in range(config.n_layers):
+        for ours, all_theirs in layers.items():
+            for kind in ("weight", "bias"):
+                names = tuple(f"model.layers.{index}.{theirs}.{kind}" for theirs in all_theirs)
+                yield f"backbone.layers.{index}.{ours}.{kind}", names
+
+
+def _split_name(name: str) -> tuple[str, str, str]:
+    """ "backbone.layers.3.mlp.fc2.bias" to ("backbone.layers.3", "mlp.fc2", "bias")."""
+    parts = name.split(".")
+    return ".".join(parts[:3]), ".".join(parts[3:-1]), parts[-1]
+
+
+def _stacked_rows(config: ModelConfig) -> dict[str, list[int]]:
+    assert isinstance(config.mixer, AttentionConfig)
+    assert config.mlp is not None
+    assert config.mlp.d_hidden is not None
+    d_query, d_key = config.mixer.widths
+    return {"mixer.in_proj": [d_query, d_key, d_key], "mlp.fc1": 2 * [config.mlp.d_hidden]}
+
+
+def _settings_of(config: ModelConfig) -> dict[str, Any]:
+    mixer, mlp = config.mixer, config.mlp
+    if not isinstance(mixer, AttentionConfig) or not mixer.is_causal:
+        raise InputError(f"Llama's layout holds causal attention, the model's mixer is {mixer}")
+    if config.strands == "both":
+        raise InputError("Llama's layout is for models of one strand, the model reads both")
+    if mixer.bias != mixer.out_bias:
+        raise InputError("Llama's layout has biases at all four projections of attention or none")
+    if config.norm != "rms" or mlp is None or mlp.activation != "swiglu":
+        raise InputError(
+            "Llama's layout holds RMSNorm and a SwiGLU MLP, the model has norm "
+            f"{config.norm!r} and mlp {mlp}"
+        )
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.padded_vocab_size,
+        "hidden_size": config.d_model,
+        "intermediate_size": mlp.d_hidden,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": mixer.n_heads,
+        "num_key_value_heads": mixer.n_kv_heads,
+        "head_dim": mixer.d_head,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "max_position_embeddings": 131_072,
+        "rope_theta": mixer.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": mixer.rope_theta},
+        "attention_bias": mixer.bias,
+        "mlp_bias": mlp.bias,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("huggingface-llama", _recognises, from_huggingface_llama, to_huggingface_llama),
+)

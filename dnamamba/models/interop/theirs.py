@@ -1,0 +1,90 @@
+"""The same weights in transformers' own class: an implementation that knows nothing of ours."""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnamamba.errors import InputError, WrongResultError
+from dnamamba.models.interop.fingerprint import fixed_logits, model_ids
+from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
+
+# Architectures whose class in transformers needs no code from elsewhere.
+MODEL_TYPES = ("mamba", "mamba2", "llama")
+TOLERANCE = 1e-3
+"""Largest difference of logits, over the largest logit, that rounding in float32 explains."""
+
+_ALONE = "the fingerprint is all there is to compare"
+
+
+def compare_with_theirs(
+    model: DnaModel, weights: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> str:
+    """Compare logits of the fixed sequence with transformers' class; what came of it, in a line.
+
+    weights, settings: what the model was made of. Where there is nothing to compare with, the line
+    says why. Raises WrongResultError where logits differ.
+    """
+    model_type = settings.get("model_type")
+    if model_type not in MODEL_TYPES:
+        return f"transformers has no class for this: {_ALONE}"
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError:
+        return f"transformers is not installed: {_ALONE}"
+    with _quiet(transformers):
+        try:
+            theirs = _build(transformers, str(model_type), weights, settings)
+        except _refusals() as error:
+            # Its version may be too old or too new for these settings.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"transformers makes no model of this ({reason}): {_ALONE}"
+        with torch.no_grad():
+            found = theirs(model_ids(model)).logits[0, :, : model.config.vocab_size]
+    expected = fixed_logits(model)
+    worst, largest = (found - expected).abs().max().item(), expected.abs().max().item()
+    name = type(theirs).__name__
+    # Written so that a NaN is wrong.
+    if not worst <= TOLERANCE * largest:
+        raise WrongResultError(
+            f"transformers' {name} gives other logits (by {worst:.1e}, of up to {largest:.1e}); "
+            "nothing is written: please report it"
+        )
+    return f"transformers' {name}: logits differ by {worst:.1e} at most, of up to {largest:.1e}"
+
+
+def _build(
+    transformers: Any, model_type: str, weights: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> Any:
+    """Their model with exactly these weights, in float32."""
+    own = ("model_type", "dtype", "torch_dtype")
+    kept = {key: value for key, value in settings.items() if key not in own}
+    config = transformers.AutoConfig.for_model(model_type, **kept)
+    theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    lost, unknown = theirs.load_state_dict(weights, strict=False)
+    lost = [name for name in lost if not (name == HEAD_WEIGHT and config.tie_word_embeddings)]
+    if lost or unknown:
+        raise InputError(f"it lacks {lost[:3]} and does not know {unknown[:3]}")
+    return theirs.eval()
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What transformers raises for settings that it does not take."""
+    errors = importlib.import_module("huggingface_hub.errors")
+    strict = getattr(errors, "StrictDataclassError", ValueError)
+    return (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ImportError, strict)
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without its advice about faster kernels."""
+    logging = transformers.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
