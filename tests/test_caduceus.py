@@ -162,7 +162,6 @@ IDS = torch.randint(7, 12, (2, 19), generator=torch.Generator().manual_seed(1))
         build(strands="one"),
         build(mixer=BiMambaConfig(strategy="ew_multiply", bias=True, conv_bias=False)),
         build(mixer=BiMambaConfig(tie_projections=False, bias=True)),
-        build(mixer=MambaConfig(d_state=3), strands="one"),
         build(mixer=MambaConfig(d_state=3)),
     ],
 )
@@ -248,7 +247,19 @@ def test_other_weights_are_refused():
         from_caduceus(to_caduceus(causal)[0])
 
 
+def test_one_direction_of_one_strand_is_read_as_mamba():
+    model = build(strands="one")
+    weights, settings = to_caduceus(model)
+    weights = {name: w for name, w in weights.items() if "mamba_rev" not in name}
+    causal = from_caduceus(weights, {**settings, "bidirectional": False})
+    assert causal.config.mixer == MambaConfig(d_state=3, dt_rank=1)
+    ahead = {name: w for name, w in model.state_dict().items() if ".reverse." not in name}
+    assert torch.equal(causal(IDS), from_state_spaces(ahead)(IDS))
+
+
 def test_what_caduceus_cannot_hold_is_refused():
+    with pytest.raises(InputError, match=r"on both strands, .* this model has 'mamba'"):
+        to_caduceus(build(mixer=MambaConfig(d_state=3), strands="one"))
     with pytest.raises(InputError, match="this model has 's4'"):
         to_caduceus(build(mixer=S4Config(d_state=4)))
     with pytest.raises(InputError, match="this model has 'bimamba' and an MLP"):

@@ -433,7 +433,7 @@ def test_check_describes_and_writes_nothing(convert):
     assert said[0] == "run/model: dnamamba"
     assert said[1] == "mamba, d_model 8, 2 layers, 12 token ids in 16 rows, 1,592 parameters"
     assert said[2] == "weights: float32"
-    assert said[-1] == "round trip by huggingface-mamba: exact"
+    assert "round trip by huggingface-mamba: exact" in said
     assert os.listdir() == ["run"]
     assert convert("check", "run/model/model.safetensors").splitlines() == said
 
@@ -475,7 +475,7 @@ def test_the_fingerprint_tells_models_apart_and_not_their_rounding():
 
 def test_models_that_see_both_sides_are_asked_for_masked_bases(convert, monkeypatch):
     build_tiny().save_pretrained("ours")
-    monkeypatch.setattr(MambaConfig, "causal", False, raising=False)
+    monkeypatch.setattr(MambaConfig, "is_causal", False, raising=False)
     ids = fingerprint.model_ids(build_tiny(), masked=True)[0]
     assert (ids == 3).nonzero().flatten().tolist() == list(range(0, 256, 8))
     assert "\nevery eighth of 256 fixed bases, masked: " in convert("check", "ours")

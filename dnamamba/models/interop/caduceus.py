@@ -72,15 +72,18 @@ def to_caduceus(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     With both strands and an even number of blocks as published, with fused_add_norm true; with an
     odd one false. There logits of ids that are not in use are not masked. Raises InputError for
-    models with another mixer or an MLP.
+    models with another mixer or an MLP, and for those of one direction and one strand, which are
+    plain Mamba.
     """
     config = model.config
-    if not isinstance(config.mixer, BiMambaConfig | MambaConfig) or config.mlp is not None:
-        raise InputError(
-            "Caduceus has blocks of Mamba in one direction or in both, without an MLP; this model "
-            f"has {config.mixer.kind!r}{'' if config.mlp is None else ' and an MLP'}"
-        )
     both = config.strands == "both"
+    is_caduceus = isinstance(config.mixer, BiMambaConfig)
+    is_caduceus |= both and isinstance(config.mixer, MambaConfig)
+    if not is_caduceus or config.mlp is not None:
+        raise InputError(
+            "Caduceus has blocks of Mamba, in both directions or on both strands, without an MLP; "
+            f"this model has {config.mixer.kind!r}{'' if config.mlp is None else ' and an MLP'}"
+        )
     fused = not both or (config.n_layers % 2 == 0 and isinstance(config.mixer, BiMambaConfig))
     ours = dict(model.state_dict())
     if both and fused:
