@@ -166,6 +166,8 @@ def test_config_resolves_dt_rank_and_survives_json():
     assert from_dict(ModelConfig, to_dict(config)) == config
     with pytest.raises(InputError, match="BiMambaConfig: d_state is a whole number"):
         BiMambaConfig(d_state=0)
+    with pytest.raises(InputError, match="strategy is one of add, ew_multiply, got 'mean'"):
+        BiMambaConfig(strategy="mean")
 
 
 @pytest.mark.parametrize("tied", [True, False])

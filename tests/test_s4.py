@@ -211,6 +211,8 @@ def test_weight_decay_leaves_the_time_constants_alone():
 def test_config_refuses_what_it_cannot_be():
     with pytest.raises(InputError, match="with init 'lin' d_state is even"):
         S4Config(init="lin", d_state=5)
+    with pytest.raises(InputError, match=r"init is one of real, lin, .* got 'random'"):
+        S4Config(init="random")
     with pytest.raises(InputError, match="0 < dt_min <= dt_max"):
         S4Config(dt_min=1.0)
 

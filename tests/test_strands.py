@@ -165,6 +165,8 @@ def test_it_is_never_causal_and_has_no_state():
 def test_ids_without_complements_are_refused():
     with pytest.raises(InputError, match="strands 'both' needs this project's token ids"):
         ModelConfig(d_model=8, n_layers=1, strands="both", vocab_size=5)
+    with pytest.raises(InputError, match="strands is one of one, both, got 'both_swapped'"):
+        ModelConfig(d_model=8, n_layers=1, strands="both_swapped")
 
 
 def test_layouts_of_models_of_one_strand_are_refused():

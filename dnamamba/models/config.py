@@ -146,6 +146,10 @@ class BiMambaConfig(SelectiveConfig):
     tie_projections: bool = True
     """Whether both directions share in_proj and out_proj; the rest each has for itself."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_choice("BiMambaConfig", "strategy", self.strategy, ("add", "ew_multiply"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class S4Config:
@@ -183,6 +187,7 @@ class S4Config:
     def __post_init__(self) -> None:
         for name in ("expand", "d_state", "d_conv"):
             _check_positive("S4Config", name, getattr(self, name))
+        _check_choice("S4Config", "init", self.init, ("real", "lin", "inv", "quad", "legs"))
         if self.init != "real" and self.d_state % 2:
             raise InputError(
                 f"S4Config: with init {self.init!r} d_state is even, as states come in pairs; got "
@@ -266,6 +271,7 @@ class ModelConfig:
                 f"ModelConfig: padded_vocab_size {self.padded_vocab_size} must be at least "
                 f"vocab_size {self.vocab_size}"
             )
+        _check_choice("ModelConfig", "strands", self.strands, ("one", "both"))
         has_complements = self.vocab_size > LAST_BASE_ID
         has_complements &= self.padded_vocab_size <= COMPLEMENT_TABLE.size
         if self.strands == "both" and not has_complements:
@@ -286,6 +292,11 @@ class ModelConfig:
     def has_causal_mixer(self) -> bool:
         """Whether a mixer's output depends on what came before alone."""
         return getattr(self.mixer, "is_causal", True)
+
+
+def _check_choice(owner: str, name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{owner}: {name} is one of {', '.join(choices)}, got {value!r}")
 
 
 def _check_positive(owner: str, name: str, value: object) -> None:
