@@ -181,7 +181,7 @@ def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
     recipe = {key: values[key] for key in _RECIPE if values[key] is not None}
     recipe |= {key: chosen[key] for key in ("max_steps", "batch_tokens", "eval_tokens")}
     recipe.setdefault("eval_every", max(1, chosen["max_steps"] // 10))
-    model = preset(chosen["model"])
+    model = preset(chosen["model"], values["seq_len"])
     recipe.setdefault("learning_rate", peak_learning_rate(model))
     is_demo = not values["data"] or values["data"] == (DEMO,)
     files = tuple(str(Path(name).resolve()) for name in values["data"])

@@ -123,8 +123,9 @@ def make_plan(
     """Choose what is left open, for the memory there is.
 
     micro_batch: windows a pass; None takes the most that fit (on a CPU, that are useful).
-    recompute: None keeps all below 2 GiB, on a CPU as long as a window fits; then what is cheap to
-    make again is, and whole blocks only where even one window does not fit otherwise.
+    recompute: None keeps all below 2 GiB, on a CPU and without a fused scan as long as a window
+    fits; then what is cheap to make again is, and whole blocks only where even one window does not
+    fit otherwise.
     Raises InputError where nothing fits or the batch cannot be shared evenly.
     """
     seq_len = datasets[Split.TRAIN].index.config.seq_len
@@ -204,7 +205,8 @@ def _choose_recompute(
     memory: MemoryEstimate, compute: Compute, *, most: int, least: int
 ) -> Recompute:
     """most, least: tokens that may and that must be in one pass."""
-    if compute.device.type == "cpu":
+    if compute.device.type == "cpu" or "cheap" not in memory.per_token:
+        # Smaller passes cost less than running every block twice.
         keeps_all = memory.fits(least, "nothing")
     else:
         keeps_all = memory.fits(most, "nothing") and memory.per_token["nothing"] * most <= _SMALL

@@ -2,6 +2,7 @@
 
 from dnamamba.kernels.conv.op import causal_conv1d
 from dnamamba.kernels.conv.step import causal_conv1d_step
+from dnamamba.kernels.longconv.op import long_conv
 from dnamamba.kernels.norm.op import add_norm
 from dnamamba.kernels.scan.op import selective_scan
 from dnamamba.kernels.scan.step import selective_scan_step
@@ -10,6 +11,7 @@ __all__ = [
     "add_norm",
     "causal_conv1d",
     "causal_conv1d_step",
+    "long_conv",
     "selective_scan",
     "selective_scan_step",
 ]

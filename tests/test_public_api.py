@@ -27,7 +27,7 @@ WINDOWS = """
 """
 RECIPE = """
     --steps --batch-tokens --learning-rate --min-learning-rate --warmup-fraction --weight-decay
-    --grad-clip --softmask-weight --no-rc-augment --eval-every --eval-tokens --save-every
+    --grad-clip --softmask-weight --no-rc-augment --objective --eval-every --eval-tokens --save-every
     --log-every --seed --precision
 """
 OPTIONS = {
@@ -79,6 +79,7 @@ def test_public_kernels():
         "add_norm",
         "causal_conv1d",
         "causal_conv1d_step",
+        "long_conv",
         "selective_scan",
         "selective_scan_step",
     ]

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
-from dnamamba.kernels import selective_scan
+from dnamamba.kernels import long_conv, selective_scan
 from dnamamba.models import (
     DnaModel,
     ModelConfig,
@@ -23,7 +23,6 @@ from dnamamba.models import (
 from dnamamba.models.recompute import RECOMPUTE
 from dnamamba.models.s4 import (
     S4,
-    convolve,
     discretise,
     evaluate_powers,
     initial_A,
@@ -230,7 +229,7 @@ def run_official_layer(params: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Te
     A = torch.complex(-params["kernel.log_A_real"].exp(), params["kernel.A_imag"])
     C = torch.view_as_complex(params["kernel.C"])
     kernel = make_kernel(A, C, params["kernel.log_dt"].exp(), x.shape[1])
-    y = functional.gelu(convolve(x, kernel) + params["D"] * x)
+    y = functional.gelu(long_conv(x, kernel.T, params["D"]))
     weight, bias = params["output_linear.0.weight"].squeeze(-1), params["output_linear.0.bias"]
     return kernel, functional.glu(functional.linear(y, weight, bias))
 
@@ -279,7 +278,7 @@ def test_golden_kernels_and_states(golden, case):
     assert_close(kernel, expected["K"], **TOLERANCE, what="kernel")
     u = golden.tensors[f"kernel_{case}/in/u"].double().mT
     for channel, one in enumerate(kernel):
-        found = convolve(u, one).mT
+        found = long_conv(u, one.T).mT
         assert_close(found, expected["y_recurrent"][:, channel], **TOLERANCE, what="output")
     state = state_after(log_dA, B[0] * dB, u)
     assert_close(state.real, expected["state_real"], **TOLERANCE, what="state")

@@ -129,7 +129,7 @@ class TrainingBenchmark:
 
     def _prepare(self, run: TrainingRun) -> tuple[TrainingStep, Passes]:
         torch.manual_seed(0)
-        config, recipe = preset(run.model), TrainConfig()
+        config, recipe = preset(run.model, run.seq_len), TrainConfig()
         model = DnaModel(config).to(self.compute.device)
         objective = NextToken(model)
         passes = choose_passes(

@@ -4,6 +4,7 @@ from dnamamba.models.attention import AttentionState
 from dnamamba.models.config import (
     AttentionConfig,
     BiMambaConfig,
+    HyenaConfig,
     MambaConfig,
     MlpConfig,
     ModelConfig,
@@ -13,10 +14,12 @@ from dnamamba.models.interop import (
     from_caduceus,
     from_huggingface_llama,
     from_huggingface_mamba,
+    from_hyenadna,
     from_state_spaces,
     to_caduceus,
     to_huggingface_llama,
     to_huggingface_mamba,
+    to_hyenadna,
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
 from dnamamba.models.mamba import MambaState
@@ -27,6 +30,7 @@ __all__ = [
     "AttentionState",
     "BiMambaConfig",
     "DnaModel",
+    "HyenaConfig",
     "MambaConfig",
     "MambaState",
     "MlpConfig",
@@ -36,6 +40,7 @@ __all__ = [
     "from_caduceus",
     "from_huggingface_llama",
     "from_huggingface_mamba",
+    "from_hyenadna",
     "from_state_spaces",
     "no_weight_decay_names",
     "preset",
@@ -43,4 +48,5 @@ __all__ = [
     "to_caduceus",
     "to_huggingface_llama",
     "to_huggingface_mamba",
+    "to_hyenadna",
 ]

@@ -132,6 +132,55 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HyenaConfig:
+    """The Hyena operator (arXiv 2302.10866); defaults are those of HyenaDNA (arXiv 2306.15794)."""
+
+    kind: Literal["hyena"] = "hyena"
+    """Which mixer a stored config is about."""
+
+    l_max: int = 1 << 20
+    """Longest sequence. Filters are functions of position / l_max, from the present token to l_max
+    tokens back, so a model trained with one l_max is no use with another, and one trained on short
+    sequences with a large l_max sees little but the start of each filter: take the longest length
+    of the training, plus 2 if special tokens go round it."""
+
+    order: int = 2
+    """Gates; there are order - 1 long convolutions."""
+
+    d_conv: int = 3
+    """Taps of the short convolution."""
+
+    filter_order: int = 64
+    """Width of the network that makes the filters of a position,"""
+
+    filter_layers: int = 2
+    """its layers of that width to that width, between the first and the last,"""
+
+    emb_dim: int = 5
+    """and its inputs: the position, and cosines and sines of it; odd, at least 3."""
+
+    w: float = 10.0
+    """Initial frequency of the network's sines; trained."""
+
+    shift: float = 0.05
+    """Filters are multiplied by a decay plus this. 0.05 in HyenaDNA's published models and in its
+    standalone code, 0 in its training code."""
+
+    def __post_init__(self) -> None:
+        for name in ("l_max", "d_conv", "filter_order", "filter_layers"):
+            _check_positive("HyenaConfig", name, getattr(self, name))
+        if not isinstance(self.order, int) or self.order < 2:
+            raise InputError(
+                f"HyenaConfig: order is a whole number of at least 2, got {self.order!r}"
+            )
+        if not isinstance(self.emb_dim, int) or self.emb_dim < 3 or self.emb_dim % 2 == 0:
+            raise InputError(
+                "HyenaConfig: emb_dim is odd and at least 3 (the position, and a cosine and a sine "
+                f"of each frequency), got {self.emb_dim!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BiMambaConfig(SelectiveConfig):
     """Mamba in both directions (Caduceus, arXiv 2403.03234)."""
 
@@ -199,7 +248,7 @@ class S4Config:
             )
 
 
-MixerConfig = MambaConfig | AttentionConfig | BiMambaConfig | S4Config
+MixerConfig = MambaConfig | AttentionConfig | HyenaConfig | BiMambaConfig | S4Config
 """Any mixer's config; a stored one is told by its `kind`. One that may see what comes later has
 `is_causal`, a field or a constant."""
 

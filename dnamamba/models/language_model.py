@@ -324,13 +324,14 @@ def no_weight_decay_names(model: DnaModel) -> set[str]:
 
     Biases and norm weights have no scale to limit. A_log and D set each channel's time constants
     and skip: decay would pull every A to -1 and undo the initialisation; upstream marks both, and
-    dt_proj.bias likewise, and S4 has A_imag and log_dt for the same. The embedding does decay, as
-    in the paper's recipe, where no exception is made for it.
+    dt_proj.bias likewise, and S4 has A_imag and log_dt for the same. HyenaDNA does not decay what
+    makes its filters. The embedding does decay, as in the paper's recipe, where no exception is
+    made for it.
     """
     exempt = {"A_log", "A_imag", "log_dt", "D", "bias"}
     return {
         f"{module_name}.{name}" if module_name else name
         for module_name, module in model.named_modules()
         for name, _ in module.named_parameters(recurse=False)
-        if name in exempt or isinstance(module, Norm)
+        if name in exempt or isinstance(module, Norm) or ".filter_fn." in f"{module_name}."
     }

@@ -5,8 +5,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dnamamba.models import attention, bimamba, mamba, s4
-from dnamamba.models.config import AttentionConfig, BiMambaConfig, MambaConfig, S4Config
+from dnamamba.models import attention, bimamba, hyena, mamba, s4
+from dnamamba.models.config import (
+    AttentionConfig,
+    BiMambaConfig,
+    HyenaConfig,
+    MambaConfig,
+    S4Config,
+)
 
 MixerState = tuple[Tensor, ...]
 """What a mixer remembers of the tokens before; each kind has a NamedTuple of its own."""
@@ -26,6 +32,7 @@ class Kind(NamedTuple):
 KINDS: dict[type, Kind] = {
     MambaConfig: Kind(mamba.Mamba, mamba.count_parameters),
     AttentionConfig: Kind(attention.Attention, attention.count_parameters),
+    HyenaConfig: Kind(hyena.Hyena, hyena.count_parameters),
     BiMambaConfig: Kind(bimamba.BiMamba, bimamba.count_parameters),
     S4Config: Kind(s4.S4, s4.count_parameters),
 }

@@ -7,6 +7,7 @@ from dnamamba.errors import InputError
 from dnamamba.models.config import (
     AttentionConfig,
     BiMambaConfig,
+    HyenaConfig,
     MlpConfig,
     ModelConfig,
     S4Config,
@@ -56,6 +57,11 @@ def _llama(d_model: int, blocks: int) -> ModelConfig:
     )
 
 
+def _hyena(d_model: int, blocks: int) -> ModelConfig:
+    """As the Mamba paper trained it: in the shell of its other models, not in HyenaDNA's own."""
+    return ModelConfig(d_model=d_model, n_layers=blocks, mixer=HyenaConfig(), mlp=MlpConfig())
+
+
 def _caduceus_ph(d_model: int, blocks: int) -> ModelConfig:
     """Mamba in both directions, for training with random strands; "7m" has the sizes of the
     published model of 131k bases."""
@@ -76,23 +82,57 @@ _FAMILIES: dict[str, Callable[[int, int], ModelConfig]] = {
     "mamba": _mamba,
     "transformer": _transformer,
     "llama": _llama,
+    "hyena": _hyena,
     "caduceus-ph": _caduceus_ph,
     "caduceus-ps": _caduceus_ps,
     "mamba-s4": _mamba_s4,
 }
 
 
+def _hyenadna(d_model: int, n_layers: int, max_length: int) -> ModelConfig:
+    """HyenaDNA as published: filters for max_length tokens and two special ones."""
+    return ModelConfig(
+        d_model=d_model,
+        n_layers=n_layers,
+        norm="layer",
+        mixer=HyenaConfig(l_max=max_length + 2),
+        mlp=MlpConfig(bias=True),
+    )
+
+
+# Models by names of their own.
+_PUBLISHED = {
+    "hyenadna-tiny-1k": _hyenadna(128, 2, 1024),
+    "hyenadna-tiny-1k-d256": _hyenadna(256, 2, 1024),
+    "hyenadna-tiny-16k-d128": _hyenadna(128, 2, 16_384),
+    "hyenadna-small-32k": _hyenadna(256, 4, 32_768),
+    "hyenadna-medium-160k": _hyenadna(256, 8, 160_000),
+    "hyenadna-medium-450k": _hyenadna(256, 8, 450_000),
+    "hyenadna-large-1m": _hyenadna(256, 8, 1_000_000),
+}
+
+
 def preset_names() -> list[str]:
-    """The names `preset` knows, family by family, small to large."""
-    return [f"{family}-{size}" for family in _FAMILIES for size in _SIZES]
+    """The names `preset` knows, family by family, small to large, then published models."""
+    return [f"{family}-{size}" for family in _FAMILIES for size in _SIZES] + [*_PUBLISHED]
 
 
-def preset(name: str) -> ModelConfig:
-    """The config of a named model. Raises InputError, listing the names, for any other."""
+def preset(name: str, seq_len: int | None = None) -> ModelConfig:
+    """The config of a named model. Raises InputError, listing the names, for any other.
+
+    seq_len: the longest sequences it is to be trained on. Hyena's filters are then made for that
+    length (l_max), as the Mamba paper's were; None makes them for 2^20, which any shorter sequence
+    sees the start of. A published model keeps its own. Mamba has no such length.
+    """
     if name not in preset_names():
         raise InputError(f"no model is called {name!r}; there are {', '.join(preset_names())}")
+    if name in _PUBLISHED:
+        return _PUBLISHED[name]
     family, size = name.rsplit("-", 1)
-    return _FAMILIES[family](*_SIZES[size])
+    config = _FAMILIES[family](*_SIZES[size])
+    if seq_len is not None and isinstance(config.mixer, HyenaConfig):
+        config = replace(config, mixer=replace(config.mixer, l_max=seq_len))
+    return config
 
 
 def count_parameters(config: ModelConfig) -> int:

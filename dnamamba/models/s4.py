@@ -3,9 +3,9 @@
 The model is diagonal (S4D): x_t = dA x_{t-1} + dB u_t and y_t = C x_t, with dA = exp(dt A) and
 dB = (exp(dt A) - 1) / A ("zoh"). For complex A the states stand for conjugate pairs: y_t =
 2 Re(C x_t). B is one, as only its product with C matters. A whole sequence is a convolution with
-the kernel K_l = C dA^l dB, by FFT; only the states at its two ends are computed as such.
-kernels.selective_scan could do it too, but with constant B and C by no fused backend, and it would
-compute states at every position.
+the kernel K_l = C dA^l dB, by FFT, so causal up to rounding; only the states at its two ends are
+computed as such. kernels.selective_scan could do it too, but with constant B and C by no fused
+backend.
 
 Sources: Gu et al. 2022 (arXiv 2206.11893), sections 3 and 4; Gu and Dao 2023 (arXiv 2312.00752),
 section 4.6 (Mamba with S4). Shape letters: B batch, L seq_len, D channels (d_inner inside the
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from dnamamba.kernels import causal_conv1d
+from dnamamba.kernels import causal_conv1d, long_conv
 from dnamamba.models.config import S4Config
 
 Initial = Literal["real", "lin", "inv", "quad", "legs"]
@@ -108,18 +108,6 @@ def make_kernel(A: Tensor, C: Tensor, dt: Tensor, seq_len: int, rule: Rule = "zo
     return evaluate_powers(log_dA, C * dB, seq_len)
 
 
-def convolve(u: Tensor, kernel: Tensor) -> Tensor:
-    """y_t = sum over s of kernel_s u_{t - s}: u (B, L, D), kernel (D, L), to (B, L, D).
-
-    Causal up to rounding. Circular at twice the length, by torch.fft, until `kernels` has a long
-    convolution for both this and Hyena.
-    """
-    seq_len = u.shape[1]
-    size = 1 << (2 * seq_len - 1).bit_length()
-    spectrum = torch.fft.rfft(u, n=size, dim=1) * torch.fft.rfft(kernel.T, n=size, dim=0)
-    return torch.fft.irfft(spectrum, n=size, dim=1)[:, :seq_len]
-
-
 def state_after(log_dA: Tensor, dB: Tensor, u: Tensor) -> Tensor:
     """sum over t of dA^(L - 1 - t) dB u_t, the states after u (B, L, D): (B, D, N), in two levels
     as `evaluate_powers`."""
@@ -189,18 +177,17 @@ class S4(nn.Module):
         # Autocast would round what looks like a product of matrices to bf16.
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)
-            u = x.to(dtype)
-            y, ssm_state = self._run(u, None if state is None else state.ssm, return_state)
-            y = ((y + self.D * u) * silu(z.to(dtype))).to(x.dtype)
-        out = self.out_proj(y)
+            before = None if state is None else state.ssm
+            y, ssm_state = self._run(x.to(dtype), silu(z.to(dtype)), before, return_state)
+        out = self.out_proj(y.to(x.dtype))
         if conv_state is None or ssm_state is None:
             return out, None
         return out, S4State(conv_state, ssm_state)
 
     def _run(
-        self, u: Tensor, state: Tensor | None, return_state: bool
+        self, u: Tensor, gate: Tensor, state: Tensor | None, return_state: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The state space model without D: u (B, L, D) to y and the states after it."""
+        """The state space model, times the gate: u (B, L, D) to y and the states after it."""
         A: Tensor = -torch.exp(self.A_log)
         C = self.C.squeeze(-1)
         if self.A_imag is not None:
@@ -210,11 +197,13 @@ class S4(nn.Module):
         if seq_len == 1 and state is not None:
             state = torch.exp(log_dA) * state + dB * u.mT
             y = (C * state).sum(-1).unsqueeze(1)  # (B, 1, D)
-            return 2 * y.real if y.is_complex() else y, state
-        y = convolve(u, evaluate_powers(log_dA, C * dB, seq_len))
+            y = 2 * y.real if y.is_complex() else y
+            return (y + self.D * u) * gate, state
+        kernel = evaluate_powers(log_dA, C * dB, seq_len)
+        y = long_conv(u, kernel.T, self.D, gate_out=gate)
         if state is not None:
             weights = C * torch.exp(log_dA) * state
-            y = y + evaluate_powers(log_dA.expand_as(weights), weights, seq_len).mT
+            y = y + gate * evaluate_powers(log_dA.expand_as(weights), weights, seq_len).mT
         if not return_state:
             return y, None
         after = state_after(log_dA, dB, u)

@@ -1,11 +1,11 @@
 """The layouts of weights that can be read and written, and which of them a source has."""
 
 from dnamamba.errors import InputError
-from dnamamba.models.interop import caduceus, mamba_formats
+from dnamamba.models.interop import caduceus, hyena, mamba_formats
 from dnamamba.models.interop.formats import Format, Settings, Weights
 
 # Hugging Face's before others of the same architecture: exports take the first that holds a model.
-FORMATS: tuple[Format, ...] = (*mamba_formats.FORMATS, *caduceus.FORMATS)
+FORMATS: tuple[Format, ...] = (*mamba_formats.FORMATS, *hyena.FORMATS, *caduceus.FORMATS)
 
 
 def format_names() -> list[str]:

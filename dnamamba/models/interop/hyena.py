@@ -1,0 +1,328 @@
+"""HyenaDNA: its standalone code, its training repository and its Hugging Face port.
+
+Names are the same but for a prefix: none, `model.` and `hyena.`. Weights trained with checkpointed
+layers have `.layer` in them.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnamamba.errors import InputError
+from dnamamba.models.config import HyenaConfig, MlpConfig, ModelConfig
+from dnamamba.models.hyena import ImplicitFilter
+from dnamamba.models.interop.formats import Format, Settings, Weights
+from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, load_weights
+
+_EMBEDDING = "backbone.embeddings.word_embeddings.weight"
+_PREFIXES = ("", "model.", "hyena.")
+_POSITIONS = ("pos_emb.t", "pos_emb.z", "modulation.deltas")
+_PAD_MULTIPLE = 8
+# What storage leaves of positions and decays that were meant to be ours; in bf16 and fp16 more.
+_ROUNDING, _NARROW_ROUNDING = 1e-4, 1e-2
+# Our names, and theirs.
+_RENAMED = (
+    ("backbone.embedding.", "backbone.embeddings.word_embeddings."),
+    ("backbone.norm_f.", "backbone.ln_f."),
+)
+# What the settings may be called: in the Hugging Face port, and within "layer" elsewhere.
+_SETTINGS = {
+    "order": ("hyena_order", "order"),
+    "w": ("activation_freq", "w"),
+    "l_max": ("max_seq_len", "l_max"),
+    "shift": ("shift",),
+    "emb_dim": ("emb_dim",),
+    "filter_order": ("filter_order",),
+    "filter_layers": ("num_inner_mlps",),
+    "d_conv": ("short_filter_order",),
+}
+
+
+def from_hyenadna(weights: Weights, settings: Settings | None = None) -> DnaModel:
+    """A model from HyenaDNA's weights: standalone, training repository or Hugging Face port.
+
+    weights: the state_dict. Heads of other tasks are left out. settings: config.json; sizes come
+    from shapes and must agree with it. Taken from it, if there: vocab_size (else the embedding's
+    rows), layer_norm_epsilon (1e-5), residual_in_fp32 (true) and the decay's shift, top-level or in
+    "layer". Weights do not record the shift: it is 0.05, as published models are run with, unless
+    settings say otherwise; those of the training repository's own runs want {"shift": 0.0}.
+
+    Longest sequence, l_max: that of the positions stored with the weights; without them the
+    settings' l_max or max_seq_len, which must be there. Positions and decays are computed anew;
+    InputError if those stored are of another rule. The model is float32, or float64 if the
+    embedding is. Raises InputError for weights of any other architecture.
+    """
+    settings = {} if settings is None else settings
+    renamed = _rename(weights)
+    model = DnaModel(_infer_config(renamed, settings))
+    if renamed[_EMBEDDING].dtype == torch.float64:
+        model = model.double()
+    for index, filter_fn in enumerate(_filters(model)):
+        _check_positions(filter_fn, renamed, f"{_filter_name(index)}.")
+    own = {_ours(name): w for name, w in renamed.items() if not name.endswith(_POSITIONS)}
+    load_weights(model, _share_sines(own), "the given state_dict")
+    return model
+
+
+def load_positions(model: DnaModel, weights: Weights) -> None:
+    """Use the positions and decays stored with HyenaDNA's weights instead of computing them.
+
+    They differ by the rounding of float32, so this is for comparisons in float64. They are not
+    saved with the model. Raises InputError where they are missing.
+    """
+    renamed = _rename(weights)
+    for index, filter_fn in enumerate(_filters(model)):
+        names = [f"{_filter_name(index)}.{name}" for name in _POSITIONS]
+        if missing := [name for name in names if name not in renamed]:
+            raise InputError(f"these weights hold no positions: there is no {', '.join(missing)}")
+        t, z, deltas = (renamed[name].to(filter_fn.bias.dtype) for name in names)
+        filter_fn.load_positions(t[0], z[0], deltas.flatten())
+
+
+def to_hyenadna(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state_dict and the settings of HyenaDNA's standalone HyenaDNAModel, without its head.
+
+    Its Hugging Face port has the same names after "hyena.". Raises InputError for a model that is
+    not of HyenaDNA's shell, as the presets hyenadna-... are.
+    """
+    _check_writable(model.config)
+    mixer = model.config.mixer
+    assert isinstance(mixer, HyenaConfig)
+    weights = {_theirs(n): w.detach() for n, w in model.state_dict().items() if n != HEAD_WEIGHT}
+    for index, filter_fn in enumerate(_filters(model)):
+        prefix = _filter_name(index)
+        freq = weights[f"{prefix}.implicit_filter.1.freq"]
+        for layer in range(mixer.filter_layers + 1):
+            weights[f"{prefix}.implicit_filter.{2 * layer + 1}.freq"] = freq
+        t, z = filter_fn.positions(mixer.l_max)
+        stored = zip(
+            _POSITIONS, (t[None], z[None], -filter_fn.decays().view(1, 1, -1)), strict=True
+        )
+        weights |= {f"{prefix}.{name}": value.to(freq.dtype) for name, value in stored}
+    return weights, _write_settings(model.config, mixer)
+
+
+def _filters(model: DnaModel) -> list[ImplicitFilter]:
+    """Of each layer."""
+    return [module for module in model.modules() if isinstance(module, ImplicitFilter)]
+
+
+def _filter_name(layer: int) -> str:
+    return f"backbone.layers.{layer}.mixer.filter_fn"
+
+
+def _find_prefix(weights: Mapping[str, Tensor]) -> str | None:
+    """What stands before `backbone.` in the names; None if these are not HyenaDNA's."""
+    names = (_EMBEDDING, f"{_filter_name(0)}.bias")
+    plain = {_without_checkpoints(name) for name in weights}
+    return next((p for p in _PREFIXES if all(f"{p}{name}" in plain for name in names)), None)
+
+
+def _without_checkpoints(name: str) -> str:
+    return name.replace(".layer.", ".")
+
+
+def _rename(weights: Weights) -> dict[str, Tensor]:
+    """The backbone's and the head's weights by the standalone's names."""
+    prefix = _find_prefix(weights)
+    if prefix is None:
+        raise InputError(
+            f"not the weights of a HyenaDNA model: there is no {_EMBEDDING} with "
+            f"{_filter_name(0)}.bias, with or without a prefix ({', '.join(_PREFIXES[1:])})"
+        )
+    kept = {_without_checkpoints(name): weight for name, weight in weights.items()}
+    found = {
+        name.removeprefix(prefix): weight
+        for name, weight in kept.items()
+        if name.startswith(f"{prefix}backbone.")
+    }
+    for name in (HEAD_WEIGHT, f"{prefix}{HEAD_WEIGHT}"):
+        if name in kept:
+            found[HEAD_WEIGHT] = kept[name]
+    return found
+
+
+def _ours(name: str) -> str:
+    for own, theirs in _RENAMED:
+        name = name.replace(theirs, own)
+    return re.sub(r"\.norm1\.", ".norm.", name)
+
+
+def _theirs(name: str) -> str:
+    for own, theirs in _RENAMED:
+        name = name.replace(own, theirs)
+    return re.sub(r"\.norm\.", ".norm1.", name)
+
+
+def _share_sines(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Theirs has the frequency under the name of each sine, ours under the first."""
+    shared = {}
+    for name, weight in weights.items():
+        match = re.fullmatch(r"(.*\.implicit_filter\.)\d+\.freq", name)
+        if match is None or name == f"{match[1]}1.freq":
+            shared[name] = weight
+        elif not torch.equal(weight, weights.get(f"{match[1]}1.freq", weight)):
+            raise InputError(
+                f"{name} is not {match[1]}1.freq: sines with frequencies of their own are not "
+                "HyenaDNA's"
+            )
+    return shared
+
+
+def _infer_config(weights: Mapping[str, Tensor], settings: Settings) -> ModelConfig:
+    n_rows, d_model = weights[_EMBEDDING].shape
+    layers = (re.match(r"backbone\.layers\.(\d+)\.", name) for name in weights)
+    fc1 = _get(weights, "backbone.layers.0.mlp.fc1.weight")
+    head = weights.get(HEAD_WEIGHT)
+    config = ModelConfig(
+        d_model=d_model,
+        n_layers=1 + max(int(match[1]) for match in layers if match),
+        vocab_size=settings.get("vocab_size", n_rows),
+        padded_vocab_size=n_rows,
+        norm="layer",
+        norm_eps=settings.get("layer_norm_epsilon", 1e-5),
+        residual_in_fp32=settings.get("residual_in_fp32", True),
+        tie_embeddings=head is None or torch.equal(head, weights[_EMBEDDING]),
+        mixer=_infer_mixer(weights, settings, d_model),
+        mlp=MlpConfig(bias=True, d_hidden=fc1.shape[0]),
+    )
+    sizes = (("n_layer", config.n_layers), ("d_model", d_model), ("d_inner", fc1.shape[0]))
+    for name, found in sizes:
+        _check_setting(name, settings.get(name), found)
+    return config
+
+
+def _infer_mixer(weights: Mapping[str, Tensor], settings: Settings, d_model: int) -> HyenaConfig:
+    prefix = _filter_name(0)
+    first = _get(weights, f"{prefix}.implicit_filter.0.weight")
+    n_linear = sum(
+        f"{prefix}.implicit_filter.{2 * i}.weight" in weights for i in range(len(weights))
+    )
+    taps = _get(weights, "backbone.layers.0.mixer.short_filter.weight").shape[-1]
+    given = {ours: _find_setting(settings, names) for ours, names in _SETTINGS.items()}
+    z = weights.get(f"{prefix}.pos_emb.z")
+    l_max = given["l_max"] if z is None else z.shape[1]
+    if l_max is None:
+        raise InputError(
+            "these weights hold no positions (filter_fn.pos_emb.z), so the longest sequence that "
+            'they are for must be given: settings with "l_max" within "layer", or "max_seq_len"'
+        )
+    found: dict[str, Any] = {
+        "order": 1 + _get(weights, f"{prefix}.bias").numel() // d_model,
+        "emb_dim": first.shape[1],
+        "filter_order": first.shape[0],
+        "filter_layers": n_linear - 2,
+        "d_conv": taps,
+    }
+    for name, size in found.items():
+        _check_setting(_SETTINGS[name][0], given[name], size)
+    # w only says where training began.
+    w, shift = given["w"] or HyenaConfig.w, given["shift"]
+    return HyenaConfig(
+        l_max=l_max, w=float(w), shift=HyenaConfig.shift if shift is None else shift, **found
+    )
+
+
+def _find_setting(settings: Settings, names: tuple[str, ...]) -> Any:
+    layer = settings.get("layer")
+    for group in (settings, layer if isinstance(layer, Mapping) else {}):
+        for name in names:
+            if group.get(name) is not None:
+                return group[name]
+    return None
+
+
+def _check_setting(name: str, given: object, found: int) -> None:
+    if given is not None and given != found:
+        raise InputError(f"settings say {name} {given!r}, the weights' shapes {found}")
+
+
+def _get(weights: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in weights:
+        raise InputError(f"not the weights of a HyenaDNA model: there is no {name}")
+    return weights[name]
+
+
+def _check_positions(filter_fn: ImplicitFilter, weights: Mapping[str, Tensor], prefix: str) -> None:
+    """That positions and decays, where they are stored, are those that we compute."""
+    t, z = filter_fn.positions(filter_fn.l_max)
+    expected = zip(_POSITIONS, (t, z, filter_fn.decays()), strict=True)
+    for name, ours in expected:
+        theirs = weights.get(prefix + name)
+        if theirs is None:
+            continue
+        if name == "modulation.deltas":
+            theirs = theirs.abs()
+        tolerance = _NARROW_ROUNDING if theirs.element_size() == 2 else _ROUNDING
+        if theirs.numel() != ours.numel() or not torch.allclose(
+            theirs.double().view_as(ours), ours, rtol=tolerance, atol=tolerance
+        ):
+            raise InputError(
+                f"{prefix}{name} is not what HyenaDNA's default settings give for l_max "
+                f"{filter_fn.l_max}: positions that were trained and other decays are not supported"
+            )
+
+
+def _check_writable(config: ModelConfig) -> None:
+    if not isinstance(config.mixer, HyenaConfig):
+        raise InputError(
+            f"only Hyena models can be written as HyenaDNA's; this one is {config.mixer.kind!r}"
+        )
+    padded = -(-config.vocab_size // _PAD_MULTIPLE) * _PAD_MULTIPLE
+    mlp = config.mlp
+    wrong = {
+        "norm='layer'": config.norm != "layer",
+        "an MLP with biases and activation 'gelu_tanh'": mlp is None
+        or not mlp.bias
+        or mlp.activation != "gelu_tanh",
+        "tie_embeddings=True": not config.tie_embeddings,
+        f"padded_vocab_size={padded} or equal to vocab_size": config.padded_vocab_size
+        not in (padded, config.vocab_size),
+    }
+    if missing := [name for name, is_wrong in wrong.items() if is_wrong]:
+        raise InputError(
+            f"HyenaDNA's code cannot hold this model: it needs {'; '.join(missing)}, as the "
+            "presets hyenadna-... have"
+        )
+
+
+def _write_settings(config: ModelConfig, mixer: HyenaConfig) -> dict[str, Any]:
+    assert config.mlp is not None
+    return {
+        "d_model": config.d_model,
+        "n_layer": config.n_layers,
+        "d_inner": config.mlp.d_hidden,
+        "vocab_size": config.vocab_size,
+        "pad_vocab_size_multiple": config.padded_vocab_size
+        if config.padded_vocab_size == config.vocab_size
+        else _PAD_MULTIPLE,
+        "layer_norm_epsilon": config.norm_eps,
+        "residual_in_fp32": config.residual_in_fp32,
+        "resid_dropout": 0.0,
+        "embed_dropout": 0.0,
+        "layer": {
+            "_name_": "hyena",
+            "l_max": mixer.l_max,
+            "order": mixer.order,
+            "emb_dim": mixer.emb_dim,
+            "filter_order": mixer.filter_order,
+            "num_inner_mlps": mixer.filter_layers,
+            "short_filter_order": mixer.d_conv,
+            "modulate": True,
+            "w": mixer.w,
+            "shift": mixer.shift,
+        },
+    }
+
+
+FORMATS: tuple[Format, ...] = (
+    Format(
+        name="hyenadna",
+        recognises=lambda weights, settings: _find_prefix(weights) is not None,
+        read=from_hyenadna,
+        write=to_hyenadna,
+    ),
+)

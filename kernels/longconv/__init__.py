@@ -1,0 +1,1 @@
+"""The causal convolution with a filter as long as the sequence, Hyena's: op.py."""

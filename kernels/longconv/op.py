@@ -1,0 +1,75 @@
+"""`long_conv`: a causal depthwise convolution with a filter as long as the sequence.
+
+Check, choose a backend, call. Shape letters: B batch, L seq_len, D channels.
+"""
+
+from torch import Tensor
+
+from dnamamba.kernels.backend import Backend, refuse_nothing, resolve_backend
+from dnamamba.kernels.longconv import fft, reference
+
+# `auto` takes the first.
+BACKENDS = (
+    # torch's FFTs are fused kernels themselves; gates and bias are passes beside them.
+    Backend(name="fft", run=fft.long_conv, refuse=refuse_nothing, is_fused=True),
+    Backend(name="reference", run=reference.long_conv, refuse=refuse_nothing, is_fused=False),
+)
+
+
+def long_conv(
+    x: Tensor,
+    filter: Tensor,
+    bias: Tensor | None = None,
+    gate_in: Tensor | None = None,
+    gate_out: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """y_t = gate_out_t (sum over s <= t of filter_{t - s} u_s + bias u_t), with u = gate_in x.
+
+    x: (B, L, D). filter: (L, D), the first row multiplies the current step.
+    bias: (D,), a skip connection; none if None.
+    gate_in, gate_out: (B, L, D), as x; ones if None. Here rather than outside, so that no product
+    with a gate is kept for the backward.
+    backend: "auto", "fft" (anywhere) or "reference" (the definition, for short sequences).
+
+    Returns y (B, L, D) in x's dtype, computed in float32 (float64 if x is). Differentiable (once)
+    in every tensor; kept for the backward are the operands alone. Channels are taken a few at a
+    time, so memory beside operands and results does not grow with D: about 1 GiB on a GPU. By FFT
+    a position is rounded like the largest one of its channel, and how depends on L.
+    Raises ValueError for operands that do not fit together, RuntimeError where the backend named
+    cannot take them.
+
+    Source: Poli et al. 2023 (arXiv 2302.10866), section 3.
+    """
+    _check(x, filter, bias, gate_in, gate_out)
+    run = resolve_backend("long_conv", backend, BACKENDS, x).run
+    return run(x, filter, bias, gate_in, gate_out)
+
+
+def _check(
+    x: Tensor,
+    filter: Tensor,
+    bias: Tensor | None,
+    gate_in: Tensor | None,
+    gate_out: Tensor | None,
+) -> None:
+    if x.dim() != 3 or x.numel() == 0 or not x.is_floating_point():
+        got = f"{tuple(x.shape)} {x.dtype}"
+        raise ValueError(f"long_conv: x is (B, L, D), floating and not empty, got {got}")
+    shape = tuple(x.shape)
+    operands = (
+        ("filter", filter, shape[1:]),
+        ("bias", bias, shape[2:]),
+        ("gate_in", gate_in, shape),
+        ("gate_out", gate_out, shape),
+    )
+    for name, tensor, expected in operands:
+        if tensor is None:
+            continue
+        if tensor.shape != expected or not tensor.is_floating_point():
+            got = f"{tuple(tensor.shape)} {tensor.dtype}"
+            raise ValueError(f"long_conv: {name} must be {expected} and floating, got {got}")
+        if tensor.device != x.device:
+            raise ValueError(
+                f"long_conv: {name} is on {tensor.device}, x on {x.device}; move one of them"
+            )
