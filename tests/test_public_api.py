@@ -27,8 +27,8 @@ WINDOWS = """
 """
 RECIPE = """
     --steps --batch-tokens --learning-rate --min-learning-rate --warmup-fraction --weight-decay
-    --grad-clip --softmask-weight --no-rc-augment --objective --eval-every --eval-tokens --save-every
-    --log-every --seed --precision
+    --grad-clip --softmask-weight --no-rc-augment --objective --eval-every --eval-tokens
+    --save-every --log-every --seed --precision
 """
 OPTIONS = {
     "pretrain": f"""
