@@ -483,7 +483,7 @@ def test_the_fingerprint_tells_models_apart_and_not_their_rounding():
 
 def test_models_that_see_both_sides_are_asked_for_masked_bases(convert, monkeypatch):
     build_tiny().save_pretrained("ours")
-    monkeypatch.setattr(MambaConfig, "causal", False, raising=False)
+    monkeypatch.setattr(MambaConfig, "is_causal", False, raising=False)
     ids = fingerprint.model_ids(build_tiny(), masked=True)[0]
     assert (ids == 3).nonzero().flatten().tolist() == list(range(0, 256, 8))
     assert "\nevery eighth of 256 fixed bases, masked: " in convert("check", "ours")

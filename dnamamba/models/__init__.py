@@ -3,17 +3,21 @@
 from dnamamba.models.attention import AttentionState
 from dnamamba.models.config import (
     AttentionConfig,
+    BiMambaConfig,
     HyenaConfig,
     Mamba2Config,
     MambaConfig,
     MlpConfig,
     ModelConfig,
+    S4Config,
 )
 from dnamamba.models.interop import (
+    from_caduceus,
     from_huggingface_llama,
     from_huggingface_mamba,
     from_hyenadna,
     from_state_spaces,
+    to_caduceus,
     to_huggingface_llama,
     to_huggingface_mamba,
     to_hyenadna,
@@ -26,6 +30,7 @@ from dnamamba.models.presets import count_parameters, preset, preset_names
 __all__ = [
     "AttentionConfig",
     "AttentionState",
+    "BiMambaConfig",
     "DnaModel",
     "HyenaConfig",
     "Mamba2Config",
@@ -34,7 +39,9 @@ __all__ = [
     "MambaState",
     "MlpConfig",
     "ModelConfig",
+    "S4Config",
     "count_parameters",
+    "from_caduceus",
     "from_huggingface_llama",
     "from_huggingface_mamba",
     "from_hyenadna",
@@ -42,6 +49,7 @@ __all__ = [
     "no_weight_decay_names",
     "preset",
     "preset_names",
+    "to_caduceus",
     "to_huggingface_llama",
     "to_huggingface_mamba",
     "to_hyenadna",

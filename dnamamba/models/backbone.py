@@ -39,14 +39,18 @@ class Block(nn.Module):
         residual: Tensor | None,
         state: MixerState | None = None,
         return_state: bool = False,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, MixerState | None]:
-        """x: (B, L, D), to be added to the stream; the stream itself where residual is None.
+        """x: (B, L, D), to be added to the stream; the stream itself where residual is None. mask:
+        (B, L) bool, False at padding, which a mixer that is not causal must know of; else None.
 
         Returns what is to be added next, the stream without it and, if asked for, the mixer's
         state.
         """
         normed, residual = self.norm(x, residual, self.residual_in_fp32)
-        x, state = self.mixer(normed, state, return_state)
+        # By name, and only to mixers that are not causal: the others have no such argument.
+        more = {} if mask is None else {"mask": mask}
+        x, state = self.mixer(normed, state, return_state, **more)
         if self.mlp is not None and self.norm2 is not None:
             normed, residual = self.norm2(x, residual, self.residual_in_fp32)
             x = self.mlp(normed)
@@ -63,6 +67,7 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(_build_block(config) for _ in range(config.n_layers))
         self.norm_f = build_norm(config)
         self.residual_in_fp32 = config.residual_in_fp32
+        self.has_causal_mixer = config.has_causal_mixer
 
     def forward(
         self,
@@ -70,16 +75,19 @@ class Backbone(nn.Module):
         states: Sequence[MixerState] | None = None,
         return_states: bool = False,
         recompute: Recompute = "nothing",
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, LayerStates]:
         """token_ids: (B, L), any integer dtype. states: those of the tokens before, one a block.
+        mask: (B, L) bool, False at padding on the right; for causal mixers it is not needed.
 
         recompute: what the backward makes again, see recompute.py. Returns the hidden states after
         the final norm and the blocks' states (none unless asked for).
         """
         x, residual = self.embed(token_ids), None
         after: list[MixerState] = []
+        mask = None if self.has_causal_mixer else mask
         for index, block in enumerate(self.layers):
-            more = (None if states is None else states[index], return_states)
+            more = (None if states is None else states[index], return_states, mask)
             # Wrapped at the call, so that parameter names do not depend on it.
             if recompute != "nothing":
                 # Added here, so that one tensor a block is kept rather than two.
@@ -93,11 +101,12 @@ class Backbone(nn.Module):
         """The residual stream before the first block (B, L, D)."""
         return self.embedding(token_ids)
 
-    def hidden_states(self, token_ids: Tensor) -> list[Tensor]:
+    def hidden_states(self, token_ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """The residual stream before the first block and after each, then the final norm."""
         hidden = [self.embed(token_ids)]
+        mask = None if self.has_causal_mixer else mask
         for block in self.layers:
-            x, residual, _ = block(hidden[-1], None)
+            x, residual, _ = block(hidden[-1], None, mask=mask)
             hidden.append(self._add(x, residual))
         dtype = torch.promote_types(hidden[-1].dtype, torch.float32)
         return [*hidden, self.norm_f(hidden[-1], out_dtype=dtype)[0]]
@@ -115,11 +124,15 @@ def build_norm(config: ModelConfig) -> Norm:
 
 def _build_block(config: ModelConfig) -> Block:
     block = Block(config)
-    last: list[Any] = [block.mixer.out_proj]
+    # More than one where the directions of a mixer each have a projection of their own.
+    last: list[Any] = [
+        layer for name, layer in block.mixer.named_modules() if name.endswith("out_proj")
+    ]
     if block.mlp is not None:
         last.append(block.mlp.fc2)
+    n_branches = 1 if block.mlp is None else 2
     with torch.no_grad():
         for layer in last:
             # So that the residual stream does not grow with depth (GPT-2's rule, as upstream).
-            layer.weight.div_(math.sqrt(len(last) * config.n_layers))
+            layer.weight.div_(math.sqrt(n_branches * config.n_layers))
     return block

@@ -2,17 +2,17 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from dnamamba.errors import InputError
-from dnamamba.tokenizer import VOCABULARY
+from dnamamba.tokenizer import COMPLEMENT_TABLE, LAST_BASE_ID, VOCABULARY
 
 
 @dataclass(frozen=True, kw_only=True)
-class MambaConfig:
-    """The Mamba mixer (arXiv 2312.00752); defaults are those of state-spaces/mamba."""
+class SelectiveConfig:
+    """What Mamba in one direction and in both have in common; defaults of state-spaces/mamba."""
 
-    kind: Literal["mamba"] = "mamba"
+    kind: str
     """Which mixer a stored config is about."""
 
     expand: int = 2
@@ -44,14 +44,22 @@ class MambaConfig:
 
     def __post_init__(self) -> None:
         for name in ("expand", "d_state", "d_conv"):
-            _check_positive("MambaConfig", name, getattr(self, name))
+            _check_positive(type(self).__name__, name, getattr(self, name))
         if self.dt_rank != "auto":
-            _check_positive("MambaConfig", "dt_rank", self.dt_rank)
+            _check_positive(type(self).__name__, "dt_rank", self.dt_rank)
         if not 0 < self.dt_min <= self.dt_max or self.dt_init_floor <= 0:
             raise InputError(
-                "MambaConfig needs 0 < dt_min <= dt_max and dt_init_floor > 0, got "
+                f"{type(self).__name__} needs 0 < dt_min <= dt_max and dt_init_floor > 0, got "
                 f"dt_min {self.dt_min}, dt_max {self.dt_max}, dt_init_floor {self.dt_init_floor}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MambaConfig(SelectiveConfig):
+    """The Mamba mixer (arXiv 2312.00752); defaults are those of state-spaces/mamba."""
+
+    kind: Literal["mamba"] = "mamba"
+    """Which mixer a stored config is about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +181,74 @@ class HyenaConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BiMambaConfig(SelectiveConfig):
+    """Mamba in both directions (Caduceus, arXiv 2403.03234)."""
+
+    kind: Literal["bimamba"] = "bimamba"
+    """Which mixer a stored config is about."""
+
+    is_causal: ClassVar[bool] = False
+
+    strategy: Literal["add", "ew_multiply"] = "add"
+    """How the outputs of the two directions become one: their sum, or their product."""
+
+    tie_projections: bool = True
+    """Whether both directions share in_proj and out_proj; the rest each has for itself."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_choice("BiMambaConfig", "strategy", self.strategy, ("add", "ew_multiply"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class S4Config:
+    """Mamba's block around a state space model that does not change with its input (S4D, arXiv
+    2206.11893): the Mamba paper's ablation of selection."""
+
+    kind: Literal["s4"] = "s4"
+    """Which mixer a stored config is about."""
+
+    init: Literal["real", "lin", "inv", "quad", "legs"] = "real"
+    """Where A starts (models/s4.py, `initial_A`). real: -(n + 1), as in Mamba. lin and the others
+    are complex, -1/2 + i pi n for lin, each state standing for a conjugate pair."""
+
+    expand: int = 2
+    """Inner width over d_model."""
+
+    d_state: int = 16
+    """States a channel; of complex ones half as many are kept, one of each conjugate pair."""
+
+    d_conv: int = 4
+    """Taps of the causal convolution."""
+
+    dt_min: float = 1e-3
+    """Step sizes, one a channel, start log-uniform from here,"""
+
+    dt_max: float = 0.1
+    """up to here."""
+
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+
+    bias: bool = False
+    """Whether the projections in and out have biases."""
+
+    def __post_init__(self) -> None:
+        for name in ("expand", "d_state", "d_conv"):
+            _check_positive("S4Config", name, getattr(self, name))
+        _check_choice("S4Config", "init", self.init, ("real", "lin", "inv", "quad", "legs"))
+        if self.init != "real" and self.d_state % 2:
+            raise InputError(
+                f"S4Config: with init {self.init!r} d_state is even, as states come in pairs; got "
+                f"{self.d_state}"
+            )
+        if not 0 < self.dt_min <= self.dt_max:
+            raise InputError(
+                f"S4Config needs 0 < dt_min <= dt_max, got {self.dt_min} and {self.dt_max}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mamba2Config:
     """The Mamba-2 mixer (arXiv 2405.21060); defaults are those of state-spaces/mamba."""
 
@@ -255,8 +331,9 @@ class Mamba2Config:
         return d_inner // self.d_head
 
 
-MixerConfig = MambaConfig | AttentionConfig | HyenaConfig | Mamba2Config
-"""Any mixer's config; a stored one is told by its `kind`."""
+MixerConfig = MambaConfig | AttentionConfig | HyenaConfig | Mamba2Config | BiMambaConfig | S4Config
+"""Any mixer's config; a stored one is told by its `kind`. One that may see what comes later has
+`is_causal`, a field or a constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +390,11 @@ class ModelConfig:
     mlp: MlpConfig | None = None
     """What follows each mixer; Mamba's blocks have none."""
 
+    strands: Literal["one", "both"] = "one"
+    """both: the blocks run on the tokens and, with the same weights, on their reverse complement;
+    logits are of both, so that those of the other strand are the same, complemented (Caduceus-PS,
+    arXiv 2403.03234)."""
+
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "vocab_size", "padded_vocab_size"):
             _check_positive("ModelConfig", name, getattr(self, name))
@@ -321,7 +403,16 @@ class ModelConfig:
                 f"ModelConfig: padded_vocab_size {self.padded_vocab_size} must be at least "
                 f"vocab_size {self.vocab_size}"
             )
-        if isinstance(self.mixer, MambaConfig) and self.mixer.dt_rank == "auto":
+        _check_choice("ModelConfig", "strands", self.strands, ("one", "both"))
+        has_complements = self.vocab_size > LAST_BASE_ID
+        has_complements &= self.padded_vocab_size <= COMPLEMENT_TABLE.size
+        if self.strands == "both" and not has_complements:
+            raise InputError(
+                "ModelConfig: strands 'both' needs this project's token ids, of which there are "
+                f"{VOCABULARY.size}, so that bases have complements; got vocab_size "
+                f"{self.vocab_size} and padded_vocab_size {self.padded_vocab_size}"
+            )
+        if isinstance(self.mixer, SelectiveConfig) and self.mixer.dt_rank == "auto":
             resolved = replace(self.mixer, dt_rank=math.ceil(self.d_model / 16))
             object.__setattr__(self, "mixer", resolved)
         if isinstance(self.mixer, AttentionConfig):
@@ -330,6 +421,16 @@ class ModelConfig:
             self.mixer.count_heads(self.d_model)
         if self.mlp is not None and self.mlp.d_hidden is None:
             object.__setattr__(self, "mlp", replace(self.mlp, d_hidden=4 * self.d_model))
+
+    @property
+    def has_causal_mixer(self) -> bool:
+        """Whether a mixer's output depends on what came before alone."""
+        return getattr(self.mixer, "is_causal", True)
+
+
+def _check_choice(owner: str, name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{owner}: {name} is one of {', '.join(choices)}, got {value!r}")
 
 
 def _check_positive(owner: str, name: str, value: object) -> None:

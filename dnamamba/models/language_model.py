@@ -1,4 +1,4 @@
-"""`DnaModel`, the backbone with a next-token head, and its files.
+"""`DnaModel`, the backbone with a head of logits, and its files.
 
 A saved model is a folder: model.safetensors (float32 weights under state-spaces/mamba's names; a
 tied head is left out) and config.json (`format_version` and the `ModelConfig`).
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
-from dnamamba.models import hub
+from dnamamba.models import hub, strands
 from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import GatedNorm, Norm
@@ -34,13 +34,18 @@ WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class DnaModel(nn.Module):
-    """A causal language model of DNA: token ids (B, L) to logits of the next token (B, L, V).
+    """A language model of DNA: token ids (B, L) to logits (B, L, V), of the next token where the
+    model is causal, else of the token itself.
+
+    With `strands="both"` a sequence and its reverse complement get the same logits, in reverse
+    order and with A and T, C and G exchanged (strands.py).
 
     Parameter names are those of state-spaces/mamba's MambaLMHeadModel
     (mamba_ssm/models/mixer_seq_simple.py).
     """
 
     _head_bias: Tensor
+    _complement: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -53,6 +58,15 @@ class DnaModel(nn.Module):
         bias = torch.zeros(config.padded_vocab_size)
         bias[config.vocab_size :] = -torch.inf
         self.register_buffer("_head_bias", bias, persistent=False)
+        if config.strands == "both":
+            complement = strands.complement_ids(config.padded_vocab_size)
+            self.register_buffer("_complement", complement, persistent=False)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether logits depend on the tokens up to their position alone: only then can the next
+        token be learned, and only then is there a state to go on from."""
+        return self.config.strands == "one" and self.config.has_causal_mixer
 
     def forward(
         self,
@@ -60,6 +74,7 @@ class DnaModel(nn.Module):
         state: Sequence[MixerState] | None = None,
         return_state: bool = False,
         recompute: Recompute = "nothing",
+        lengths: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, LayerStates]:
         """token_ids: (B, L), any integer dtype.
 
@@ -69,30 +84,88 @@ class DnaModel(nn.Module):
         wanted take the ops of a single step.
         return_state: return (logits, state) rather than logits.
         recompute: what the backward makes again instead of keeping it, see recompute.py.
+        lengths: (B,), any integer dtype, how many tokens of each row are real; those on its right
+        are padding, of any id, and their logits mean nothing. The logits of the others are those of
+        the row alone. None: no padding. Values are checked on a CPU; on a GPU that would wait for
+        it, so there they must be from 1 to L. Not together with state or return_state.
 
         Returns logits (B, L, padded_vocab_size); those of ids that are not in use are -inf.
-        Raises ValueError for ids of another shape or dtype and for a state of another model.
+        Raises ValueError for ids or lengths of another shape or dtype, for a state of another model
+        and where there can be no state.
         """
-        self._check(token_ids, state)
-        hidden, after = self.backbone(token_ids, state, return_state, recompute)
-        logits = functional.linear(hidden, self.lm_head.weight, self._head_bias)
+        self._check(token_ids, state, return_state, lengths)
+        lengths = _on_device(lengths, token_ids)
+        inputs, mask = self._inputs(token_ids, lengths)
+        hidden, after = self.backbone(inputs, state, return_state, recompute, mask)
+        head = (self.lm_head.weight, self._head_bias)
+        if self.config.strands == "both":
+            logits = strands.predict(hidden, *head, self._complement, lengths)
+        else:
+            logits = functional.linear(hidden, *head)
         return (logits, after) if return_state else logits
 
-    def hidden_states(self, token_ids: Tensor) -> list[Tensor]:
+    def embed(
+        self, token_ids: Tensor, lengths: Tensor | None = None, recompute: Recompute = "nothing"
+    ) -> Tensor:
+        """The final norm's output (B, L, D), for heads and for use as features; see `forward`.
+
+        Of both strands, where the model has them, the mean at each base: it is the same for the
+        reverse complement, in reverse order, so a mean over positions does not change at all.
+        """
+        self._check(token_ids, None, False, lengths)
+        lengths = _on_device(lengths, token_ids)
+        inputs, mask = self._inputs(token_ids, lengths)
+        hidden, _ = self.backbone(inputs, recompute=recompute, mask=mask)
+        return hidden if self.config.strands == "one" else strands.mean_hidden(hidden, lengths)
+
+    def hidden_states(self, token_ids: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
         """n_layers + 2 tensors (B, L, D): the embedding, the residual stream after each block, and
-        the final norm's output."""
-        self._check(token_ids, None)
-        return self.backbone.hidden_states(token_ids)
+        the final norm's output. With both strands they are (B, L, 2D), the first half the given
+        strand's, the second the other's, reversed in position and in channel: the reverse
+        complement has the same, reversed in both."""
+        self._check(token_ids, None, False, lengths)
+        lengths = _on_device(lengths, token_ids)
+        inputs, mask = self._inputs(token_ids, lengths)
+        hidden = self.backbone.hidden_states(inputs, mask)
+        if self.config.strands == "one":
+            return hidden
+        return [strands.join_hidden(tensor, lengths) for tensor in hidden]
 
-    @property
-    def is_causal(self) -> bool:
-        """Whether each position sees only itself and those before it."""
-        return True
+    def _inputs(self, token_ids: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the backbone reads and its mask: as many rows as there are strands."""
+        mask = None
+        if lengths is not None:
+            positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+            mask = positions < lengths.unsqueeze(1)
+        if self.config.strands == "one":
+            return token_ids, mask
+        token_ids = strands.both_strands(token_ids, self._complement, lengths)
+        return token_ids, None if mask is None else mask.repeat(2, 1)
 
-    def _check(self, token_ids: Tensor, state: Sequence[MixerState] | None) -> None:
+    def _check(
+        self,
+        token_ids: Tensor,
+        state: Sequence[MixerState] | None,
+        return_state: bool,
+        lengths: Tensor | None,
+    ) -> None:
         if token_ids.dim() != 2 or token_ids.is_floating_point() or token_ids.is_complex():
             raise ValueError(
                 f"token_ids is (B, L) of integers, got {tuple(token_ids.shape)} {token_ids.dtype}"
+            )
+        if lengths is not None:
+            _check_lengths(lengths, token_ids)
+        if state is None and not return_state:
+            return
+        if lengths is not None:
+            raise ValueError(
+                "lengths do not go with state or return_state: a state is of rows without padding; "
+                "give rows of one length, or each alone"
+            )
+        if not self.is_causal:
+            raise InputError(
+                "this model sees the whole sequence at once, so there is no state to go on from: "
+                "give whole sequences, or take a causal model of one strand such as mamba-7m"
             )
         if state is not None and len(state) != self.config.n_layers:
             raise ValueError(
@@ -182,6 +255,24 @@ class DnaModel(nn.Module):
             return hub.upload(Path(folder), repo_id, private, revision, commit_message)
 
 
+def _check_lengths(lengths: Tensor, token_ids: Tensor) -> None:
+    batch, seq_len = token_ids.shape
+    is_integer = not (lengths.is_floating_point() or lengths.is_complex())
+    if lengths.shape != (batch,) or not is_integer or lengths.dtype == torch.bool:
+        raise ValueError(
+            f"lengths is ({batch},) of integers, the real tokens of each row of token_ids "
+            f"{(batch, seq_len)}; got {tuple(lengths.shape)} {lengths.dtype}"
+        )
+    if lengths.device.type == "cpu" and not bool(((lengths > 0) & (lengths <= seq_len)).all()):
+        raise ValueError(
+            f"lengths are from 1 to the {seq_len} tokens of a row, got {lengths.tolist()}"
+        )
+
+
+def _on_device(lengths: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if lengths is None else lengths.to(like.device, torch.int64)
+
+
 def _read_config(path: Path) -> ModelConfig:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -233,10 +324,11 @@ def no_weight_decay_names(model: DnaModel) -> set[str]:
 
     Biases and norm weights have no scale to limit. A_log and D set each channel's time constants
     and skip: decay would pull every A to -1 and undo the initialisation; upstream marks both, and
-    dt_proj.bias and dt_bias likewise. HyenaDNA does not decay what makes its filters. The embedding
-    does decay, as in the paper's recipe, where no exception is made for it.
+    dt_proj.bias and dt_bias likewise, and S4 has A_imag and log_dt for the same. HyenaDNA does not
+    decay what makes its filters. The embedding does decay, as in the paper's recipe, where no
+    exception is made for it.
     """
-    exempt = {"A_log", "D", "bias", "dt_bias"}
+    exempt = {"A_log", "A_imag", "log_dt", "D", "bias", "dt_bias"}
     return {
         f"{module_name}.{name}" if module_name else name
         for module_name, module in model.named_modules()

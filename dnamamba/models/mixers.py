@@ -5,8 +5,15 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dnamamba.models import attention, hyena, mamba, mamba2
-from dnamamba.models.config import AttentionConfig, HyenaConfig, Mamba2Config, MambaConfig
+from dnamamba.models import attention, bimamba, hyena, mamba, mamba2, s4
+from dnamamba.models.config import (
+    AttentionConfig,
+    BiMambaConfig,
+    HyenaConfig,
+    Mamba2Config,
+    MambaConfig,
+    S4Config,
+)
 
 MixerState = tuple[Tensor, ...]
 """What a mixer remembers of the tokens before; each kind has a NamedTuple of its own."""
@@ -16,7 +23,7 @@ class Kind(NamedTuple):
     """build: (d_model, config) to a module. count_parameters: of the same, in closed form.
 
     The module maps x (B, L, D), state and return_state to (y, state after or None), and its last
-    layer is called out_proj.
+    layer is called out_proj. One that is not causal takes mask too, (B, L) bool, False at padding.
     """
 
     build: Callable[[int, Any], nn.Module]
@@ -28,4 +35,6 @@ KINDS: dict[type, Kind] = {
     AttentionConfig: Kind(attention.Attention, attention.count_parameters),
     HyenaConfig: Kind(hyena.Hyena, hyena.count_parameters),
     Mamba2Config: Kind(mamba2.Mamba2, mamba2.count_parameters),
+    BiMambaConfig: Kind(bimamba.BiMamba, bimamba.count_parameters),
+    S4Config: Kind(s4.S4, s4.count_parameters),
 }

@@ -6,10 +6,12 @@ from dataclasses import replace
 from dnamamba.errors import InputError
 from dnamamba.models.config import (
     AttentionConfig,
+    BiMambaConfig,
     HyenaConfig,
     Mamba2Config,
     MlpConfig,
     ModelConfig,
+    S4Config,
 )
 from dnamamba.models.mixers import KINDS
 
@@ -67,13 +69,31 @@ def _mamba2(d_model: int, blocks: int) -> ModelConfig:
     return ModelConfig(d_model=d_model, n_layers=2 * blocks, mixer=Mamba2Config(d_state=64))
 
 
-# By the first part of a name: what makes a config of d_model and the paper's blocks.
+def _caduceus_ph(d_model: int, blocks: int) -> ModelConfig:
+    """Mamba in both directions, for training with random strands; "7m" has the sizes of the
+    published model of 131k bases."""
+    return ModelConfig(d_model=d_model, n_layers=2 * blocks, mixer=BiMambaConfig())
+
+
+def _caduceus_ps(d_model: int, blocks: int) -> ModelConfig:
+    """The same on both strands, with the same weights and so as many."""
+    return replace(_caduceus_ph(d_model, blocks), strands="both")
+
+
+def _mamba_s4(d_model: int, blocks: int) -> ModelConfig:
+    return ModelConfig(d_model=d_model, n_layers=2 * blocks, mixer=S4Config())
+
+
+# By a name without its size: what makes a config of d_model and the paper's blocks.
 _FAMILIES: dict[str, Callable[[int, int], ModelConfig]] = {
     "mamba": _mamba,
     "transformer": _transformer,
     "llama": _llama,
     "hyena": _hyena,
     "mamba2": _mamba2,
+    "caduceus-ph": _caduceus_ph,
+    "caduceus-ps": _caduceus_ps,
+    "mamba-s4": _mamba_s4,
 }
 
 
@@ -116,7 +136,7 @@ def preset(name: str, seq_len: int | None = None) -> ModelConfig:
         raise InputError(f"no model is called {name!r}; there are {', '.join(preset_names())}")
     if name in _PUBLISHED:
         return _PUBLISHED[name]
-    family, size = name.split("-", 1)
+    family, size = name.rsplit("-", 1)
     config = _FAMILIES[family](*_SIZES[size])
     if seq_len is not None and isinstance(config.mixer, HyenaConfig):
         config = replace(config, mixer=replace(config.mixer, l_max=seq_len))

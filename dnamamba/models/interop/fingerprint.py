@@ -83,4 +83,4 @@ def model_ids(model: DnaModel, masked: bool = False) -> Tensor:
 
 def is_causal(model: DnaModel) -> bool:
     """Whether no logits depend on later tokens."""
-    return getattr(model.config.mixer, "causal", True)
+    return model.is_causal

@@ -263,6 +263,8 @@ def _settings_of(config: ModelConfig) -> dict[str, Any]:
     mixer, mlp = config.mixer, config.mlp
     if not isinstance(mixer, AttentionConfig) or not mixer.is_causal:
         raise InputError(f"Llama's layout holds causal attention, the model's mixer is {mixer}")
+    if config.strands == "both":
+        raise InputError("Llama's layout is for models of one strand, the model reads both")
     if mixer.bias != mixer.out_bias:
         raise InputError("Llama's layout has biases at all four projections of attention or none")
     if config.norm != "rms" or mlp is None or mlp.activation != "swiglu":

@@ -162,7 +162,7 @@ def build_model(config: ModelConfig, weights: Weights) -> DnaModel:
 def write_state_spaces_trunk(model: DnaModel, ssm_cfg: dict[str, Any]) -> dict[str, Any]:
     """mamba_ssm's config.json. Raises InputError for what it cannot say."""
     config = model.config
-    _refuse_mlp(config, "state-spaces/mamba")
+    _refuse_others(config, "state-spaces/mamba")
     if config.norm_eps != 1e-5:
         raise InputError(
             f"norm_eps is {config.norm_eps}: state-spaces/mamba always adds 1e-5; write "
@@ -193,7 +193,7 @@ def write_huggingface_trunk(model: DnaModel) -> dict[str, Any]:
     Special tokens are left open: by default theirs would stop a generation at id 0.
     """
     config = model.config
-    _refuse_mlp(config, "Hugging Face's Mamba")
+    _refuse_others(config, "Hugging Face's Mamba")
     if config.norm != "rms":
         raise InputError(f"norm is {config.norm!r}: Hugging Face's Mamba has RMSNorm alone")
     return {
@@ -209,7 +209,9 @@ def write_huggingface_trunk(model: DnaModel) -> dict[str, Any]:
     }
 
 
-def _refuse_mlp(config: ModelConfig, project: str) -> None:
+def _refuse_others(config: ModelConfig, project: str) -> None:
+    if config.strands == "both":
+        raise InputError(f"the model reads both strands; {project} reads one")
     if config.mlp is not None:
         raise InputError(f"the model has MLPs; {project} has none that they could be written as")
 

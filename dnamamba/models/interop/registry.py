@@ -1,7 +1,7 @@
 """The layouts of weights that can be read and written, and which of them a source has."""
 
 from dnamamba.errors import InputError
-from dnamamba.models.interop import hyena, llama, mamba, mamba2
+from dnamamba.models.interop import caduceus, hyena, llama, mamba, mamba2
 from dnamamba.models.interop.formats import Format, Settings, Weights
 
 # Hugging Face's before others of the same architecture: exports take the first that holds a model.
@@ -10,6 +10,7 @@ FORMATS: tuple[Format, ...] = (
     *mamba2.FORMATS,
     *llama.FORMATS,
     *hyena.FORMATS,
+    *caduceus.FORMATS,
 )
 
 

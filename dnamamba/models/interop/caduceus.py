@@ -1,0 +1,273 @@
+"""Caduceus (kuleshov-group/caduceus): CaduceusForMaskedLM, of one strand (Ph) and of both (PS).
+
+Their models of both strands are two different functions by `fused_add_norm` in the settings. With
+true, as published, the two halves of the channels change places before every block. That is our
+model with every second block, the first included, turned round: the same block with its channels
+in reverse order and its directions exchanged. So their weights are read into the same `strands`
+model either way, exactly. Only `hidden_states` after an odd number of such blocks differ: what they
+call the first half is our second.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnamamba.errors import InputError
+from dnamamba.models.config import BiMambaConfig, MambaConfig, MixerConfig, ModelConfig
+from dnamamba.models.interop.formats import Format, Settings, Weights
+from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, load_weights
+from dnamamba.models.strands import complement_ids
+
+_EMBEDDING = "backbone.embedding.weight"
+_LAYER = "backbone.layers.0"
+_OURS = "mixer.reverse."
+# Theirs to ours, in this order, for one strand; with both some names have a module more.
+_RENAMED = (
+    ("caduceus.", ""),
+    ("backbone.embeddings.word_embeddings.embedding.", "backbone.embedding."),
+    ("backbone.embeddings.word_embeddings.", "backbone.embedding."),
+    (".submodule.", "."),
+    ("mixer.mamba_fwd.", "mixer."),
+    ("mixer.mamba_rev.", _OURS),
+    ("lm_head.lm_head.", "lm_head."),
+)
+_OF_BOTH = "word_embeddings.embedding.weight"
+
+
+def from_caduceus(weights: Weights, settings: Settings | None = None) -> DnaModel:
+    """A model from the state_dict of CaduceusForMaskedLM.
+
+    settings: its config.json. Sizes are read off the shapes and must agree with it. Without it the
+    model is taken to be as published: fused_add_norm true (see above), the directions added,
+    norm_epsilon 1e-5, as many token ids in use as the embedding has rows. Raises InputError for
+    weights of another architecture and for other complements than ours.
+    """
+    settings = {} if settings is None else settings
+    _check_complements(weights, settings)
+    both = any(name.endswith(_OF_BOTH) for name in weights)
+    ours = _drop_tied({_rename(n): w for n, w in weights.items() if "complement_map" not in n})
+    config = _infer_config(ours, settings, both)
+    if both and settings.get("fused_add_norm", True):
+        if not isinstance(config.mixer, BiMambaConfig):
+            raise InputError(
+                "a Caduceus of both strands in one direction with fused_add_norm cannot be read; "
+                "with fused_add_norm false, or bidirectional, it can"
+            )
+        ours = _turn(ours)
+        if config.n_layers % 2:
+            ours, config = _turn_ends(ours), replace(config, tie_embeddings=False)
+    model = DnaModel(config)
+    if ours[_EMBEDDING].dtype == torch.float64:
+        model = model.double()
+    load_weights(model, ours, "the given state_dict")
+    return model
+
+
+def to_caduceus(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state_dict and settings of CaduceusForMaskedLM.
+
+    With both strands and an even number of blocks as published, with fused_add_norm true; with an
+    odd one false. There logits of ids that are not in use are not masked. Raises InputError for
+    models with another mixer or an MLP, and for those of one direction and one strand, which are
+    plain Mamba.
+    """
+    config = model.config
+    both = config.strands == "both"
+    is_caduceus = isinstance(config.mixer, BiMambaConfig)
+    is_caduceus |= both and isinstance(config.mixer, MambaConfig)
+    if not is_caduceus or config.mlp is not None:
+        raise InputError(
+            "Caduceus has blocks of Mamba, in both directions or on both strands, without an MLP; "
+            f"this model has {config.mixer.kind!r}{'' if config.mlp is None else ' and an MLP'}"
+        )
+    fused = not both or (config.n_layers % 2 == 0 and isinstance(config.mixer, BiMambaConfig))
+    ours = dict(model.state_dict())
+    if both and fused:
+        ours = _turn(ours)
+    if isinstance(config.mixer, BiMambaConfig) and config.mixer.tie_projections:
+        for name in [name for name in ours if re.search(r"\.mixer\.(in|out)_proj\.", name)]:
+            ours[name.replace("mixer.", _OURS)] = ours[name].clone()
+    theirs = {_rename_back(name, both): tensor for name, tensor in ours.items()}
+    if both:
+        complement = complement_ids(config.padded_vocab_size)
+        theirs["caduceus.backbone.embeddings.word_embeddings.complement_map"] = complement
+        theirs["lm_head.complement_map"] = complement.clone()
+    return theirs, _make_settings(config, fused)
+
+
+def _rename(name: str) -> str:
+    for theirs, ours in _RENAMED:
+        name = name.replace(theirs, ours, 1)
+    return name
+
+
+def _rename_back(name: str, both: bool) -> str:
+    embedding = "embeddings.word_embeddings.embedding." if both else "embeddings.word_embeddings."
+    name = name.replace("backbone.embedding.", f"backbone.{embedding}")
+    direction = "mamba_rev." if _OURS in name else "mamba_fwd."
+    name = name.replace(_OURS, "mixer.")
+    inside = "submodule." if both else ""
+    name = name.replace(".mixer.", f".mixer.{inside}{direction}")
+    name = re.sub(r"\.(norm|norm_f)\.", rf".\1.{inside}", name)
+    if name == HEAD_WEIGHT:
+        return f"lm_head.{name}" if both else name
+    return f"caduceus.{name}"
+
+
+def _check_complements(weights: Weights, settings: Settings) -> None:
+    found = {name: tensor.tolist() for name, tensor in weights.items() if "complement_map" in name}
+    given = settings.get("complement_map")
+    if isinstance(given, Mapping):
+        # JSON has strings for keys.
+        found["complement_map in config.json"] = [given.get(str(i)) for i in range(len(given))]
+    for name, theirs in found.items():
+        ours = complement_ids(max(1, len(theirs))).tolist()
+        if theirs != ours:
+            raise InputError(
+                f"{name} is {theirs}, expected {ours}: these weights are for other token ids than "
+                "ours and HyenaDNA's (A 7, C 8, G 9, T 10, N 11)"
+            )
+
+
+def _drop_tied(ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the second direction's projections if all of them are the first's."""
+    second = {
+        name: name.replace(_OURS, "mixer.")
+        for name in ours
+        if re.search(r"\.reverse\.(in|out)_proj\.", name)
+    }
+    if all(first in ours and torch.equal(ours[n], ours[first]) for n, first in second.items()):
+        return {name: tensor for name, tensor in ours.items() if name not in second}
+    return ours
+
+
+def _infer_config(ours: Mapping[str, Tensor], settings: Settings, both: bool) -> ModelConfig:
+    needed = [_EMBEDDING, *(f"{_LAYER}.mixer.{n}" for n in ("A_log", "conv1d.weight"))]
+    needed += [f"{_LAYER}.mixer.dt_proj.weight", f"{_LAYER}.norm.weight"]
+    if missing := [name for name in needed if name not in ours]:
+        raise InputError(
+            "not the weights of a Caduceus language model: there is none that would here be called "
+            f"{', '.join(missing)}"
+        )
+    rows, d_model = ours[_EMBEDDING].shape
+    found = (re.match(r"backbone\.layers\.(\d+)\.", name) for name in ours)
+    n_layers = 1 + max(int(match[1]) for match in found if match)
+    mixer = _infer_mixer(ours, settings, d_model)
+    _check_settings(settings, {"d_model": d_model, "n_layer": n_layers, "rcps": both})
+    head = ours.get(HEAD_WEIGHT)
+    return ModelConfig(
+        d_model=d_model,
+        n_layers=n_layers,
+        vocab_size=settings.get("vocab_size", rows),
+        padded_vocab_size=rows,
+        norm="layer" if f"{_LAYER}.norm.bias" in ours else "rms",
+        norm_eps=settings.get("norm_epsilon", 1e-5),
+        residual_in_fp32=settings.get("residual_in_fp32", True),
+        tie_embeddings=head is None or torch.equal(head, ours[_EMBEDDING]),
+        mixer=mixer,
+        strands="both" if both else "one",
+    )
+
+
+def _infer_mixer(ours: Mapping[str, Tensor], settings: Settings, d_model: int) -> MixerConfig:
+    d_inner, d_state = ours[f"{_LAYER}.mixer.A_log"].shape
+    sizes: dict[str, Any] = {
+        "expand": d_inner // d_model,
+        "d_state": d_state,
+        "d_conv": ours[f"{_LAYER}.mixer.conv1d.weight"].shape[-1],
+        "dt_rank": ours[f"{_LAYER}.mixer.dt_proj.weight"].shape[1],
+    }
+    given = settings.get("ssm_cfg") or {}
+    _check_settings({k: v for k, v in given.items() if v != "auto"}, sizes)
+    sizes["conv_bias"] = f"{_LAYER}.mixer.conv1d.bias" in ours
+    sizes["bias"] = f"{_LAYER}.mixer.in_proj.bias" in ours
+    bidirectional = f"{_LAYER}.{_OURS}A_log" in ours
+    _check_settings(settings, {"bidirectional": bidirectional})
+    if not bidirectional:
+        return MambaConfig(**sizes)
+    strategy: Any = settings.get("bidirectional_strategy") or "add"
+    if strategy not in ("add", "ew_multiply"):
+        raise InputError(f"bidirectional_strategy is 'add' or 'ew_multiply', got {strategy!r}")
+    tied = f"{_LAYER}.{_OURS}in_proj.weight" not in ours
+    return BiMambaConfig(**sizes, strategy=strategy, tie_projections=tied)
+
+
+def _check_settings(settings: Settings, found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        if settings.get(name, value) != value:
+            raise InputError(
+                f"the settings say {name} {settings[name]!r}, the weights are of a model with "
+                f"{value!r}: they do not belong together"
+            )
+
+
+def _turn(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Blocks 0, 2, 4 and so on with channels in reverse order and directions exchanged; turned
+    again they are as before."""
+    turned = {}
+    for name, tensor in ours.items():
+        match = re.match(r"backbone\.layers\.(\d+)\.", name)
+        if match is None or int(match[1]) % 2:
+            turned[name] = tensor
+            continue
+        if name.endswith("in_proj.weight"):
+            tensor = tensor.flip(1)
+        elif ".norm." in name or ".out_proj." in name:
+            tensor = tensor.flip(0)
+        other = name.replace(_OURS, "mixer.")
+        other = name.replace("mixer.", _OURS, 1) if other == name else other
+        turned[other if other in ours else name] = tensor
+    return turned
+
+
+def _turn_ends(ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The final norm and the head where the last block is a turned one."""
+    turned = {n: w.flip(0) if ".norm_f." in n else w for n, w in ours.items()}
+    head = ours.get(HEAD_WEIGHT, ours[_EMBEDDING])
+    turned[HEAD_WEIGHT] = head[complement_ids(head.shape[0])].flip(1)
+    return turned
+
+
+def _make_settings(config: ModelConfig, fused: bool) -> dict[str, Any]:
+    mixer = config.mixer
+    assert isinstance(mixer, BiMambaConfig | MambaConfig)
+    settings: dict[str, Any] = {
+        "model_type": "caduceus",
+        "architectures": ["CaduceusForMaskedLM"],
+        "d_model": config.d_model,
+        "n_layer": config.n_layers,
+        "vocab_size": config.padded_vocab_size,
+        "ssm_cfg": {
+            key: getattr(mixer, key)
+            for key in ("d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias")
+        },
+        "rms_norm": config.norm == "rms",
+        "norm_epsilon": config.norm_eps,
+        "residual_in_fp32": config.residual_in_fp32,
+        "fused_add_norm": fused,
+        "pad_vocab_size_multiple": 1,
+        "bidirectional": isinstance(mixer, BiMambaConfig),
+        "rcps": config.strands == "both",
+    }
+    if isinstance(mixer, BiMambaConfig):
+        settings["bidirectional_strategy"] = mixer.strategy
+        settings["bidirectional_weight_tie"] = mixer.tie_projections
+    if config.strands == "both":
+        complement = complement_ids(config.padded_vocab_size).tolist()
+        settings["complement_map"] = {str(token): other for token, other in enumerate(complement)}
+    return settings
+
+
+def _is_caduceus(weights: Weights, settings: Settings) -> bool:
+    return settings.get("model_type") == "caduceus" or any(
+        name.startswith("caduceus.") for name in weights
+    )
+
+
+FORMATS: tuple[Format, ...] = (
+    Format(name="caduceus", recognises=_is_caduceus, read=from_caduceus, write=to_caduceus),
+)

@@ -1,0 +1,81 @@
+"""Both strands of DNA: reverse complements of batches whose rows are padded on the right.
+
+A model of both strands runs the same blocks on a batch and on its reverse complement, one after the
+other in one batch of 2B rows. What it makes of the two is put together here, so that a sequence and
+its reverse complement get the same, the other way round: a sum of the same two numbers, so exactly.
+
+Source: Schiff et al. 2024 (arXiv 2403.03234), sections 3.2 and 3.3. There each block takes both
+strands as halves of the channels, the second one reversed in position and channel, and undoes that
+before its mixer: the same computation.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dnamamba.tokenizer import COMPLEMENT_TABLE
+
+
+def complement_ids(n_ids: int) -> Tensor:
+    """The complement of every token id below n_ids (int64); those of no base are their own."""
+    return torch.from_numpy(COMPLEMENT_TABLE[:n_ids].astype("int64"))
+
+
+def flip(x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """x (B, L, ...) with positions in reverse order, or of each row the first lengths[row] of them:
+    padding stays on the right."""
+    if lengths is None:
+        return x.flip(1)
+    positions = torch.arange(x.shape[1], device=x.device)
+    # Lengths on a GPU are not checked: whatever they are, an index lies within its row.
+    mirrored = lengths.long().clamp(0, x.shape[1]).unsqueeze(1) - 1 - positions
+    mirrored = torch.where(mirrored < 0, positions, mirrored)
+    index = mirrored.view(*mirrored.shape, *[1] * (x.dim() - 2)).expand_as(x)
+    return _Mirror.apply(x, index)
+
+
+class _Mirror(torch.autograd.Function):
+    """x.gather(1, index) for an index that undoes itself: torch's own backward adds up by atomics
+    on GPUs, where here no two entries meet."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        return x.gather(1, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return gradient.gather(1, index), None
+
+
+def both_strands(token_ids: Tensor, complement: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """token_ids (B, L) and, below, their reverse complement: (2B, L), int64."""
+    token_ids = token_ids.long()
+    return torch.cat([token_ids, complement[flip(token_ids, lengths)]])
+
+
+def predict(
+    hidden: Tensor, weight: Tensor, bias: Tensor, complement: Tensor, lengths: Tensor | None = None
+) -> Tensor:
+    """Logits (B, L, V) from the hidden states of both strands (2B, L, D), a head's weight (V, D)
+    and bias (V,): the other strand votes for the complement of what it sees."""
+    own, other = hidden.chunk(2)
+    votes = functional.linear(other, weight[complement], bias)
+    return functional.linear(own, weight, bias) + flip(votes, lengths)
+
+
+def join_hidden(hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Hidden states of both strands (2B, L, D) as Caduceus has them (B, L, 2D): the second half is
+    the other strand's, reversed in position and in channel."""
+    own, other = hidden.chunk(2)
+    return torch.cat([own, flip(other, lengths).flip(-1)], -1)
+
+
+def mean_hidden(hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Hidden states of both strands (2B, L, D) to their mean at each base (B, L, D): the reverse
+    complement has the same, in reverse order."""
+    own, other = hidden.chunk(2)
+    return (own + flip(other, lengths)) / 2
