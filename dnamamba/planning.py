@@ -11,7 +11,8 @@ from dnamamba.data.dataset import WindowDataset
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.kernels.scan.op import scan_backend
-from dnamamba.models import MambaConfig, ModelConfig
+from dnamamba.models import BiMambaConfig, ModelConfig
+from dnamamba.models.mixer_configs import SelectiveConfig
 from dnamamba.models.recompute import DESCRIPTIONS, Recompute
 from dnamamba.objectives import Objective
 from dnamamba.runtime import Compute, available_bytes
@@ -256,14 +257,16 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
     per_token = sum(storage.nbytes() for storage in kept.values()) / _PROBE_TOKENS
     # The backward of the block at work holds about as much again as the block keeps.
     at_work = per_token / model.n_layers
-    residual = 4 * model.d_model * model.n_layers
+    n_strands = 2 if model.strands == "both" else 1
+    residual = 4 * model.d_model * model.n_layers * n_strands
     ways: dict[Recompute, float] = {"nothing": per_token + at_work}
     dtype = compute.autocast_dtype or torch.float32
     backend = scan_backend(compute.device, dtype)
-    if isinstance(model.mixer, MambaConfig) and backend in ("cpu", "triton"):
+    if isinstance(model.mixer, SelectiveConfig) and backend in ("cpu", "triton"):
         of_scan = _kept_by_scan(backend, model.mixer.d_state, dtype.itemsize)
         width = model.mixer.expand * model.d_model * model.n_layers
-        ways["cheap"] = residual + width * of_scan + 2 * at_work
+        n_scans = n_strands * (2 if isinstance(model.mixer, BiMambaConfig) else 1)
+        ways["cheap"] = residual + width * of_scan * n_scans + 2 * at_work
     ways["blocks"] = residual + 2 * at_work
     return MemoryEstimate(
         fixed=fixed,

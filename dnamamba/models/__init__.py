@@ -1,16 +1,7 @@
 """The backbone, its mixers and heads."""
 
 from dnamamba.models.attention import AttentionState
-from dnamamba.models.config import (
-    AttentionConfig,
-    BiMambaConfig,
-    HyenaConfig,
-    Mamba2Config,
-    MambaConfig,
-    MlpConfig,
-    ModelConfig,
-    S4Config,
-)
+from dnamamba.models.config import MlpConfig, ModelConfig
 from dnamamba.models.interop import (
     from_caduceus,
     from_huggingface_llama,
@@ -25,6 +16,14 @@ from dnamamba.models.interop import (
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
 from dnamamba.models.mamba import MambaState
 from dnamamba.models.mamba2 import Mamba2State
+from dnamamba.models.mixer_configs import (
+    AttentionConfig,
+    BiMambaConfig,
+    HyenaConfig,
+    Mamba2Config,
+    MambaConfig,
+    S4Config,
+)
 from dnamamba.models.presets import count_parameters, preset, preset_names
 
 __all__ = [

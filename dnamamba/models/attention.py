@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import AttentionConfig
 from dnamamba.models.layers import initialise_projection
+from dnamamba.models.mixer_configs import AttentionConfig
 
 QUERIES_A_MASK = 256
 """Where a CPU goes on from a state, so many queries at a time. It has no kernel for that, and makes

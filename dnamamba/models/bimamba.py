@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dnamamba.errors import InputError
 from dnamamba.models import mamba
-from dnamamba.models.config import BiMambaConfig
 from dnamamba.models.mamba import Mamba, MambaState, Mixing
+from dnamamba.models.mixer_configs import BiMambaConfig
 
 
 class _Reverse(Mixing):

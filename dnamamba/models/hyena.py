@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dnamamba.errors import InputError
 from dnamamba.kernels import causal_conv1d, long_conv
-from dnamamba.models.config import HyenaConfig
+from dnamamba.models.mixer_configs import HyenaConfig
 
 INITIAL_STD = 0.02
 

@@ -20,7 +20,7 @@ from dnamamba.kernels import (
 )
 from dnamamba.kernels.scan.reference import find_state_dtype
 from dnamamba.kernels.scan.step import MOST_STATES_TRITON
-from dnamamba.models.config import SelectiveConfig
+from dnamamba.models.mixer_configs import SelectiveConfig
 
 
 class MambaState(NamedTuple):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dnamamba.kernels import causal_conv1d, state_space_duality
-from dnamamba.models.config import Mamba2Config
 from dnamamba.models.layers import GatedNorm
+from dnamamba.models.mixer_configs import Mamba2Config
 
 
 class Mamba2State(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from dnamamba.models import attention, bimamba, hyena, mamba, mamba2, s4
-from dnamamba.models.config import (
+from dnamamba.models.mixer_configs import (
     AttentionConfig,
     BiMambaConfig,
     HyenaConfig,

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import (
+from dnamamba.models.config import MlpConfig, ModelConfig
+from dnamamba.models.mixer_configs import (
     AttentionConfig,
     BiMambaConfig,
     HyenaConfig,
     Mamba2Config,
-    MlpConfig,
-    ModelConfig,
     S4Config,
 )
 from dnamamba.models.mixers import KINDS

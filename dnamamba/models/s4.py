@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from dnamamba.kernels import causal_conv1d, long_conv
-from dnamamba.models.config import S4Config
+from dnamamba.models.mixer_configs import S4Config
 
 Initial = Literal["real", "lin", "inv", "quad", "legs"]
 Rule = Literal["zoh", "bilinear"]

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import BiMambaConfig, MambaConfig, MixerConfig, ModelConfig
+from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, load_weights
+from dnamamba.models.mixer_configs import BiMambaConfig, MambaConfig, MixerConfig
 from dnamamba.models.strands import complement_ids
 
 _EMBEDDING = "backbone.embedding.weight"

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import HyenaConfig, MlpConfig, ModelConfig
+from dnamamba.models.config import MlpConfig, ModelConfig
 from dnamamba.models.hyena import ImplicitFilter
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, load_weights
+from dnamamba.models.mixer_configs import HyenaConfig
 
 _EMBEDDING = "backbone.embeddings.word_embeddings.weight"
 _PREFIXES = ("", "model.", "hyena.")

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import AttentionConfig, MlpConfig, ModelConfig
+from dnamamba.models.config import MlpConfig, ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, load_weights
+from dnamamba.models.mixer_configs import AttentionConfig
 
 _EMBEDDING = "model.embed_tokens.weight"
 _LAYER = "model.layers.0"

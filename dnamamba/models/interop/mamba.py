@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import MambaConfig, ModelConfig
+from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.mamba_lm import (
     EMBEDDING,
@@ -26,6 +26,7 @@ from dnamamba.models.interop.mamba_lm import (
     write_state_spaces_trunk,
 )
 from dnamamba.models.language_model import DnaModel
+from dnamamba.models.mixer_configs import MambaConfig
 
 # Of mamba_ssm's ssm_cfg; the last three decide initial values or speed.
 _SSM_KEYS = {

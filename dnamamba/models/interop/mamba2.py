@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import Mamba2Config, ModelConfig
+from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.mamba_lm import (
     EMBEDDING,
@@ -28,6 +28,7 @@ from dnamamba.models.interop.mamba_lm import (
     write_state_spaces_trunk,
 )
 from dnamamba.models.language_model import DnaModel
+from dnamamba.models.mixer_configs import Mamba2Config
 
 # Of mamba_ssm's ssm_cfg; those of the last two lines decide initial values or speed.
 _SSM_KEYS = {
