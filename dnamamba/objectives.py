@@ -109,7 +109,8 @@ class MaskedTokens(Objective):
     """Prediction of hidden bases, for models that see both sides of them.
 
     Codes say which (data/hiding.py): 15 % of the bases, shown as [MASK] (80 %), as a base drawn
-    from A, C, G and T (10 %) or as they are (10 %).
+    from A, C, G and T (10 %) or as they are (10 %). In evaluation mode those shown as [MASK] alone
+    count: of the others the model sees too much, and would seem to know more than it does.
 
     Source: Devlin et al. 2018 (arXiv 1810.04805).
     """
@@ -122,23 +123,30 @@ class MaskedTokens(Objective):
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(shown_tokens(codes), recompute=self.recompute)
         weights = self._weights(codes)
-        targets = (codes & TOKEN_MASK).long().masked_fill_(~is_hidden(codes), IGNORED)
+        targets = (codes & TOKEN_MASK).long().masked_fill_(~self._is_target(codes), IGNORED)
         return (_losses(logits, targets) * weights).sum(), weights.sum()
 
+    def _is_target(self, codes: Tensor) -> Tensor:
+        return is_hidden(codes) if self.training else _shown(codes) == Shown.MASK
+
     def _weights(self, codes: Tensor) -> Tensor:
-        return _weigh(codes, is_hidden(codes), self._softmask_weight_now)
+        return _weigh(codes, self._is_target(codes), self._softmask_weight_now)
 
 
 def is_hidden(codes: Tensor) -> Tensor:
     """Where a masked language model has to predict, bool, as codes."""
-    return (codes >> SHOWN_SHIFT) & SHOWN_MASK != Shown.NOT_HIDDEN
+    return _shown(codes) != Shown.NOT_HIDDEN
 
 
 def shown_tokens(codes: Tensor) -> Tensor:
     """The token ids that a masked language model reads, uint8, as codes."""
-    shown = (codes >> SHOWN_SHIFT) & SHOWN_MASK
+    shown = _shown(codes)
     tokens = torch.where(shown == Shown.MASK, MASK_ID, codes & TOKEN_MASK)
     return torch.where(shown >= Shown.A, shown + (FIRST_BASE_ID - Shown.A), tokens)
+
+
+def _shown(codes: Tensor) -> Tensor:
+    return (codes >> SHOWN_SHIFT) & SHOWN_MASK
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:

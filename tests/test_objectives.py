@@ -99,7 +99,8 @@ def test_each_hidden_base_is_a_target_where_it_stands():
     assert weight == objective.weight(codes) == (hidden & ~soft).sum() + 0.5 * (hidden & soft).sum()
     torch.testing.assert_close(loss / weight, torch.tensor(4.0).log())
     objective.eval()
-    assert objective(codes)[1] == hidden.sum()
+    # Of bases that are shown, rightly or wrongly, a model would seem to know too much.
+    assert objective(codes)[1] == (shown_tokens(codes) == MASK_ID).sum() < hidden.sum()
 
 
 def test_the_objective_fits_the_model():
