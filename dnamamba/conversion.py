@@ -135,9 +135,8 @@ def check_model(source: Path, format_name: str | None = None) -> list[str]:
     """What a model is, its fingerprint, and in which layouts it survives a round trip."""
     opened = open_model(source, format_name)
     lines = [*opened.lines(), *fingerprint_lines(opened.model), _compare(opened)]
-    for one in FORMATS:
-        if one.write is not None:
-            lines.append(f"round trip by {one.name}: {_round_trip(opened.model, one)}")
+    for one in _suited(opened.model):
+        lines.append(f"round trip by {one.name}: {_round_trip(opened.model, one)}")
     return lines
 
 
@@ -171,11 +170,18 @@ def _read(
     return narrowed
 
 
+def _suited(model: DnaModel) -> list[Format]:
+    """The formats that are written and made for a model's kind of mixer."""
+    kind = model.config.mixer.kind
+    return [one for one in FORMATS if one.write is not None and kind in one.kinds]
+
+
 def _choose_written(
     model: DnaModel, name: str | None
 ) -> tuple[Format, dict[str, Tensor], dict[str, Any]]:
-    candidates = FORMATS if name is None else (find_format(name),)
-    reasons = []
+    candidates = _suited(model) if name is None else [find_format(name)]
+    kind = model.config.mixer.kind
+    reasons = [] if candidates else [f"none is known for models of kind {kind!r}"]
     for one in candidates:
         try:
             if one.write is None:

@@ -356,7 +356,7 @@ def test_weights_of_two_formats_need_a_name(refuse, convert, monkeypatch):
     from dnamamba.models.interop import registry
 
     one = registry.FORMATS[0]
-    twin = Format("twin", one.recognises, one.read)
+    twin = Format("twin", ("mamba",), one.recognises, one.read)
     monkeypatch.setattr(registry, "FORMATS", (one, twin))
     write_folder(their_weights())
     assert "theirs may be huggingface-mamba or twin: say which with --format" in refuse("theirs")

@@ -270,5 +270,11 @@ def _is_caduceus(weights: Weights, settings: Settings) -> bool:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format(name="caduceus", recognises=_is_caduceus, read=from_caduceus, write=to_caduceus),
+    Format(
+        name="caduceus",
+        kinds=("bimamba", "mamba"),
+        recognises=_is_caduceus,
+        read=from_caduceus,
+        write=to_caduceus,
+    ),
 )

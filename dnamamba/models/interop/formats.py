@@ -20,6 +20,7 @@ class Format:
     """One project's layout of one architecture.
 
     name: what the command line calls it, e.g. "huggingface-mamba".
+    kinds: of the mixers whose models it may hold.
     recognises: whether weights and settings are of this layout, by names alone.
     read: the model; raises InputError for what does not fit.
     write: the state_dict and the settings for a model, or None where we cannot write it; raises
@@ -27,6 +28,7 @@ class Format:
     """
 
     name: str
+    kinds: tuple[str, ...]
     recognises: Callable[[Weights, Settings], bool]
     read: Callable[[Weights, Settings], DnaModel]
     write: Callable[[DnaModel], tuple[dict[str, Tensor], dict[str, Any]]] | None = None

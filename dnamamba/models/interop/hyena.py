@@ -322,6 +322,7 @@ def _write_settings(config: ModelConfig, mixer: HyenaConfig) -> dict[str, Any]:
 FORMATS: tuple[Format, ...] = (
     Format(
         name="hyenadna",
+        kinds=("hyena",),
         recognises=lambda weights, settings: _find_prefix(weights) is not None,
         read=from_hyenadna,
         write=to_hyenadna,

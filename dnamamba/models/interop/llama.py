@@ -298,5 +298,11 @@ def _settings_of(config: ModelConfig) -> dict[str, Any]:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("huggingface-llama", _recognises, from_huggingface_llama, to_huggingface_llama),
+    Format(
+        name="huggingface-llama",
+        kinds=("attention",),
+        recognises=_recognises,
+        read=from_huggingface_llama,
+        write=to_huggingface_llama,
+    ),
 )

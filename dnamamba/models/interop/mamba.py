@@ -165,12 +165,14 @@ def _recognise(embedding: str, weights: Weights) -> bool:
 FORMATS: tuple[Format, ...] = (
     Format(
         name="huggingface-mamba",
+        kinds=("mamba",),
         recognises=lambda weights, settings: _recognise(HF_EMBEDDING, weights),
         read=_read_huggingface,
         write=_write_huggingface,
     ),
     Format(
         name="state-spaces-mamba",
+        kinds=("mamba",),
         recognises=lambda weights, settings: _recognise(EMBEDDING, weights),
         read=_read_state_spaces,
         write=_write_state_spaces,

@@ -153,7 +153,6 @@ def _write_huggingface(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, An
             f"norm_eps is {model.config.norm_eps} in blocks and {mixer.norm_eps} in mixers: "
             "Hugging Face's Mamba-2 has one for both"
         )
-    limit = (0.0, math.inf) if mixer.dt_limit is None else mixer.dt_limit
     settings = {
         "architectures": ["Mamba2ForCausalLM"],
         "model_type": "mamba2",
@@ -165,11 +164,12 @@ def _write_huggingface(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, An
         "n_groups": mixer.n_groups,
         "conv_kernel": mixer.d_conv,
         "chunk_size": mixer.chunk_size,
-        "time_step_limit": [_write_float(value) for value in limit],
         **{theirs: getattr(mixer, ours) for theirs, ours in _HF_STEP_SIZES.items()},
         "use_bias": mixer.bias,
         "use_conv_bias": mixer.conv_bias,
     }
+    if mixer.dt_limit is not None:
+        settings["time_step_limit"] = [_write_float(value) for value in mixer.dt_limit]
     weights = copy_weights(model, with_tied_head=False)
     return rename(weights, EMBEDDING, HF_EMBEDDING), settings
 
@@ -205,12 +205,14 @@ def _recognise(embedding: str, weights: Weights) -> bool:
 FORMATS: tuple[Format, ...] = (
     Format(
         name="huggingface-mamba2",
+        kinds=("mamba2",),
         recognises=lambda weights, settings: _recognise(HF_EMBEDDING, weights),
         read=_read_huggingface,
         write=_write_huggingface,
     ),
     Format(
         name="state-spaces-mamba2",
+        kinds=("mamba2",),
         recognises=lambda weights, settings: _recognise(EMBEDDING, weights),
         read=_read_state_spaces,
         write=_write_state_spaces,

@@ -61,7 +61,12 @@ def _build(
 ) -> Any:
     """Their model with exactly these weights, in float32."""
     own = ("model_type", "dtype", "torch_dtype")
-    kept = {key: value for key, value in settings.items() if key not in own}
+    # Lists as the tuples that its readers of config.json make of them.
+    kept = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in settings.items()
+        if key not in own
+    }
     config = transformers.AutoConfig.for_model(model_type, **kept)
     theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     lost, unknown = theirs.load_state_dict(weights, strict=False)
