@@ -6,6 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from dnamamba.kernels import add_norm
+from dnamamba.kernels.linear import linear
+
+
+class Linear(nn.Linear):
+    """nn.Linear by `kernels.linear.linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        return linear(x, self.weight, self.bias)
 
 
 class TokenEmbedding(nn.Embedding):
