@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
 from dnamamba.errors import InputError
-from dnamamba.models.layers import initialise_projection
+from dnamamba.models.layers import Linear, initialise_projection
 from dnamamba.models.mixer_configs import AttentionConfig
 
 QUERIES_A_MASK = 256
@@ -47,8 +47,8 @@ class Attention(nn.Module):
         self.n_heads, self.d_head = config.n_heads, d_query // config.n_heads
         self.n_kv_heads = d_key // self.d_head
         self.rope_theta, self.is_causal = config.rope_theta, config.is_causal
-        self.in_proj = nn.Linear(d_model, d_query + 2 * d_key, bias=config.bias)
-        self.out_proj = nn.Linear(d_query, d_model, bias=bool(config.out_bias))
+        self.in_proj = Linear(d_model, d_query + 2 * d_key, bias=config.bias)
+        self.out_proj = Linear(d_query, d_model, bias=bool(config.out_bias))
         for projection in (self.in_proj, self.out_proj):
             initialise_projection(projection)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dnamamba.kernels import add_norm
+from dnamamba.kernels.linear import linear
 from dnamamba.models.config import MlpConfig
 
 PROJECTION_STD = 0.02
@@ -17,6 +18,14 @@ def initialise_projection(layer: nn.Linear) -> None:
     nn.init.normal_(layer.weight, std=PROJECTION_STD)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+class Linear(nn.Linear):
+    """nn.Linear by `kernels.linear.linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        return linear(x, self.weight, self.bias)
 
 
 class TokenEmbedding(nn.Embedding):
@@ -124,8 +133,8 @@ class Mlp(nn.Module):
         assert config.d_hidden is not None, "ModelConfig fills in d_hidden"
         self.activation = config.activation
         halves = 2 if config.activation == "swiglu" else 1
-        self.fc1 = nn.Linear(d_model, halves * config.d_hidden, bias=config.bias)
-        self.fc2 = nn.Linear(config.d_hidden, d_model, bias=config.bias)
+        self.fc1 = Linear(d_model, halves * config.d_hidden, bias=config.bias)
+        self.fc2 = Linear(config.d_hidden, d_model, bias=config.bias)
         for layer in (self.fc1, self.fc2):
             initialise_projection(layer)
 

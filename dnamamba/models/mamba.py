@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dnamamba.kernels import (
     causal_conv1d,
@@ -18,8 +17,10 @@ from dnamamba.kernels import (
     selective_scan,
     selective_scan_step,
 )
+from dnamamba.kernels.linear import linear
 from dnamamba.kernels.scan.reference import find_state_dtype
 from dnamamba.kernels.scan.step import MOST_STATES_TRITON
+from dnamamba.models.layers import Linear
 from dnamamba.models.mixer_configs import SelectiveConfig
 
 
@@ -51,8 +52,8 @@ class Mixing(nn.Module):
         self.conv1d = nn.Conv1d(
             d_inner, d_inner, config.d_conv, groups=d_inner, bias=config.conv_bias
         )
-        self.x_proj = nn.Linear(d_inner, config.dt_rank + 2 * config.d_state, bias=False)
-        self.dt_proj = nn.Linear(config.dt_rank, d_inner, bias=True)
+        self.x_proj = Linear(d_inner, config.dt_rank + 2 * config.d_state, bias=False)
+        self.dt_proj = Linear(config.dt_rank, d_inner, bias=True)
         self.A_log = nn.Parameter(torch.empty(d_inner, config.d_state))
         self.D = nn.Parameter(torch.ones(d_inner))
 
@@ -95,7 +96,7 @@ class Mixing(nn.Module):
             selective_scan(
                 x,
                 # The bias is added inside the scan, in float32.
-                functional.linear(delta, self.dt_proj.weight),
+                linear(delta, self.dt_proj.weight),
                 -torch.exp(self.A_log),
                 B,
                 C,
@@ -138,9 +139,9 @@ class Mamba(Mixing):
     def __init__(self, d_model: int, config: SelectiveConfig) -> None:
         super().__init__()
         d_inner = config.expand * d_model
-        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=config.bias)
+        self.in_proj = Linear(d_model, 2 * d_inner, bias=config.bias)
         self._build_mixing(d_inner, config)
-        self.out_proj = nn.Linear(d_inner, d_model, bias=config.bias)
+        self.out_proj = Linear(d_inner, d_model, bias=config.bias)
         self.reset_parameters(config)
 
     @torch.no_grad()
@@ -195,7 +196,7 @@ class Mamba(Mixing):
         delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         y = selective_scan_step(
             x,
-            functional.linear(delta, self.dt_proj.weight),
+            linear(delta, self.dt_proj.weight),
             -torch.exp(self.A_log),
             B,
             C,

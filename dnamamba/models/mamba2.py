@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dnamamba.kernels import causal_conv1d, state_space_duality
-from dnamamba.models.layers import GatedNorm
+from dnamamba.models.layers import GatedNorm, Linear
 from dnamamba.models.mixer_configs import Mamba2Config
 
 
@@ -42,7 +42,7 @@ class Mamba2(nn.Module):
         self.d_inner = config.expand * d_model
         self.d_weights = config.n_groups * config.d_state  # width of B, and of C
         d_conv_inputs = self.d_inner + 2 * self.d_weights
-        self.in_proj = nn.Linear(
+        self.in_proj = Linear(
             d_model, self.d_inner + d_conv_inputs + self.n_heads, bias=config.bias
         )
         # Only holds the parameters: upstream's names, shapes and initial values.
@@ -55,7 +55,7 @@ class Mamba2(nn.Module):
         self.norm = GatedNorm(
             self.d_inner, config.norm_eps, config.n_groups, config.norm_before_gate
         )
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=config.bias)
+        self.out_proj = Linear(self.d_inner, d_model, bias=config.bias)
         self.reset_parameters(config)
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from dnamamba.kernels import causal_conv1d, long_conv
+from dnamamba.models.layers import Linear
 from dnamamba.models.mixer_configs import S4Config
 
 Initial = Literal["real", "lin", "inv", "quad", "legs"]
@@ -131,7 +132,7 @@ class S4(nn.Module):
         d_inner = config.expand * d_model
         self.is_complex = config.init != "real"
         n_states = config.d_state // 2 if self.is_complex else config.d_state
-        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=config.bias)
+        self.in_proj = Linear(d_model, 2 * d_inner, bias=config.bias)
         self.conv1d = nn.Conv1d(
             d_inner, d_inner, config.d_conv, groups=d_inner, bias=config.conv_bias
         )
@@ -141,7 +142,7 @@ class S4(nn.Module):
         self.C = nn.Parameter(torch.empty(d_inner, n_states, 2 if self.is_complex else 1))
         self.log_dt = nn.Parameter(torch.empty(d_inner))
         self.D = nn.Parameter(torch.ones(d_inner))
-        self.out_proj = nn.Linear(d_inner, d_model, bias=config.bias)
+        self.out_proj = Linear(d_inner, d_model, bias=config.bias)
         self.reset_parameters(config)
 
     @torch.no_grad()
