@@ -53,9 +53,7 @@ def draw_operands(
 
 def check(operands: Named, tolerance: dict[str, float], **options: object) -> None:
     found = outputs_and_gradients(gpu.long_conv, operands, **options)
-    expected = outputs_and_gradients(
-        reference.long_conv, operands, dtype=torch.float64, **options
-    )
+    expected = outputs_and_gradients(reference.long_conv, operands, dtype=torch.float64, **options)
     assert_all_close(found, expected, **tolerance)
 
 

@@ -150,7 +150,6 @@ class _Block:
         )
         self.batch, self.seq_len, self.width = self.x.shape
         self.n_points = fast_length(self.seq_len)
-        self.scale = 1 / self.n_points
         self.sizes = (self.seq_len, self.width, self.n_points, math.pi / 2 / self.n_points)
         self.tile = {"BT": STEPS, "BC": min(CHANNELS, triton.next_power_of_2(self.width))}
 
@@ -178,7 +177,7 @@ class _Block:
             gpu_kernels.scatter_kernel, self._grid(self.seq_len, self.batch),
             _as_integers(z), self.x, gate_in, gate_out, _or(self.bias, self.x),
             y, y if sums is None else sums[..., self.channels],
-            *self.sizes, self.scale, *self.x.stride()[:2], *gate_in.stride()[:2],
+            *self.sizes, *self.x.stride()[:2], *gate_in.stride()[:2],
             *gate_out.stride()[:2], *y.stride()[:2],
             **self._flags(), KEEPS_SUMS=sums is not None,
         )  # fmt: skip
@@ -215,7 +214,7 @@ class _Block:
         self._launch(
             gpu_kernels.filter_gradient_kernel, self._grid(self.seq_len, 1),
             _as_integers(z), self.filter if self.decay is None else self.decay, d_filter,
-            *self.sizes, self.scale, self.shift, *d_filter.stride(),
+            *self.sizes, self.shift, *d_filter.stride(),
             HAS_DECAY=self.decay is not None,
         )  # fmt: skip
 
@@ -230,7 +229,7 @@ class _Block:
         self._launch(
             gpu_kernels.gradients_kernel, self._grid(self.seq_len, self.batch),
             _as_integers(z), d_y, self.x, gate_in, gate_out, _or(self.bias, self.x), sums,
-            d_x, d_gate_in, d_gate_out, partials, *self.sizes, self.scale,
+            d_x, d_gate_in, d_gate_out, partials, *self.sizes,
             *d_y.stride()[:2], *self.x.stride()[:2], *gate_in.stride()[:2],
             *gate_out.stride()[:2], *d_x.stride()[:2], **self._flags(),
         )  # fmt: skip
