@@ -6,7 +6,6 @@ One JSON object, as that of compile_scan.py. A process of its own, as the tests'
 """
 
 import json
-import sys
 
 import triton
 from triton.backends.compiler import GPUTarget

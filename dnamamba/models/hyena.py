@@ -156,7 +156,7 @@ class ImplicitFilter(nn.Module):
         dtype = torch.promote_types(self.bias.dtype, torch.float32)
         with torch.autocast(device.type, enabled=False):
             hidden = self.positions(seq_len).z.to(dtype)
-            frequency = self.implicit_filter["1"].freq.to(dtype).squeeze(0)
+            frequency = cast(Sine, self.implicit_filter["1"]).freq.to(dtype).squeeze(0)
             *linears, last = (m for m in self.implicit_filter.values() if isinstance(m, nn.Linear))
             for linear in linears:
                 # The sine's frequency multiplies 64 rows of weights rather than L positions.

@@ -39,7 +39,7 @@ def transform_length(seq_len: int) -> int:
 
 
 def fast_length(least: int) -> int:
-    """Points of a transform, at least so many: a power of two times an odd factor that FFTs like."""
+    """Points of a transform, at least so many: a power of two times a small odd one."""
     least = max(2, least)
     return min(odd << ((least - 1) // odd).bit_length() for odd in _ODD_FACTORS)
 

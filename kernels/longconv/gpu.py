@@ -1,21 +1,22 @@
-"""`long_conv` on a GPU: one complex FFT for a real sequence, of its own length, and what is around it.
+"""`long_conv` on a GPU: one complex FFT for a real sequence, of its own length, and the rest.
 
-A causal convolution is the first L coefficients of a product of two polynomials of degree L - 1. Taken
-modulo x^M + i, M >= L, the coefficients from M on become imaginary and those before stay as they are:
-so a product of complex transforms of M points does, and zeros up to 2 L are neither made nor
-transformed. A transform at the roots of x^M = -i is a plain FFT of sequences "twisted" by
-exp(-i pi n / 2 M). At the conjugate spectrum of a filter it correlates, the same way.
+A causal convolution is the first L coefficients of a product of two polynomials of degree L - 1.
+Taken modulo x^M + i, M >= L, the coefficients from M on become imaginary and those before stay real
+and as they are: a product of complex transforms of M points does, and zeros up to 2 L are neither
+made nor transformed. At the roots of x^M = -i a transform is a plain FFT of a sequence "twisted"
+by exp(-i pi n / 2 M). A filter's conjugate spectrum correlates in the same way.
 
-The Triton kernels (gpu_kernels.py) turn operands (B, L, D) into twisted complex arrays (B, C, M) and
-back, a block of channels at a time, everything elementwise on the way. Kept for the backward beside the
-operands: the sums before gate_out, in x's dtype, and spectra as long as they are small (KEPT_BYTES).
+The Triton kernels (gpu_kernels.py) turn operands (B, L, D) into twisted complex arrays (B, C, M)
+and back, a block of channels at a time, with everything elementwise on the way. Kept for the
+backward beside operands: the sums before gate_out, in x's dtype; and spectra as long as they are
+small (KEPT_BYTES), in the place of the filter.
 
 Shape letters: B batch, L seq_len, D channels, C channels of a block, M points of a transform.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -30,8 +31,8 @@ BLOCK_POINTS = 1 << 24
 """Complex numbers of a block's array, 128 MiB; a backward holds about six of them."""
 
 KEPT_BYTES = 1 << 30
-"""Spectra of inputs and filter are kept up to this size: 0.5 GiB for one sequence of 131,072 positions
-and 256 channels, 4 GiB for eight such layers. Above it memory is what a model runs out of."""
+"""Spectra of inputs and filter are kept up to this size: 0.5 GiB for one sequence of 131,072
+positions and 256 channels, 4 GiB for eight such layers. Beyond, memory is what runs out."""
 
 STEPS, CHANNELS = 32, 64
 """A tile: rows of 128 bytes of bf16 on one side, of 256 bytes on the other."""
@@ -68,73 +69,8 @@ def keeps_spectra(batch: int, seq_len: int, channels: int) -> bool:
 
 class _LongConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *operands, decay, shift, keeps = arguments
-        x, gate_out = operands[0], operands[4]
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        sums = torch.empty_like(y) if keeps and gate_out is not None else None
-        spectra: list[Tensor] = []
-        for channels in _blocks(x):
-            block = _Block(channels, *operands, decay, shift)
-            inputs, taps = block.transform_inputs(), block.transform_filter()
-            if keeps and keeps_spectra(*x.shape):
-                spectra += [inputs, taps]
-                product = inputs * taps
-            else:
-                product = inputs.mul_(taps)
-            block.write_outputs(_invert(product), y, sums)
-        ctx.shift = shift
-        ctx.save_for_backward(*operands, decay, sums, *spectra)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
-        *operands, decay, sums = ctx.saved_tensors[:7]
-        spectra = list(ctx.saved_tensors[7:])
-        d_y = with_dense_rows(d_y)
-        gradients = _Gradients(*operands, sums, ctx.needs_input_grad[1])
-        for channels in _blocks(operands[0]):
-            block = _Block(channels, *operands, decay, ctx.shift)
-            kept = (spectra.pop(0), spectra.pop(0)) if spectra else None
-            block.differentiate(d_y, kept, gradients)
-        return (*gradients.in_order(), None, None, None)
-
-
-class _Gradients:
-    """Of the operands, dense; of the bias float32, a part for each tile of time."""
-
-    def __init__(
-        self,
-        x: Tensor,
-        filter: Tensor,
-        bias: Tensor | None,
-        gate_in: Tensor | None,
-        gate_out: Tensor | None,
-        sums: Tensor | None,
-        needs_filter: bool,
-    ) -> None:
-        self.x, self.gate_in, self.gate_out = (
-            None if t is None else t.new_empty(t.shape) for t in (x, gate_in, gate_out)
-        )
-        # With the filter's own strides, if it is dense: time may be side by side.
-        self.filter = torch.empty_like(filter) if needs_filter else None
-        self.bias, self.sums = bias, sums
-        self.partials: list[Tensor] = []
-
-    def in_order(self) -> tuple[Tensor | None, ...]:
-        d_bias = None
-        if self.bias is not None:
-            d_bias = torch.cat([part.sum(0) for part in self.partials]).to(self.bias.dtype)
-        return self.x, self.filter, d_bias, self.gate_in, self.gate_out
-
-
-class _Block:
-    """Some channels of the operands."""
-
-    def __init__(
-        self,
-        channels: slice,
+    def forward(
+        ctx: Any,
         x: Tensor,
         filter: Tensor,
         bias: Tensor | None,
@@ -142,12 +78,99 @@ class _Block:
         gate_out: Tensor | None,
         decay: Tensor | None,
         shift: float,
-    ) -> None:
-        self.channels, self.shift = channels, shift
-        self.x, self.filter = x[..., channels], filter[..., channels]
-        self.bias, self.gate_in, self.gate_out, self.decay = (
-            None if t is None else t[..., channels] for t in (bias, gate_in, gate_out, decay)
+        keeps: bool,
+    ) -> Tensor:
+        operands = _Operands(x, filter, bias, gate_in, gate_out, decay, shift)
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        sums = torch.empty_like(y) if keeps and gate_out is not None else None
+        keeps_these = keeps and keeps_spectra(*x.shape)
+        spectra: list[Tensor] = []
+        for channels in _blocks(x):
+            block = _Block(operands.cut(channels), channels)
+            inputs, taps = block.transform_inputs(), block.transform_filter()
+            spectra += [inputs, taps] if keeps_these else []
+            product = inputs * taps if keeps_these else inputs.mul_(taps)
+            del inputs, taps
+            block.write_outputs(_invert(product), y, sums)
+        ctx.shift = shift
+        # Without memory of its own: dtype, shape and strides.
+        ctx.filter_like = torch.empty_like(filter, device="meta")
+        filter_kept = None if spectra else filter
+        ctx.save_for_backward(x, filter_kept, bias, gate_in, gate_out, decay, sums, *spectra)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, filter, bias, gate_in, gate_out, decay, sums, *spectra = ctx.saved_tensors
+        operands = _Operands(x, filter, bias, gate_in, gate_out, decay, ctx.shift)
+        d_y = with_dense_rows(d_y)
+        gradients = _Gradients(
+            x=x.new_empty(x.shape),
+            # With the filter's own strides, if it is dense: time may be side by side.
+            filter=torch.empty_like(ctx.filter_like, device=x.device)
+            if ctx.needs_input_grad[1]
+            else None,
+            gate_in=None if gate_in is None else x.new_empty(x.shape, dtype=gate_in.dtype),
+            gate_out=None if gate_out is None else x.new_empty(x.shape, dtype=gate_out.dtype),
+            sums=sums,
+            bias_parts=[],
         )
+        for index, channels in enumerate(_blocks(x)):
+            block = _Block(operands.cut(channels), channels)
+            kept = spectra[2 * index : 2 * index + 2]
+            block.differentiate(d_y, kept, gradients)
+        d_bias = None
+        if bias is not None:
+            d_bias = torch.cat(gradients.bias_parts).to(bias.dtype)
+        found = (gradients.x, gradients.filter, d_bias, gradients.gate_in, gradients.gate_out)
+        return (*found, None, None, None)
+
+
+class _Operands(NamedTuple):
+    """The arguments of op.py, of all channels or of some; no filter where its spectrum is kept."""
+
+    x: Tensor
+    filter: Tensor | None
+    bias: Tensor | None
+    gate_in: Tensor | None
+    gate_out: Tensor | None
+    decay: Tensor | None
+    shift: float
+
+    def cut(self, channels: slice) -> "_Operands":
+        def part(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[..., channels]
+
+        return _Operands(
+            x=self.x[..., channels],
+            filter=part(self.filter),
+            bias=part(self.bias),
+            gate_in=part(self.gate_in),
+            gate_out=part(self.gate_out),
+            decay=part(self.decay),
+            shift=self.shift,
+        )
+
+
+class _Gradients(NamedTuple):
+    """What blocks write their channels to, dense, and the sums that gate_out multiplied."""
+
+    x: Tensor
+    filter: Tensor | None
+    gate_in: Tensor | None
+    gate_out: Tensor | None
+    sums: Tensor | None
+    bias_parts: list[Tensor]
+
+
+class _Block:
+    """Some channels of the operands."""
+
+    def __init__(self, operands: _Operands, channels: slice) -> None:
+        self.x, self.filter, self.bias = operands.x, operands.filter, operands.bias
+        self.gate_in, self.gate_out = operands.gate_in, operands.gate_out
+        self.decay, self.shift, self.channels = operands.decay, operands.shift, channels
         self.batch, self.seq_len, self.width = self.x.shape
         self.n_points = fast_length(self.seq_len)
         self.sizes = (self.seq_len, self.width, self.n_points, math.pi / 2 / self.n_points)
@@ -159,13 +182,12 @@ class _Block:
 
     def transform_filter(self) -> Tensor:
         """(C, M)"""
+        assert self.filter is not None
         z = self._empty(1)[0]
-        grid = self._grid(self.n_points, 1)
-        decay = self.filter if self.decay is None else self.decay
         self._launch(
-            gpu_kernels.gather_filter_kernel, grid,
-            self.filter, decay, _as_integers(z), *self.sizes, self.shift, *self.filter.stride(),
-            HAS_DECAY=self.decay is not None,
+            gpu_kernels.gather_filter_kernel, self._grid(self.n_points, 1),
+            self.filter, _or(self.decay, self.filter), _as_integers(z), *self.sizes, self.shift,
+            *self.filter.stride(), HAS_DECAY=self.decay is not None,
         )  # fmt: skip
         return torch.fft.fft(z)
 
@@ -182,12 +204,10 @@ class _Block:
             **self._flags(), KEEPS_SUMS=sums is not None,
         )  # fmt: skip
 
-    def differentiate(
-        self, d_y: Tensor, kept: tuple[Tensor, Tensor] | None, gradients: _Gradients
-    ) -> None:
-        """Write the block's channels of the gradients, given that of y."""
+    def differentiate(self, d_y: Tensor, kept: Sequence[Tensor], gradients: _Gradients) -> None:
+        """Write the block's channels of the gradients, given that of y. kept: spectra, if any."""
         d_y = d_y[..., self.channels]
-        if kept is not None:
+        if kept:
             inputs, taps = kept
         else:
             taps = self.transform_filter()
@@ -213,7 +233,7 @@ class _Block:
         d_filter = gradient[..., self.channels]
         self._launch(
             gpu_kernels.filter_gradient_kernel, self._grid(self.seq_len, 1),
-            _as_integers(z), self.filter if self.decay is None else self.decay, d_filter,
+            _as_integers(z), _or(self.decay, self.x), d_filter,
             *self.sizes, self.shift, *d_filter.stride(),
             HAS_DECAY=self.decay is not None,
         )  # fmt: skip
@@ -221,10 +241,10 @@ class _Block:
     def _write_gradients(self, z: Tensor, d_y: Tensor, gradients: _Gradients) -> None:
         gate_in, gate_out = _or(self.gate_in, self.x), _or(self.gate_out, self.x)
         n_tiles = self.batch * triton.cdiv(self.seq_len, STEPS)
-        partials = z.real.new_empty((n_tiles, self.width))
+        partials = torch.empty((n_tiles, self.width), dtype=torch.float32, device=z.device)
         d_x, d_gate_in, d_gate_out, sums = (
-            (gradients.x if t is None else t)[..., self.channels]
-            for t in (gradients.x, gradients.gate_in, gradients.gate_out, gradients.sums)
+            _or(tensor, gradients.x)[..., self.channels]
+            for tensor in (gradients.x, gradients.gate_in, gradients.gate_out, gradients.sums)
         )
         self._launch(
             gpu_kernels.gradients_kernel, self._grid(self.seq_len, self.batch),
@@ -233,7 +253,8 @@ class _Block:
             *d_y.stride()[:2], *self.x.stride()[:2], *gate_in.stride()[:2],
             *gate_out.stride()[:2], *d_x.stride()[:2], **self._flags(),
         )  # fmt: skip
-        gradients.partials.append(partials)
+        if self.bias is not None:
+            gradients.bias_parts.append(partials.sum(0))
 
     def _transform_product(self, x: Tensor, gate: Tensor | None) -> Tensor:
         z, factor = self._empty(self.batch), _or(gate, x)

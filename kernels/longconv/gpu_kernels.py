@@ -1,12 +1,13 @@
 """Triton kernels around the FFTs of gpu.py, which explains the transform they serve.
 
-Tiles are read as the operands lie, channels side by side, and written as FFTs want them, time side by
-side, or the other way round: the compiler exchanges a tile through shared memory, so that both sides
-are coalesced. A complex number is moved as one integer of 64 bits, its real part the lower half.
+Tiles are read as operands lie, channels side by side, and written as FFTs want them, time side by
+side, or the other way round: the compiler exchanges a tile through shared memory, so that both
+sides are coalesced. A complex number is moved as one integer of 64 bits, the real part its lower
+half.
 
-Operands (B, L, D) come as views of a block of channels, any strides but the last; transforms are dense
-(B, C, M). Shape letters: B batch, L seq_len, C channels of a block, M points of a transform. Offsets
-are 64 bits wide. "BT" steps and "BC" channels make a tile.
+Operands (B, L, D) come as views of a block of channels, with any strides but the last; transforms
+are dense (B, C, M). Shape letters: B batch, L seq_len, C channels of a block, M points of a
+transform. Offsets have 64 bits. "BT" steps and "BC" channels make a tile.
 """
 
 import triton
