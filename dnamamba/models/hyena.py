@@ -138,8 +138,7 @@ class ImplicitFilter(nn.Module):
         """The network's output (L, n_filters), and what a position decays by (n_filters,), for
         `long_conv` to apply; None where loaded positions have been applied.
 
-        The output has time side by side, as FFTs take it. For long sequences the backward makes it
-        again.
+        For long sequences the backward makes the output again.
         """
         if seq_len <= _KEPT_POSITIONS:
             filters = self._compute(seq_len)
@@ -162,7 +161,7 @@ class ImplicitFilter(nn.Module):
                 # The sine's frequency multiplies 64 rows of weights rather than L positions.
                 weight = linear.weight.to(dtype) * frequency.unsqueeze(1)
                 hidden = functional.linear(hidden, weight, linear.bias.to(dtype) * frequency).sin()
-            return (last.weight.to(dtype) @ hidden.mT).mT
+            return functional.linear(hidden, last.weight.to(dtype))
 
     def positions(self, seq_len: int) -> Positions:
         """In float64, unless they were loaded: made at every call, as those of 2^20 positions
