@@ -118,6 +118,18 @@ def test_a_float32_filter_of_bf16_inputs_is_not_rounded():
     assert_close(long_conv(operands["x"], k), expected, rtol=2**-8, atol=1e-6, what="y")
 
 
+@pytest.mark.parametrize("backend", ["fft", "reference"])
+def test_a_window_multiplies_the_filter(backend):
+    operands = draw_operands(seq_len=30)
+    decay = torch.tensor([0.0, 0.1, 2.0], dtype=torch.float64)
+    window = torch.exp(-decay * torch.arange(30).unsqueeze(1)) + 0.05
+    by_hand = {**operands, "filter": operands["filter"] * window}
+    found = long_conv(**operands, decay=decay, shift=0.05, backend=backend)
+    expected = long_conv(**by_hand, backend=backend)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found, operands), gradients(expected, operands))
+
+
 def test_operands_may_be_views_of_a_projection():
     operands = draw_operands(dtype=torch.float32)
     expected = long_conv(**operands)
@@ -161,8 +173,10 @@ def test_nothing_but_the_operands_is_kept_for_the_backward():
         ({"bias": torch.zeros(4)}, r"bias must be \(3,\) and floating, got \(4,\)"),
         ({"gate_in": torch.zeros(2, 9, 1)}, r"gate_in must be \(2, 9, 3\) and floating"),
         ({"gate_out": torch.zeros(2, 9, 3).int()}, r"gate_out must be .* got .* torch.int32"),
+        ({"decay": torch.zeros(2)}, r"decay must be \(3,\) and floating, got \(2,\)"),
+        ({"decay": torch.zeros(3).requires_grad_()}, r"decay has no gradient: give decay.detach"),
         ({"bias": torch.zeros(3, device="meta")}, "bias is on meta, x on cpu; move one of them"),
-        ({"backend": "cufft"}, "backend is one of auto, fft, reference; got 'cufft'"),
+        ({"backend": "cufft"}, "backend is one of auto, triton, fft, reference; got 'cufft'"),
     ],
 )
 def test_operands_that_do_not_fit_are_refused(changes, message):
@@ -198,8 +212,9 @@ def test_gpu_memory_at_a_million_positions():
     torch.cuda.reset_peak_memory_stats()
     y = long_conv(x, taps, None, gate_in, gate_out)
     y.backward(torch.ones_like(y))
-    # y, its gradient and those of four operands, and a few channels' transforms.
-    results = sum(t.numel() * t.element_size() for t in (y, y, x, gate_in, gate_out, taps))
+    # y, the same before its gate, its gradient and those of four operands, and a few channels'
+    # transforms.
+    results = sum(t.numel() * t.element_size() for t in (y, y, y, x, gate_in, gate_out, taps))
     assert torch.cuda.max_memory_allocated() - before < results + (5 << 29)
 
 

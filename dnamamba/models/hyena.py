@@ -14,9 +14,14 @@ from torch.utils.checkpoint import checkpoint
 
 from dnamamba.errors import InputError
 from dnamamba.kernels import causal_conv1d, long_conv
+from dnamamba.kernels.longconv.reference import apply_window
+from dnamamba.models.layers import Linear
 from dnamamba.models.mixer_configs import HyenaConfig
 
 INITIAL_STD = 0.02
+
+# A layer keeps 1.5 KiB a position of the network that makes its filters, 0.4 GiB for so many.
+_KEPT_POSITIONS = 1 << 18
 
 # At the last position the slowest filter has decayed to TARGET to the power of 1 / SLOW, the
 # fastest to TARGET to the power of 1 / FAST.
@@ -46,11 +51,11 @@ class Hyena(nn.Module):
         super().__init__()
         self.d_model, self.order, self.l_max = d_model, config.order, config.l_max
         width = (config.order + 1) * d_model
-        self.in_proj = nn.Linear(d_model, width)
+        self.in_proj = Linear(d_model, width)
         # Only holds the parameters: upstream's names, shapes and initial values.
         self.short_filter = nn.Conv1d(width, width, config.d_conv, groups=width)
         self.filter_fn = ImplicitFilter((config.order - 1) * d_model, config)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.out_proj = Linear(d_model, d_model)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -74,11 +79,15 @@ class Hyena(nn.Module):
         taps, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
         projected = cast(Tensor, causal_conv1d(self.in_proj(x), taps, bias))
         *gates, v = projected.split(self.d_model, dim=-1)
-        filters = self.filter_fn(x.shape[1]).split(self.d_model, dim=-1)
-        biases = self.filter_fn.bias.split(self.d_model)
+        made, decays = self.filter_fn.before_decay(x.shape[1])
+        filters, biases = made.split(self.d_model, dim=-1), self.filter_fn.bias.split(self.d_model)
         for index, (k, skip) in enumerate(zip(filters, biases, strict=True)):
-            last = index == self.order - 2
-            v = long_conv(v, k, skip, gate_in=gates.pop(), gate_out=gates[0] if last else None)
+            window: dict[str, Any] = {}
+            if decays is not None:
+                decay = decays[index * self.d_model : (index + 1) * self.d_model]
+                window = {"decay": decay, "shift": self.filter_fn.shift}
+            gate_out = gates[0] if index == self.order - 2 else None
+            v = long_conv(v, k, skip, gate_in=gates.pop(), gate_out=gate_out, **window)
         return self.out_proj(v), None
 
     def _check(self, x: Tensor, state: tuple[Tensor, ...] | None, return_state: bool) -> None:
@@ -122,26 +131,38 @@ class ImplicitFilter(nn.Module):
             self.register_buffer(name, None, persistent=False)
 
     def forward(self, seq_len: int) -> Tensor:
-        """The filters (L, n_filters), float32 whatever autocast says (float64 in such a model).
+        """The filters (L, n_filters), float32 whatever autocast says (float64 in such a model)."""
+        filters, decay = self.before_decay(seq_len)
+        return filters if decay is None else apply_window(filters, decay, self.shift)
 
-        The backward makes all of it again: kept, the inner layers would take 2.3 KiB a
-        position, as much as a mixer of 128 channels keeps of one sequence in bf16.
+    def before_decay(self, seq_len: int) -> tuple[Tensor, Tensor | None]:
+        """The network's output (L, n_filters), and what a position decays by (n_filters,), for
+        `long_conv` to apply; None where loaded positions have been applied.
+
+        For long sequences the backward makes the output again.
         """
-        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-        return checkpoint(self._compute, seq_len, **options)
+        if seq_len <= _KEPT_POSITIONS:
+            filters = self._compute(seq_len)
+        else:
+            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+            filters = checkpoint(self._compute, seq_len, **options)
+        if self.t is None:
+            return filters, self.decays() / max(1, self.l_max - 1)
+        decay = torch.exp(-self.t[:seq_len] * self.decays()) + self.shift
+        return filters * decay.to(filters.dtype), None
 
     def _compute(self, seq_len: int) -> Tensor:
         device = self.bias.device
         dtype = torch.promote_types(self.bias.dtype, torch.float32)
         with torch.autocast(device.type, enabled=False):
-            t, hidden = (part.to(dtype) for part in self.positions(seq_len))
-            sine = self.implicit_filter["1"]
+            hidden = self.positions(seq_len).z.to(dtype)
+            frequency = cast(Sine, self.implicit_filter["1"]).freq.to(dtype).squeeze(0)
             *linears, last = (m for m in self.implicit_filter.values() if isinstance(m, nn.Linear))
             for linear in linears:
-                bias = linear.bias.to(dtype)
-                hidden = sine(functional.linear(hidden, linear.weight.to(dtype), bias))
-            filters = functional.linear(hidden, last.weight.to(dtype))
-            return filters * (torch.exp(-t * self.decays().to(dtype)) + self.shift)
+                # The sine's frequency multiplies 64 rows of weights rather than L positions.
+                weight = linear.weight.to(dtype) * frequency.unsqueeze(1)
+                hidden = functional.linear(hidden, weight, linear.bias.to(dtype) * frequency).sin()
+            return functional.linear(hidden, last.weight.to(dtype))
 
     def positions(self, seq_len: int) -> Positions:
         """In float64, unless they were loaded: made at every call, as those of 2^20 positions
@@ -174,14 +195,11 @@ class ImplicitFilter(nn.Module):
 
 
 class Sine(nn.Module):
-    """sin(freq * x), freq a parameter of each of the last axis' entries."""
+    """Holds freq of sin(freq * x), a parameter of each of the last axis' entries."""
 
     def __init__(self, config: HyenaConfig) -> None:
         super().__init__()
         self.freq = nn.Parameter(torch.full((1, config.filter_order), float(config.w)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(self.freq.to(x.dtype) * x)
 
 
 def count_parameters(d_model: int, config: HyenaConfig) -> int:

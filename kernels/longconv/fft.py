@@ -1,4 +1,4 @@
-"""`long_conv` by FFT, a few channels at a time.
+"""`long_conv` by FFT in plain PyTorch, a few channels at a time.
 
 Spectra are made again in the backward: at 2^20 positions that of one sequence of 256 channels takes
 2 GiB, its operands 0.5 GiB in bf16. Shape letters: B batch, L seq_len, D channels.
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dnamamba.kernels.longconv import reference
+
 # Real numbers in one transform of a block of channels. A backward holds about eight such arrays.
 _BLOCK = {"cpu": 1 << 21, "cuda": 1 << 25}
 _ODD_FACTORS = (1, 3, 5, 9, 15)
@@ -22,15 +24,23 @@ def long_conv(
     bias: Tensor | None,
     gate_in: Tensor | None,
     gate_out: Tensor | None,
+    decay: Tensor | None = None,
+    shift: float = 0.0,
 ) -> Tensor:
     """As in op.py."""
+    filter = reference.apply_window(filter, decay, shift)
     return _LongConv.apply(x, filter, bias, gate_in, gate_out)
 
 
 def transform_length(seq_len: int) -> int:
     """Points of the transforms for a sequence: enough that no product wraps around onto another,
-    at least 2 L - 1, and a power of two times an odd factor that FFTs like."""
-    least = max(2, 2 * seq_len - 1)
+    at least 2 L - 1."""
+    return fast_length(2 * seq_len - 1)
+
+
+def fast_length(least: int) -> int:
+    """Points of a transform, at least so many: a power of two times a small odd one."""
+    least = max(2, least)
     return min(odd << ((least - 1) // odd).bit_length() for odd in _ODD_FACTORS)
 
 

@@ -3,13 +3,24 @@
 Check, choose a backend, call. Shape letters: B batch, L seq_len, D channels.
 """
 
+from typing import Any
+
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_nothing, resolve_backend
+from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
 from dnamamba.kernels.longconv import fft, reference
 
-# `auto` takes the first.
+
+def _run_triton(*args: Any) -> Any:
+    # Imported on first use: triton is not installed everywhere.
+    from dnamamba.kernels.longconv import gpu
+
+    return gpu.long_conv(*args)
+
+
+# Fastest first: `auto` takes the first that can.
 BACKENDS = (
+    Backend(name="triton", run=_run_triton, refuse=refuse_triton, is_fused=True),
     # torch's FFTs are fused kernels themselves; gates and bias are passes beside them.
     Backend(name="fft", run=fft.long_conv, refuse=refuse_nothing, is_fused=True),
     Backend(name="reference", run=reference.long_conv, refuse=refuse_nothing, is_fused=False),
@@ -22,6 +33,8 @@ def long_conv(
     bias: Tensor | None = None,
     gate_in: Tensor | None = None,
     gate_out: Tensor | None = None,
+    decay: Tensor | None = None,
+    shift: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
     """y_t = gate_out_t (sum over s <= t of filter_{t - s} u_s + bias u_t), with u = gate_in x.
@@ -30,20 +43,26 @@ def long_conv(
     bias: (D,), a skip connection; none if None.
     gate_in, gate_out: (B, L, D), as x; ones if None. Here rather than outside, so that no product
     with a gate is kept for the backward.
-    backend: "auto", "fft" (anywhere) or "reference" (the definition, for short sequences).
+    decay, shift: where decay (D,) is given, row n of the filter is multiplied by
+    exp(-decay n) + shift, constants without a gradient. Here rather than outside, so that it takes
+    no pass over memory on a GPU.
+    backend: "auto", "triton" (CUDA, float32 and narrower), "fft" (anywhere) or "reference" (the
+    definition, for short sequences).
 
     Returns y (B, L, D) in x's dtype, computed in float32 (float64 if x is). Differentiable (once)
-    in every tensor; kept for the backward are the operands alone. Channels are taken a few at a
-    time, so memory beside operands and results does not grow with D: about 1 GiB on a GPU. By FFT
-    a position is rounded like the largest one of its channel, and how depends on L.
+    in every tensor but decay; kept for the backward are the operands, and on a GPU the output
+    before gate_out and spectra of up to 1 GiB. Channels are taken a few at a time, so that other
+    memory does not grow with D: about 1 GiB on a GPU. By FFT a position is rounded like the
+    largest one of its channel, and how depends on L.
     Raises ValueError for operands that do not fit together, RuntimeError where the backend named
     cannot take them.
 
     Source: Poli et al. 2023 (arXiv 2302.10866), section 3.
     """
-    _check(x, filter, bias, gate_in, gate_out)
+    _check(x, filter, bias, gate_in, gate_out, decay)
     run = resolve_backend("long_conv", backend, BACKENDS, x).run
-    return run(x, filter, bias, gate_in, gate_out)
+    result: Tensor = run(x, filter, bias, gate_in, gate_out, decay, shift)
+    return result
 
 
 def _check(
@@ -52,6 +71,7 @@ def _check(
     bias: Tensor | None,
     gate_in: Tensor | None,
     gate_out: Tensor | None,
+    decay: Tensor | None,
 ) -> None:
     if x.dim() != 3 or x.numel() == 0 or not x.is_floating_point():
         got = f"{tuple(x.shape)} {x.dtype}"
@@ -62,7 +82,10 @@ def _check(
         ("bias", bias, shape[2:]),
         ("gate_in", gate_in, shape),
         ("gate_out", gate_out, shape),
+        ("decay", decay, shape[2:]),
     )
+    if decay is not None and decay.requires_grad:
+        raise ValueError("long_conv: decay has no gradient: give decay.detach()")
     for name, tensor, expected in operands:
         if tensor is None:
             continue

@@ -13,8 +13,11 @@ def long_conv(
     bias: Tensor | None,
     gate_in: Tensor | None,
     gate_out: Tensor | None,
+    decay: Tensor | None = None,
+    shift: float = 0.0,
 ) -> Tensor:
     """As in op.py."""
+    filter = apply_window(filter, decay, shift)
     dtype = torch.promote_types(x.dtype, torch.float32)
     inputs = x.to(dtype) if gate_in is None else x.to(dtype) * gate_in.to(dtype)
     seq_len = x.shape[1]
@@ -27,3 +30,12 @@ def long_conv(
     if gate_out is not None:
         out = out * gate_out.to(dtype)
     return out.to(x.dtype)
+
+
+def apply_window(filter: Tensor, decay: Tensor | None, shift: float) -> Tensor:
+    """The filter times exp(-decay n) + shift, n its rows' numbers, in float32 or wider."""
+    if decay is None:
+        return filter
+    dtype = torch.promote_types(filter.dtype, torch.float32)
+    lags = torch.arange(len(filter), dtype=dtype, device=filter.device).unsqueeze(1)
+    return filter * (lags * -decay.to(dtype)).exp_().add_(shift)
