@@ -83,7 +83,7 @@ def _read_kind(choices: list[Any], value: Any, path: str) -> Any:
     if len(choices) == 1 or not isinstance(value, dict) or "kind" not in value:
         return _read(choices[0], value, path)
     kinds = {choice.kind: choice for choice in choices}
-    if value["kind"] not in kinds:
+    if not isinstance(value["kind"], str) or value["kind"] not in kinds:
         raise InputError(f"{path}.kind: expected one of {', '.join(kinds)}, got {value['kind']!r}")
     return _read(kinds[value["kind"]], value, path)
 

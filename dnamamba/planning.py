@@ -237,7 +237,9 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
     """Weigh what a short forward pass keeps for its backward pass."""
     parameters = list(objective.parameters())
     fixed = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters)
-    codes = torch.full((1, _PROBE_TOKENS), FIRST_BASE_ID, dtype=torch.uint8, device=compute.device)
+    # Hyena takes no more than its filters are long.
+    n_tokens = min(_PROBE_TOKENS, getattr(model.mixer, "l_max", _PROBE_TOKENS))
+    codes = torch.full((1, n_tokens), FIRST_BASE_ID, dtype=torch.uint8, device=compute.device)
     known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -254,7 +256,7 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
         loss, _ = objective(codes)
     objective.recompute = recompute
     del loss
-    per_token = sum(storage.nbytes() for storage in kept.values()) / _PROBE_TOKENS
+    per_token = sum(storage.nbytes() for storage in kept.values()) / n_tokens
     # The backward of the block at work holds about as much again as the block keeps.
     at_work = per_token / model.n_layers
     n_strands = 2 if model.strands == "both" else 1

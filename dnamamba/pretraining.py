@@ -25,7 +25,7 @@ from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.kernels.backend import describe_choices
 from dnamamba.markov import MarkovBaseline
-from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names
+from dnamamba.models import DnaModel, HyenaConfig, ModelConfig, no_weight_decay_names
 from dnamamba.models.recompute import Recompute
 from dnamamba.objectives import OBJECTIVES, ObjectiveName, choose_objective
 from dnamamba.planning import Plan, make_plan
@@ -68,7 +68,13 @@ class PretrainConfig:
     """What is predicted; None: the next base, or hidden bases by models that read both ways."""
 
     def __post_init__(self) -> None:
-        self.train.batch_size(self.data.windows.seq_len)
+        seq_len = self.data.windows.seq_len
+        self.train.batch_size(seq_len)
+        if isinstance(self.model.mixer, HyenaConfig) and seq_len > self.model.mixer.l_max:
+            raise InputError(
+                f"windows of {seq_len:,} bases are longer than this model's filters (l_max "
+                f"{self.model.mixer.l_max:,}): use a shorter --seq-len or another --model"
+            )
 
 
 @dataclass(frozen=True)
@@ -356,7 +362,10 @@ def conclusion(path: Path, outcome: Outcome) -> list[str]:
     if rows:
         bits = rows[-1]["bits_per_base"]
         lines.append(f"Validation: {bits:.4f} bits per base after step {rows[-1]['step']}")
-        lines += _against_baseline(bits, run.read_json("baseline"))
+        if run.read_json("config").get("objective") == "masked":
+            lines.append("  of hidden bases, from both sides; the Markov models predict next ones")
+        else:
+            lines += _against_baseline(bits, run.read_json("baseline"))
     lines.append(f"Model:  {run.model}")
     lines.append(f"Report: {run.path / 'report.html'}")
     return lines

@@ -51,6 +51,9 @@ class _Run:
     """Bits per base of each Markov order."""
 
     best_order: int | None
+    is_comparable: bool
+    """Whether the Markov models do what the model does: they predict next bases."""
+
     train: Sequence[Row]
     valid: Sequence[Row]
 
@@ -75,12 +78,14 @@ class _Run:
 def _read_run(folder: Path) -> _Run:
     baseline = _read_json(folder / "baseline.json")
     rows = [row for row in MetricsFile(folder / "metrics.jsonl").rows() if _is_usable(row)]
+    config = _read_json(folder / "config.json")
     return _Run(
         name=folder.resolve().name,
-        config=_read_json(folder / "config.json"),
+        config=config,
         manifest=_read_json(folder / "manifest.json"),
         orders={row["order"]: row["bits_per_base"] for row in baseline.get("orders", [])},
         best_order=baseline.get("best_order"),
+        is_comparable=config.get("objective") != "masked",
         train=[row for row in rows if row["split"] == "train"],
         valid=[row for row in rows if row["split"] == "valid"],
     )
@@ -180,6 +185,12 @@ def _progress(run: _Run) -> str:
     return " · ".join(facts)
 
 
+_OTHER_TASK = (
+    "The model predicts hidden bases from both sides, the Markov models next bases from one: their "
+    "numbers are no measure of each other."
+)
+
+
 def _headline(run: _Run) -> str:
     if not run.valid:
         return '<p class="verdict">No validation yet.</p>' + _cards(_baseline_cards(run))
@@ -190,6 +201,8 @@ def _headline(run: _Run) -> str:
     cards = [("Validation, bits per base", f"{bits:.4f}", note)]
     compared = [_comparison(bits, name, run.orders[k]) for k, name in _references(run).items()]
     sentences = [f"The model is {' and '.join(compared)}."] if compared else []
+    if not run.is_comparable:
+        sentences = [_OTHER_TASK]
     lowest = min(run.valid, key=lambda row: row["bits_per_base"])
     if lowest["bits_per_base"] < bits:
         sentences.append(
@@ -244,7 +257,7 @@ def _markov_table(run: _Run) -> str:
     lines = []
     for order, reference in sorted(run.orders.items()):
         name = f"{order}, the best" if order == run.best_order else str(order)
-        gain = "" if bits is None else f"{reference - bits:+.4f}"
+        gain = "" if bits is None or not run.is_comparable else f"{reference - bits:+.4f}"
         lines.append(f"<tr><th>{name}</th><td>{reference:.4f}</td><td>{gain}</td></tr>")
     return (
         "<h2>Markov models</h2><p>Counted on the training windows, judged on the validation bases "

@@ -239,3 +239,13 @@ def test_gpu_passes_are_recorded_as_cuda_graphs():
         found = run()
     graph.replay()
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["fft", "reference"])
+def test_autocast_does_not_reach_inside(backend):
+    draw = torch.Generator().manual_seed(0)
+    x, filter = (torch.randn(*shape, generator=draw) for shape in ((1, 33, 3), (33, 3)))
+    expected = long_conv(x, filter, backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = long_conv(x, filter, backend=backend)
+    assert torch.equal(found, expected)

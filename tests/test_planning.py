@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from dnamamba.errors import InputError
-from dnamamba.planning import MemoryEstimate, Passes, choose_passes
+from dnamamba.models import DnaModel, preset
+from dnamamba.objectives import NextToken
+from dnamamba.planning import MemoryEstimate, Passes, choose_passes, estimate_memory
+from dnamamba.runtime import Compute, Ranks
 
 GIB = 1 << 30
 ON_A_GPU = SimpleNamespace(device=torch.device("cuda"))
@@ -58,3 +61,13 @@ def test_keeping_scans_needs_the_fused_one():
 def test_what_does_not_fit_at_all_is_refused():
     with pytest.raises(InputError, match=r"one window of 1,048,576 bases needs about 24\.4 GiB"):
         choose(ON_A_GPU, FUSED, 1, 1 << 20, 16)
+
+
+def test_models_of_short_sequences_are_weighed_too():
+    """Hyena's filters are as long as the windows it is made for."""
+    here = Compute(torch.device("cpu"), None, Ranks(0, 0, 1, 1))
+    found = [
+        estimate_memory(NextToken(DnaModel(config)), here, config).per_token["nothing"]
+        for config in (preset("hyena-demo", 128), preset("hyena-demo", 4096))
+    ]
+    assert 0.5 < found[0] / found[1] < 2

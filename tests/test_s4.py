@@ -296,3 +296,12 @@ def test_golden_initial_values(golden, kind, width):
     assert_close(A.real, expected["A_real"], rtol=tolerance, atol=0, what="real part")
     imaginary = A.imag if A.is_complex() else torch.zeros_like(A)
     assert_close(-imaginary, expected["A_imag"], rtol=tolerance, atol=1e-6, what="imaginary part")
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_a_bfloat16_model_computes_its_states_in_float32(init):
+    model, ids = build(init).float(), draw_ids()
+    expected = model(ids)[..., :12]
+    found = model.bfloat16()(ids)[..., :12]
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.02)

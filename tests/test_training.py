@@ -1,6 +1,7 @@
 """The loop: what a step does, what stops it, and that resuming changes nothing."""
 
 import json
+import re
 import signal
 import threading
 from dataclasses import replace
@@ -13,10 +14,17 @@ from dnamamba.checkpoint import list_checkpoints
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.splits import SplitConfig
 from dnamamba.errors import InputError
-from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names
+from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names, preset
 from dnamamba.objectives import NextToken
 from dnamamba.optim import parameter_groups
-from dnamamba.pretraining import PretrainConfig, RunOptions, pretrain, read_config, resume
+from dnamamba.pretraining import (
+    PretrainConfig,
+    RunOptions,
+    conclusion,
+    pretrain,
+    read_config,
+    resume,
+)
 from dnamamba.run_folder import RunFolder
 from dnamamba.training import TrainConfig, Trainer, TrainingError
 from runs import tiny_config, write_store
@@ -95,6 +103,22 @@ def test_a_masked_run_goes_on_with_the_same_bases_hidden(store, tmp_path, monkey
     assert_same_run(RunFolder.open(tmp_path / "whole"), run)
     rows = [row for row in run.metrics.rows() if row["split"] == "valid"]
     assert rows[0]["targets"] == rows[-1]["targets"] > 0
+
+
+def test_masked_models_are_not_measured_by_models_of_next_bases(store, tmp_path):
+    config = replace(tiny_config(store), objective="masked")
+    outcome = pretrain(config, tmp_path / "run", OPTIONS)
+    said = "\n".join(conclusion(tmp_path / "run", outcome))
+    assert "of hidden bases, from both sides" in said
+    assert not re.search("bits (better|worse)", said)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "their numbers are no measure of each other" in report
+    assert not re.search("bits per base (better|worse) than", report)
+
+
+def test_windows_longer_than_hyenas_filters_are_refused_before_anything_is_written(store):
+    with pytest.raises(InputError, match=r"windows of 64 bases .* filters \(l_max 32\)"):
+        replace(tiny_config(store), model=preset("hyena-demo", 32))
 
 
 def test_training_rows_have_what_people_look_for(finished):

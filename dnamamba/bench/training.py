@@ -13,16 +13,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dnamamba.bench.checks import check_scan
 from dnamamba.bench.operators import Where, resolve_scan_backend
 from dnamamba.bench.shapes import TrainingRun
+from dnamamba.data.hiding import hide_bases
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, no_weight_decay_names, preset
 from dnamamba.models.recompute import Recompute
-from dnamamba.objectives import NextToken
+from dnamamba.objectives import OBJECTIVES, choose_objective
 from dnamamba.optim import build_optimizer
 from dnamamba.planning import MemoryNeededError, Passes, choose_passes, estimate_memory
 from dnamamba.recorded_pass import PASSES_BEFORE
@@ -111,6 +113,9 @@ class TrainingBenchmark:
     def _time(self, run: TrainingRun, row: TrainingRow) -> TrainingRow:
         step, passes = self._prepare(run)
         codes = random_codes(run, self.compute.device)
+        if step.objective.hides_bases:
+            hidden = [hide_bases(row, key) for key, row in enumerate(codes.cpu().numpy())]
+            codes = torch.from_numpy(np.stack(hidden)).to(self.compute.device)
         seconds = []
         for number in range(WARM_UP_STEPS + self.n_steps):
             began = time.perf_counter()
@@ -131,7 +136,8 @@ class TrainingBenchmark:
         torch.manual_seed(0)
         config, recipe = preset(run.model, run.seq_len), TrainConfig()
         model = DnaModel(config).to(self.compute.device)
-        objective = NextToken(model)
+        name = choose_objective(None, is_causal=model.is_causal)
+        objective = OBJECTIVES[name](model)
         passes = choose_passes(
             estimate_memory(objective, self.compute, config),
             self.compute,

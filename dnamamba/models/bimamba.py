@@ -52,13 +52,12 @@ class BiMamba(Mamba):
                 "a model that reads in both directions has no state to go on from: give it whole "
                 "sequences, or take a causal mixer such as 'mamba'"
             )
-        self.reverse.scan_backend = self.scan_backend  # set on a mixer, it is meant for all of it
         # Whose projections the second direction takes.
         other = self.reverse if isinstance(self.reverse, Mamba) else self
         ahead = _project(self, x, mask)
         y, _ = self.mix(*ahead)
         back = ahead if other is self else _project(other, x, mask)
-        y_reverse, _ = self.reverse.mix(*back, reverse=True, mask=mask)
+        y_reverse, _ = self.reverse.mix(*back, reverse=True, mask=mask, backend=self.scan_backend)
         if other is self and self.strategy == "add":
             # One product for both, but for a bias, which each direction adds.
             out = self.out_proj(y + y_reverse)

@@ -11,6 +11,7 @@ from dnamamba.models.mixer_configs import (
     MambaConfig,
     MixerConfig,
     SelectiveConfig,
+    check_above_zero,
     check_choice,
     check_positive,
 )
@@ -84,6 +85,7 @@ class ModelConfig:
                 f"ModelConfig: padded_vocab_size {self.padded_vocab_size} must be at least "
                 f"vocab_size {self.vocab_size}"
             )
+        check_above_zero("ModelConfig", "norm_eps", self.norm_eps)
         check_choice("ModelConfig", "strands", self.strands, ("one", "both"))
         has_complements = self.vocab_size > LAST_BASE_ID
         has_complements &= self.padded_vocab_size <= COMPLEMENT_TABLE.size

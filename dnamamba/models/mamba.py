@@ -77,11 +77,12 @@ class Mixing(nn.Module):
         return_state: bool = False,
         reverse: bool = False,
         mask: Tensor | None = None,
+        backend: str | None = None,
     ) -> tuple[Tensor, MambaState | None]:
         """x, z: (B, L, d_inner), what in_proj makes; z is the gate.
 
         reverse: from the last position to the first. mask: (B, L) bool, False at padding, which the
-        scan then reads as zeros; x must be zero there.
+        scan then reads as zeros; x must be zero there. backend: of the scan; None: scan_backend.
 
         Returns what out_proj takes (B, L, d_inner) and, if asked for, the state after the last
         position that was read.
@@ -107,7 +108,7 @@ class Mixing(nn.Module):
                 initial_state=None if state is None else state.ssm,
                 return_last_state=return_state,
                 reverse=reverse,
-                backend=self.scan_backend,
+                backend=backend or self.scan_backend,
             )
         )
         if conv_state is None or ssm_state is None:

@@ -1,7 +1,8 @@
 """What each kind of mixer is made of, and the checks that all configs share."""
 
+import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from dnamamba.errors import InputError
 
@@ -167,6 +168,8 @@ class HyenaConfig:
     def __post_init__(self) -> None:
         for name in ("l_max", "d_conv", "filter_order", "filter_layers"):
             check_positive("HyenaConfig", name, getattr(self, name))
+        for name in ("w", "shift"):
+            check_finite("HyenaConfig", name, getattr(self, name))
         if not isinstance(self.order, int) or self.order < 2:
             raise InputError(
                 f"HyenaConfig: order is a whole number of at least 2, got {self.order!r}"
@@ -301,6 +304,7 @@ class Mamba2Config:
     def __post_init__(self) -> None:
         for name in ("expand", "d_state", "d_conv", "d_head", "n_groups", "chunk_size"):
             check_positive("Mamba2Config", name, getattr(self, name))
+        check_above_zero("Mamba2Config", "norm_eps", self.norm_eps)
         if not 0 < self.dt_min <= self.dt_max or self.dt_init_floor <= 0:
             raise InputError(
                 "Mamba2Config needs 0 < dt_min <= dt_max and dt_init_floor > 0, got "
@@ -342,3 +346,14 @@ def check_choice(owner: str, name: str, value: object, choices: tuple[str, ...])
 def check_positive(owner: str, name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{owner}: {name} is a whole number of at least 1, got {value!r}")
+
+
+def check_finite(owner: str, name: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise InputError(f"{owner}: {name} is a finite number, got {value!r}")
+
+
+def check_above_zero(owner: str, name: str, value: Any) -> None:
+    check_finite(owner, name, value)
+    if value <= 0:
+        raise InputError(f"{owner}: {name} is above 0, got {value!r}")

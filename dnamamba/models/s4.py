@@ -189,11 +189,14 @@ class S4(nn.Module):
         self, u: Tensor, gate: Tensor, state: Tensor | None, return_state: bool
     ) -> tuple[Tensor, Tensor | None]:
         """The state space model, times the gate: u (B, L, D) to y and the states after it."""
-        A: Tensor = -torch.exp(self.A_log)
-        C = self.C.squeeze(-1)
-        if self.A_imag is not None:
-            A, C = torch.complex(A, self.A_imag), torch.view_as_complex(self.C)
-        log_dA, dB = discretise(A, torch.exp(self.log_dt))
+        A: Tensor = -torch.exp(self.A_log.to(u.dtype))
+        C = self.C.to(u.dtype)
+        if self.A_imag is None:
+            C = C.squeeze(-1)
+        else:
+            A = torch.complex(A, self.A_imag.to(u.dtype))
+            C = torch.view_as_complex(C)
+        log_dA, dB = discretise(A, torch.exp(self.log_dt.to(u.dtype)))
         seq_len = u.shape[1]
         if seq_len == 1 and state is not None:
             state = torch.exp(log_dA) * state + dB * u.mT

@@ -5,6 +5,7 @@ Check, choose a backend, call. Shape letters: B batch, L seq_len, D channels.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
@@ -61,7 +62,9 @@ def long_conv(
     """
     _check(x, filter, bias, gate_in, gate_out, decay)
     run = resolve_backend("long_conv", backend, BACKENDS, x).run
-    result: Tensor = run(x, filter, bias, gate_in, gate_out, decay, shift)
+    # Autocast would round the definition's products to bf16.
+    with torch.autocast(x.device.type, enabled=False):
+        result: Tensor = run(x, filter, bias, gate_in, gate_out, decay, shift)
     return result
 
 
