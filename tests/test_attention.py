@@ -2,14 +2,12 @@
 
 import json
 import math
-from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
@@ -29,6 +27,18 @@ from dnamamba.models.attention import Attention, attend, rotary_angles, rotate
 from dnamamba.models.interop.llama import halves_from_interleaved, interleaved_from_halves
 from dnamamba.models.recompute import RECOMPUTE
 from golden import Golden, assert_close, load_golden
+from golden_models import (
+    GRADIENTS,
+    TOLERANCE,
+    check_greedy_continuation,
+    check_logits_and_hidden_states,
+    check_logits_in_float32,
+    check_tensors,
+    gradients_of,
+    next_token_loss,
+    read_sequences,
+)
+from model_cases import check_parts_are_one_pass, count_built, draw_ids
 
 GROUPED = AttentionConfig(n_heads=4, n_kv_heads=2, d_head=6, bias=True)
 TINY = ModelConfig(
@@ -58,10 +68,6 @@ def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
 
-def draw_ids(batch: int = 2, seq_len: int = 20) -> Tensor:
-    return torch.randint(7, 12, (batch, seq_len), generator=torch.Generator().manual_seed(1))
-
-
 # Sizes and settings.
 
 # "Transformer++" in figure 5 of the Mamba paper, exact.
@@ -79,10 +85,7 @@ PAPER_PARAMETERS = {
 @pytest.mark.parametrize(("name", "expected"), PAPER_PARAMETERS.items())
 def test_transformers_have_the_papers_parameter_counts(name, expected):
     config = preset(name)
-    assert count_parameters(config) == expected
-    with torch.device("meta"):
-        model = DnaModel(config)
-    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    assert count_parameters(config) == count_built(config) == expected
     assert (config.norm, config.mlp.activation, config.mixer.d_head) == ("layer", "gelu_tanh", 32)
 
 
@@ -107,8 +110,7 @@ def test_llamas_are_about_as_large_as_the_transformers(size):
 )
 def test_count_parameters_equals_a_built_model(mixer):
     config = ModelConfig(d_model=8, n_layers=3, norm="layer", mixer=mixer, mlp=MlpConfig(bias=True))
-    model = DnaModel(config)
-    assert count_parameters(config) == sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(config) == count_built(config)
 
 
 def test_a_models_config_decides_what_is_left_open_and_survives_json():
@@ -383,13 +385,8 @@ def test_any_chunking_with_carried_state_is_one_pass(cuts, n_kv_heads, dtype):
     mixer = AttentionConfig(n_heads=4, n_kv_heads=n_kv_heads, d_head=2)
     model = build_tiny(dtype, ModelConfig(d_model=4, n_layers=2, mixer=mixer))
     ids = draw_ids(2, 23)
-    whole, whole_state = model(ids, return_state=True)
-    state, logits = None, []
-    for start, stop in pairwise([0, *sorted(cuts), 23]):
-        part, state = model(ids[:, start:stop], state=state, return_state=True)
-        logits.append(part)
-    torch.testing.assert_close(torch.cat(logits, 1), whole)
-    torch.testing.assert_close(state, whole_state)
+    check_parts_are_one_pass(model, ids, cuts)
+    _, state = model(ids, return_state=True)
     assert state[0].k.shape == (2, 23, n_kv_heads, 2)
 
 
@@ -500,7 +497,6 @@ def test_masks_that_do_not_fit_are_refused(is_causal, mask, message):
 # The official code's numbers.
 
 ITEMS = ["transformer_llama_a", "transformer_llama_b"]
-TOLERANCE = {"rtol": 1e-9, "atol": 1e-12}
 
 
 @pytest.fixture(scope="module", params=ITEMS)
@@ -552,47 +548,27 @@ def test_golden_config_is_read_off_the_weights(golden, official_model):
 
 
 def test_golden_logits_and_hidden_states(golden, official_model):
-    for index in range(len(golden.info["config"]["seqs"])):
-        ids = golden.tensors[f"in/seq{index}/ids"]
-        expected = golden.group(f"out_f64/seq{index}")
-        assert_close(official_model(ids), expected["logits"], **TOLERANCE, what=f"logits {index}")
-        hidden = official_model.hidden_states(ids)
-        names = [*(f"hidden_{i}" for i in range(len(hidden) - 1)), "hidden_final"]
-        assert set(names) == {name for name in expected if name.startswith("hidden")}
-        for name, tensor in zip(names, hidden, strict=True):
-            assert_close(tensor, expected[name], **TOLERANCE, what=f"{name} of sequence {index}")
+    for ids, numbers in read_sequences(golden):
+        expected = {n: x for n, x in numbers.items() if n == "logits" or n.startswith("hidden")}
+        check_logits_and_hidden_states(official_model, ids, expected)
 
 
 def test_golden_logits_in_float32(golden, official_model):
-    model = official_model.float()
-    for index in range(len(golden.info["config"]["seqs"])):
-        logits = model(golden.tensors[f"in/seq{index}/ids"]).double()
-        expected = golden.tensors[f"out_f64/seq{index}/logits"]
-        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
+    check_logits_in_float32(official_model, golden)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_golden_loss_and_gradients(golden, official_model, dtype):
     model = official_model.to(dtype)
-    ids = golden.tensors["in/seq0/ids"]
-    logits = model(ids)[:, :-1].flatten(0, 1)
-    loss = functional.cross_entropy(logits, ids[:, 1:].flatten())
+    loss = next_token_loss(model, golden.tensors["in/seq0/ids"])
     loss.backward()
-    tolerance = TOLERANCE if dtype == torch.float64 else {"rtol": 0.0, "atol": 1e-3}
-    assert_close(loss, golden.tensors["out_f64/loss"], **tolerance, what="loss")
-    for name, gradient in our_gradients(golden, model).items():
-        assert_close(model.get_parameter(name).grad, gradient, **tolerance, what=name)
+    assert_close(loss, golden.tensors["out_f64/loss"], **GRADIENTS[dtype], what="loss")
+    check_tensors(gradients_of(model), our_gradients(golden, model), GRADIENTS[dtype])
 
 
 @torch.no_grad()
 def test_golden_greedy_continuation(golden, official_model):
-    prompt, tokens = golden.tensors["in/prompt"], golden.tensors["gen/tokens"]
-    expected = golden.tensors["gen/logits_f64"]
-    logits, state = official_model(prompt, return_state=True)
-    for t in range(tokens.shape[1]):
-        assert_close(logits[:, -1], expected[:, t], **TOLERANCE, what=f"logits of step {t}")
-        assert torch.equal(logits[:, -1].argmax(-1), tokens[:, t])
-        logits, state = official_model(tokens[:, t : t + 1], state=state, return_state=True)
+    check_greedy_continuation(official_model, golden)
 
 
 def test_golden_rotary_positions(golden, official_model):

@@ -24,6 +24,16 @@ from dnamamba.models import (
 from dnamamba.models.hyena import Hyena
 from dnamamba.models.interop.hyena import load_positions
 from golden import Golden, assert_close, load_golden
+from golden_models import (
+    GRADIENTS,
+    check_logits_in_float32,
+    check_tensors,
+    gradients_of,
+    name_hidden_states,
+    next_token_loss,
+    read_sequences,
+)
+from model_cases import count_built, draw_ids
 
 TINY = ModelConfig(
     d_model=8, n_layers=2, mixer=HyenaConfig(l_max=64, filter_order=8), mlp=MlpConfig()
@@ -33,10 +43,6 @@ TINY = ModelConfig(
 def build_tiny(dtype: torch.dtype = torch.float64, config: ModelConfig = TINY) -> DnaModel:
     torch.manual_seed(0)
     return DnaModel(config).to(dtype)
-
-
-def draw_ids(batch: int = 2, seq_len: int = 20) -> Tensor:
-    return torch.randint(7, 12, (batch, seq_len), generator=torch.Generator().manual_seed(1))
 
 
 # Sizes and settings.
@@ -55,10 +61,7 @@ PAPER_PARAMETERS = {
 
 @pytest.mark.parametrize(("name", "expected"), PAPER_PARAMETERS.items())
 def test_presets_have_the_papers_parameter_counts(name, expected):
-    assert count_parameters(preset(name)) == expected
-    with torch.device("meta"):
-        model = DnaModel(preset(name))
-    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    assert count_parameters(preset(name)) == count_built(preset(name)) == expected
 
 
 @pytest.mark.parametrize(
@@ -97,8 +100,7 @@ def test_filters_of_a_preset_are_made_for_the_length_it_is_asked_for():
     ],
 )
 def test_count_parameters_equals_a_built_model(config):
-    model = DnaModel(config)
-    assert count_parameters(config) == sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(config) == count_built(config)
 
 
 def test_config_survives_json():
@@ -283,7 +285,6 @@ ITEMS = ["hyenadna_a", "hyenadna_b"]
 CASES = ["order2", "order3", "order2_L1"]
 # With positions and decays loaded, and with our own, not rounded to float32 as theirs are.
 TOLERANCE = {True: {"rtol": 1e-9, "atol": 1e-12}, False: {"rtol": 0.0, "atol": 1e-5}}
-FLOAT32 = {"rtol": 1e-3, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module", params=ITEMS)
@@ -328,16 +329,12 @@ def test_golden_logits_and_hidden_states(golden, official_model, is_loaded):
         golden.tensors[f"params/head.output_transform.{name}"].double()
         for name in ("weight", "bias")
     )
-    for index in range(len(golden.info["config"]["seqs"])):
-        ids = golden.tensors[f"in/seq{index}/ids"]
-        hidden = official_model.hidden_states(ids)
-        names = [*(f"hidden_{i}" for i in range(len(hidden) - 1)), "hidden_final"]
-        found = dict(zip(names, hidden, strict=True))
+    for ids, expected in read_sequences(golden):
+        found = name_hidden_states(official_model.hidden_states(ids))
         found["logits"] = official_model(ids)
-        found["head_logits"] = functional.linear(hidden[-1].mean(1), weight, bias)
-        for name, expected in golden.group(f"out_f64/seq{index}").items():
-            what = f"{name} of sequence {index}"
-            assert_close(found[name], expected, **TOLERANCE[is_loaded], what=what)
+        found["head_logits"] = functional.linear(found["hidden_final"].mean(1), weight, bias)
+        for name, tensor in expected.items():
+            assert_close(found[name], tensor, **TOLERANCE[is_loaded], what=name)
 
 
 def test_golden_logits_without_the_shift(golden, is_loaded):
@@ -362,27 +359,18 @@ def test_golden_operator_of_the_first_layer(golden, official_model, is_loaded):
 
 
 def test_golden_logits_in_float32(golden, official_model):
-    model = official_model.float()
-    for index in range(len(golden.info["config"]["seqs"])):
-        logits = model(golden.tensors[f"in/seq{index}/ids"]).double()
-        expected = golden.tensors[f"out_f64/seq{index}/logits"]
-        torch.testing.assert_close(logits, expected, **FLOAT32)
+    check_logits_in_float32(official_model, golden)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_golden_loss_and_gradients(golden, official_model, is_loaded, dtype):
     model = official_model.to(dtype)
-    ids = golden.tensors["in/seq0/ids"]
-    logits = model(ids)[:, :-1].flatten(0, 1)
-    loss = functional.cross_entropy(logits, ids[:, 1:].flatten())
+    loss = next_token_loss(model, golden.tensors["in/seq0/ids"])
     loss.backward()
-    tolerance = TOLERANCE[is_loaded] if dtype == torch.float64 else {"rtol": 0.0, "atol": 1e-3}
+    tolerance = TOLERANCE[is_loaded] if dtype == torch.float64 else GRADIENTS[dtype]
     assert_close(loss, golden.tensors["out_f64/loss"], **tolerance, what="loss")
-    found = {_official_name(name): p.grad for name, p in model.named_parameters()}
-    expected = golden.group("grad_f64")
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        assert_close(found[name], gradient, **tolerance, what=name)
+    found = {_official_name(name): gradient for name, gradient in gradients_of(model).items()}
+    check_tensors(found, golden.group("grad_f64"), tolerance)
 
 
 def _official_name(name: str) -> str:
@@ -424,10 +412,7 @@ def test_golden_operator_of_any_order(case):
     assert_close(y, case.tensors["out_f64/y_standalone"], **tolerance, what="y")
     (y * case.tensors["in/w_out"].double()).sum().backward()
     found = {"x": x.grad, **{name: p.grad for name, p in mixer.named_parameters()}}
-    expected = case.group("grad_standalone_f64")
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        assert_close(found[name], gradient, **tolerance, what=f"gradient of {name}")
+    check_tensors(found, case.group("grad_standalone_f64"), tolerance)
 
 
 @pytest.mark.gpu

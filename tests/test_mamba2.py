@@ -1,13 +1,11 @@
 """The Mamba-2 language model: sizes, initial values, states, the official code's numbers."""
 
 import json
-from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
@@ -25,7 +23,19 @@ from dnamamba.models import (
 from dnamamba.models.language_model import load_weights
 from dnamamba.models.layers import GatedNorm
 from dnamamba.models.recompute import RECOMPUTE
-from golden import Golden, assert_close, load_golden
+from golden import Golden, load_golden
+from golden_models import (
+    GRADIENTS,
+    check_greedy_continuation,
+    check_logits_and_hidden_states,
+    check_losses,
+    check_states,
+    check_tensors,
+    gradients_of,
+    next_token_loss,
+    read_sequences,
+)
+from model_cases import check_parts_are_one_pass, count_built, draw_ids
 
 MIXER = Mamba2Config(d_state=4, d_head=4, chunk_size=8)
 TINY = ModelConfig(d_model=8, n_layers=2, mixer=MIXER)
@@ -36,10 +46,6 @@ def build_tiny(dtype: torch.dtype = torch.float64, config: ModelConfig = TINY) -
     return DnaModel(config).to(dtype)
 
 
-def draw_ids(batch: int = 2, seq_len: int = 20) -> Tensor:
-    return torch.randint(7, 12, (batch, seq_len), generator=torch.Generator().manual_seed(1))
-
-
 # Sizes and settings.
 
 
@@ -47,10 +53,7 @@ def draw_ids(batch: int = 2, seq_len: int = 20) -> Tensor:
 def test_presets_have_about_the_parameters_they_are_named_after(name):
     expected = count_parameters(preset(name.replace("mamba2", "mamba")))
     assert count_parameters(preset(name)) == pytest.approx(expected, rel=0.06)
-    with torch.device("meta"):
-        model = DnaModel(preset(name))
-    found = sum(parameter.numel() for parameter in model.parameters())
-    assert found == count_parameters(preset(name))
+    assert count_built(preset(name)) == count_parameters(preset(name))
 
 
 @pytest.mark.parametrize(
@@ -71,8 +74,7 @@ def test_presets_have_whole_heads(name, n_heads):
 )
 def test_count_parameters_equals_a_built_model(mixer):
     config = ModelConfig(d_model=8, n_layers=2, mixer=mixer, tie_embeddings=False)
-    model = DnaModel(config)
-    assert count_parameters(config) == sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(config) == count_built(config)
 
 
 def test_config_survives_json():
@@ -170,14 +172,7 @@ def test_the_future_is_not_seen():
 def test_any_division_with_carried_state_is_one_pass(cuts, d_conv):
     mixer = Mamba2Config(d_state=3, d_head=2, n_groups=2, d_conv=d_conv, chunk_size=8)
     model = build_tiny(config=ModelConfig(d_model=4, n_layers=2, mixer=mixer))
-    ids = draw_ids(2, 23)
-    whole, whole_state = model(ids, return_state=True)
-    state, logits = None, []
-    for start, stop in pairwise([0, *sorted(cuts), 23]):
-        part, state = model(ids[:, start:stop], state=state, return_state=True)
-        logits.append(part)
-    torch.testing.assert_close(torch.cat(logits, 1), whole)
-    torch.testing.assert_close(state, whole_state)
+    check_parts_are_one_pass(model, draw_ids(2, 23), cuts)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -269,8 +264,6 @@ def test_saved_model_comes_back(tmp_path, tied):
 
 # The official code's numbers.
 
-TOLERANCE = {"rtol": 1e-9, "atol": 1e-12}
-
 
 @pytest.fixture(scope="module", params=["mamba2_lm_a", "mamba2_lm_b"])
 def golden(request) -> Golden:
@@ -298,76 +291,34 @@ def official_model(golden) -> DnaModel:
     return model
 
 
-def count_sequences(golden: Golden) -> int:
-    return len(golden.info["config"]["seqs"])
-
-
 def test_golden_logits_and_hidden_states(golden, official_model):
-    for index in range(count_sequences(golden)):
-        ids = golden.tensors[f"in/seq{index}/ids"]
-        expected = golden.group(f"out_f64/seq{index}")
-        assert_close(official_model(ids), expected["logits"], **TOLERANCE, what=f"logits {index}")
-        hidden = official_model.hidden_states(ids)
-        names = [*(f"hidden_{i}" for i in range(len(hidden) - 1)), "hidden_final"]
-        assert {*names, "logits"} == set(expected)
-        for name, tensor in zip(names, hidden, strict=True):
-            assert_close(tensor, expected[name], **TOLERANCE, what=f"{name} of sequence {index}")
+    for ids, expected in read_sequences(golden):
+        check_logits_and_hidden_states(official_model, ids, expected)
 
 
 def test_golden_logits_in_float32(golden, official_model):
     model = official_model.float()
-    for index in range(count_sequences(golden)):
-        ids = golden.tensors[f"in/seq{index}/ids"]
+    for index, (ids, exact) in enumerate(read_sequences(golden)):
         found = {"logits": model(ids), "hidden_final": model.hidden_states(ids)[-1]}
         for name, theirs in golden.group(f"out_f32/seq{index}").items():
             torch.testing.assert_close(found[name], theirs, rtol=1e-3, atol=1e-4)
-            exact = golden.tensors[f"out_f64/seq{index}/{name}"]
-            torch.testing.assert_close(found[name].double(), exact, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(found[name].double(), exact[name], rtol=1e-3, atol=1e-4)
 
 
 def test_golden_losses(golden, official_model):
-    ids = golden.tensors["in/seq0/ids"]
-    logits = official_model(ids)[:, :-1].flatten(0, 1)
-    loss = functional.cross_entropy(logits, ids[:, 1:].flatten())
-    assert_close(loss, golden.tensors["out_f64/loss"], **TOLERANCE, what="loss")
-    labels = golden.tensors["in/labels_masked"][:, 1:].flatten()
-    masked = functional.cross_entropy(logits, labels, ignore_index=-100)
-    assert_close(masked, golden.tensors["out_f64/loss_masked"], **TOLERANCE, what="masked loss")
+    check_losses(official_model, golden)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_golden_gradients(golden, official_model, dtype):
     model = official_model.to(dtype)
-    ids = golden.tensors["in/seq0/ids"]
-    logits = model(ids)[:, :-1].flatten(0, 1)
-    functional.cross_entropy(logits, ids[:, 1:].flatten()).backward()
-    expected = golden.group("grad_f64")
-    found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert found.keys() == expected.keys()
-    tolerance = TOLERANCE if dtype == torch.float64 else {"rtol": 0.0, "atol": 1e-3}
-    for name, gradient in expected.items():
-        assert_close(found[name], gradient, **tolerance, what=name)
+    next_token_loss(model, golden.tensors["in/seq0/ids"]).backward()
+    check_tensors(gradients_of(model), golden.group("grad_f64"), GRADIENTS[dtype])
 
 
 @pytest.mark.parametrize("has_gradients", [True, False])
 def test_golden_greedy_continuation_and_states(golden, official_model, has_gradients):
     official_model.requires_grad_(has_gradients)
-    prompt, tokens = golden.tensors["in/prompt"], golden.tensors["gen/tokens"]
-    expected = golden.tensors["gen/logits_f64"]
-    logits, state = official_model(prompt, return_state=True)
-    check_states(golden, "gen/prefill", state)
-    for t in range(tokens.shape[1]):
-        assert_close(logits[:, -1], expected[:, t], **TOLERANCE, what=f"logits of step {t}")
-        assert torch.equal(logits[:, -1].argmax(-1), tokens[:, t])
-        if t + 1 < tokens.shape[1]:
-            logits, state = official_model(tokens[:, t : t + 1], state=state, return_state=True)
-    check_states(golden, "gen/end", state)
-
-
-def check_states(golden: Golden, prefix: str, state: tuple[Mamba2State, ...]) -> None:
-    """Upstream keeps one conv input more than the next step needs, channels first."""
-    for index, layer in enumerate(state):
-        conv = golden.tensors[f"{prefix}/conv_state_{index}"][:, :, 1:].mT
-        assert_close(layer.conv, conv, **TOLERANCE, what=f"{prefix} conv state {index}")
-        ssm = golden.tensors[f"{prefix}/ssm_state_{index}"]
-        assert_close(layer.ssm, ssm, **TOLERANCE, what=f"{prefix} ssm state {index}")
+    after_prompt, at_end = check_greedy_continuation(official_model, golden)
+    check_states(golden, "gen/prefill", after_prompt)
+    check_states(golden, "gen/end", at_end)

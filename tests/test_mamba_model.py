@@ -2,7 +2,6 @@
 
 import json
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -30,7 +29,20 @@ from dnamamba.models import (
 )
 from dnamamba.models.recompute import RECOMPUTE, run_block
 from dnamamba.tokenizer import encode, token_ids
-from golden import Golden, assert_close, load_golden
+from golden import Golden, load_golden
+from golden_models import (
+    GRADIENTS,
+    check_greedy_continuation,
+    check_logits_and_hidden_states,
+    check_logits_in_float32,
+    check_losses,
+    check_states,
+    check_tensors,
+    gradients_of,
+    next_token_loss,
+    read_sequences,
+)
+from model_cases import check_parts_are_one_pass, count_built, draw_ids
 
 TINY = ModelConfig(d_model=8, n_layers=2, mixer=MambaConfig(d_state=4))
 
@@ -38,10 +50,6 @@ TINY = ModelConfig(d_model=8, n_layers=2, mixer=MambaConfig(d_state=4))
 def build_tiny(dtype: torch.dtype = torch.float64, config: ModelConfig = TINY) -> DnaModel:
     torch.manual_seed(0)
     return DnaModel(config).to(dtype)
-
-
-def draw_ids(batch: int = 2, seq_len: int = 20) -> Tensor:
-    return torch.randint(7, 12, (batch, seq_len), generator=torch.Generator().manual_seed(1))
 
 
 # Sizes and settings.
@@ -60,10 +68,7 @@ PAPER_PARAMETERS = {
 
 @pytest.mark.parametrize(("name", "expected"), PAPER_PARAMETERS.items())
 def test_presets_have_the_papers_parameter_counts(name, expected):
-    assert count_parameters(preset(name)) == expected
-    with torch.device("meta"):
-        model = DnaModel(preset(name))
-    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    assert count_parameters(preset(name)) == count_built(preset(name)) == expected
 
 
 @pytest.mark.parametrize(
@@ -76,8 +81,7 @@ def test_presets_have_the_papers_parameter_counts(name, expected):
     ],
 )
 def test_count_parameters_equals_a_built_model(config):
-    model = DnaModel(config)
-    assert count_parameters(config) == sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(config) == count_built(config)
 
 
 def test_preset_names_and_unknown_name():
@@ -211,15 +215,7 @@ def test_the_future_is_not_seen():
 def test_any_chunking_with_carried_state_is_one_pass(cuts, d_conv):
     mixer = MambaConfig(d_state=3, d_conv=d_conv)
     model = build_tiny(config=ModelConfig(d_model=4, n_layers=2, mixer=mixer))
-    ids = draw_ids(2, 23)
-    whole, whole_state = model(ids, return_state=True)
-    bounds = [0, *sorted(cuts), 23]
-    state, logits = None, []
-    for start, stop in pairwise(bounds):
-        part, state = model(ids[:, start:stop], state=state, return_state=True)
-        logits.append(part)
-    torch.testing.assert_close(torch.cat(logits, 1), whole)
-    torch.testing.assert_close(state, whole_state)
+    check_parts_are_one_pass(model, draw_ids(2, 23), cuts)
 
 
 def test_single_tokens_with_carried_state_are_one_pass():
@@ -508,7 +504,6 @@ def test_loading_names_every_weight_that_does_not_fit(tmp_path):
 # The official code's numbers.
 
 ITEMS = ["mamba_lm_a", "mamba_lm_b"]
-TOLERANCE = {"rtol": 1e-9, "atol": 1e-12}
 
 
 @pytest.fixture(scope="module", params=ITEMS)
@@ -520,10 +515,6 @@ def golden(request) -> Golden:
 def official_model(golden) -> DnaModel:
     weights = {name: tensor.double() for name, tensor in golden.group("params").items()}
     return from_state_spaces(weights)
-
-
-def count_sequences(golden: Golden) -> int:
-    return len(golden.info["config"]["seqs"])
 
 
 def test_golden_config_is_read_off_the_weights(golden, official_model):
@@ -542,68 +533,28 @@ def test_golden_config_is_read_off_the_weights(golden, official_model):
 
 
 def test_golden_logits_and_hidden_states(golden, official_model):
-    for index in range(count_sequences(golden)):
-        ids = golden.tensors[f"in/seq{index}/ids"]
-        expected = golden.group(f"out_f64/seq{index}")
-        assert_close(official_model(ids), expected["logits"], **TOLERANCE, what=f"logits {index}")
-        hidden = official_model.hidden_states(ids)
-        names = [*(f"hidden_{i}" for i in range(len(hidden) - 1)), "hidden_final"]
-        assert {*names, "logits"} == set(expected)
-        for name, tensor in zip(names, hidden, strict=True):
-            assert_close(tensor, expected[name], **TOLERANCE, what=f"{name} of sequence {index}")
+    for ids, expected in read_sequences(golden):
+        check_logits_and_hidden_states(official_model, ids, expected)
 
 
 def test_golden_logits_in_float32(golden, official_model):
-    model = official_model.float()
-    for index in range(count_sequences(golden)):
-        logits = model(golden.tensors[f"in/seq{index}/ids"]).double()
-        expected = golden.tensors[f"out_f64/seq{index}/logits"]
-        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
+    check_logits_in_float32(official_model, golden)
 
 
 def test_golden_losses(golden, official_model):
-    ids = golden.tensors["in/seq0/ids"]
-    logits = official_model(ids)[:, :-1].flatten(0, 1)
-    loss = functional.cross_entropy(logits, ids[:, 1:].flatten())
-    assert_close(loss, golden.tensors["out_f64/loss"], **TOLERANCE, what="loss")
-    labels = golden.tensors["in/labels_masked"][:, 1:].flatten()
-    masked = functional.cross_entropy(logits, labels, ignore_index=-100)
-    assert_close(masked, golden.tensors["out_f64/loss_masked"], **TOLERANCE, what="masked loss")
+    check_losses(official_model, golden)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_golden_gradients(golden, official_model, dtype):
     model = official_model.to(dtype)
-    ids = golden.tensors["in/seq0/ids"]
-    logits = model(ids)[:, :-1].flatten(0, 1)
-    functional.cross_entropy(logits, ids[:, 1:].flatten()).backward()
-    expected = golden.group("grad_f64")
-    found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert found.keys() == expected.keys()
-    tolerance = TOLERANCE if dtype == torch.float64 else {"rtol": 0.0, "atol": 1e-3}
-    for name, gradient in expected.items():
-        assert_close(found[name], gradient, **tolerance, what=name)
+    next_token_loss(model, golden.tensors["in/seq0/ids"]).backward()
+    check_tensors(gradients_of(model), golden.group("grad_f64"), GRADIENTS[dtype])
 
 
 @pytest.mark.parametrize("has_gradients", [True, False])
 def test_golden_greedy_continuation_and_states(golden, official_model, has_gradients):
     official_model.requires_grad_(has_gradients)
-    prompt, tokens = golden.tensors["in/prompt"], golden.tensors["gen/tokens"]
-    expected = golden.tensors["gen/logits_f64"]
-    logits, state = official_model(prompt, return_state=True)
-    check_states(golden, "gen/prefill", state)
-    for t in range(tokens.shape[1]):
-        assert_close(logits[:, -1], expected[:, t], **TOLERANCE, what=f"logits of step {t}")
-        assert torch.equal(logits[:, -1].argmax(-1), tokens[:, t])
-        if t + 1 < tokens.shape[1]:
-            logits, state = official_model(tokens[:, t : t + 1], state=state, return_state=True)
-    check_states(golden, "gen/end", state)
-
-
-def check_states(golden: Golden, prefix: str, state: tuple[MambaState, ...]) -> None:
-    """Upstream keeps one conv input more than the next step needs, channels first."""
-    for index, layer in enumerate(state):
-        conv = golden.tensors[f"{prefix}/conv_state_{index}"][:, :, 1:].mT
-        assert_close(layer.conv, conv, **TOLERANCE, what=f"{prefix} conv state {index}")
-        ssm = golden.tensors[f"{prefix}/ssm_state_{index}"]
-        assert_close(layer.ssm, ssm, **TOLERANCE, what=f"{prefix} ssm state {index}")
+    after_prompt, at_end = check_greedy_continuation(official_model, golden)
+    check_states(golden, "gen/prefill", after_prompt)
+    check_states(golden, "gen/end", at_end)

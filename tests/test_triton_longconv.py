@@ -1,11 +1,5 @@
 """The long convolution's Triton kernels, with torch's FFTs between them, against the definition."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -19,10 +13,12 @@ from triton_cases import (
     Named,
     assert_all_close,
     assert_identical,
+    assert_nothing_spills,
+    compile_for_an_h100,
     outputs_and_gradients,
 )
 
-triton = pytest.importorskip("triton", reason="needs triton")
+pytest.importorskip("triton", reason="needs triton")
 gpu = pytest.importorskip(
     "dnamamba.kernels.longconv.gpu", reason="needs triton", exc_type=ImportError
 )
@@ -172,19 +168,9 @@ def test_spectra_are_kept_up_to_a_gibibyte():
 
 def test_kernels_compile_for_an_h100_into_registers():
     """Types that the interpreter does not check; nothing spills."""
-    if not (Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump").exists():
-        pytest.skip("this Triton comes without NVIDIA's tools")
-    script = Path(__file__).with_name("compile_longconv.py")
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    done = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = compile_for_an_h100("compile_longconv.py")
     assert len(found) == 12
-    for name, taken in found.items():
-        assert taken["stack"] == 0, f"{name} spills: {taken}"
-        assert taken["registers"] <= 128, f"{name} leaves room for few programs: {taken}"
+    assert_nothing_spills(found)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="says what happens without a CUDA device")

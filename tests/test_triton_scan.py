@@ -1,11 +1,6 @@
 """The selective scan's Triton kernels against the definition in float64."""
 
 import inspect
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,11 +17,12 @@ from triton_cases import (
     Named,
     assert_all_close,
     assert_identical,
+    compile_for_an_h100,
     outputs_and_gradients,
     poisoned_memory,
 )
 
-triton = pytest.importorskip("triton", reason="needs triton")
+pytest.importorskip("triton", reason="needs triton")
 gpu = pytest.importorskip("dnamamba.kernels.scan.gpu", reason="needs triton", exc_type=ImportError)
 kernels = gpu.kernels
 
@@ -281,15 +277,7 @@ def test_the_cpu_is_refused_by_name():
 @pytest.mark.slow
 def test_kernels_compile_for_an_h100_into_registers():
     """Types and layouts that the interpreter does not check; what spills, and how much."""
-    if not (Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump").exists():
-        pytest.skip("this Triton comes without NVIDIA's tools")
-    script = Path(__file__).with_name("compile_scan.py")
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    done = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = compile_for_an_h100("compile_scan.py")
     assert len(found) == 9
     for name, taken in found.items():
         # The backward keeps the states of four steps, and a few dozen of its values go to memory.

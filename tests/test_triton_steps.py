@@ -1,12 +1,7 @@
 """The Triton kernels of a single step against plain PyTorch in float64."""
 
 import inspect
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,10 +18,12 @@ from triton_cases import (
     Named,
     assert_all_close,
     assert_identical,
+    assert_nothing_spills,
+    compile_for_an_h100,
     poisoned_memory,
 )
 
-triton = pytest.importorskip("triton", reason="needs triton")
+pytest.importorskip("triton", reason="needs triton")
 conv = pytest.importorskip(
     "dnamamba.kernels.conv.step_gpu", reason="needs triton", exc_type=ImportError
 )
@@ -269,19 +266,9 @@ def test_states_made_in_inference_mode_can_be_stepped():
 
 def test_kernels_compile_for_an_h100_into_registers():
     """Types that the interpreter does not check; nothing spills."""
-    if not (Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump").exists():
-        pytest.skip("this Triton comes without NVIDIA's tools")
-    script = Path(__file__).with_name("compile_steps.py")
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    done = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = compile_for_an_h100("compile_steps.py")
     assert len(found) == 21
-    for name, taken in found.items():
-        assert taken["stack"] == 0, f"{name} spills: {taken}"
-        assert taken["registers"] <= 128, f"{name} leaves room for few programs: {taken}"
+    assert_nothing_spills(found)
 
 
 @pytest.mark.gpu

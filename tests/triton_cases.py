@@ -16,7 +16,12 @@ types that only the compiler checks.
 """
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,3 +114,25 @@ def assert_identical(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
+
+
+def compile_for_an_h100(script: str) -> dict[str, dict[str, int]]:
+    """What each kernel takes, as a script beside this file compiles them and prints it as JSON.
+
+    Skips the test where Triton has no tool to read that with.
+    """
+    triton = pytest.importorskip("triton", reason="needs triton")
+    if not (Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump").exists():
+        pytest.skip("this Triton comes without NVIDIA's tools")
+    command = [sys.executable, Path(__file__).with_name(script)]
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def assert_nothing_spills(found: dict[str, dict[str, int]]) -> None:
+    """And a multiprocessor has registers for 16 warps."""
+    for name, taken in found.items():
+        assert taken["stack"] == 0, f"{name} spills: {taken}"
+        assert taken["registers"] <= 128, f"{name} leaves room for few programs: {taken}"

@@ -1,0 +1,31 @@
+"""What is checked alike for models of any mixer; test modules bring the models."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dnamamba.models import DnaModel, ModelConfig
+
+
+def draw_ids(batch: int = 2, seq_len: int = 20) -> Tensor:
+    """Letters, the same on every machine."""
+    return torch.randint(7, 12, (batch, seq_len), generator=torch.Generator().manual_seed(1))
+
+
+def count_built(config: ModelConfig) -> int:
+    """The parameters of a model that is really made, of tensors without values."""
+    with torch.device("meta"):
+        model = DnaModel(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_parts_are_one_pass(model: DnaModel, ids: Tensor, cuts: list[int]) -> None:
+    """Sequences cut at any places, each part going on from the state after the one before."""
+    whole, whole_state = model(ids, return_state=True)
+    state, logits = None, []
+    for start, stop in pairwise([0, *sorted(cuts), ids.shape[1]]):
+        part, state = model(ids[:, start:stop], state=state, return_state=True)
+        logits.append(part)
+    torch.testing.assert_close(torch.cat(logits, 1), whole)
+    torch.testing.assert_close(state, whole_state)
