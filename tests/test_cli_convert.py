@@ -223,6 +223,15 @@ def test_a_blocked_module_is_named(refuse):
     assert not Path("executed").exists()
 
 
+def test_a_pickle_torch_does_not_know_is_refused_in_our_words(refuse):
+    """torch's own message says how to trust the file."""
+    Path("w.bin").write_bytes(pickle.dumps({"a": 1}, protocol=5))
+    error = refuse("w.bin")
+    assert "w.bin is refused: it holds other things than tensors, containers and numbers" in error
+    assert "(Unsupported operand 149). Ask for a safetensors file" in error
+    assert "weights_only" not in error
+
+
 def test_wrong_shapes_are_listed(refuse):
     weights = their_weights()
     weights["backbone.layers.1.mixer.D"] = torch.ones(3)
@@ -342,6 +351,26 @@ def test_sources_without_weights_are_refused(refuse):
     assert "several files of weights (a.pt, b.ckpt): name one" in refuse("empty")
 
 
+def test_a_device_is_no_source(refuse):
+    assert "/dev/null is neither a file nor a folder" in refuse("/dev/null")
+
+
+def test_a_small_file_cannot_ask_for_a_huge_model(refuse):
+    """d_model 60,000 would take 57 GB; the tensors that say so have 1.2 MB."""
+    wide = {
+        "backbone.embeddings.weight": torch.zeros(1, 60_000),
+        "backbone.layers.0.mixer.A_log": torch.zeros(60_000, 4),
+    }
+    write_folder({**their_weights(), **wide})
+    assert "norm_f.weight is (8,), expected (60000,)" in refuse("theirs")
+    build_tiny().save_pretrained("ours")
+    config = json.loads(Path("ours/config.json").read_text())
+    for d_model, message in [(60_000, "expected (60000,)"), (1 << 40, "no model can have the siz")]:
+        config["model"]["d_model"] = d_model
+        Path("ours/config.json").write_text(json.dumps(config))
+        assert message in refuse("ours")
+
+
 def test_unknown_formats_are_refused(refuse):
     write_folder(their_weights())
     error = refuse("theirs", "--format", "gpt")
@@ -372,8 +401,20 @@ def test_a_target_in_use_is_left_alone(convert):
         error = convert(command, "theirs", "--out", "ours", code=1)
         assert "--out ours has files in it already: name a new folder" in error
         assert "--out file is a file" in convert(command, "theirs", "--out", "file", code=1)
+    assert "--out file/in is to lie in file, which" in convert(
+        "import", "theirs", "--out", "file/in", code=1
+    )
     assert os.listdir("ours") == ["mine.txt"]
     assert Path("file").read_text() == "precious"
+
+
+def test_a_target_that_is_a_link_is_left_alone(convert):
+    write_folder(their_weights())
+    Path("empty").mkdir()
+    Path("link").symlink_to("empty")
+    error = convert("import", "theirs", "--out", "link", code=1)
+    assert "--out link is a link, which would be lost: name the folder itself" in error
+    assert Path("link").is_symlink()
 
 
 def test_nothing_stays_of_a_folder_that_was_not_finished(tmp_path):
