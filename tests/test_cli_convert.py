@@ -571,11 +571,11 @@ def test_no_setting_has_transformers_fetch_code(kind, name, convert, monkeypatch
     """A kernel's name there is a repository, whose code transformers would run."""
     transformers = pytest.importorskip("transformers", reason="needs transformers (the test extra)")
     fetched: list[object] = []
-    place = transformers.modeling_utils
-    if hasattr(place, "load_and_register_attn_kernel"):
-        monkeypatch.setattr(
-            place, "load_and_register_attn_kernel", lambda *given, **_: fetched.append(given)
-        )
+    fetch = "load_and_register_attn_kernel"
+    hub_kernels = pytest.importorskip("transformers.integrations.hub_kernels")
+    flash = pytest.importorskip("transformers.modeling_flash_attention_utils")
+    for place in (hub_kernels, flash):
+        monkeypatch.setattr(place, fetch, lambda *given, **_: fetched.append(given), raising=False)
     passed: dict[str, object] = {}
     original = transformers.AutoConfig.for_model
 
