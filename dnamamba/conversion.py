@@ -19,16 +19,20 @@ from torch import Tensor
 
 from dnamamba.errors import InputError, WrongResultError
 from dnamamba.models import DnaModel, count_parameters
-from dnamamba.models.interop.files import CONFIG_NAME, WeightFiles, read_json, read_source
-from dnamamba.models.interop.fingerprint import fixed_logits, is_causal, take_fingerprint
+from dnamamba.models.interop.files import CONFIG_NAME, WeightFiles, read_source
+from dnamamba.models.interop.fingerprint import fixed_logits, model_ids, take_fingerprint
 from dnamamba.models.interop.formats import Format
 from dnamamba.models.interop.registry import FORMATS, find_format, recognise
 from dnamamba.models.interop.theirs import compare_with_theirs
 from dnamamba.models.interop.tokenizer_files import special_token_ids, write_tokenizer
 from dnamamba.models.language_model import WEIGHTS_NAME, load_weights
+from dnamamba.models.weight_files import read_json
 from dnamamba.tokenizer import VOCABULARY
 
 OWN_FORMAT = "dnamamba"
+
+# What shapes and settings of the wrong kind raise in code that takes them for right.
+_ODD = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError)
 
 # Written into their settings, where logits of padding ids are not masked: reading takes it back.
 _OWN_SETTINGS = "dnamamba"
@@ -143,7 +147,8 @@ def check_model(source: Path, format_name: str | None = None) -> list[str]:
 def fingerprint_lines(model: DnaModel) -> list[str]:
     """What the model says about the fixed sequence, to compare with another copy's."""
     found = take_fingerprint(model)
-    which = "256 fixed bases" if is_causal(model) else "every eighth of 256 fixed bases, masked"
+    bases = f"{model_ids(model).shape[1]} fixed bases"
+    which = bases if model.is_causal else f"every eighth of {bases}, masked"
     return [f"{which}: {found.bits_per_base:.6f} bits per base, logits {found.logits_hash}"]
 
 
@@ -158,7 +163,7 @@ def _read(
         model = chosen.read(weights, settings)
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
-    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+    except _ODD as error:
         # Shapes and settings are somebody else's: whatever is odd about them ends in a line.
         raise InputError(f"{what} has shapes or settings that make no model: {error}") from error
     ours = settings.get(_OWN_SETTINGS)
@@ -264,8 +269,12 @@ def _listing(folder: Path) -> str:
 
 def check_target(out: Path) -> None:
     """Raises InputError unless `out` is an empty folder or nothing at all."""
+    if out.is_symlink():
+        raise InputError(f"--out {out} is a link, which would be lost: name the folder itself")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
+    if files := [one for one in out.parents if one.exists() and not one.is_dir()]:
+        raise InputError(f"--out {out} is to lie in {files[0]}, which is a file; name a folder")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {out} has files in it already: name a new folder, or empty it")
 

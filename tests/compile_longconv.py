@@ -15,9 +15,8 @@ from compile_scan import read_resources
 from dnamamba.kernels.longconv import gpu_kernels
 
 OPERANDS = {"x", "gate", "gate_in", "gate_out", "d_y", "y", "d_x", "d_gate_in", "d_gate_out"}
-TRANSFORMS = {"z", "d_sums", "taps", "inputs"}
 NUMBERS = {"angle", "shift"}
-# Of channels 1 entry apart; the filter's lie side by side in one test, its steps in the other.
+# Each with its flags, compiled once with all of them and once with none.
 KERNELS = {
     "gather_kernel": ("HAS_GATE",),
     "gather_filter_kernel": ("HAS_DECAY",),

@@ -1,6 +1,7 @@
 """`dnamamba convert`: what comes in and goes out, and files that must do no harm."""
 
 import json
+import math
 import os
 import pickle
 import sys
@@ -16,14 +17,21 @@ from torch import Tensor
 from dnamamba.cli.main import main
 from dnamamba.conversion import build_folder
 from dnamamba.models import (
+    AttentionConfig,
+    BiMambaConfig,
     DnaModel,
+    HyenaConfig,
+    Mamba2Config,
     MambaConfig,
     MlpConfig,
     ModelConfig,
     to_huggingface_mamba,
 )
+from dnamamba.models.hyena import ImplicitFilter
 from dnamamba.models.interop import fingerprint, theirs
 from dnamamba.models.interop.formats import Format
+from dnamamba.models.interop.registry import find_format
+from dnamamba.models.mixer_configs import MixerConfig
 
 CONFIG = ModelConfig(d_model=8, n_layers=2, mixer=MambaConfig(d_state=4))
 
@@ -223,6 +231,15 @@ def test_a_blocked_module_is_named(refuse):
     assert not Path("executed").exists()
 
 
+def test_a_pickle_torch_does_not_know_is_refused_in_our_words(refuse):
+    """torch's own message says how to trust the file."""
+    Path("w.bin").write_bytes(pickle.dumps({"a": 1}, protocol=5))
+    error = refuse("w.bin")
+    assert "w.bin is refused: it holds other things than tensors, containers and numbers" in error
+    assert "(Unsupported operand 149). Ask for a safetensors file" in error
+    assert "weights_only" not in error
+
+
 def test_wrong_shapes_are_listed(refuse):
     weights = their_weights()
     weights["backbone.layers.1.mixer.D"] = torch.ones(3)
@@ -342,6 +359,26 @@ def test_sources_without_weights_are_refused(refuse):
     assert "several files of weights (a.pt, b.ckpt): name one" in refuse("empty")
 
 
+def test_a_device_is_no_source(refuse):
+    assert "/dev/null is neither a file nor a folder" in refuse("/dev/null")
+
+
+def test_a_small_file_cannot_ask_for_a_huge_model(refuse):
+    """d_model 60,000 would take 57 GB; the tensors that say so have 1.2 MB."""
+    wide = {
+        "backbone.embeddings.weight": torch.zeros(1, 60_000),
+        "backbone.layers.0.mixer.A_log": torch.zeros(60_000, 4),
+    }
+    write_folder({**their_weights(), **wide})
+    assert "norm_f.weight is (8,), expected (60000,)" in refuse("theirs")
+    build_tiny().save_pretrained("ours")
+    config = json.loads(Path("ours/config.json").read_text())
+    for d_model, message in [(60_000, "expected (60000,)"), (1 << 40, "no model can have the siz")]:
+        config["model"]["d_model"] = d_model
+        Path("ours/config.json").write_text(json.dumps(config))
+        assert message in refuse("ours")
+
+
 def test_unknown_formats_are_refused(refuse):
     write_folder(their_weights())
     error = refuse("theirs", "--format", "gpt")
@@ -372,8 +409,20 @@ def test_a_target_in_use_is_left_alone(convert):
         error = convert(command, "theirs", "--out", "ours", code=1)
         assert "--out ours has files in it already: name a new folder" in error
         assert "--out file is a file" in convert(command, "theirs", "--out", "file", code=1)
+    assert "--out file/in is to lie in file, which" in convert(
+        "import", "theirs", "--out", "file/in", code=1
+    )
     assert os.listdir("ours") == ["mine.txt"]
     assert Path("file").read_text() == "precious"
+
+
+def test_a_target_that_is_a_link_is_left_alone(convert):
+    write_folder(their_weights())
+    Path("empty").mkdir()
+    Path("link").symlink_to("empty")
+    error = convert("import", "theirs", "--out", "link", code=1)
+    assert "--out link is a link, which would be lost: name the folder itself" in error
+    assert Path("link").is_symlink()
 
 
 def test_nothing_stays_of_a_folder_that_was_not_finished(tmp_path):
@@ -397,6 +446,180 @@ def test_other_logits_than_transformers_are_an_error(refuse, convert, monkeypatc
         DnaModel, "forward", lambda *given, **options: 1.1 * original(*given, **options)
     )
     assert "transformers' MambaForCausalLM gives other logits (by" in refuse("theirs")
+
+
+# Odd settings: somebody else's config.json, in which anything may stand.
+
+
+def settings_and_weights(kind: str) -> tuple[dict, dict[str, Tensor]]:
+    """What we would write for a tiny model of a kind, with random numbers."""
+    torch.manual_seed(0)
+    mixer = MIXERS[kind]
+    mlp = {"hyenadna": MlpConfig(bias=True), "llama": MlpConfig(activation="swiglu", bias=False)}
+    model = DnaModel(
+        ModelConfig(
+            d_model=8,
+            n_layers=2,
+            mixer=mixer,
+            mlp=mlp.get(kind),
+            norm="layer" if kind == "hyenadna" else "rms",
+            strands="both" if kind == "caduceus" else "one",
+        )
+    )
+    names = {"mamba": "huggingface-mamba", "mamba2": "huggingface-mamba2"}
+    names |= {"llama": "huggingface-llama", "state-spaces": "state-spaces-mamba"}
+    write = find_format(names.get(kind, kind)).write
+    assert write is not None
+    weights, settings = write(model)
+    return settings, {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
+MIXERS: dict[str, MixerConfig] = {
+    "mamba": MambaConfig(d_state=4),
+    "state-spaces": MambaConfig(d_state=4),
+    "mamba2": Mamba2Config(d_state=4, d_head=8),
+    "llama": AttentionConfig(n_heads=2),
+    "hyenadna": HyenaConfig(l_max=300, filter_order=8),
+    "caduceus": BiMambaConfig(d_state=4),
+}
+HUGE = pytest.param(10**400, id="beyond floats")
+EPS_NAMES = {
+    "mamba": "layer_norm_epsilon",
+    "mamba2": "layer_norm_epsilon",
+    "llama": "rms_norm_eps",
+    "hyenadna": "layer_norm_epsilon",
+    "caduceus": "norm_epsilon",
+}
+
+
+@pytest.mark.parametrize("kind", EPS_NAMES)
+@pytest.mark.parametrize("value", ["abc", None, math.nan, math.inf, 0, -1e-5, True, HUGE])
+def test_what_norms_add_is_a_number_above_0(kind, value, refuse):
+    settings, weights = settings_and_weights(kind)
+    write_folder(weights, {**settings, EPS_NAMES[kind]: value})
+    assert f"{EPS_NAMES[kind]} is a number above 0, got " in refuse("theirs")
+
+
+ODD_SETTINGS = [
+    ("mamba", {"residual_in_fp32": "x"}, "residual_in_fp32 is true or false, got 'x'"),
+    ("mamba", {"time_step_min": [1]}, "time_step_min is a number, got [1]"),
+    ("mamba", {"dnamamba": {"vocab_size": "x"}}, "vocab_size is a whole number of at least 1"),
+    ("state-spaces", {"ssm_cfg": 3}, "ssm_cfg is a JSON object, got 3"),
+    ("state-spaces", {"pad_vocab_size_multiple": 0}, "pad_vocab_size_multiple is a whole number"),
+    ("mamba2", {"n_groups": "x"}, "n_groups is a whole number of at least 1, got 'x'"),
+    ("mamba2", {"time_step_limit": 3}, "time_step_limit is two numbers, got 3"),
+    ("llama", {"rope_scaling": [1]}, "rope_scaling is a JSON object, got [1]"),
+    ("llama", {"rope_parameters": "x"}, "rope_parameters is a JSON object, got 'x'"),
+    ("llama", {"rope_theta": [1]}, "rope_theta is a number, got [1]"),
+    ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not read"),
+    ("llama", {"mlp_bias": True}, "mlp_bias True, the weights have False"),
+    ("llama", {"attention_bias": True}, "attention_bias True, the weights have False"),
+    ("hyenadna", {"layer": {"shift": "x"}}, "shift is a number, got 'x'"),
+    ("hyenadna", {"shift": [1]}, "shift is a number, got [1]"),
+    ("hyenadna", {"layer": 3}, "layer is a JSON object, got 3"),
+    ("hyenadna", {"layer": {"l_max": 400}}, "l_max 400, the weights' shapes 300"),
+    ("hyenadna", {"layer": {"l_max": -1}}, "l_max -1, the weights' shapes 300"),
+    ("caduceus", {"ssm_cfg": 3}, "ssm_cfg is a JSON object, got 3"),
+    ("caduceus", {"complement_map": 3}, "complement_map is a JSON object, got 3"),
+    ("caduceus", {"fused_add_norm": "x"}, "fused_add_norm is true or false, got 'x'"),
+]
+
+
+@pytest.mark.parametrize(("kind", "odd", "message"), ODD_SETTINGS)
+def test_odd_settings_are_refused(kind, odd, message, refuse):
+    settings, weights = settings_and_weights(kind)
+    write_folder(weights, {**settings, **odd})
+    assert message in refuse("theirs")
+
+
+def test_biases_that_the_settings_deny_are_refused(refuse):
+    settings, weights = settings_and_weights("llama")
+    for name in [name for name in weights if "mlp." in name]:
+        weights[name.replace("weight", "bias")] = torch.zeros(weights[name].shape[0])
+    write_folder(weights, settings)
+    assert "mlp_bias False, the weights have True" in refuse("theirs")
+
+
+@pytest.mark.parametrize(
+    ("kind", "odd", "said"),
+    [
+        ("mamba", {"return_dict": False}, "MambaForCausalLM: logits differ by"),
+        ("mamba2", {"chunk_size": 1 << 40}, "Mamba2ForCausalLM: logits differ by"),
+        ("llama", {"pad_token_id": 99_999}, "transformers makes no model of this ("),
+        ("llama", {"hidden_size": None}, "transformers makes no model of this ("),
+    ],
+)
+def test_settings_that_only_transformers_minds(kind, odd, said, convert):
+    pytest.importorskip("transformers", reason="needs transformers (the test extra)")
+    settings, weights = settings_and_weights(kind)
+    write_folder(weights, {**settings, **odd})
+    assert said in convert("check", "theirs")
+
+
+def test_sizes_left_out_are_not_transformers_own(convert):
+    """Llama's, of 7 billion parameters, would take 27 GB."""
+    pytest.importorskip("transformers", reason="needs transformers (the test extra)")
+    _, weights = settings_and_weights("llama")
+    write_folder(weights, {"model_type": "llama", "num_attention_heads": 2})
+    said = convert("check", "theirs")
+    assert "transformers makes no model of this (its model.embed_tokens.weight is (32000, " in said
+
+
+@pytest.mark.parametrize("kind", theirs.MODEL_TYPES)
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_no_setting_has_transformers_fetch_code(kind, name, convert, monkeypatch):
+    """A kernel's name there is a repository, whose code transformers would run."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers (the test extra)")
+    fetched: list[object] = []
+    fetch = "load_and_register_attn_kernel"
+    hub_kernels = pytest.importorskip("transformers.integrations.hub_kernels")
+    flash = pytest.importorskip("transformers.modeling_flash_attention_utils")
+    for place in (hub_kernels, flash):
+        monkeypatch.setattr(place, fetch, lambda *given, **_: fetched.append(given), raising=False)
+    passed: dict[str, object] = {}
+    original = transformers.AutoConfig.for_model
+
+    def note(model_type, **given):
+        passed.update(given)
+        return original(model_type, **given)
+
+    monkeypatch.setattr(transformers.AutoConfig, "for_model", note)
+    settings, weights = settings_and_weights(kind)
+    odd = {name: "evil-owner/kernel", "auto_map": {"AutoModel": "evil--code.Evil"}}
+    write_folder(weights, {**settings, **odd})
+    assert "logits differ by" in convert("check", "theirs")
+    assert fetched == []
+    assert passed.keys() <= theirs.KNOWN_SETTINGS[kind]
+
+
+def test_what_we_write_is_known_to_be_passed_on():
+    for kind in theirs.MODEL_TYPES:
+        settings, _ = settings_and_weights(kind)
+        left_out = settings.keys() - theirs.KNOWN_SETTINGS[kind]
+        assert left_out <= {"model_type", "architectures", "dtype", "chunk_size"}
+
+
+def test_a_hyena_shorter_than_the_fixed_sequence(convert):
+    DnaModel(ModelConfig(d_model=8, n_layers=1, mixer=HyenaConfig(l_max=100))).save_pretrained("m")
+    assert "\n100 fixed bases: " in convert("check", "m")
+
+
+def test_a_long_hyena_without_positions_computes_none(convert, monkeypatch):
+    """Of 30 million positions they would take 3.3 GiB."""
+    settings, weights = settings_and_weights("hyenadna")
+    kept = {n: w for n, w in weights.items() if "pos_emb" not in n and "deltas" not in n}
+    settings["layer"]["l_max"] = 30_000_000
+    asked: list[int] = []
+    original = ImplicitFilter.positions
+
+    def note(self, seq_len):
+        asked.append(seq_len)
+        return original(self, seq_len)
+
+    monkeypatch.setattr(ImplicitFilter, "positions", note)
+    write_folder(kept, settings)
+    convert("import", "theirs", "--out", "ours")
+    assert max(asked) == 256
 
 
 # What goes out.
@@ -455,7 +678,7 @@ def test_check_compares_with_nothing_where_transformers_is_absent(convert, monke
 
 def test_check_goes_on_where_transformers_refuses_the_settings(convert):
     pytest.importorskip("transformers", reason="needs transformers (the test extra)")
-    write_folder(their_weights(), {"model_type": "mamba", "initializer_range": "many"})
+    write_folder(their_weights(), {"model_type": "mamba", "pad_token_id": "many"})
     assert "transformers makes no model of this (" in convert("check", "theirs")
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +24,7 @@ from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import GatedNorm, Norm
 from dnamamba.models.mixers import MixerState
 from dnamamba.models.recompute import Recompute
+from dnamamba.models.weight_files import read_json, read_safetensors
 
 FORMAT_VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
@@ -224,14 +224,10 @@ class DnaModel(nn.Module):
                     f"{folder} has no {name}: a saved model is a folder with {CONFIG_NAME} and "
                     f"{WEIGHTS_NAME}, as in the model/ folder of a run"
                 )
-        model = cls(_read_config(folder / CONFIG_NAME))
-        try:
-            weights = load_file(folder / WEIGHTS_NAME)
-        except SafetensorError as error:
-            raise InputError(
-                f"{folder / WEIGHTS_NAME} is not a whole safetensors file ({error}); copy or "
-                "download it again"
-            ) from error
+        config = _read_config(folder / CONFIG_NAME)
+        weights = read_safetensors(folder / WEIGHTS_NAME)
+        check_sizes(config, weights, str(folder / WEIGHTS_NAME))
+        model = cls(config)
         load_weights(model, weights, str(folder / WEIGHTS_NAME))
         return model
 
@@ -274,11 +270,8 @@ def _on_device(lengths: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def _read_config(path: Path) -> ModelConfig:
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    version = saved.get("format_version") if isinstance(saved, dict) else None
+    saved = read_json(path)
+    version = saved.get("format_version")
     if version is None:
         raise InputError(
             f"{path} has no format_version, so it is no config of dnamamba; for models of other "
@@ -292,12 +285,31 @@ def _read_config(path: Path) -> ModelConfig:
     return from_dict(ModelConfig, saved.get("model"))
 
 
+def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], source: str) -> None:
+    """Raises InputError as `load_weights` would, before a model takes memory: a few bytes of a
+    config.json may ask for any amount."""
+    try:
+        with torch.device("meta"):
+            model = DnaModel(config)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{source}: no model can have the sizes asked for ({reason})") from error
+    _select_weights(model, weights, source)
+
+
 def load_weights(model: DnaModel, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy weights by name into a model; a tied head may be left out.
 
     Raises InputError naming `source` and every key that is missing, unknown, of another shape or
     quantised.
     """
+    model.load_state_dict(_select_weights(model, weights, source), strict=False)
+
+
+def _select_weights(
+    model: DnaModel, weights: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """Those that the model takes, each checked."""
     weights = dict(weights)
     if model.config.tie_embeddings:
         weights.pop(HEAD_WEIGHT, None)
@@ -316,7 +328,7 @@ def load_weights(model: DnaModel, weights: Mapping[str, Tensor], source: str) ->
             problems.append(f"{name} is {got}, expected {wanted}")
     if problems:
         raise InputError(f"{source} does not fit the model: {'; '.join(problems)}")
-    model.load_state_dict(weights, strict=False)
+    return weights
 
 
 def no_weight_decay_names(model: DnaModel) -> set[str]:

@@ -19,7 +19,8 @@ from torch import Tensor
 from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
-from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, load_weights
+from dnamamba.models.interop.reading import build_model, read_eps, read_flag, read_mapping
+from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
 from dnamamba.models.mixer_configs import BiMambaConfig, MambaConfig, MixerConfig
 from dnamamba.models.strands import complement_ids
 
@@ -52,7 +53,8 @@ def from_caduceus(weights: Weights, settings: Settings | None = None) -> DnaMode
     both = any(name.endswith(_OF_BOTH) for name in weights)
     ours = _drop_tied({_rename(n): w for n, w in weights.items() if "complement_map" not in n})
     config = _infer_config(ours, settings, both)
-    if both and settings.get("fused_add_norm", True):
+    fused = read_flag(settings, "fused_add_norm", True)
+    if both and fused:
         if not isinstance(config.mixer, BiMambaConfig):
             raise InputError(
                 "a Caduceus of both strands in one direction with fused_add_norm cannot be read; "
@@ -61,11 +63,7 @@ def from_caduceus(weights: Weights, settings: Settings | None = None) -> DnaMode
         ours = _turn(ours)
         if config.n_layers % 2:
             ours, config = _turn_ends(ours), replace(config, tie_embeddings=False)
-    model = DnaModel(config)
-    if ours[_EMBEDDING].dtype == torch.float64:
-        model = model.double()
-    load_weights(model, ours, "the given state_dict")
-    return model
+    return build_model(config, ours)
 
 
 def to_caduceus(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -121,8 +119,8 @@ def _rename_back(name: str, both: bool) -> str:
 
 def _check_complements(weights: Weights, settings: Settings) -> None:
     found = {name: tensor.tolist() for name, tensor in weights.items() if "complement_map" in name}
-    given = settings.get("complement_map")
-    if isinstance(given, Mapping):
+    given = read_mapping(settings, "complement_map")
+    if given:
         # JSON has strings for keys.
         found["complement_map in config.json"] = [given.get(str(i)) for i in range(len(given))]
     for name, theirs in found.items():
@@ -166,8 +164,8 @@ def _infer_config(ours: Mapping[str, Tensor], settings: Settings, both: bool) ->
         vocab_size=settings.get("vocab_size", rows),
         padded_vocab_size=rows,
         norm="layer" if f"{_LAYER}.norm.bias" in ours else "rms",
-        norm_eps=settings.get("norm_epsilon", 1e-5),
-        residual_in_fp32=settings.get("residual_in_fp32", True),
+        norm_eps=read_eps(settings, "norm_epsilon"),
+        residual_in_fp32=read_flag(settings, "residual_in_fp32", True),
         tie_embeddings=head is None or torch.equal(head, ours[_EMBEDDING]),
         mixer=mixer,
         strands="both" if both else "one",
@@ -182,7 +180,7 @@ def _infer_mixer(ours: Mapping[str, Tensor], settings: Settings, d_model: int) -
         "d_conv": ours[f"{_LAYER}.mixer.conv1d.weight"].shape[-1],
         "dt_rank": ours[f"{_LAYER}.mixer.dt_proj.weight"].shape[1],
     }
-    given = settings.get("ssm_cfg") or {}
+    given = read_mapping(settings, "ssm_cfg")
     _check_settings({k: v for k, v in given.items() if v != "auto"}, sizes)
     sizes["conv_bias"] = f"{_LAYER}.mixer.conv1d.bias" in ours
     sizes["bias"] = f"{_LAYER}.mixer.in_proj.bias" in ours

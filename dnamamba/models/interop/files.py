@@ -6,7 +6,6 @@ refuses everything else. Of what training frameworks store beside the weights (s
 nothing is built: empty objects stand in for it.
 """
 
-import json
 import pickle
 import re
 import struct
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dnamamba.errors import InputError
+from dnamamba.models.weight_files import read_json, read_safetensors
 
 CONFIG_NAME = "config.json"
 # In the order in which transformers looks for them.
@@ -99,6 +97,8 @@ def find_weights(source: Path) -> Path:
                 "folder"
             )
         return source
+    if not source.is_dir():
+        raise InputError(f"{source} is neither a file nor a folder: give a folder with weights")
     for name in STANDARD_NAMES:
         if (source / name).is_file():
             return source / name
@@ -112,27 +112,6 @@ def find_weights(source: Path) -> Path:
         f"{source} has no weights: expected {', '.join(STANDARD_NAMES[:3])} or one file that ends "
         f"in {', '.join(SUFFIXES)}"
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError for anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} should hold a JSON object, got {content!r:.40}")
-    return content
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Raises InputError for a file that is not whole."""
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(
-            f"{path} is not a whole safetensors file ({error}); copy or download it again"
-        ) from error
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -229,11 +208,22 @@ def _load_without_code(path: Path) -> Any:
         found = re.search(r"GLOBAL (\S+) (?:was not|whose module)", str(error))
         if found:
             raise _refusal(path, [found[1]]) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        # What comes before is advice to trust the file.
+        _, is_refused, reason = str(error).partition("WeightsUnpickler error:")
+        if is_refused:
+            raise InputError(
+                f"{path} is refused: it holds other things than tensors, containers and numbers, "
+                f"or is damaged ({_first_line(reason)}). Ask for a safetensors file"
+            ) from error
+        reason = _first_line(str(error)) or type(error).__name__
         raise InputError(
             f"{path} is not a whole PyTorch file of tensors ({reason}); copy or download it "
             "again, or ask for safetensors"
         ) from error
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0][:200]
 
 
 def _is_ignored(name: str) -> bool:

@@ -41,11 +41,11 @@ def fixed_ids() -> Tensor:
 
 
 def fixed_logits(model: DnaModel) -> Tensor:
-    """Logits (256, vocab_size) of the fixed sequence, masked where the model sees both sides.
+    """Logits (L, vocab_size) of `model_ids`, masked where the model sees both sides.
 
     Raises InputError where they are not finite, as those of damaged weights.
     """
-    ids = model_ids(model, masked=not is_causal(model))
+    ids = model_ids(model, masked=not model.is_causal)
     was_training = model.training
     with torch.no_grad():
         logits = model.eval()(ids)
@@ -63,7 +63,7 @@ def fixed_logits(model: DnaModel) -> Tensor:
 def take_fingerprint(model: DnaModel) -> Fingerprint:
     """Raises InputError as `fixed_logits` does."""
     logits, ids = fixed_logits(model).double(), model_ids(model)[0]
-    if is_causal(model):
+    if model.is_causal:
         loss = functional.cross_entropy(logits[:-1], ids[1:])
     else:
         loss = functional.cross_entropy(logits[::_MASK_EVERY], ids[::_MASK_EVERY])
@@ -74,13 +74,9 @@ def take_fingerprint(model: DnaModel) -> Fingerprint:
 
 
 def model_ids(model: DnaModel, masked: bool = False) -> Tensor:
-    """The fixed sequence for a model: ids beyond a foreign vocabulary begin again at 0."""
-    ids = fixed_ids()
+    """The fixed sequence for a model (1, L): the first l_max bases where its mixer takes no more.
+    Ids beyond a foreign vocabulary begin again at 0."""
+    ids = fixed_ids()[:, : getattr(model.config.mixer, "l_max", N_BASES)]
     if masked:
         ids[:, ::_MASK_EVERY] = VOCABULARY.id("[MASK]")
     return ids % model.config.vocab_size
-
-
-def is_causal(model: DnaModel) -> bool:
-    """Whether no logits depend on later tokens."""
-    return model.is_causal

@@ -15,7 +15,14 @@ from dnamamba.errors import InputError
 from dnamamba.models.config import MlpConfig, ModelConfig
 from dnamamba.models.hyena import ImplicitFilter
 from dnamamba.models.interop.formats import Format, Settings, Weights
-from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, load_weights
+from dnamamba.models.interop.reading import (
+    build_model,
+    read_eps,
+    read_flag,
+    read_mapping,
+    read_number,
+)
+from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
 from dnamamba.models.mixer_configs import HyenaConfig
 
 _EMBEDDING = "backbone.embeddings.word_embeddings.weight"
@@ -58,13 +65,10 @@ def from_hyenadna(weights: Weights, settings: Settings | None = None) -> DnaMode
     """
     settings = {} if settings is None else settings
     renamed = _rename(weights)
-    model = DnaModel(_infer_config(renamed, settings))
-    if renamed[_EMBEDDING].dtype == torch.float64:
-        model = model.double()
+    own = {_ours(name): w for name, w in renamed.items() if not name.endswith(_POSITIONS)}
+    model = build_model(_infer_config(renamed, settings), _share_sines(own))
     for index, filter_fn in enumerate(_filters(model)):
         _check_positions(filter_fn, renamed, f"{_filter_name(index)}.")
-    own = {_ours(name): w for name, w in renamed.items() if not name.endswith(_POSITIONS)}
-    load_weights(model, _share_sines(own), "the given state_dict")
     return model
 
 
@@ -184,8 +188,8 @@ def _infer_config(weights: Mapping[str, Tensor], settings: Settings) -> ModelCon
         vocab_size=settings.get("vocab_size", n_rows),
         padded_vocab_size=n_rows,
         norm="layer",
-        norm_eps=settings.get("layer_norm_epsilon", 1e-5),
-        residual_in_fp32=settings.get("residual_in_fp32", True),
+        norm_eps=read_eps(settings, "layer_norm_epsilon"),
+        residual_in_fp32=read_flag(settings, "residual_in_fp32", True),
         tie_embeddings=head is None or torch.equal(head, weights[_EMBEDDING]),
         mixer=_infer_mixer(weights, settings, d_model),
         mlp=MlpConfig(bias=True, d_hidden=fc1.shape[0]),
@@ -220,16 +224,17 @@ def _infer_mixer(weights: Mapping[str, Tensor], settings: Settings, d_model: int
     }
     for name, size in found.items():
         _check_setting(_SETTINGS[name][0], given[name], size)
+    _check_setting("l_max", given["l_max"], l_max)
     # w only says where training began.
-    w, shift = given["w"] or HyenaConfig.w, given["shift"]
-    return HyenaConfig(
-        l_max=l_max, w=float(w), shift=HyenaConfig.shift if shift is None else shift, **found
+    w, shift = (
+        getattr(HyenaConfig, name) if given[name] is None else read_number(name, given[name])
+        for name in ("w", "shift")
     )
+    return HyenaConfig(l_max=l_max, w=w, shift=shift, **found)
 
 
 def _find_setting(settings: Settings, names: tuple[str, ...]) -> Any:
-    layer = settings.get("layer")
-    for group in (settings, layer if isinstance(layer, Mapping) else {}):
+    for group in (settings, read_mapping(settings, "layer")):
         for name in names:
             if group.get(name) is not None:
                 return group[name]
@@ -238,7 +243,7 @@ def _find_setting(settings: Settings, names: tuple[str, ...]) -> Any:
 
 def _check_setting(name: str, given: object, found: int) -> None:
     if given is not None and given != found:
-        raise InputError(f"settings say {name} {given!r}, the weights' shapes {found}")
+        raise InputError(f"settings say {name} {given!r}, the weights' shapes {found!r}")
 
 
 def _get(weights: Mapping[str, Tensor], name: str) -> Tensor:
@@ -249,22 +254,28 @@ def _get(weights: Mapping[str, Tensor], name: str) -> Tensor:
 
 def _check_positions(filter_fn: ImplicitFilter, weights: Mapping[str, Tensor], prefix: str) -> None:
     """That positions and decays, where they are stored, are those that we compute."""
-    t, z = filter_fn.positions(filter_fn.l_max)
-    expected = zip(_POSITIONS, (t, z, filter_fn.decays()), strict=True)
-    for name, ours in expected:
-        theirs = weights.get(prefix + name)
-        if theirs is None:
-            continue
-        if name == "modulation.deltas":
-            theirs = theirs.abs()
-        tolerance = _NARROW_ROUNDING if theirs.element_size() == 2 else _ROUNDING
-        if theirs.numel() != ours.numel() or not torch.allclose(
-            theirs.double().view_as(ours), ours, rtol=tolerance, atol=tolerance
-        ):
-            raise InputError(
-                f"{prefix}{name} is not what HyenaDNA's default settings give for l_max "
-                f"{filter_fn.l_max}: positions that were trained and other decays are not supported"
-            )
+    l_max = filter_fn.l_max
+    sizes = zip(_POSITIONS, (l_max, l_max * filter_fn.emb_dim, filter_fn.n_filters), strict=True)
+    stored = {name: (weights[prefix + name], n) for name, n in sizes if prefix + name in weights}
+    # First of all, as computing them takes memory by l_max, which the settings alone may say.
+    wrong = [name for name, (theirs, size) in stored.items() if theirs.numel() != size]
+    if stored and not wrong:
+        computed = (*filter_fn.positions(l_max), filter_fn.decays())
+        ours = dict(zip(_POSITIONS, computed, strict=True))
+        wrong = [name for name, (theirs, _) in stored.items() if not _is_close(theirs, ours[name])]
+    if wrong:
+        raise InputError(
+            f"{prefix}{wrong[0]} is not what HyenaDNA's default settings give for l_max {l_max}: "
+            "positions that were trained and other decays are not supported"
+        )
+
+
+def _is_close(theirs: Tensor, ours: Tensor) -> bool:
+    tolerance = _NARROW_ROUNDING if theirs.element_size() == 2 else _ROUNDING
+    # Of decays theirs may have either sign.
+    theirs = theirs.double().view_as(ours)
+    theirs = theirs.abs() if ours.dim() == 1 else theirs
+    return torch.allclose(theirs, ours, rtol=tolerance, atol=tolerance)
 
 
 def _check_writable(config: ModelConfig) -> None:

@@ -10,7 +10,14 @@ from torch import Tensor
 from dnamamba.errors import InputError
 from dnamamba.models.config import MlpConfig, ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
-from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, load_weights
+from dnamamba.models.interop.reading import (
+    build_model,
+    read_eps,
+    read_flag,
+    read_mapping,
+    read_number,
+)
+from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
 from dnamamba.models.mixer_configs import AttentionConfig
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -37,7 +44,7 @@ _OUTSIDE = {
 }
 
 # What a config.json that leaves it out means in transformers.
-_DEFAULTS = {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0}
+_RMS_NORM_EPS, _ROPE_THETA = 1e-6, 10_000.0
 
 
 def from_huggingface_llama(
@@ -54,11 +61,7 @@ def from_huggingface_llama(
     _refuse_other_settings(settings)
     weights = {n: w for n, w in weights.items() if not n.endswith("rotary_emb.inv_freq")}
     config = _find_config(weights, settings, vocab_size)
-    model = DnaModel(config)
-    if weights[_EMBEDDING].dtype == torch.float64:
-        model = model.double()
-    load_weights(model, _rename(weights, config), "the given state_dict, read as Llama's,")
-    return model
+    return build_model(config, _rename(weights, config), "the given state_dict, read as Llama's,")
 
 
 def to_huggingface_llama(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -120,6 +123,11 @@ def _refuse_other_settings(settings: Settings) -> None:
             f"sliding_window {window} is not read: attention here sees all positions before; set "
             "it to null in config.json if no sequence will be longer"
         )
+    if settings.get("partial_rotary_factor") not in (None, 1):
+        raise InputError(
+            f"partial_rotary_factor {settings['partial_rotary_factor']!r} is not read: all of a "
+            "head is turned here"
+        )
 
 
 def _find_config(weights: Weights, settings: Settings, vocab_size: int | None) -> ModelConfig:
@@ -136,18 +144,20 @@ def _find_config(weights: Weights, settings: Settings, vocab_size: int | None) -
     n_layers = len({m[1] for n in weights if (m := re.match(r"model\.layers\.(\d+)\.", n))})
     found = {"vocab_size": rows, "hidden_size": d_model, "num_hidden_layers": n_layers}
     _compare({**found, "intermediate_size": d_hidden}, settings)
+    mlp_bias = f"{_LAYER}.mlp.gate_proj.bias" in weights
+    _compare({"mlp_bias": mlp_bias}, settings)
     return ModelConfig(
         d_model=d_model,
         n_layers=n_layers,
         vocab_size=rows if vocab_size is None else vocab_size,
         padded_vocab_size=rows,
-        norm_eps=float(_setting(settings, "rms_norm_eps")),
+        norm_eps=read_eps(settings, "rms_norm_eps", _RMS_NORM_EPS),
         tie_embeddings=_is_tied(weights, settings),
         mixer=_find_attention(weights, settings),
         mlp=MlpConfig(
             activation="swiglu",
             d_hidden=d_hidden,
-            bias=f"{_LAYER}.mlp.gate_proj.bias" in weights,
+            bias=mlp_bias,
         ),
     )
 
@@ -164,12 +174,15 @@ def _find_attention(weights: Weights, settings: Settings) -> AttentionConfig:
         d_head = _divide(d_query, n_heads, "num_attention_heads")
     n_heads, n_kv_heads = (_divide(d, d_head, "head_dim") for d in (d_query, d_key))
     _compare({"num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads}, settings)
+    bias, out_bias = (f"{_ATTENTION}.{name}_proj.bias" in weights for name in "qo")
+    for found in (bias, out_bias):
+        _compare({"attention_bias": found}, settings)
     return AttentionConfig(
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         d_head=d_head,
-        bias=f"{_ATTENTION}.q_proj.bias" in weights,
-        out_bias=f"{_ATTENTION}.o_proj.bias" in weights,
+        bias=bias,
+        out_bias=out_bias,
         rope_theta=_find_rope_theta(settings),
     )
 
@@ -178,7 +191,7 @@ def _find_rope_theta(settings: Settings) -> float:
     """From rope_parameters (transformers 5) or rope_theta beside rope_scaling (before)."""
     given: list[Any] = [settings.get("rope_theta")]
     for name in ("rope_parameters", "rope_scaling"):
-        rope = settings.get(name) or {}
+        rope = read_mapping(settings, name)
         kind = rope.get("rope_type", rope.get("type", "default"))
         others = rope.keys() - {"rope_theta", "rope_type", "type"}
         if kind != "default" or others:
@@ -187,26 +200,23 @@ def _find_rope_theta(settings: Settings) -> float:
                 "neither scaled nor for a part of a head"
             )
         given.append(rope.get("rope_theta"))
-    given = [theta for theta in given if theta is not None]
+    given = [read_number("rope_theta", theta) for theta in given if theta is not None]
     if len(set(given)) > 1:
         raise InputError(f"rope_theta is given as {' and as '.join(map(str, given))}; leave one")
-    return float(given[0] if given else _DEFAULTS["rope_theta"])
+    return given[0] if given else _ROPE_THETA
 
 
 def _is_tied(weights: Weights, settings: Settings) -> bool:
     head = weights.get(HEAD_WEIGHT)
     is_same = head is None or torch.equal(head, weights[_EMBEDDING])
     tied = settings.get("tie_word_embeddings")
+    if tied is not None:
+        tied = read_flag(settings, "tie_word_embeddings", False)
     if tied and not is_same:
         raise InputError(
             f"config.json has tie_word_embeddings true, but {HEAD_WEIGHT} is not {_EMBEDDING}"
         )
     return is_same if tied is None else tied
-
-
-def _setting(settings: Settings, name: str) -> Any:
-    value = settings.get(name)
-    return _DEFAULTS[name] if value is None else value
 
 
 def _divide(size: int, by: Any, name: str) -> int:
@@ -222,7 +232,7 @@ def _compare(found: dict[str, int], settings: Settings) -> None:
     """Sizes read off the weights with those of config.json, where it has them."""
     for name, size in found.items():
         if settings.get(name) not in (None, size):
-            raise InputError(f"config.json has {name} {settings[name]}, the weights have {size}")
+            raise InputError(f"config.json has {name} {settings[name]!r}, the weights have {size}")
 
 
 def _rename(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:

@@ -10,10 +10,8 @@ from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.mamba_lm import (
-    EMBEDDING,
     HF_EMBEDDING,
     MIXER,
-    build_model,
     check_settings,
     copy_weights,
     infer_trunk,
@@ -25,6 +23,7 @@ from dnamamba.models.interop.mamba_lm import (
     write_huggingface_trunk,
     write_state_spaces_trunk,
 )
+from dnamamba.models.interop.reading import EMBEDDING, build_model, read_mapping
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.mixer_configs import MambaConfig
 
@@ -93,7 +92,7 @@ def _infer_mixer(weights: Weights) -> MambaConfig:
 
 def _read_state_spaces(weights: Weights, settings: Settings) -> DnaModel:
     _require(weights)
-    trunk, given = read_state_spaces_trunk(weights, settings), settings.get("ssm_cfg", {})
+    trunk, given = read_state_spaces_trunk(weights, settings), read_mapping(settings, "ssm_cfg")
     if unknown := sorted(given.keys() - _SSM_KEYS):
         raise InputError(f"ssm_cfg has settings unknown for Mamba-1: {', '.join(unknown)}")
     mixer = _infer_mixer(weights)

@@ -13,10 +13,8 @@ from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.mamba_lm import (
-    EMBEDDING,
     HF_EMBEDDING,
     MIXER,
-    build_model,
     check_settings,
     copy_weights,
     read_huggingface_trunk,
@@ -26,6 +24,14 @@ from dnamamba.models.interop.mamba_lm import (
     require_names,
     write_huggingface_trunk,
     write_state_spaces_trunk,
+)
+from dnamamba.models.interop.reading import (
+    EMBEDDING,
+    build_model,
+    read_count,
+    read_flag,
+    read_mapping,
+    read_number,
 )
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.mixer_configs import Mamba2Config
@@ -78,10 +84,10 @@ def _infer_mixer(weights: Weights, n_groups: int) -> dict[str, Any]:
 
 def _read_state_spaces(weights: Weights, settings: Settings) -> DnaModel:
     _require(weights, settings)
-    trunk, given = read_state_spaces_trunk(weights, settings), settings.get("ssm_cfg", {})
+    trunk, given = read_state_spaces_trunk(weights, settings), read_mapping(settings, "ssm_cfg")
     if unknown := sorted(given.keys() - _SSM_KEYS):
         raise InputError(f"ssm_cfg has settings unknown for Mamba-2: {', '.join(unknown)}")
-    mixer = _infer_mixer(weights, given.get("ngroups", 1))
+    mixer = _infer_mixer(weights, read_count(given, "ngroups", 1))
     keys = ("expand", "d_conv", "conv_bias", "bias")
     expected = {
         **{key: mixer[key] for key in keys},
@@ -95,13 +101,11 @@ def _read_state_spaces(weights: Weights, settings: Settings) -> DnaModel:
     if given.get("d_ssm") not in (None, mixer["expand"] * trunk["d_model"]):
         raise InputError(f"d_ssm is {given['d_ssm']}: mixers that are partly an MLP are not read")
     mixer |= read_step_sizes(given, _STEP_SIZES)
-    for key in ("chunk_size", "norm_before_gate"):
-        if key in given:
-            mixer[key] = given[key]
+    mixer["chunk_size"] = read_count(given, "chunk_size", Mamba2Config.chunk_size)
+    mixer["norm_before_gate"] = read_flag(given, "norm_before_gate", Mamba2Config.norm_before_gate)
     if "A_init_range" in given:
-        low, high = given["A_init_range"]
-        mixer["A_init_range"] = (float(low), float(high))
-    mixer["dt_limit"] = _read_limit(given.get("dt_limit"))
+        mixer["A_init_range"] = _read_range("A_init_range", given["A_init_range"])
+    mixer["dt_limit"] = _read_limit("dt_limit", given)
     return build_model(ModelConfig(**trunk, mixer=Mamba2Config(**mixer)), weights)
 
 
@@ -129,7 +133,7 @@ def _read_huggingface(weights: Weights, settings: Settings) -> DnaModel:
     _require(weights, settings)
     trunk = read_huggingface_trunk(weights, settings, "mamba2", tied_by_default=False)
     # Theirs where config.json leaves them out.
-    mixer = _infer_mixer(weights, settings.get("n_groups", 8))
+    mixer = _infer_mixer(weights, read_count(settings, "n_groups", 8))
     expected = {
         "state_size": mixer["d_state"],
         "expand": mixer["expand"],
@@ -138,9 +142,9 @@ def _read_huggingface(weights: Weights, settings: Settings) -> DnaModel:
     }
     check_settings({"state_size": 128, **settings}, expected, "config.json")
     mixer |= read_step_sizes(settings, _HF_STEP_SIZES)
-    mixer["chunk_size"] = settings.get("chunk_size", 256)
+    mixer["chunk_size"] = read_count(settings, "chunk_size", 256)
     mixer["norm_eps"] = trunk["norm_eps"]
-    mixer["dt_limit"] = _read_limit(settings.get("time_step_limit"))
+    mixer["dt_limit"] = _read_limit("time_step_limit", settings)
     return build_model(ModelConfig(**trunk, mixer=Mamba2Config(**mixer)), weights)
 
 
@@ -174,17 +178,24 @@ def _write_huggingface(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, An
     return rename(weights, EMBEDDING, HF_EMBEDDING), settings
 
 
-def _read_limit(given: Any) -> tuple[float, float] | None:
+def _read_limit(name: str, settings: Mapping[str, Any]) -> tuple[float, float] | None:
     """None where it limits nothing."""
-    if given is None:
+    if settings.get(name) is None:
         return None
-    low, high = (_read_float(value) for value in given)
+    low, high = _read_range(name, settings[name])
     return None if low <= 0 and math.isinf(high) else (low, high)
 
 
-def _read_float(value: Any) -> float:
-    """JSON has no infinity: Hugging Face writes {"__float__": "Infinity"}."""
-    return float(value["__float__"] if isinstance(value, Mapping) else value)
+def _read_range(name: str, given: Any) -> tuple[float, float]:
+    if not isinstance(given, list | tuple) or len(given) != 2:
+        raise InputError(f"{name} is two numbers, got {given!r}")
+    return _read_float(name, given[0]), _read_float(name, given[1])
+
+
+def _read_float(name: str, value: Any) -> float:
+    """JSON has no infinity: Hugging Face writes {"__float__": "Infinity"}, others "inf"."""
+    is_infinite = value in (math.inf, "inf", "Infinity", {"__float__": "Infinity"})
+    return math.inf if is_infinite else read_number(name, value)
 
 
 def _write_float(value: float) -> Any:

@@ -14,12 +14,11 @@ from torch import Tensor
 from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Settings, Weights
-from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, load_weights
+from dnamamba.models.interop.reading import EMBEDDING, read_count, read_eps, read_flag, read_number
+from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
 
-EMBEDDING = "backbone.embedding.weight"
 HF_EMBEDDING = "backbone.embeddings.weight"
 MIXER = "backbone.layers.0.mixer"
-SOURCE = "the given state_dict"
 
 _STATE_SPACES_KEYS = {
     *("d_model", "d_intermediate", "n_layer", "vocab_size", "ssm_cfg", "attn_layer_idx"),
@@ -90,15 +89,17 @@ def read_state_spaces_trunk(weights: Weights, settings: Settings) -> dict[str, A
     check_settings(settings, sizes, "config.json")
     trunk["vocab_size"] = _read_vocab_size(settings, trunk["padded_vocab_size"])
     trunk["norm"] = "rms" if is_rms else "layer"
-    trunk["residual_in_fp32"] = settings.get("residual_in_fp32", True)
-    return _tie(trunk, weights, settings.get("tie_embeddings", True if settings else None))
+    trunk["residual_in_fp32"] = read_flag(settings, "residual_in_fp32", True)
+    tied = read_flag(settings, "tie_embeddings", True) if settings else None
+    return _tie(trunk, weights, tied)
 
 
 def _read_vocab_size(settings: Settings, rows: int) -> int:
     """Token ids in use; mamba_ssm pads the embedding to a multiple."""
     if "vocab_size" not in settings:
         return rows
-    used, multiple = settings["vocab_size"], settings.get("pad_vocab_size_multiple", 8)
+    used = read_count(settings, "vocab_size", rows)
+    multiple = read_count(settings, "pad_vocab_size_multiple", 8)
     padded = -(-used // multiple) * multiple
     # Models converted to multiples of another number have their own rows as vocab_size.
     if rows not in (padded, used):
@@ -128,10 +129,10 @@ def read_huggingface_trunk(
         "rms_norm": True,
     }
     check_settings(settings, expected, "config.json")
-    trunk["norm_eps"] = settings.get("layer_norm_epsilon", 1e-5)
-    trunk["residual_in_fp32"] = settings.get("residual_in_fp32", True)
-    given = settings.get("tie_word_embeddings", tied_by_default if settings else None)
-    return _tie(trunk, weights, given)
+    trunk["norm_eps"] = read_eps(settings, "layer_norm_epsilon")
+    trunk["residual_in_fp32"] = read_flag(settings, "residual_in_fp32", True)
+    tied = read_flag(settings, "tie_word_embeddings", tied_by_default) if settings else None
+    return _tie(trunk, weights, tied)
 
 
 def _tie(trunk: dict[str, Any], weights: Weights, given: bool | None) -> dict[str, Any]:
@@ -147,16 +148,11 @@ def _tie(trunk: dict[str, Any], weights: Weights, given: bool | None) -> dict[st
 
 def read_step_sizes(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """The range of initial step sizes where it is given. names: ours by theirs."""
-    return {ours: float(given[theirs]) for theirs, ours in names.items() if theirs in given}
-
-
-def build_model(config: ModelConfig, weights: Weights) -> DnaModel:
-    """The model, float32, or float64 if the embedding is."""
-    model = DnaModel(config)
-    if weights[EMBEDDING].dtype == torch.float64:
-        model = model.double()
-    load_weights(model, weights, SOURCE)
-    return model
+    return {
+        ours: read_number(theirs, given[theirs])
+        for theirs, ours in names.items()
+        if theirs in given
+    }
 
 
 def write_state_spaces_trunk(model: DnaModel, ssm_cfg: dict[str, Any]) -> dict[str, Any]:

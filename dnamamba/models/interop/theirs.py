@@ -14,6 +14,26 @@ from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
 
 # Architectures whose class in transformers needs no code from elsewhere.
 MODEL_TYPES = ("mamba", "mamba2", "llama")
+# What they are given of a config.json: it is somebody else's, and some settings have transformers
+# fetch and run code (attn_implementation). chunk_size changes memory, not results, so it stays out.
+_OF_ALL = {
+    *("vocab_size", "hidden_size", "num_hidden_layers", "hidden_act", "tie_word_embeddings"),
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+}
+_OF_MAMBAS = _OF_ALL | {
+    *("layer_norm_epsilon", "residual_in_fp32", "state_size", "expand", "conv_kernel"),
+    *("use_bias", "use_conv_bias", "time_step_min", "time_step_max", "time_step_floor"),
+}
+KNOWN_SETTINGS = {
+    "mamba": _OF_MAMBAS | {"intermediate_size", "time_step_rank"},
+    "mamba2": _OF_MAMBAS | {"head_dim", "num_heads", "n_groups", "time_step_limit", "rms_norm"},
+    "llama": _OF_ALL
+    | {
+        *("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
+        *("rms_norm_eps", "max_position_embeddings", "rope_theta", "rope_parameters"),
+        *("rope_scaling", "attention_bias", "mlp_bias"),
+    },
+}
 TOLERANCE = 1e-3
 """Largest difference of logits, over the largest logit, that rounding in float32 explains."""
 
@@ -38,12 +58,12 @@ def compare_with_theirs(
     with _quiet(transformers):
         try:
             theirs = _build(transformers, str(model_type), weights, settings)
+            with torch.no_grad():
+                found = theirs(model_ids(model)).logits[0, :, : model.config.vocab_size]
         except _refusals() as error:
             # Its version may be too old or too new for these settings.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"transformers makes no model of this ({reason}): {_ALONE}"
-        with torch.no_grad():
-            found = theirs(model_ids(model)).logits[0, :, : model.config.vocab_size]
     expected = fixed_logits(model)
     worst, largest = (found - expected).abs().max().item(), expected.abs().max().item()
     name = type(theirs).__name__
@@ -60,15 +80,19 @@ def _build(
     transformers: Any, model_type: str, weights: Mapping[str, Tensor], settings: Mapping[str, Any]
 ) -> Any:
     """Their model with exactly these weights, in float32."""
-    own = ("model_type", "dtype", "torch_dtype")
     # Lists as the tuples that its readers of config.json make of them.
     kept = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in settings.items()
-        if key not in own
+        if key in KNOWN_SETTINGS[model_type]
     }
     config = transformers.AutoConfig.for_model(model_type, **kept)
-    theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    make = transformers.AutoModelForCausalLM.from_config
+    # First without memory: sizes that config.json leaves out are transformers', of billions.
+    with torch.device("meta"):
+        _check_sizes(make(config, **options), weights)
+    theirs = make(config, **options)
     lost, unknown = theirs.load_state_dict(weights, strict=False)
     lost = [name for name in lost if not (name == HEAD_WEIGHT and config.tie_word_embeddings)]
     if lost or unknown:
@@ -76,11 +100,22 @@ def _build(
     return theirs.eval()
 
 
+def _check_sizes(theirs: Any, weights: Mapping[str, Tensor]) -> None:
+    for name, tensor in theirs.state_dict().items():
+        if name in weights and weights[name].shape != tensor.shape:
+            raise InputError(
+                f"its {name} is {tuple(tensor.shape)}, the weights' {tuple(weights[name].shape)}"
+            )
+
+
 def _refusals() -> tuple[type[Exception], ...]:
     """What transformers raises for settings that it does not take."""
     errors = importlib.import_module("huggingface_hub.errors")
     strict = getattr(errors, "StrictDataclassError", ValueError)
-    return (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ImportError, strict)
+    return (
+        *(ValueError, TypeError, LookupError, RuntimeError, AttributeError, ImportError),
+        *(AssertionError, ArithmeticError, strict),
+    )
 
 
 @contextmanager

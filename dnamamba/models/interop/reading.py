@@ -1,0 +1,77 @@
+"""What every reader does: settings of the right type, and a model that the weights fill."""
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dnamamba.errors import InputError
+from dnamamba.models.config import ModelConfig
+from dnamamba.models.interop.formats import Settings, Weights
+from dnamamba.models.language_model import DnaModel, check_sizes, load_weights
+
+EMBEDDING = "backbone.embedding.weight"
+SOURCE = "the given state_dict"
+
+
+def build_model(config: ModelConfig, weights: Weights, source: str = SOURCE) -> DnaModel:
+    """The model, float32, or float64 if the embedding is. weights: by our names.
+
+    Raises InputError naming `source` where they do not fit, before the model takes memory.
+    """
+    check_sizes(config, weights, source)
+    model = DnaModel(config)
+    if weights[EMBEDDING].dtype == torch.float64:
+        model = model.double()
+    load_weights(model, weights, source)
+    return model
+
+
+def read_eps(settings: Settings, name: str, default: float = 1e-5) -> float:
+    """What a norm adds. Raises InputError unless it is a finite number above 0."""
+    value = settings.get(name, default)
+    if not _is_number(value) or value <= 0:
+        raise InputError(f"{name} is a number above 0, got {value!r}")
+    return float(value)
+
+
+def read_number(name: str, value: object) -> float:
+    """Raises InputError unless it is a finite number."""
+    if not _is_number(value):
+        raise InputError(f"{name} is a number, got {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def read_flag(settings: Settings, name: str, default: bool) -> bool:
+    """Raises InputError unless it is true or false."""
+    value = settings.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is true or false, got {value!r}")
+    return value
+
+
+def read_mapping(settings: Settings, name: str) -> Mapping[str, Any]:
+    """Settings within settings; none where there is null or nothing."""
+    value = settings.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InputError(f"{name} is a JSON object, got {value!r}")
+    return value
+
+
+def read_count(settings: Settings, name: str, default: int) -> int:
+    """Raises InputError unless it is a whole number of at least 1."""
+    value = settings.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} is a whole number of at least 1, got {value!r}")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    # JSON's whole numbers may be beyond all floats.
+    return math.isfinite(value) if isinstance(value, float) else abs(value) <= sys.float_info.max
