@@ -4,7 +4,7 @@ Layout (format_version 1), all readable with plain h5py:
 
     /            attributes: format, format_version, created_by, vocabulary (JSON), sources (JSON)
     /contigs     table in file order: name, length, soft_masked, letters (JSON: letter -> count)
-    /sequence/X  uint8 (length,), contiguous: one code a base, token id in the low seven bits,
+    /sequence/X  uint8 (length,), contiguous: one code a base, token id in the low four bits,
                  soft-mask (lower case) in the highest
     /n_runs      int64 (k, 3): row of /contigs, then a 0-based half-open stretch of N or of other
                  unreadable letters

@@ -292,7 +292,7 @@ def build_folder(out: Path) -> Iterator[Path]:
         if out.is_dir():
             out.rmdir()
         building.rename(out)
-    except BaseException:
+    except BaseException:  # Ctrl-C too; it goes on from here
         shutil.rmtree(building, ignore_errors=True)
         for parent in made:
             if parent.is_dir() and not any(parent.iterdir()):

@@ -131,16 +131,7 @@ def make_plan(
     """
     seq_len = datasets[Split.TRAIN].index.config.seq_len
     world_size = compute.ranks.world_size
-    if batch_size % world_size:
-        raise InputError(
-            f"a batch of {batch_size} windows cannot be shared evenly by {world_size} ranks; "
-            f"choose --batch-tokens as a multiple of {world_size * seq_len:,}"
-        )
-    if micro_batch is not None and (micro_batch < 1 or batch_size % (micro_batch * world_size)):
-        raise InputError(
-            f"micro-batches of {micro_batch} windows on {world_size} ranks do not divide a batch "
-            f"of {batch_size}: choose --micro-batch or --batch-tokens so that they do"
-        )
+    _check_shares(batch_size, seq_len, world_size, micro_batch)
     memory = estimate_memory(objective, compute, model)
     passes = choose_passes(
         memory,
@@ -162,6 +153,19 @@ def make_plan(
         windows={split.value: dataset.index.n_windows() for split, dataset in datasets.items()},
         memory=memory,
     )
+
+
+def _check_shares(batch_size: int, seq_len: int, world_size: int, micro_batch: int | None) -> None:
+    if batch_size % world_size:
+        raise InputError(
+            f"a batch of {batch_size} windows cannot be shared evenly by {world_size} ranks; "
+            f"choose --batch-tokens as a multiple of {world_size * seq_len:,}"
+        )
+    if micro_batch is not None and (micro_batch < 1 or batch_size % (micro_batch * world_size)):
+        raise InputError(
+            f"micro-batches of {micro_batch} windows on {world_size} ranks do not divide a batch "
+            f"of {batch_size}: choose --micro-batch or --batch-tokens so that they do"
+        )
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,13 @@ class _Run:
     """Bits per base of each Markov order."""
 
     best_order: int | None
-    is_comparable: bool
-    """Whether the Markov models do what the model does: they predict next bases."""
-
     train: Sequence[Row]
     valid: Sequence[Row]
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the Markov models do what the model does: they predict next bases."""
+        return self.config.get("objective") != "masked"
 
     @property
     def last_step(self) -> int:
@@ -78,14 +80,12 @@ class _Run:
 def _read_run(folder: Path) -> _Run:
     baseline = _read_json(folder / "baseline.json")
     rows = [row for row in MetricsFile(folder / "metrics.jsonl").rows() if _is_usable(row)]
-    config = _read_json(folder / "config.json")
     return _Run(
         name=folder.resolve().name,
-        config=config,
+        config=_read_json(folder / "config.json"),
         manifest=_read_json(folder / "manifest.json"),
         orders={row["order"]: row["bits_per_base"] for row in baseline.get("orders", [])},
         best_order=baseline.get("best_order"),
-        is_comparable=config.get("objective") != "masked",
         train=[row for row in rows if row["split"] == "train"],
         valid=[row for row in rows if row["split"] == "valid"],
     )
@@ -185,12 +185,6 @@ def _progress(run: _Run) -> str:
     return " · ".join(facts)
 
 
-_OTHER_TASK = (
-    "The model predicts hidden bases from both sides, the Markov models next bases from one: their "
-    "numbers are no measure of each other."
-)
-
-
 def _headline(run: _Run) -> str:
     if not run.valid:
         return '<p class="verdict">No validation yet.</p>' + _cards(_baseline_cards(run))
@@ -202,7 +196,10 @@ def _headline(run: _Run) -> str:
     compared = [_comparison(bits, name, run.orders[k]) for k, name in _references(run).items()]
     sentences = [f"The model is {' and '.join(compared)}."] if compared else []
     if not run.is_comparable:
-        sentences = [_OTHER_TASK]
+        sentences = [
+            "The model predicts hidden bases from both sides, the Markov models next bases from "
+            "one: their numbers are no measure of each other."
+        ]
     lowest = min(run.valid, key=lambda row: row["bits_per_base"])
     if lowest["bits_per_base"] < bits:
         sentences.append(
@@ -215,6 +212,8 @@ def _headline(run: _Run) -> str:
 def _references(run: _Run) -> dict[int, str]:
     """The Markov orders a model is held against, best first."""
     names: dict[int, str] = {}
+    if not run.is_comparable:
+        return names
     if run.best_order is not None and run.best_order in run.orders:
         names[run.best_order] = f"the best Markov model (order {run.best_order})"
     if _REFERENCE_ORDER in run.orders:
@@ -253,15 +252,16 @@ def _cards(cards: Sequence[tuple[str, str, str]]) -> str:
 def _markov_table(run: _Run) -> str:
     if not run.orders:
         return "<h2>Markov models</h2><p>baseline.json is not there yet.</p>"
-    bits = run.valid[-1]["bits_per_base"] if run.valid else None
+    bits = run.valid[-1]["bits_per_base"] if run.valid and run.is_comparable else None
+    meaning = "" if bits is None else " A positive difference means the model is better."
     lines = []
     for order, reference in sorted(run.orders.items()):
         name = f"{order}, the best" if order == run.best_order else str(order)
-        gain = "" if bits is None or not run.is_comparable else f"{reference - bits:+.4f}"
+        gain = "" if bits is None else f"{reference - bits:+.4f}"
         lines.append(f"<tr><th>{name}</th><td>{reference:.4f}</td><td>{gain}</td></tr>")
     return (
-        "<h2>Markov models</h2><p>Counted on the training windows, judged on the validation bases "
-        'of the model. A positive difference means the model is better.</p><table class="numbers">'
+        "<h2>Markov models</h2><p>Counted on the training windows, judged on the validation "
+        f'windows of the model.{meaning}</p><table class="numbers">'
         "<thead><tr><th>order</th><th>bits per base</th><th>difference</th></tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>"
     )

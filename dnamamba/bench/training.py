@@ -114,7 +114,7 @@ class TrainingBenchmark:
         step, passes = self._prepare(run)
         codes = random_codes(run, self.compute.device)
         if step.objective.hides_bases:
-            hidden = [hide_bases(row, key) for key, row in enumerate(codes.cpu().numpy())]
+            hidden = [hide_bases(window, n) for n, window in enumerate(codes.cpu().numpy())]
             codes = torch.from_numpy(np.stack(hidden)).to(self.compute.device)
         seconds = []
         for number in range(WARM_UP_STEPS + self.n_steps):

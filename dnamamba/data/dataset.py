@@ -109,7 +109,7 @@ class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
         columns = (picked.contig, picked.start, picked.n_bases, picked.left_pad)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         reverse = self._reversed(epoch, i).tolist()
-        keys = self.index.hiding_keys(epoch, i).tolist()
+        keys = self.index.hiding_keys(epoch, i).tolist() if self.hides_bases else []
         for row, (contig, start, n_bases, left_pad) in enumerate(rows):
             codes = read(names[contig], start, start + n_bases)
             if n_bases < batch.shape[1]:

@@ -14,6 +14,8 @@ from dnamamba.models.interop.mamba_lm import (
     MIXER,
     check_settings,
     copy_weights,
+    find_mixer,
+    has_mixer,
     infer_trunk,
     read_huggingface_trunk,
     read_state_spaces_trunk,
@@ -107,7 +109,7 @@ def _read_state_spaces(weights: Weights, settings: Settings) -> DnaModel:
 
 
 def _write_state_spaces(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    mixer = _find_mixer(model)
+    mixer = find_mixer(model, MambaConfig, "Mamba-1")
     keys = ("d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias", *_STEP_SIZES)
     ssm_cfg = {"layer": "Mamba1", **{key: getattr(mixer, key) for key in keys}}
     return copy_weights(model, with_tied_head=True), write_state_spaces_trunk(model, ssm_cfg)
@@ -132,7 +134,7 @@ def _read_huggingface(weights: Weights, settings: Settings) -> DnaModel:
 
 
 def _write_huggingface(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    mixer = _find_mixer(model)
+    mixer = find_mixer(model, MambaConfig, "Mamba-1")
     settings = {
         "architectures": ["MambaForCausalLM"],
         "model_type": "mamba",
@@ -150,29 +152,18 @@ def _write_huggingface(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, An
     return rename(weights, EMBEDDING, HF_EMBEDDING), settings
 
 
-def _find_mixer(model: DnaModel) -> MambaConfig:
-    mixer = model.config.mixer
-    if not isinstance(mixer, MambaConfig):
-        raise InputError(f"the model's mixer is {mixer.kind!r}; this layout is of Mamba-1")
-    return mixer
-
-
-def _recognise(embedding: str, weights: Weights) -> bool:
-    return embedding in weights and f"{MIXER}.dt_proj.weight" in weights
-
-
 FORMATS: tuple[Format, ...] = (
     Format(
         name="huggingface-mamba",
         kinds=("mamba",),
-        recognises=lambda weights, settings: _recognise(HF_EMBEDDING, weights),
+        recognises=lambda weights, settings: has_mixer(weights, HF_EMBEDDING, "dt_proj.weight"),
         read=_read_huggingface,
         write=_write_huggingface,
     ),
     Format(
         name="state-spaces-mamba",
         kinds=("mamba",),
-        recognises=lambda weights, settings: _recognise(EMBEDDING, weights),
+        recognises=lambda weights, settings: has_mixer(weights, EMBEDDING, "dt_proj.weight"),
         read=_read_state_spaces,
         write=_write_state_spaces,
     ),

@@ -17,6 +17,8 @@ from dnamamba.models.interop.mamba_lm import (
     MIXER,
     check_settings,
     copy_weights,
+    find_mixer,
+    has_mixer,
     read_huggingface_trunk,
     read_state_spaces_trunk,
     read_step_sizes,
@@ -110,7 +112,7 @@ def _read_state_spaces(weights: Weights, settings: Settings) -> DnaModel:
 
 
 def _write_state_spaces(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    mixer = _find_mixer(model)
+    mixer = find_mixer(model, Mamba2Config, "Mamba-2")
     if mixer.norm_eps != 1e-5:
         raise InputError(
             f"the gated norm's norm_eps is {mixer.norm_eps}: state-spaces/mamba always adds 1e-5"
@@ -149,7 +151,7 @@ def _read_huggingface(weights: Weights, settings: Settings) -> DnaModel:
 
 
 def _write_huggingface(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    mixer = _find_mixer(model)
+    mixer = find_mixer(model, Mamba2Config, "Mamba-2")
     if mixer.norm_before_gate:
         raise InputError("norm_before_gate: Hugging Face's Mamba-2 always norms what is gated")
     if mixer.norm_eps != model.config.norm_eps:
@@ -202,29 +204,18 @@ def _write_float(value: float) -> Any:
     return {"__float__": "Infinity"} if math.isinf(value) else value
 
 
-def _find_mixer(model: DnaModel) -> Mamba2Config:
-    mixer = model.config.mixer
-    if not isinstance(mixer, Mamba2Config):
-        raise InputError(f"the model's mixer is {mixer.kind!r}; this layout is of Mamba-2")
-    return mixer
-
-
-def _recognise(embedding: str, weights: Weights) -> bool:
-    return embedding in weights and f"{MIXER}.dt_bias" in weights
-
-
 FORMATS: tuple[Format, ...] = (
     Format(
         name="huggingface-mamba2",
         kinds=("mamba2",),
-        recognises=lambda weights, settings: _recognise(HF_EMBEDDING, weights),
+        recognises=lambda weights, settings: has_mixer(weights, HF_EMBEDDING, "dt_bias"),
         read=_read_huggingface,
         write=_write_huggingface,
     ),
     Format(
         name="state-spaces-mamba2",
         kinds=("mamba2",),
-        recognises=lambda weights, settings: _recognise(EMBEDDING, weights),
+        recognises=lambda weights, settings: has_mixer(weights, EMBEDDING, "dt_bias"),
         read=_read_state_spaces,
         write=_write_state_spaces,
     ),
