@@ -31,6 +31,12 @@ LAYERS = {
             "configs",
             "objectives",
             "losses",
+            "task",
+            "label_loss",
+            "label_metrics",
+            "kmer_baseline",
+            "label_report",
+            "probe",
             "optim",
             "schedule",
             "checkpoint",
@@ -41,7 +47,7 @@ LAYERS = {
     "uses": {
         *("evaluation", "training", "training_step", "recorded_pass", "pretraining", "planning"),
         *("doctor", "bench", "conversion"),
-        *("classification", "embedding", "scaling", "generation", "scoring"),
+        *("classification", "prediction", "embedding", "scaling", "generation", "scoring"),
     },
     "command line": {"cli", "__main__"},
 }

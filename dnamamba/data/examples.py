@@ -1,0 +1,45 @@
+"""Labelled sequences as batches, wherever they come from."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from dnamamba.task import Task
+
+
+class Examples(NamedTuple):
+    """A batch of labelled sequences."""
+
+    codes: Tensor
+    """uint8 (B, L): codes (tokenizer.py), padded on the right with [PAD]."""
+
+    lengths: Tensor
+    """int64 (B,): real bases of each row, 1 to L."""
+
+    targets: Tensor
+    """By the task's kind: multiclass int64 (B,); multilabel float32 (B, C), 0 or 1; regression
+    float32 (B, C); per_base int64 (B, L), IGNORED_LABEL where there is none."""
+
+
+class LabelledDataset(Protocol):
+    """Labelled sequences of one split by running sample number.
+
+    An item is asked for with a sequence of sample numbers of one epoch, and is a batch. It is a
+    pure function of them, in any process. Safe to pickle and to fork.
+    """
+
+    task: Task
+    seq_len: int
+    """The longest L it gives."""
+
+    n_examples: int
+    """Of an epoch. Samples 0 to n_examples - 1 of a split that is not trained on are its examples,
+    each once, in the order of the file they come from; in training sample
+    e x n_examples + i is example i of epoch e, shuffled anew in each."""
+
+    def __getitem__(self, samples: Sequence[int]) -> Examples: ...
+
+    def describe(self, samples: Sequence[int]) -> list[str]:
+        """Where each comes from, for people: `train.csv row 12`, `human/chr1:1-1,024`."""
+        ...
