@@ -1,6 +1,7 @@
 """The backbone, its mixers and heads."""
 
 from dnamamba.models.attention import AttentionState
+from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.models.config import MlpConfig, ModelConfig
 from dnamamba.models.interop import (
     from_caduceus,
@@ -30,7 +31,9 @@ __all__ = [
     "AttentionConfig",
     "AttentionState",
     "BiMambaConfig",
+    "DnaClassifier",
     "DnaModel",
+    "HeadConfig",
     "HyenaConfig",
     "Mamba2Config",
     "Mamba2State",
