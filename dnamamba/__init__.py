@@ -19,7 +19,7 @@ _PUBLIC = {
     "RunFolder": "dnamamba.run_folder",
     "RunOptions": "dnamamba.pretraining",
     "SplitConfig": "dnamamba.data.splits",
-    "TrainConfig": "dnamamba.training",
+    "TrainConfig": "dnamamba.recipe",
     "VOCABULARY": "dnamamba.tokenizer",
     "WindowConfig": "dnamamba.data.windows",
     "count_parameters": "dnamamba.models",

@@ -22,13 +22,15 @@ from dnamamba.data_prep.demo import FORMAT_VERSION as DEMO_VERSION
 from dnamamba.data_prep.demo import DemoConfig, write_demo_genomes
 from dnamamba.data_prep.genome import Genome, open_genome
 from dnamamba.errors import InputError
+from dnamamba.evaluation import LanguageJudge
 from dnamamba.intervals import Split
 from dnamamba.kernels.backend import describe_choices
 from dnamamba.markov import MarkovBaseline
 from dnamamba.models import DnaModel, HyenaConfig, ModelConfig, no_weight_decay_names
 from dnamamba.models.recompute import Recompute
 from dnamamba.objectives import OBJECTIVES, ObjectiveName, choose_objective
-from dnamamba.planning import Plan, make_plan
+from dnamamba.planning import Plan, Workload, make_plan
+from dnamamba.recipe import TrainConfig
 from dnamamba.report import write_report
 from dnamamba.run_folder import RunFolder
 from dnamamba.runtime import (
@@ -39,7 +41,7 @@ from dnamamba.runtime import (
     open_compute,
 )
 from dnamamba.tokenizer import Codes
-from dnamamba.training import Outcome, TrainConfig, Trainer
+from dnamamba.training import Outcome, Stream, Trainer
 
 T = TypeVar("T")
 
@@ -213,11 +215,18 @@ def _train(setup: "_Setup", run: RunFolder, options: RunOptions) -> Outcome:
     workers = options.n_workers
     if workers is None:
         workers = 0 if compute.device.type == "cpu" else 4
+    train = config.train
     trainer = Trainer(
         objective=setup.objective,
-        model=setup.model,
         no_decay=[f"model.{name}" for name in no_weight_decay_names(setup.model)],
-        datasets=setup.datasets,
+        stream=Stream(
+            dataset=setup.datasets[Split.TRAIN],
+            batch_size=train.batch_size(config.data.windows.seq_len),
+            tokens_after=lambda step: step * train.batch_tokens,
+        ),
+        judge=LanguageJudge(
+            setup.objective, setup.datasets[Split.VALID], compute, train.eval_tokens
+        ),
         config=config.train,
         run=run,
         compute=compute,
@@ -253,11 +262,14 @@ class _Setup:
         )
         self.plan = make_plan(
             self.objective,
-            self.datasets,
             compute,
             config.model,
-            batch_size=config.train.batch_size(config.data.windows.seq_len),
-            max_steps=config.train.max_steps,
+            Workload(
+                seq_len=config.data.windows.seq_len,
+                windows={split: data.index.n_windows() for split, data in self.datasets.items()},
+                batch_size=config.train.batch_size(config.data.windows.seq_len),
+                max_steps=config.train.max_steps,
+            ),
             micro_batch=_first_given(options.micro_batch, config.train.micro_batch),
             recompute=_first_given(options.recompute, config.train.recompute),
         )

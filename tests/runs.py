@@ -12,7 +12,7 @@ from dnamamba.data.windows import WindowConfig
 from dnamamba.data_prep.store import prepare_store
 from dnamamba.models import ModelConfig
 from dnamamba.pretraining import PretrainConfig
-from dnamamba.training import TrainConfig
+from dnamamba.recipe import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

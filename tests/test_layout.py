@@ -39,6 +39,7 @@ LAYERS = {
             "probe",
             "optim",
             "schedule",
+            "recipe",
             "checkpoint",
             "stopping",
         ),

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dnamamba import training
+from dnamamba import evaluation
 from dnamamba.checkpoint import list_checkpoints
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.splits import SplitConfig
@@ -25,8 +25,9 @@ from dnamamba.pretraining import (
     read_config,
     resume,
 )
+from dnamamba.recipe import TrainConfig
 from dnamamba.run_folder import RunFolder
-from dnamamba.training import TrainConfig, Trainer, TrainingError
+from dnamamba.training import Trainer, TrainingError
 from runs import tiny_config, write_store
 
 OPTIONS = RunOptions(device="cpu", micro_batch=2)
@@ -248,7 +249,7 @@ def test_a_stop_during_validation_abandons_it_and_does_it_again(
     store, finished, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patched:
-        patched.setattr(training, "evaluate", lambda *_, **__: None)
+        patched.setattr(evaluation, "evaluate", lambda *_, **__: None)
         outcome = pretrain(tiny_config(store), tmp_path / "run", OPTIONS)
     assert (outcome.step, outcome.stopped_by) == (0, signal.SIGTERM)
     resume(tmp_path / "run", RunOptions(device="cpu"))

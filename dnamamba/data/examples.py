@@ -1,8 +1,9 @@
-"""Labelled sequences as batches, wherever they come from."""
+"""Batches: codes alone, or labelled sequences, wherever they come from."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from dnamamba.task import Task
@@ -20,6 +21,26 @@ class Examples(NamedTuple):
     targets: Tensor
     """By the task's kind: multiclass int64 (B,); multilabel float32 (B, C), 0 or 1; regression
     float32 (B, C); per_base int64 (B, L), IGNORED_LABEL where there is none."""
+
+
+Batch = Tensor | Examples
+"""What a loss is given: codes uint8 (B, L), or these with labels."""
+
+
+def tensors_of(batch: Batch) -> tuple[Tensor, ...]:
+    """Of a batch, in an order that is always the same."""
+    return (batch,) if isinstance(batch, Tensor) else tuple(batch)
+
+
+def with_tensors(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
+    """A batch of the same kind made of others."""
+    return tensors[0] if isinstance(batch, Tensor) else Examples(*tensors)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A copy there, which pinned memory need not wait for."""
+    moved = [tensor.to(device, non_blocking=True) for tensor in tensors_of(batch)]
+    return with_tensors(batch, moved)
 
 
 class LabelledDataset(Protocol):
