@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from dnamamba.data.examples import Examples
 from dnamamba.data.homology import HELD_OUT, published_split, split_by_homology, to_human
 from dnamamba.data.places import Places, starts_within_limit, weigh_contigs
-from dnamamba.data.regions import ContigLine, Ints, Runs, merge, subtract
+from dnamamba.data.regions import ContigLine, Ints, Runs
 from dnamamba.data.shuffle import U64, hash_u64
-from dnamamba.data.splits import SplitConfig, Splits, resolve_splits
+from dnamamba.data.splits import SplitConfig, Splits, describe_doubts, keep_apart, resolve_splits
 from dnamamba.data.windows import index_intervals
+from dnamamba.data_prep.facts import foreign_letters
 from dnamamba.data_prep.genome import Genome, open_labelled_genomes
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
+from dnamamba.runtime import logger
 from dnamamba.task import Task
 from dnamamba.tokenizer import SOFT_MASK_BIT
 
@@ -179,7 +181,7 @@ def resolve_species_splits(contigs: Mapping[str, int], config: SpeciesConfig) ->
         return resolve_splits(named, contigs, config.seq_len)
     if config.split == "bed":
         rows = resolve_splits(SplitConfig(bed=config.bed), contigs, config.seq_len)
-        return _keep_apart(rows, contigs)
+        return keep_apart(rows, contigs)
     if config.split == "hyenadna":
         by_contig = {name: published_split(*name.split("/", 1)) for name in contigs}
     else:
@@ -189,23 +191,6 @@ def resolve_species_splits(contigs: Mapping[str, int], config: SpeciesConfig) ->
         if split is not None:
             splits[split].append(Interval(name, 0, contigs[name]))
     return splits
-
-
-def _keep_apart(splits: Splits, contigs: Mapping[str, int]) -> Splits:
-    """Cut from validation what is for the test, and from training what is held out."""
-    names, line = list(contigs), ContigLine(np.array(list(contigs.values()), np.int64))
-    taken = line.join({})
-    apart: Splits = {}
-    for split in (Split.TEST, Split.VALID, Split.TRAIN):
-        rows = line.place(*index_intervals(splits[split], names).T)
-        own = line.split(subtract(rows, taken))
-        apart[split] = [
-            Interval(names[contig], start, end)
-            for contig, runs in own.items()
-            for start, end in runs.tolist()
-        ]
-        taken = merge(np.concatenate([taken, rows]))
-    return apart
 
 
 class SpeciesDataset(torch.utils.data.Dataset[Examples]):
@@ -334,11 +319,12 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
                 f"it has {longest:,}, and at most {self.config.max_n_fraction:.0%} of a window may "
                 "be N): use a shorter --seq-len, hold out other contigs, or leave the species out"
             )
+        names = [self._names[i] for i in own]
         raise InputError(
             f"{label} has nothing for {self.split} by the {self.config.split} split"
-            f"{_held_out(self.config.split, self.split)}; its contigs are "
-            f"{_some([self._names[i].partition('/')[2] for i in own])}: hold contigs out by name "
-            "(--split contigs --valid-contigs NAMES --test-contigs NAMES), or leave the species out"
+            f"{_held_out(self.config.split, self.split, names)}; its contigs are {_some(names)}: "
+            "hold contigs out by name (--split contigs --valid-contigs NAMES --test-contigs "
+            "NAMES), or leave the species out"
         )
 
 
@@ -350,22 +336,35 @@ def species_task(config: SpeciesConfig) -> Task:
 def build_species_datasets(genome: Genome, config: SpeciesConfig) -> dict[Split, SpeciesDataset]:
     """A dataset for each split; without one for the test where no species has any.
 
-    genome: as `open_species` gives it. Raises InputError where a species has no window of a split.
+    genome: as `open_species` gives it. Logs what `species_doubts` finds. Raises InputError where a
+    species has no window of a split.
     """
+    for doubt in species_doubts(genome, config):
+        logger.warning("%s", doubt)
     task = species_task(config)
     splits = resolve_species_splits(genome.contigs, config)
     used = [split for split in Split if splits[split] or split is not Split.TEST]
     return {split: SpeciesDataset(genome, config, split, task) for split in used}
 
 
-def _held_out(rule: SpeciesSplit, split: Split) -> str:
+def species_doubts(genome: Genome, config: SpeciesConfig) -> list[str]:
+    """What is allowed but hardly meant, a sentence each: letters that are not DNA, and BED rows of
+    contigs that are not there."""
+    letters = foreign_letters(genome.facts())
+    found = describe_doubts(SplitConfig(bed=config.bed), genome.contigs) if config.bed else []
+    return found if letters is None else [f"the genomes: {letters}", *found]
+
+
+def _held_out(rule: SpeciesSplit, split: Split, contigs: Sequence[str]) -> str:
+    """What a rule by chromosome wants for a split, as part of a sentence."""
     if rule not in ("homology", "hyenadna"):
         return ""
-    if split is Split.TRAIN:
-        return " (all but what is held out)"
-    numbers = ", ".join(sorted(HELD_OUT[split], key=int))
+    if rule == "homology" and not any(to_human(contigs).values()):
+        return " (no name of a contig tells its human chromosome)"
     how = "by homology to human" if rule == "homology" else "by their own numbers"
-    return f" (chromosomes {numbers}, {how})"
+    if split is Split.TRAIN:
+        return f" (chromosomes that are not held out, {how})"
+    return f" (chromosomes {', '.join(sorted(HELD_OUT[split], key=int))}, {how})"
 
 
 def _some(names: Sequence[str]) -> str:
