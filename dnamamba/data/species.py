@@ -105,8 +105,8 @@ class SpeciesConfig:
 
     def __post_init__(self) -> None:
         for name, choices in (("split", SpeciesSplit), ("chromosomes", ChromosomeWeights)):
-            if getattr(self, name) not in get_args(choices):
-                raise InputError(f"{name} is one of {get_args(choices)}, got {self.split!r}")
+            if (given := getattr(self, name)) not in get_args(choices):
+                raise InputError(f"{name} is one of {get_args(choices)}, got {given!r}")
         self._check_species()
         self._check_split()
         if wrong := [size for size in (self.seq_len, *self.warmup_lengths) if size < 2]:
