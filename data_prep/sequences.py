@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
 from dnamamba.runtime import logger
-from dnamamba.tokenizer import TOKEN_MASK, UNK_ID, Codes, encode, is_base, reverse_complement
+from dnamamba.tokenizer import (
+    ENCODE_TABLE,
+    UNK_ID,
+    Codes,
+    encode,
+    is_base,
+    reverse_complement,
+    token_ids,
+)
 
 Ints = NDArray[np.int64]
 Where = Callable[[int], str]
@@ -43,17 +51,14 @@ class Packer:
     def add(self, letters: bytes, lengths: Ints, where: Where) -> None:
         """Sequences written one after the other, and how long each is."""
         codes = encode(letters)
-        codes &= TOKEN_MASK
         self.add_codes(codes, lengths, where)
         if (unknown := codes == UNK_ID).any():
+            first = np.searchsorted(np.cumsum(lengths), unknown.argmax(), "right")
             foreign = np.frombuffer(letters, np.uint8)[unknown]
-            self._foreign.update(foreign.tobytes().decode("latin-1"))
-            self._first_foreign = self._first_foreign or where(
-                int(np.searchsorted(np.cumsum(lengths), int(unknown.argmax()), "right"))
-            )
+            self.note_letters(np.bincount(foreign, minlength=256), where(int(first)))
 
     def add_codes(self, codes: Codes, lengths: Ints, where: Where) -> None:
-        """The same of codes without soft-mask."""
+        """The same of codes; their soft-mask is dropped."""
         if not len(lengths):
             return
         if (empty := lengths == 0).any():
@@ -65,11 +70,26 @@ class Packer:
         if not has_base.all():
             i = int(has_base.argmin())
             raise InputError(
-                f"{where(i)}: no A, C, G or T in its {int(lengths[i]):,} letters: is this the "
-                "column of sequences? Leave rows of N alone out"
+                f"{where(i)}: no A, C, G or T in its sequence of {int(lengths[i]):,} letters; "
+                "leave such rows out, or name the column of sequences"
             )
-        self._codes += codes.tobytes()
+        self._codes += token_ids(codes).tobytes()
         self._lengths.append(lengths)
+
+    def add_one(self, codes: Codes, place: str) -> None:
+        """The same of a single sequence."""
+        self.add_codes(codes, np.array([len(codes)], np.int64), lambda _: place)
+
+    def note_letters(self, counts: NDArray[np.integer], place: str) -> None:
+        """How often each byte stood at a place (256,), to tell of those that mean no base."""
+        foreign = {
+            chr(byte): int(counts[byte])
+            for byte in np.flatnonzero(counts)
+            if ENCODE_TABLE[byte] == UNK_ID
+        }
+        if foreign:
+            self._foreign.update(foreign)
+            self._first_foreign = self._first_foreign or place
 
     def finish(self, source: str) -> PackedSequences:
         """All that came; foreign letters are told, as of `source`."""

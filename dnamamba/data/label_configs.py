@@ -107,6 +107,80 @@ class TableConfig(LabelledConfig):
             raise InputError(f"each column has one use, got {', '.join(given)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelFiles:
+    """A class and its sequences."""
+
+    label: str
+    """Its name."""
+
+    files: tuple[str, ...]
+    """FASTA files, plain, gzip or BGZF; every record is an example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordsConfig(LabelledConfig):
+    """FASTA files for each class."""
+
+    kind: Literal["records"] = "records"
+
+    records: tuple[LabelFiles, ...]
+    """A label and its files, for each class; files of one label may come in several entries."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task_kind != "multiclass":
+            raise InputError(
+                f"FASTA files for each class make a multiclass task, not {self.task_kind}: give a "
+                "table for others"
+            )
+        if not self.records:
+            raise InputError("name FASTA files for each class (--records LABEL=FASTA)")
+        for entry in self.records:
+            if not entry.label.strip() or not entry.files:
+                raise InputError(
+                    f"records are a label and its files, got {entry.label!r} with "
+                    f"{len(entry.files)} files"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionsConfig(LabelledConfig):
+    """Regions of a genome with labels. A region on the - strand is read from there."""
+
+    kind: Literal["regions"] = "regions"
+
+    regions: str
+    """BED, plain or gzip. Its sixth column, where there is one, is the strand. A letter a base
+    (per_base) runs in the direction of the strand."""
+
+    genome: tuple[str, ...]
+    """FASTA (plain or BGZF) or store; several are joined."""
+
+    label_column: int = 4
+    """The column of labels, counted from 1."""
+
+    valid_contigs: tuple[str, ...] = ()
+    """Contigs whose regions are for validation: names, or patterns with `*`."""
+
+    test_contigs: tuple[str, ...] = ()
+    """Contigs whose regions are for the test."""
+
+    group_by: Literal["contig", "overlap"] = "contig"
+    """What is held out together where no contigs are named: all regions of a contig, or only those
+    that overlap each other (for genomes of one contig)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_column < 4 or self.label_column == 6:
+            raise InputError(
+                "label_column is a column of the BED from the fourth on, and not the sixth, which "
+                f"is the strand, got {self.label_column}"
+            )
+        if not self.genome:
+            raise InputError("regions need the genome they lie on (--genome)")
+
+
 def _refuse_seed(what: str, seed: int) -> None:
     if not 0 <= seed < 1 << 63:
         raise InputError(f"{what} is 0 or more and below 2^63, got {seed}")

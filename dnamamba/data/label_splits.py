@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dnamamba.data.label_configs import SplitShares
 from dnamamba.data.shuffle import hash_u64
-from dnamamba.data_prep.sequences import Ints, Where
+from dnamamba.data_prep.sequences import Ints, Where, text_keys
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger
@@ -93,6 +93,24 @@ def named_splits(names: Sequence[str], column: str, where: Where) -> dict[Split,
     if not len(found[Split.TRAIN]):
         raise InputError(f"no row has train in column {column!r}: nothing is left to train on")
     return {split: rows for split, rows in found.items() if len(rows)}
+
+
+def overlap_groups(contigs: Sequence[str], starts: Ints, ends: Ints) -> Keys:
+    """A number for each region: the same for those that overlap, directly or through others.
+
+    starts, ends: 0-based, half-open, of one base or more.
+    """
+    _, contig = np.unique(np.array(contigs), return_inverse=True)
+    # One line of all contigs, each on a stretch of its own.
+    shift = contig * (int(ends.max()) + 1)
+    order = np.argsort(starts + shift, kind="stable")
+    first, reach = (starts + shift)[order], np.maximum.accumulate((ends + shift)[order])
+    begins = np.concatenate([[False], first[1:] >= reach[:-1]])
+    groups = np.empty(len(starts), np.uint64)
+    # Named by where they begin, so that regions elsewhere do not change which are held out.
+    leaders = order[np.flatnonzero(np.concatenate([[True], begins[1:]]))].tolist()
+    groups[order] = text_keys([f"{contigs[i]}:{starts[i]}" for i in leaders])[np.cumsum(begins)]
+    return groups
 
 
 def warn_of_shared_sequences(keys: Mapping[Split, Keys]) -> None:

@@ -3,26 +3,23 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dnamamba.data.examples import Examples
-from dnamamba.data.label_configs import LabelledConfig, TableConfig
+from dnamamba.data.label_configs import LabelledConfig
+from dnamamba.data.label_sources import AnyLabelledConfig, LabelledSource, Places, read_sources
 from dnamamba.data.label_splits import (
     Keys,
     cut_shares,
     fractions_of,
-    named_splits,
     warn_of_shared_sequences,
 )
-from dnamamba.data.label_targets import LabelColumns, Targets, read_targets, read_task
+from dnamamba.data.label_targets import Targets, read_targets, read_task
 from dnamamba.data.shuffle import hash_u64, permute
-from dnamamba.data_prep.sequences import Ints, PackedSequences, sequence_keys, text_keys
-from dnamamba.data_prep.tables import read_table
-from dnamamba.errors import InputError
+from dnamamba.data_prep.sequences import Ints, sequence_keys
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger
 from dnamamba.task import IGNORED_LABEL, Task
@@ -30,20 +27,6 @@ from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement
 
 _STRETCH, _STRAND = 1, 2
 """Keys that keep draws apart which are made for the same sample."""
-
-
-class Places:
-    """Where examples come from: what stands before each name, and the names or numbers of rows."""
-
-    def __init__(self, prefix: str, names: NDArray[np.generic]):
-        self.prefix = prefix
-        self.names = names
-
-    def __getitem__(self, i: int) -> str:
-        return f"{self.prefix} {self.names[i]}"
-
-    def take(self, examples: Ints) -> "Places":
-        return Places(self.prefix, self.names[examples])
 
 
 @dataclass(frozen=True)
@@ -171,35 +154,17 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
             yield epoch, np.array([i for _, i in group], np.int64)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One file, or all files of a config that names no splits, as read."""
-
-    name: str
-    packed: PackedSequences
-    labels: LabelColumns
-    places: Places
-    groups: Keys | None = None
-    splits: Mapping[Split, Ints] | None = None
-
-    def with_targets(self, task: Task) -> LabelledSequences:
-        codes, offsets = self.packed
-        lengths = np.diff(offsets)
-        targets = read_targets(task, self.labels, lengths, self.name, self.places.__getitem__)
-        return LabelledSequences(codes, offsets[:-1], lengths, targets, self.places)
-
-
-def build_labelled_datasets(config: TableConfig) -> dict[Split, SequenceDataset]:
+def build_labelled_datasets(config: AnyLabelledConfig) -> dict[Split, SequenceDataset]:
     """A dataset for each split: training, validation, and the test where there is one.
 
     Labels are those of the training examples, sorted as text. Logs sequences that stand in several
     splits, letters that are no DNA, and padding that costs more than the sequences.
     Raises FileNotFoundError, or InputError naming file and row of what cannot be used.
     """
-    sources = _read_table_sources(config)
+    sources = read_sources(config)
     train = sources[Split.TRAIN]
     task = read_task(config.task_kind, train.labels, train.places.__getitem__)
-    parts = {split: source.with_targets(task) for split, source in sources.items()}
+    parts = {split: _with_targets(source, task) for split, source in sources.items()}
     keys = {split: sequence_keys(source.packed) for split, source in sources.items()}
     divided = _divide(config, train, task, parts[Split.TRAIN], keys[Split.TRAIN], set(sources))
     whole, whole_keys = parts[Split.TRAIN], keys[Split.TRAIN]
@@ -221,9 +186,16 @@ def build_labelled_datasets(config: TableConfig) -> dict[Split, SequenceDataset]
     }
 
 
+def _with_targets(source: LabelledSource, task: Task) -> LabelledSequences:
+    codes, offsets = source.packed
+    lengths, where = np.diff(offsets), source.places.__getitem__
+    targets = read_targets(task, source.labels, lengths, source.name, where)
+    return LabelledSequences(codes, offsets[:-1], lengths, targets, source.places)
+
+
 def _divide(
     config: LabelledConfig,
-    source: _Source,
+    source: LabelledSource,
     task: Task,
     train: LabelledSequences,
     keys: Keys,
@@ -267,33 +239,3 @@ def _longest(parts: Mapping[Split, LabelledSequences]) -> int:
             *(f"{longest:,}", f"{usual:,}", usual),
         )
     return longest
-
-
-# --- tables
-
-
-def _read_table_sources(config: TableConfig) -> dict[Split, _Source]:
-    files = {Split.TRAIN: config.train, Split.VALID: config.valid, Split.TEST: config.test}
-    return {
-        split: _read_table_source(config, Path(file), split)
-        for split, file in files.items()
-        if file is not None
-    }
-
-
-def _read_table_source(config: TableConfig, path: Path, split: Split) -> _Source:
-    extra = (config.split_column, config.group_column) if split is Split.TRAIN else ()
-    extra_columns = [name for name in extra if name is not None]
-    table = read_table(path, config.sequence_column, [*config.label_columns, *extra_columns])
-    columns, groups, splits = table.columns, None, None
-    if extra_columns and config.group_column is not None:
-        if "" in (texts := columns[config.group_column]):
-            row = table.where(texts.index(""))
-            raise InputError(f"{row} has no group (column {config.group_column!r}): give it one")
-        groups = text_keys(texts)
-    if extra_columns and config.split_column is not None:
-        names = columns[config.split_column]
-        splits = named_splits(names, config.split_column, table.where)
-    labels = {name: columns[name] for name in config.label_columns}
-    places = Places(f"{path.name} row", table.rows)
-    return _Source(path.name, table.sequences, labels, places, groups, splits)
