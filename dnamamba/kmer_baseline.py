@@ -6,7 +6,9 @@ validation, by its loss, which is smoother than an accuracy.
 """
 
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -31,6 +33,8 @@ _STRENGTHS = tuple(float(f"{n}e{power}") for power in range(-5, 1) for n in (1, 
 _LABELS_SEARCHED = 8
 _NEVER = -30.0
 """Logit of a label that no training example has."""
+
+_FACTS = ("max_k", "both_strands", "k", "C", "n_train", "n_valid")
 
 Matrix = Any
 """scipy.sparse.csr_matrix of float32: most words do not occur in a short sequence."""
@@ -113,6 +117,29 @@ class KmerBaseline:
                 whole[wanted] = found
                 found = whole
             yield found, batch
+
+    def save(self, path: Path) -> None:
+        """Write what was fitted as a .npz, which holds numbers alone. Raises InputError before."""
+        if self._linear is None:
+            raise InputError("a baseline that was not fitted cannot be saved; call fit first")
+        facts = {name: np.array(getattr(self, name)) for name in _FACTS}
+        np.savez(path, weight=self._linear.weight, bias=self._linear.bias, **facts)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path, task: Task) -> Self:
+        """Read what `save` wrote for the same task. Raises InputError where it is damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in ("weight", "bias", *_FACTS)}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} cannot be read as a k-mer baseline: {error}") from error
+        baseline = cls(task, int(found["max_k"]), bool(found["both_strands"]))
+        baseline.k, baseline.C = int(found["k"]), float(found["C"])
+        baseline.n_train, baseline.n_valid = int(found["n_train"]), int(found["n_valid"])
+        baseline._linear = _Linear(found["weight"], found["bias"])
+        if baseline._linear.bias.shape != (len(task.labels),):
+            raise InputError(f"{path} is of {len(found['bias'])} labels, not {len(task.labels)}")
+        return baseline
 
     @property
     def description(self) -> str:

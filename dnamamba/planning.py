@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +16,11 @@ from dnamamba.models import BiMambaConfig, ModelConfig
 from dnamamba.models.mixer_configs import SelectiveConfig
 from dnamamba.models.recompute import DESCRIPTIONS, Recompute
 from dnamamba.objectives import Loss
+from dnamamba.recipe import Recipe
 from dnamamba.runtime import Compute, available_bytes
 from dnamamba.tokenizer import FIRST_BASE_ID
+
+R = TypeVar("R", bound=Recipe)
 
 _PROBE_TOKENS = 512
 # fp32 weight and gradient, and AdamW's two moments.
@@ -175,6 +179,15 @@ def _check_shares(batch_size: int, seq_len: int, world_size: int, micro_batch: i
             f"micro-batches of {micro_batch} windows on {world_size} ranks do not divide a batch "
             f"of {batch_size}: choose --micro-batch or --batch-tokens so that they do"
         )
+
+
+def shareable(recipe: R, batch_size: int, compute: Compute) -> R:
+    """A resumed run's recipe: with its micro-batch, so that sums round alike, where these ranks can
+    share it."""
+    own = recipe.micro_batch
+    if own is None or batch_size % (own * compute.ranks.world_size) == 0:
+        return recipe
+    return replace(recipe, micro_batch=None)
 
 
 @dataclass(frozen=True)

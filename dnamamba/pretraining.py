@@ -1,6 +1,5 @@
 """Pretraining a DNA language model: genome, windows, model and loop put together."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +17,7 @@ from dnamamba.data.dataset import (
     build_datasets,
     evaluation_samples,
 )
-from dnamamba.data_prep.demo import FORMAT_VERSION as DEMO_VERSION
-from dnamamba.data_prep.demo import DemoConfig, write_demo_genomes
+from dnamamba.data_prep.demo import cached_demo_genomes
 from dnamamba.data_prep.genome import Genome, open_genome
 from dnamamba.errors import InputError
 from dnamamba.evaluation import LanguageJudge
@@ -29,13 +27,12 @@ from dnamamba.markov import MarkovBaseline
 from dnamamba.models import DnaModel, HyenaConfig, ModelConfig, no_weight_decay_names
 from dnamamba.models.recompute import Recompute
 from dnamamba.objectives import OBJECTIVES, ObjectiveName, choose_objective
-from dnamamba.planning import Plan, Workload, make_plan
+from dnamamba.planning import Plan, Workload, make_plan, shareable
 from dnamamba.recipe import TrainConfig
 from dnamamba.report import write_report
-from dnamamba.run_folder import RunFolder
+from dnamamba.run_folder import RunFolder, describe_file
 from dnamamba.runtime import (
     Compute,
-    cache_folder,
     describe_machine,
     logger,
     open_compute,
@@ -124,11 +121,7 @@ def open_named_genome(names: tuple[str, ...]) -> Genome:
         return open_genome(names)
     if len(names) > 1:
         raise InputError(f"{DEMO!r} stands for a genome set of its own; got {', '.join(names)}")
-    config = DemoConfig()
-    # Another version of dnamamba may simulate other genomes; each keeps its own.
-    key = hashlib.sha256(f"{DEMO_VERSION} {config!r}".encode()).hexdigest()[:8]
-    paths = write_demo_genomes(cache_folder() / f"demo-{key}", config)
-    return open_genome(list(paths.values()))
+    return open_genome(list(cached_demo_genomes().values()))
 
 
 def plan_pretraining(config: PretrainConfig, options: RunOptions | None = None) -> Plan:
@@ -163,7 +156,9 @@ def resume(path: Path, options: RunOptions | None = None) -> Outcome:
     run = RunFolder.open(path)
     config = read_config(run)
     with open_compute(options.device, config.train.precision) as compute:
-        setup = _Setup(_shareable(config, compute), options, compute)
+        batch_size = config.train.batch_size(config.data.windows.seq_len)
+        train = shareable(config.train, batch_size, compute)
+        setup = _Setup(replace(config, train=train), options, compute)
         compute.on_main_first(lambda: _check_unchanged(setup, run))
         return _train(setup, run, options)
 
@@ -200,14 +195,6 @@ def read_config(run: RunFolder) -> PretrainConfig:
     if version != 1:
         raise InputError(f"{run.path} has config format_version {version}, this dnamamba reads 1")
     return from_dict(PretrainConfig, saved)
-
-
-def _shareable(config: PretrainConfig, compute: Compute) -> PretrainConfig:
-    """Keep the run's micro-batch, so that sums round alike, where these ranks can share it."""
-    own, batch = config.train.micro_batch, config.train.batch_size(config.data.windows.seq_len)
-    if own is None or batch % (own * compute.ranks.world_size) == 0:
-        return config
-    return replace(config, train=replace(config.train, micro_batch=None))
 
 
 def _train(setup: "_Setup", run: RunFolder, options: RunOptions) -> Outcome:
@@ -295,7 +282,7 @@ class _Setup:
     def files(self) -> list[dict[str, Any]]:
         """Name, size and checksum of everything that decides the windows."""
         bed = self.config.data.splits.bed
-        return self.genome.sources() + ([] if bed is None else [_describe_file(Path(bed))])
+        return self.genome.sources() + ([] if bed is None else [describe_file(Path(bed))])
 
     def description(self) -> str:
         if self.config.genome == (DEMO,):
@@ -342,12 +329,6 @@ class _Setup:
             ", ".join(f"order {order} {bits[order]:.4f}" for order in shown),
             baseline["best_order"],
         )
-
-
-def _describe_file(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "size_bytes": path.stat().st_size, "sha256": digest}
 
 
 def _first_given(one: T | None, other: T | None) -> T | None:

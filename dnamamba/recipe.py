@@ -58,7 +58,7 @@ class Recipe:
     """Initial weights. Data order has its own seed."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "eval_every", "save_every", "keep_checkpoints", "log_every"):
+        for name in ("max_steps", "save_every", "keep_checkpoints", "log_every"):
             self._check_at_least_one(name)
         for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip"):
             if not 0 <= getattr(self, name) < float("inf"):
@@ -107,7 +107,7 @@ class TrainConfig(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch_tokens", "eval_tokens"):
+        for name in ("batch_tokens", "eval_tokens", "eval_every"):
             self._check_at_least_one(name)
         self._check_share("softmask_weight")
 

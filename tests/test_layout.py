@@ -35,6 +35,7 @@ LAYERS = {
             "label_loss",
             "label_metrics",
             "resampling",
+            "label_results",
             "kmer_baseline",
             "kmer_features",
             "label_curves",
@@ -53,7 +54,16 @@ LAYERS = {
     "uses": {
         *("evaluation", "training", "training_step", "recorded_pass", "pretraining", "planning"),
         *("doctor", "bench", "conversion"),
-        *("classification", "prediction", "embedding", "scaling", "generation", "scoring"),
+        *(
+            "classification",
+            "classify_config",
+            "label_evaluation",
+            "prediction",
+            "embedding",
+            "scaling",
+            "generation",
+            "scoring",
+        ),
     },
     "command line": {"cli", "__main__"},
 }

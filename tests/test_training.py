@@ -27,8 +27,8 @@ from dnamamba.pretraining import (
 )
 from dnamamba.recipe import TrainConfig
 from dnamamba.run_folder import RunFolder
-from dnamamba.training import Trainer, TrainingError
-from runs import tiny_config, write_store
+from dnamamba.training import TrainingError
+from runs import stop_at, tiny_config, write_store
 
 OPTIONS = RunOptions(device="cpu", micro_batch=2)
 
@@ -62,20 +62,6 @@ def assert_same_run(one, other):
         for run in (one, other)
     ]
     assert timeless[0] == timeless[1]
-
-
-def stop_at(patched, step, exception=None):
-    """Have the trainer stop before a step as a signal would, or die of an exception."""
-    original = Trainer._agree
-
-    def agree(trainer, codes, stop):
-        if trainer.step == step:
-            if exception is not None:
-                raise exception
-            stop.signal = signal.SIGTERM
-        return original(trainer, codes, stop)
-
-    patched.setattr(Trainer, "_agree", agree)
 
 
 def test_a_run_learns_and_leaves_every_file(finished):
