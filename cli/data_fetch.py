@@ -66,17 +66,17 @@ def fetch(
     copy the files into FOLDER by hand: the command then checks them.
     """
     from dnamamba.data_prep.ape_download import ApeDownload
-    from dnamamba.data_prep.registry import GREAT_APES, dataset
+    from dnamamba.data_prep.registry import GREAT_APES_NAME, dataset
 
     if list_all:
         _print_list()
         return
     if not names:
         raise click.UsageError("name at least one data set; --list shows what there is")
-    if (assembly or species) and GREAT_APES not in names:
-        raise click.UsageError(f"--assembly and --species are for {GREAT_APES} alone")
-    chosen = [dataset(name) for name in dict.fromkeys(names) if name != GREAT_APES]
-    apes = _chosen_apes(assembly or "t2t", species) if GREAT_APES in names else []
+    if (assembly or species) and GREAT_APES_NAME not in names:
+        raise click.UsageError(f"--assembly and --species are for {GREAT_APES_NAME} alone")
+    chosen = [dataset(name) for name in dict.fromkeys(names) if name != GREAT_APES_NAME]
+    apes = _chosen_apes(assembly or "t2t", species) if GREAT_APES_NAME in names else []
     get = partial(_fetch_one, out=out, mirror=mirror, force=force)
     for entry in chosen:
         for remote in entry.files:
@@ -140,12 +140,12 @@ def _print_list() -> None:
 
 
 def _print_apes() -> None:
-    from dnamamba.data_prep.apes import GREAT_APES as APES
-    from dnamamba.data_prep.registry import GREAT_APES
+    from dnamamba.data_prep.apes import GREAT_APES
+    from dnamamba.data_prep.registry import GREAT_APES_NAME as NAME
 
-    for assembly, apes in APES.items():
+    for assembly, apes in GREAT_APES.items():
         origin = "complete genomes, NCBI" if assembly == "t2t" else "older assemblies, UCSC"
-        click.echo(f"{GREAT_APES} --assembly {assembly}: {origin}; md5 from the server's own list")
+        click.echo(f"{NAME} --assembly {assembly}: {origin}; md5 from the server's own list")
         for ape in apes.values():
             place = ape.database or ape.accession
             size = _in_megabytes(ape.size) if ape.size else "size unknown"

@@ -17,7 +17,7 @@ from dnamamba.errors import InputError
 
 CHUNK_BYTES = 1 << 20
 # Several genomes, whose files are found on the server: see ape_download.py.
-GREAT_APES = "great-apes"
+GREAT_APES_NAME = "great-apes"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def dataset_names() -> list[str]:
 def dataset(name: str) -> Dataset:
     """Look one up; InputError with the names there are when it is unknown."""
     if name not in _DATASETS:
-        names = ", ".join([*_DATASETS, GREAT_APES])
+        names = ", ".join([*_DATASETS, GREAT_APES_NAME])
         raise InputError(f"no data set is called {name!r}; there are {names}")
     return _DATASETS[name]
 
