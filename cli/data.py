@@ -63,22 +63,36 @@ def info(files: tuple[Path, ...], n_contigs: int) -> None:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @click.option("--out", type=FILE, required=True, help="The store to write, e.g. genome.h5.")
+@click.option(
+    "--aliases",
+    type=FILE,
+    metavar="TABLE",
+    help="Rename contigs to chr1, chr2A ...: by NCBI's assembly report, UCSC's chromAlias or two "
+    "columns, old and new name.",
+)
 @click.option("--force", is_flag=True, help="Replace a store that exists.")
-def prepare(files: tuple[Path, ...], out: Path, force: bool) -> None:
+def prepare(files: tuple[Path, ...], out: Path, aliases: Path | None, force: bool) -> None:
     """Write FASTA files (plain, gzip or BGZF) into one store that every worker maps into memory.
 
     Files of one call are one genome; prepare one store for each genome.
 
     \b
-    Example:
+    Examples:
       dnamamba data prepare chr1.fa.gz chr2.fa.gz --out genome.h5
+      dnamamba data prepare ape.fna.gz --aliases assembly_report.txt --out ape.h5
     """
     from dnamamba.data_prep.facts import foreign_letters
     from dnamamba.data_prep.store import GenomeStore, prepare_store
     from dnamamba.data_prep.summary import count_contigs
 
     done: list[int] = []
-    prepare_store(files, out, force=force, on_contig=lambda _, length: done.append(length))
+    prepare_store(
+        files,
+        out,
+        force=force,
+        aliases=aliases,
+        on_contig=lambda _, length: done.append(length),
+    )
     n_contigs, size = count_contigs(len(done)), out.stat().st_size
     click.echo(f"{out}: {n_contigs}, {sum(done):,} bases, {size:,} bytes")
     if doubt := foreign_letters(GenomeStore(out).facts.values()):
