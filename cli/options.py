@@ -127,6 +127,36 @@ def split_options(command: Command) -> Command:
     return apply_options(options, command)
 
 
+def parse_species(text: str) -> tuple[str, tuple[str, ...]]:
+    """Read `human=human.h5` or `human=a.fa,b.fa`: a label and its files."""
+    label, _, files = text.partition("=")
+    names = tuple(name.strip() for name in files.split(",") if name.strip())
+    if not label.strip() or not names:
+        raise InputError(f"a species looks like human=human.h5 or human=a.fa,b.fa, got {text!r}")
+    return label.strip(), names
+
+
+def species_options(command: Command) -> Command:
+    """Genomes to tell apart, and how they are divided; beside `window_options`."""
+    options: list[Callable[[Command], Command]] = [
+        click.option(
+            "--species",
+            type=Parsed(parse_species, "label=files"),
+            metavar="LABEL=FILE[,FILE...]",
+            multiple=True,
+            help="A species and its genome: FASTA files and stores. Once for each species.",
+        ),
+        click.option(
+            "--split",
+            type=click.Choice(["homology", "hyenadna", "contigs", "bed"]),
+            help="How species are divided: by homology to human chromosomes (test 5, 7, 9, 10, "
+            "11; valid 1, 3, 12, 13), by a chromosome's own number as HyenaDNA does, or by "
+            "contigs or a BED. [default: what --bed or --valid-contigs say, else homology]",
+        ),
+    ]
+    return apply_options(options, command)
+
+
 def apply_options(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
     """Decorate a command with options, which its help then shows in this order."""
     for option in reversed(options):
@@ -173,6 +203,38 @@ def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = Tru
             test_fraction=values["test_fraction"],
         ),
         rc_augment=rc_augment,
+        seed=values["data_seed"],
+    )
+
+
+def species_config(values: dict[str, Any]) -> Any:
+    """The SpeciesConfig that `species_options` and `window_options` describe.
+
+    values: click's parameters.
+    """
+    from dnamamba.data.species import SpeciesConfig, SpeciesFiles
+
+    for parameter in ("rule", "edge", "keep_overlap", "valid_fraction", "test_fraction"):
+        if parameter in values and _is_typed(parameter):
+            option = "--windows" if parameter == "rule" else f"--{parameter.replace('_', '-')}"
+            raise click.UsageError(
+                f"{option} is for windows that tile a genome; those of --species are drawn at "
+                "random from whole contigs or rows of a BED: leave it out"
+            )
+    bed = values["bed"]
+    valid, test = (_names(values[key]) for key in ("valid_contigs", "test_contigs"))
+    by_default: Any = "bed" if bed is not None else "contigs" if valid or test else "homology"
+    return SpeciesConfig(
+        species=tuple(
+            SpeciesFiles(label, tuple(str(Path(file).resolve()) for file in files))
+            for label, files in values["species"]
+        ),
+        seq_len=values["seq_len"],
+        split=values["split"] or by_default,
+        valid_contigs=valid,
+        test_contigs=test,
+        bed=None if bed is None else str(bed.resolve()),
+        max_n_fraction=values["max_n_fraction"],
         seed=values["data_seed"],
     )
 

@@ -107,7 +107,8 @@ GREAT_APES: dict[Assembly, dict[str, ApeAssembly]] = {
 }
 """Assemblies by species: `t2t` complete ones at NCBI, `ucsc` those that many papers used."""
 
-# Chromosomes 1 to 23 of the complete genomes, by the human chromosome in their names.
+# Chromosomes 1 to 23 of the complete genomes, by the human chromosome in their names, as several
+# public projects list them. NCBI's records count alike: C13H9orf43 lies on gorilla 13.
 _PAN = "1 3 4 5 6 7 8 10 11 12 9 2a 2b 13 14 15 18 16 17 19 20 21 22"
 _GORILLA = "1 3 4 17x5 6 7 8 10 11 12 2b 2a 9 13 14 15 18 16 5x17 19 20 21 22"
 _PONGO = "1 3 4 5 6 7 8 10 11 12 2b 2a 9 13 14 15 18 16 17 19 20 21 22"

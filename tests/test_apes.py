@@ -99,7 +99,8 @@ def test_own_numbers_mean_what_the_published_names_say(contig: str) -> None:
 @pytest.mark.parametrize("species", ["chimpanzee", "bonobo", "sumatran_orangutan"])
 def test_own_numbers_cover_every_human_autosome(species: str) -> None:
     found = [homologues(species, f"chr{n}", "own") for n in range(1, 24)]
-    assert sorted(found) == sorted([*((str(n),) for n in range(1, 23)), ("2",)])
+    assert {*found} == {(str(n),) for n in range(1, 23)}
+    assert found.count(("2",)) == 2
     assert homologues(species, "chr24", "own") is None
     assert homologues(species, "chr2A", "own") is None
     assert homologues(species, "chr8", "own") == ("10",)

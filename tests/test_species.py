@@ -1,5 +1,6 @@
 """Windows of species: what is drawn, how often, and that anybody reads the same."""
 
+import gzip
 import json
 import pickle
 
@@ -27,6 +28,7 @@ from dnamamba.task import Task
 from dnamamba.tokenizer import decode
 from genomes import (
     MemoryGenome,
+    naive_parse,
     own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_bed,
@@ -263,6 +265,28 @@ def test_a_contig_in_two_files_of_a_species_is_refused(tmp_path):
     config = SpeciesConfig(species=(SpeciesFiles("human", (path, path)),), seq_len=2)
     with pytest.raises(InputError, match="human: contig chr1 is in more than one of its files"):
         open_species(config)
+
+
+def test_windows_of_real_apes_are_the_letters_of_their_files(shared_data):
+    """Aligned pieces of chromosome 22; the folder cannot be written to."""
+    folder = shared_data / "apes" / "chr22"
+    files = {label: folder / f"{label}.fa.gz" for label in ("human", "orangutan")}
+    config = SpeciesConfig(
+        species=tuple(SpeciesFiles(label, (str(path),)) for label, path in files.items()),
+        seq_len=1 << 14,
+        split="contigs",
+        valid_contigs=("hs22_17",),
+        test_contigs=("hs22_18", "hs22_19"),
+    )
+    dataset = build_species_datasets(open_species(config), config)[TEST]
+    batch = dataset[range(8)]
+    records = {
+        label: naive_parse(gzip.decompress(path.read_bytes()).decode())
+        for label, path in files.items()
+    }
+    for codes, (species, place) in zip(batch.codes.numpy(), drawn(dataset, range(8)), strict=True):
+        contig = records[species][place.chrom.partition("/")[2]]
+        assert decode(codes) == contig[place.start : place.end].upper()
 
 
 # --- splits
