@@ -106,7 +106,11 @@ def test_a_label_a_base(tmp_path):
         ("multiclass", [("A", "a"), ("C", "")], r"train.csv row 3 has no label \(column 'label'"),
         ("multiclass", [("A", "a"), ("C", "nan")], "train.csv row 3 has no label"),
         ("multiclass", [("A", "a"), ("C", "a")], "needs 2 labels or more, got a: with a single"),
-        ("multiclass", [("A", i) for i in range(30)], "30 different labels in 30 .* --task regr"),
+        (
+            "multiclass",
+            [("A", i) for i in range(30)],
+            "30 different labels in 30 .*--task regr",
+        ),
         ("multilabel", [("A", ""), ("C", ";")], "needs 1 labels or more, got none"),
         ("regression", [("A", "1"), ("C", "")], "row 3 column 'label': expected a number, got ''"),
         ("regression", [("A", "1"), ("C", "x")], "row 3 column 'label': expected a number, got 'x"),
@@ -179,6 +183,13 @@ def test_a_column_may_name_the_splits(tmp_path):
     assert sequences_of(parts[TEST]) == [rows[3][0]]
     with pytest.raises(InputError, match="row 7 column 'fold': expected train, valid or test, got"):
         datasets(tmp_path, [*rows[:5], (*rows[5][:2], "7")], header, split_column="fold")
+
+
+def test_labels_of_a_column_of_splits_are_those_of_its_training_rows(tmp_path):
+    header = ("sequence", "label", "fold")
+    rows = [("A", "a", "train"), ("C", "b", "train"), ("G", "c", "test"), ("T", "a", "valid")]
+    with pytest.raises(InputError, match=r"train\.csv has labels that the training .*: 'c'; known"):
+        datasets(tmp_path, rows, header, split_column="fold")
 
 
 def test_a_column_of_splits_without_validation(tmp_path):
@@ -265,6 +276,16 @@ def test_sequences_in_several_splits_are_told(tmp_path, warnings):
 def test_nothing_is_told_of_a_table_that_is_fine(tmp_path, warnings):
     datasets(tmp_path, random_rows(100))
     assert warnings.text == ""
+
+
+def test_published_splits_of_gue_share_sequences(shared_data, warnings):
+    """Transcription factor 4: 346 sequences are trained on and validated on."""
+    folder = shared_data / "tasks" / "GUE" / "tf" / "4"
+    train, valid, test = (str(folder / f"{part}.csv.gz") for part in ("train", "dev", "test"))
+    parts = build_labelled_datasets(TableConfig(train=train, valid=valid, test=test))
+    assert [parts[split].n_examples for split in Split] == [19_000, 1_000, 1_000]
+    assert warnings.text.count("stand in") == 1
+    assert "346 sequences of train stand in valid too, 358 of its 1,000" in warnings.text
 
 
 # --- batches
