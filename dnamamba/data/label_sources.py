@@ -54,6 +54,13 @@ class LabelledSource:
     splits: Mapping[Split, Ints] | None = None
     """Examples of each split where the file says so."""
 
+    def training_labels(self) -> LabelColumns:
+        """Those of examples for training, or for shares that are cut from them."""
+        if self.splits is None:
+            return self.labels
+        examples = self.splits[Split.TRAIN].tolist()
+        return {name: [texts[i] for i in examples] for name, texts in self.labels.items()}
+
 
 def read_sources(config: AnyLabelledConfig) -> dict[Split, LabelledSource]:
     """What a config names: the training source, and those that have files of their own."""

@@ -21,11 +21,11 @@ _MISSING = ("", "nan", "NaN")
 _ZERO_OR_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "False": 0, "True": 1}
 
 
-def read_task(kind: TaskKind, columns: LabelColumns, where: Where) -> Task:
+def read_task(kind: TaskKind, columns: LabelColumns, source: str) -> Task:
     """The task of training examples: classes sorted as text, numbers by name of their column.
 
-    Raises InputError for labels that are missing, and for columns that hold numbers where classes
-    are expected.
+    Raises InputError, saying `source`, where there are too few classes, or so many that they look
+    like numbers.
     """
     if kind == "regression":
         return Task(kind=kind, labels=tuple(columns))
@@ -38,13 +38,12 @@ def read_task(kind: TaskKind, columns: LabelColumns, where: Where) -> Task:
         return Task(
             kind=kind, labels=tuple(sorted({one for text in texts for one in _parts(text)}))
         )
-    _refuse_missing(texts, name, where)
     labels = sorted(set(texts))
     if len(labels) > max(20, len(texts) // 2):
         raise InputError(
-            f"{where(0)} and the others have {len(labels):,} different labels in {len(texts):,} "
-            f"examples (column {name!r}): classes have several examples each. For numbers choose "
-            "--task regression"
+            f"{source} has {len(labels):,} different labels in {len(texts):,} training examples "
+            f"(column {name!r}): classes have several examples each. For numbers choose --task "
+            "regression"
         )
     return Task(kind=kind, labels=tuple(labels))
 

@@ -163,7 +163,7 @@ def build_labelled_datasets(config: AnyLabelledConfig) -> dict[Split, SequenceDa
     """
     sources = read_sources(config)
     train = sources[Split.TRAIN]
-    task = read_task(config.task_kind, train.labels, train.places.__getitem__)
+    task = read_task(config.task_kind, train.training_labels(), train.name)
     parts = {split: _with_targets(source, task) for split, source in sources.items()}
     keys = {split: sequence_keys(source.packed) for split, source in sources.items()}
     divided = _divide(config, train, task, parts[Split.TRAIN], keys[Split.TRAIN], set(sources))
