@@ -220,13 +220,13 @@ def _path_losses(
     task: Task,
     labels: Sequence[int],
 ) -> list[tuple[float, float]]:
-    """(C, validation loss) from the smallest C up, until the loss rises."""
+    """(C, validation loss) from the smallest C up, until the loss has risen twice."""
     losses: list[tuple[float, float]] = []
     fits = _fits(*train, task, labels, _STRENGTHS)
     for C, linear in zip(_STRENGTHS, fits, strict=False):
         found = _predict(valid[0], linear, task)
         losses.append((C, _loss(found, valid[1], task, labels)))
-        if len(losses) > 1 and losses[-1][1] > losses[-2][1]:
+        if len(losses) > 2 and losses[-1][1] > losses[-2][1] > losses[-3][1]:
             break
     return losses
 

@@ -152,7 +152,7 @@ def _judge_classes(scores: Scores, task: Task) -> Result:
         "accuracy_interval": wilson_interval(int(right.sum()), len(right)),
         "chance": float(support.max() / len(right)),
         "balanced_accuracy": float(recall[support > 0].mean()),
-        "mcc": float(metrics.matthews_corrcoef(targets, told)),
+        "mcc": _mcc(targets, told),
         "auroc": _mean([auroc for auroc, _ in rankings]),
         "auprc": _mean([auprc for _, auprc in rankings]),
         "labels": [
@@ -269,6 +269,8 @@ def _judge_labels(scores: Scores, task: Task) -> Result:
 def _mcc(targets: NDArray[Any], told: NDArray[Any]) -> float:
     from sklearn import metrics
 
+    if told.min() == told.max():
+        return 0.0  # its limit, and without scikit-learn's warning of a single label
     return float(metrics.matthews_corrcoef(targets, told))
 
 
@@ -366,7 +368,7 @@ def _compare_resampled(model: Scores, baseline: Scores, task: Task) -> str:
     one, other = ours(np.ones(n)), theirs(np.ones(n))
     if not math.isfinite(one - other):
         return f"The {n:,} examples do not define a {name}: their labels are all alike."
-    sentence = f"The model has a {name} of {one:.4f}, the baseline of {other:.4f}"
+    sentence = f"The model's {name} is {one:.4f}, the baseline's {other:.4f}"
     interval = interval_of(lambda counts: ours(counts) - theirs(counts), model.scores.shape)
     if interval is None:
         return f"{sentence} ({n:,} examples)."
