@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dnamamba.cli.label_options import SOURCES, source_config, source_options
+from dnamamba.cli.label_options import (
+    SOURCES,
+    evaluation_options,
+    source_config,
+    source_options,
+)
 from dnamamba.cli.options import FILE, RECOMPUTE, apply_options
 
 if TYPE_CHECKING:
@@ -249,7 +254,7 @@ def _default_out(config: "ClassifyConfig", values: dict[str, Any]) -> Path:
     metavar="SIZES",
     help="Species: lengths of windows to be judged, comma-separated: 1k,4k,16k.",
 )
-@source_options
+@evaluation_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--micro-batch", type=int, help="Sequences in one pass.")
 def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) -> None:

@@ -29,7 +29,16 @@ _TABLE_OPTIONS = {
 
 def source_options(command: Command) -> Command:
     """Where labelled sequences come from, and what of them is held out."""
-    options: list[Callable[[Command], Command]] = [
+    return apply_options([*_what_to_read(), *_what_to_hold_out()], command)
+
+
+def evaluation_options(command: Command) -> Command:
+    """Where labelled sequences come from that are all judged."""
+    return apply_options(_what_to_read(), command)
+
+
+def _what_to_read() -> list[Callable[[Command], Command]]:
+    return [
         click.option(
             "--species",
             multiple=True,
@@ -39,16 +48,8 @@ def source_options(command: Command) -> Command:
         click.option(
             "--table", type=FILE, help="CSV, TSV or parquet with a sequence and a label in a row."
         ),
-        click.option("--valid-table", type=FILE, help="Another table, for validation."),
-        click.option("--test-table", type=FILE, help="Another table, for the test."),
         click.option("--sequence-column", metavar="NAME", help="[default: sequence]"),
         click.option("--label-columns", metavar="NAMES", help="Comma-separated. [default: label]"),
-        click.option(
-            "--split-column", metavar="NAME", help="Column that says train, valid or test."
-        ),
-        click.option(
-            "--group-column", metavar="NAME", help="Rows of one group are held out together."
-        ),
         click.option(
             "--records",
             multiple=True,
@@ -89,7 +90,25 @@ def source_options(command: Command) -> Command:
             help="How a chromosome of a species is drawn. [default: uniform]",
         ),
         click.option(
-            "--eval-windows", type=int, help="Windows of a species validation. [default: 1000]"
+            "--eval-windows",
+            type=click.IntRange(min=1),
+            help="Windows of species that are judged. [default: 1000]",
+        ),
+        click.option(
+            "--data-seed", type=int, default=0, show_default=True, help="Order and windows."
+        ),
+    ]
+
+
+def _what_to_hold_out() -> list[Callable[[Command], Command]]:
+    return [
+        click.option("--valid-table", type=FILE, help="Another table, for validation."),
+        click.option("--test-table", type=FILE, help="Another table, for the test."),
+        click.option(
+            "--split-column", metavar="NAME", help="Column that says train, valid or test."
+        ),
+        click.option(
+            "--group-column", metavar="NAME", help="Rows of one group are held out together."
         ),
         click.option(
             "--valid-fraction", type=float, help="Share of sequences for validation. [default: 0.1]"
@@ -98,11 +117,7 @@ def source_options(command: Command) -> Command:
             "--test-fraction", type=float, help="Share of sequences for the test. [default: 0.1]"
         ),
         click.option("--rc-augment", is_flag=True, help="Train on either strand, by a coin."),
-        click.option(
-            "--data-seed", type=int, default=0, show_default=True, help="Order and windows."
-        ),
     ]
-    return apply_options(options, command)
 
 
 def source_config(values: dict[str, Any], *, epoch_size: int) -> Any:
@@ -183,10 +198,10 @@ def _table(values: dict[str, Any]) -> Any:
     named: dict[str, Any] = {
         name: values[name]
         for name in ("sequence_column", "split_column", "group_column")
-        if values[name]
+        if values.get(name)
     }
     for name in ("valid", "test"):
-        if path := values[f"{name}_table"]:
+        if path := values.get(f"{name}_table"):
             named[name] = _path(path)
     if values["label_columns"]:
         named["label_columns"] = _names(values["label_columns"])
@@ -224,13 +239,13 @@ def _common(values: dict[str, Any]) -> dict[str, Any]:
     shares = {
         name: values[name]
         for name in ("valid_fraction", "test_fraction")
-        if values[name] is not None
+        if values.get(name) is not None
     }
     return {
         "task_kind": values["task"].replace("-", "_"),
         "shares": SplitShares(**shares),
         "seq_len": values["seq_len"],
-        "rc_augment": values["rc_augment"],
+        "rc_augment": bool(values.get("rc_augment")),
         "seed": values["data_seed"],
     }
 

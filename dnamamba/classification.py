@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from dnamamba import __version__
-from dnamamba.classify_config import ClassifyConfig, LabelSource, data_files, describe_source
+from dnamamba.classify_config import ClassifyConfig, LabelSource, describe_source
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.examples import Examples, LabelledDataset
+from dnamamba.data.label_sources import source_files
 from dnamamba.data.labelled import SequenceDataset, build_labelled_datasets
 from dnamamba.data.species import (
     SpeciesConfig,
@@ -227,7 +228,7 @@ class _Setup:
             assert isinstance(train_set, SpeciesDataset)
             bed = [] if data.bed is None else [describe_file(Path(data.bed))]
             return train_set.genome.sources() + bed
-        return [describe_file(path) for path in data_files(data)]
+        return source_files(data)
 
     def manifest(self) -> dict[str, Any]:
         return {

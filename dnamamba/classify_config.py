@@ -122,17 +122,6 @@ def demo_species() -> tuple[SpeciesFiles, ...]:
     return tuple(SpeciesFiles(label, (str(path),)) for label, path in genomes.items())
 
 
-def data_files(data: TableConfig | RecordsConfig | RegionsConfig) -> list[Path]:
-    """Every file that decides the examples, each once."""
-    if isinstance(data, TableConfig):
-        names = [name for name in (data.train, data.valid, data.test) if name is not None]
-    elif isinstance(data, RecordsConfig):
-        names = [name for entry in data.records for name in entry.files]
-    else:
-        names = [data.regions, *data.genome]
-    return [Path(name) for name in dict.fromkeys(names)]
-
-
 def describe_source(data: LabelSource) -> str:
     """Where labelled sequences come from, for people."""
     if isinstance(data, SpeciesConfig):
@@ -140,4 +129,12 @@ def describe_source(data: LabelSource) -> str:
         if all(map(is_demo_genome, files)):
             return "windows of simulated great-ape demo genomes (not real sequence)"
         return f"windows of {', '.join(data.labels)} (split by {data.split})"
-    return ", ".join(path.name for path in data_files(data))
+    return ", ".join(Path(name).name for name in _source_names(data))
+
+
+def _source_names(data: TableConfig | RecordsConfig | RegionsConfig) -> list[str]:
+    if isinstance(data, TableConfig):
+        return [name for name in (data.train, data.valid, data.test) if name is not None]
+    if isinstance(data, RecordsConfig):
+        return [name for entry in data.records for name in entry.files]
+    return [data.regions, *data.genome]

@@ -58,6 +58,7 @@ LAYERS = {
             "classification",
             "classify_config",
             "label_evaluation",
+            "judging",
             "prediction",
             "embedding",
             "scaling",

@@ -186,6 +186,18 @@ def build_labelled_datasets(config: AnyLabelledConfig) -> dict[Split, SequenceDa
     }
 
 
+def build_evaluation_dataset(config: AnyLabelledConfig, task: Task) -> SequenceDataset:
+    """All examples of a source in their order, to judge a model by that knows its labels.
+
+    Files named for validation or the test are not read. Raises InputError for labels that are not
+    the task's, else as `build_labelled_datasets`.
+    """
+    source = read_sources(config)[Split.TRAIN]
+    sequences = _with_targets(source, task)
+    seq_len = config.seq_len or int(sequences.lengths.max())
+    return SequenceDataset(task, sequences, seq_len, seed=config.seed)
+
+
 def _with_targets(source: LabelledSource, task: Task) -> LabelledSequences:
     codes, offsets = source.packed
     lengths, where = np.diff(offsets), source.places.__getitem__

@@ -1,0 +1,2 @@
+def fit_probe(*a, **k):
+    raise NotImplementedError
