@@ -1,12 +1,22 @@
 """Options that say where labelled sequences come from."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dnamamba.cli.options import FILE, SIZE, Command, apply_options
+from dnamamba.cli.options import (
+    FILE,
+    LABELLED_FILES,
+    SIZE,
+    Command,
+    apply_options,
+    species_config,
+    species_options,
+    split_names,
+)
 
 SOURCES = ("species", "table", "records", "regions")
 _SPECIES_OPTIONS = {
@@ -16,6 +26,7 @@ _SPECIES_OPTIONS = {
     "steps_per_epoch": "--steps-per-epoch",
     "eval_windows": "--eval-windows",
     "no_length_warmup": "--no-length-warmup",
+    "max_n_fraction": "--max-n-fraction",
 }
 _TABLE_OPTIONS = {
     "valid_table": "--valid-table",
@@ -39,12 +50,7 @@ def evaluation_options(command: Command) -> Command:
 
 def _what_to_read() -> list[Callable[[Command], Command]]:
     return [
-        click.option(
-            "--species",
-            multiple=True,
-            metavar="LABEL=FILE[,FILE...]",
-            help="A species and its genome (FASTA or store): windows of it are drawn. Repeat it.",
-        ),
+        species_options,
         click.option(
             "--table", type=FILE, help="CSV, TSV or parquet with a sequence and a label in a row."
         ),
@@ -52,8 +58,9 @@ def _what_to_read() -> list[Callable[[Command], Command]]:
         click.option("--label-columns", metavar="NAMES", help="Comma-separated. [default: label]"),
         click.option(
             "--records",
+            type=LABELLED_FILES,
             multiple=True,
-            metavar="LABEL=FASTA",
+            metavar="LABEL=FASTA[,FASTA...]",
             help="A class and a FASTA of which each record is an example. Repeat it.",
         ),
         click.option(
@@ -74,16 +81,23 @@ def _what_to_read() -> list[Callable[[Command], Command]]:
             help="Bases in a window. [default: species 1k; else the longest sequence]",
         ),
         click.option(
-            "--split",
-            type=click.Choice(["homology", "hyenadna"]),
-            help="What of species is held out: by homology to human chromosomes, or as published. "
-            "[default: homology]",
+            "--bed",
+            type=FILE,
+            help="Species: a BED that rules the splits (label/contig, start, end, "
+            "train|valid|test).",
         ),
         click.option(
-            "--bed", type=FILE, help="Or a BED (label/contig, start, end, train|valid|test)."
+            "--valid-contigs",
+            metavar="NAMES",
+            help="Of species and regions: contigs for validation, comma-separated; * matches "
+            "anything.",
         ),
-        click.option("--valid-contigs", metavar="NAMES", help="Or contigs for validation ..."),
-        click.option("--test-contigs", metavar="NAMES", help="... and for the test; * matches."),
+        click.option("--test-contigs", metavar="NAMES", help="Contigs for the test, likewise."),
+        click.option(
+            "--max-n-fraction",
+            type=float,
+            help="Windows of species with a larger share of N are never drawn. [default: 0.5]",
+        ),
         click.option(
             "--chromosomes",
             type=click.Choice(["uniform", "length", "callable"]),
@@ -157,38 +171,28 @@ def _refuse_strangers(values: dict[str, Any], source: str) -> None:
         if values["task"] != "multiclass":
             raise click.UsageError("species are classes: --task is for other sources")
     for name, option in of_others.items():
-        if values.get(name):
+        if values.get(name) not in (None, False, ()):
             raise click.UsageError(f"{option} has no meaning for --{source}: leave it out")
 
 
 def _species(values: dict[str, Any], epoch_size: int) -> Any:
     from dnamamba.classify_config import demo_species
-    from dnamamba.data.species import SpeciesConfig, SpeciesFiles, warmup_lengths
+    from dnamamba.data.species import warmup_lengths
 
-    valid, test = (_names(values[key]) for key in ("valid_contigs", "test_contigs"))
-    if values["species"]:
-        species = tuple(SpeciesFiles(*pair) for pair in _labelled_files(values["species"]))
-    else:
-        species = demo_species()
-        if not (valid or test or values["bed"] or values["split"]):
-            # Chromosomes of one name are homologous; those of pretraining are held out here too.
-            valid, test = ("chr5",), ("chr4",)
-    split = values["split"]
-    if split is None:
-        split = "bed" if values["bed"] else "contigs" if valid or test else "homology"
     seq_len = values["seq_len"] or 1024
-    return SpeciesConfig(
-        species=species,
-        seq_len=seq_len,
-        split=split,
-        valid_contigs=valid,
-        test_contigs=test,
-        bed=None if values["bed"] is None else str(values["bed"].resolve()),
+    limit = values["max_n_fraction"]
+    chosen = values | {"seq_len": seq_len, "max_n_fraction": 0.5 if limit is None else limit}
+    if not values["species"]:
+        chosen["species"] = [(each.label, each.files) for each in demo_species()]
+        if not any(values[name] for name in ("split", "bed", "valid_contigs", "test_contigs")):
+            # Chromosomes of one name are homologous; those of pretraining are held out here too.
+            chosen |= {"valid_contigs": "chr5", "test_contigs": "chr4"}
+    return replace(
+        species_config(chosen),
         chromosomes=values["chromosomes"] or "uniform",
         warmup_lengths=() if values.get("no_length_warmup") else warmup_lengths(seq_len),
         epoch_size=epoch_size,
         n_eval=values["eval_windows"] or 1000,
-        seed=values["data_seed"],
     )
 
 
@@ -204,7 +208,7 @@ def _table(values: dict[str, Any]) -> Any:
         if path := values.get(f"{name}_table"):
             named[name] = _path(path)
     if values["label_columns"]:
-        named["label_columns"] = _names(values["label_columns"])
+        named["label_columns"] = split_names(values["label_columns"])
     return TableConfig(
         train=_path(values["table"]),
         **named,
@@ -215,8 +219,10 @@ def _table(values: dict[str, Any]) -> Any:
 def _records(values: dict[str, Any]) -> Any:
     from dnamamba.data.label_configs import LabelFiles, RecordsConfig
 
-    pairs = _labelled_files(values["records"])
-    entries = tuple(LabelFiles(label=label, files=files) for label, files in pairs)
+    entries = tuple(
+        LabelFiles(label=label, files=tuple(map(_path, files)))
+        for label, files in values["records"]
+    )
     return RecordsConfig(records=entries, **_common(values))
 
 
@@ -227,8 +233,8 @@ def _regions(values: dict[str, Any]) -> Any:
         regions=_path(values["regions"]),
         genome=tuple(_path(path) for path in values["genome"]),
         label_column=values["label_column"] or 4,
-        valid_contigs=_names(values["valid_contigs"]),
-        test_contigs=_names(values["test_contigs"]),
+        valid_contigs=split_names(values["valid_contigs"]),
+        test_contigs=split_names(values["test_contigs"]),
         **_common(values),
     )
 
@@ -250,21 +256,5 @@ def _common(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _labelled_files(texts: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
-    """`label=a.fa,b.fa`, each."""
-    pairs = []
-    for text in texts:
-        label, equals, files = text.partition("=")
-        paths = tuple(_path(Path(name)) for name in files.split(",") if name.strip())
-        if not equals or not label.strip() or not paths:
-            raise click.UsageError(f"a class is written label=file.fa, got {text!r}")
-        pairs.append((label.strip(), paths))
-    return pairs
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def _path(path: Path) -> str:
-    return str(Path(path).expanduser().resolve())
+def _path(path: Path | str) -> str:
+    return str(Path(path).resolve())

@@ -127,13 +127,18 @@ def split_options(command: Command) -> Command:
     return apply_options(options, command)
 
 
-def parse_species(text: str) -> tuple[str, tuple[str, ...]]:
+def parse_labelled(text: str) -> tuple[str, tuple[str, ...]]:
     """Read `human=human.h5` or `human=a.fa,b.fa`: a label and its files."""
     label, _, files = text.partition("=")
     names = tuple(name.strip() for name in files.split(",") if name.strip())
     if not label.strip() or not names:
-        raise InputError(f"a species looks like human=human.h5 or human=a.fa,b.fa, got {text!r}")
+        raise InputError(
+            f"a label and its files look like human=human.h5 or human=a.fa,b.fa, got {text!r}"
+        )
     return label.strip(), names
+
+
+LABELLED_FILES = Parsed(parse_labelled, "label=files")
 
 
 def species_options(command: Command) -> Command:
@@ -141,7 +146,7 @@ def species_options(command: Command) -> Command:
     options: list[Callable[[Command], Command]] = [
         click.option(
             "--species",
-            type=Parsed(parse_species, "label=files"),
+            type=LABELLED_FILES,
             metavar="LABEL=FILE[,FILE...]",
             multiple=True,
             help="A species and its genome: FASTA files and stores. Once for each species.",
@@ -175,7 +180,7 @@ def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = Tru
     from dnamamba.data.windows import WindowConfig
 
     bed = values["bed"]
-    valid, test = (_names(values[key]) for key in ("valid_contigs", "test_contigs"))
+    valid, test = (split_names(values[key]) for key in ("valid_contigs", "test_contigs"))
     fractions_given = any(map(_is_typed, ("valid_fraction", "test_fraction")))
     if fractions_given and (bed is not None or valid or test):
         raise click.UsageError(
@@ -222,7 +227,7 @@ def species_config(values: dict[str, Any]) -> Any:
                 "random from whole contigs or rows of a BED: leave it out"
             )
     bed = values["bed"]
-    valid, test = (_names(values[key]) for key in ("valid_contigs", "test_contigs"))
+    valid, test = (split_names(values[key]) for key in ("valid_contigs", "test_contigs"))
     by_default: Any = "bed" if bed is not None else "contigs" if valid or test else "homology"
     return SpeciesConfig(
         species=tuple(
@@ -239,7 +244,8 @@ def species_config(values: dict[str, Any]) -> Any:
     )
 
 
-def _names(text: str | None) -> tuple[str, ...]:
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Comma-separated names; none of an option that was left out."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 

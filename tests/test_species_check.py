@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from dnamamba.cli.main import cli
-from dnamamba.cli.options import parse_species
+from dnamamba.cli.options import parse_labelled
 from dnamamba.data.species import SpeciesConfig, SpeciesFiles
 from dnamamba.data.species_check import SpeciesRow, check_species
 from dnamamba.data_prep.apes import human_name
@@ -197,8 +197,8 @@ def test_split_needs_species():
 
 
 def test_a_species_on_the_command_line():
-    assert parse_species("human=a.fa, b.fa") == ("human", ("a.fa", "b.fa"))
-    assert parse_species("human=odd=name.fa") == ("human", ("odd=name.fa",))
+    assert parse_labelled("human=a.fa, b.fa") == ("human", ("a.fa", "b.fa"))
+    assert parse_labelled("human=odd=name.fa") == ("human", ("odd=name.fa",))
     for text in ("human", "human=", "=a.fa", ""):
-        with pytest.raises(InputError, match=r"a species looks like human=human\.h5"):
-            parse_species(text)
+        with pytest.raises(InputError, match=r"a label and its files look like human=human\.h5"):
+            parse_labelled(text)
