@@ -125,10 +125,8 @@ def train(ctx: click.Context, **values: Any) -> None:
     \b
     Examples:
       dnamamba classify train runs/demo
-      dnamamba classify train runs/hg38-mamba-1.4m-64k --seq-len 64k \\
-          --species human=human.h5 --species gorilla=gorilla.h5 --species bonobo=bonobo.h5
-      dnamamba classify train runs/demo --table train.csv --valid-table dev.csv \\
-          --test-table test.csv
+      dnamamba classify train runs/apes --species human=human.h5 --species gorilla=gorilla.h5
+      dnamamba classify train runs/demo --table train.csv --test-table test.csv
       dnamamba classify train runs/demo --regions enhancers.bed --genome hg38.h5 --tune probe
       dnamamba classify train --resume runs/classify-demo
 

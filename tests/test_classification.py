@@ -1,11 +1,9 @@
 """Training a classifier: what it learns, leaves, keeps and refuses, and that resuming is exact."""
 
-import csv
 import json
 import signal
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,32 +21,12 @@ from dnamamba.data.species import SpeciesConfig, SpeciesFiles
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.models.classifier import DnaClassifier
-from dnamamba.pretraining import RunOptions
 from dnamamba.run_folder import RunFolder
 from genomes import own_cache_folder, random_sequence
+from label_runs import OPTIONS, tiny_classify, write_table
 from runs import stop_at
 
 __all__ = ["own_cache_folder"]
-
-OPTIONS = RunOptions(device="cpu")
-MOTIF = "TATAAATA"
-
-
-def write_table(path, n, *, seed=0, label=None, header=("sequence", "label")):
-    """Sequences of 24 to 32 bases, half of them with a motif; label: of (has motif, letters)."""
-    rng = np.random.default_rng(seed)
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(header)
-        for i in range(n):
-            letters = random_sequence(int(rng.integers(24, 33)), seed=seed * 10_000 + i)
-            has_motif = i % 2 == 1
-            if has_motif:
-                place = int(rng.integers(0, len(letters) - len(MOTIF)))
-                letters = letters[:place] + MOTIF + letters[place + len(MOTIF) :]
-            told = label(has_motif, letters) if label else ("tata" if has_motif else "none")
-            rows.writerow([letters, *(told if isinstance(told, tuple) else (told,))])
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -59,27 +37,6 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     DnaModel(ModelConfig(d_model=16, n_layers=2)).save_pretrained(folder / "pretrained")
     return folder
-
-
-def tiny_classify(folder, table=None, **recipe) -> ClassifyConfig:
-    """8 steps of 8 sequences, two epochs' worth of steps counted as given."""
-    defaults = {
-        "epochs": None,
-        "max_steps": 8,
-        "batch_size": 8,
-        "micro_batch": 4,
-        "learning_rate": 1e-2,
-        "eval_every": 4,
-        "save_every": 3,
-        "log_every": 2,
-        "pool": "mean",
-    }
-    files = {"valid": str(folder / "dev.csv"), "test": str(folder / "test.csv")}
-    return ClassifyConfig(
-        model=str(folder / "pretrained"),
-        data=table or TableConfig(train=str(folder / "train.csv"), **files),
-        train=FineTuneConfig(**(defaults | recipe)),
-    )
 
 
 @pytest.fixture(scope="module")
