@@ -1,6 +1,6 @@
 """Labels as they stand in files, as numbers: what a task's labels are, and targets of each kind."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,13 +144,30 @@ def _base_labels(
             f"{where(i)} has {given[i]:,} labels for {lengths[i]:,} bases: a per_base label is one "
             f"letter for each base, {' or '.join(UNLABELLED)} for one without"
         )
-    letters = "".join(texts)
-    number = _numbering(task, set(letters) - set(UNLABELLED), source)
+    number = _numbering(task, _letters(texts, source), source)
     if not number:
         raise InputError(f"{source} has no labelled base: all are {' or '.join(UNLABELLED)}")
-    if not letters.isascii():
-        raise InputError(f"{source}: labels of bases are plain letters (ASCII)")
     table = np.full(256, IGNORED_LABEL, np.int8)
     for label, i in number.items():
         table[ord(label)] = i
-    return table[np.frombuffer(letters.encode(), np.uint8)]
+    targets, done = np.empty(int(lengths.sum()), np.int8), 0
+    for letters in _joined(texts):
+        targets[done : done + len(letters)] = table[letters]
+        done += len(letters)
+    return targets
+
+
+def _letters(texts: Sequence[str], source: str) -> set[str]:
+    """The labels in texts of one letter a base."""
+    if not all(map(str.isascii, texts)):
+        raise InputError(f"{source}: labels of bases are plain letters (ASCII)")
+    is_there = np.zeros(256, bool)
+    for letters in _joined(texts):
+        is_there |= np.bincount(letters, minlength=256) > 0
+    return set(map(chr, np.flatnonzero(is_there))) - set(UNLABELLED)
+
+
+def _joined(texts: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
+    """The letters of all texts, some texts at a time."""
+    for start in range(0, len(texts), 4096):
+        yield np.frombuffer("".join(texts[start : start + 4096]).encode(), np.uint8)

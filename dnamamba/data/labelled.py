@@ -220,25 +220,22 @@ def _divide(
     rest = divided.get(Split.TRAIN, np.arange(len(train)))
     groups = keys if source.groups is None else source.groups
     fractions = fractions_of(config.shares, with_test=not source.splits and Split.TEST not in given)
-    cut = cut_shares(groups[rest], _shown(task, train.take(rest)), fractions, config.shares.seed)
+    cut = cut_shares(groups[rest], _shown(task, train)[rest], fractions, config.shares.seed)
     return divided | {split: rest[examples] for split, examples in cut.items()}
 
 
 def _shown(task: Task, sequences: LabelledSequences) -> NDArray[np.bool_]:
-    """(N, C): which labels an example has; no column for a regression."""
-    targets = sequences.targets
+    """(N, C): which labels each example of a whole file has; no column for a regression."""
+    targets, n_labels = sequences.targets, len(task.labels)
     if task.kind == "regression":
         return np.zeros((len(sequences), 0), bool)
     if task.kind == "multilabel":
         return targets == 1
     if task.kind == "multiclass":
-        return targets[:, None] == np.arange(len(task.labels))
-    ends = sequences.starts + sequences.lengths
-    shown = np.zeros((len(sequences), len(task.labels)), bool)
-    for i in range(len(task.labels)):
-        before = np.concatenate([[0], np.cumsum(targets == i)])
-        shown[:, i] = before[ends] > before[sequences.starts]
-    return shown
+        return targets[:, None] == np.arange(n_labels)
+    # The sequences of a file lie one behind the other.
+    of_bases = [np.logical_or.reduceat(targets == i, sequences.starts) for i in range(n_labels)]
+    return np.stack(of_bases, axis=1)
 
 
 def _longest(parts: Mapping[Split, LabelledSequences]) -> int:
