@@ -28,6 +28,11 @@ _SPECIES_OPTIONS = {
     "no_length_warmup": "--no-length-warmup",
     "max_n_fraction": "--max-n-fraction",
 }
+_REGION_OPTIONS = {
+    "genome": "--genome",
+    "label_column": "--label-column",
+    "group_by": "--group-by",
+}
 _TABLE_OPTIONS = {
     "valid_table": "--valid-table",
     "test_table": "--test-table",
@@ -68,6 +73,12 @@ def _what_to_read() -> list[Callable[[Command], Command]]:
         ),
         click.option("--genome", multiple=True, type=FILE, help="What the regions lie on."),
         click.option("--label-column", type=int, help="Column of the BED. [default: 4]"),
+        click.option(
+            "--group-by",
+            type=click.Choice(["contig", "overlap"]),
+            help="Regions that are held out together: of a contig, or those that overlap. "
+            "[default: contig]",
+        ),
         click.option(
             "--task",
             type=click.Choice(["multiclass", "multilabel", "regression", "per-base"]),
@@ -159,7 +170,7 @@ def _refuse_strangers(values: dict[str, Any], source: str) -> None:
     if source != "table":
         of_others |= _TABLE_OPTIONS
     if source != "regions":
-        of_others |= {"genome": "--genome", "label_column": "--label-column"}
+        of_others |= _REGION_OPTIONS
     if source not in ("species", "regions"):
         of_others |= {"valid_contigs": "--valid-contigs", "test_contigs": "--test-contigs"}
     if source == "species":
@@ -233,6 +244,7 @@ def _regions(values: dict[str, Any]) -> Any:
         regions=_path(values["regions"]),
         genome=tuple(_path(path) for path in values["genome"]),
         label_column=values["label_column"] or 4,
+        group_by=values["group_by"] or "contig",
         valid_contigs=split_names(values["valid_contigs"]),
         test_contigs=split_names(values["test_contigs"]),
         **_common(values),
