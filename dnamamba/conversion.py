@@ -25,7 +25,7 @@ from dnamamba.models.interop.formats import Format
 from dnamamba.models.interop.registry import FORMATS, find_format, recognise
 from dnamamba.models.interop.theirs import compare_with_theirs
 from dnamamba.models.interop.tokenizer_files import special_token_ids, write_tokenizer
-from dnamamba.models.language_model import WEIGHTS_NAME, load_weights
+from dnamamba.models.model_folder import WEIGHTS_NAME, enter_run, load_weights
 from dnamamba.models.weight_files import read_json
 from dnamamba.tokenizer import VOCABULARY
 
@@ -93,13 +93,8 @@ def own_folder(source: Path) -> Path | None:
     """The folder of a model of ours that a folder, a run folder or its weights' path means."""
     if source.is_file() and source.name == WEIGHTS_NAME:
         source = source.parent
-    for folder in (source, source / "model"):
-        path = folder / CONFIG_NAME
-        # A run's config.json has a version too, but its weights lie one folder deeper.
-        is_run = (source / "model" / CONFIG_NAME).is_file() and folder == source
-        if path.is_file() and not is_run and "format_version" in read_json(path):
-            return folder
-    return None
+    path = enter_run(source) / CONFIG_NAME
+    return path.parent if path.is_file() and "format_version" in read_json(path) else None
 
 
 def import_model(source: Path, out: Path, format_name: str | None = None) -> list[str]:

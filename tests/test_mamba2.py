@@ -20,8 +20,8 @@ from dnamamba.models import (
     preset,
     preset_names,
 )
-from dnamamba.models.language_model import load_weights
 from dnamamba.models.layers import GatedNorm
+from dnamamba.models.model_folder import load_weights
 from dnamamba.models.recompute import RECOMPUTE
 from golden import Golden, load_golden
 from golden_models import (

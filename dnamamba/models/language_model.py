@@ -1,39 +1,27 @@
-"""`DnaModel`, the backbone with a head of logits, and its files.
+"""`DnaModel`, the backbone with a head of logits; model_folder.py has its files."""
 
-A saved model is a folder: model.safetensors (float32 weights under state-spaces/mamba's names; a
-tied head is left out) and config.json (`format_version` and the `ModelConfig`).
-"""
-
-import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Self
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
-from dnamamba.models import hub, strands
+from dnamamba.models import strands
 from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import GatedNorm, Norm
 from dnamamba.models.mixers import MixerState
+from dnamamba.models.model_folder import SavedModel, check_weights
 from dnamamba.models.recompute import Recompute
-from dnamamba.models.weight_files import read_json, read_safetensors
 
-FORMAT_VERSION = 1
-WEIGHTS_NAME = "model.safetensors"
-CONFIG_NAME = "config.json"
 HEAD_WEIGHT = "lm_head.weight"
-WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-class DnaModel(nn.Module):
+class DnaModel(SavedModel):
     """A language model of DNA: token ids (B, L) to logits (B, L, V), of the next token where the
     model is causal, else of the token itself.
 
@@ -173,82 +161,17 @@ class DnaModel(nn.Module):
                 "this model returned with return_state=True"
             )
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write model.safetensors and config.json, each whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        if self.config.tie_embeddings:
-            del weights[HEAD_WEIGHT]
-        config = {"format_version": FORMAT_VERSION, "model": to_dict(self.config)}
-        building = {name: folder / f".{name}.tmp" for name in (WEIGHTS_NAME, CONFIG_NAME)}
-        save_file(weights, building[WEIGHTS_NAME], metadata={"format": "pt"})
-        building[CONFIG_NAME].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        # safetensors makes files for their owner alone; models are shared as the umask says.
-        shutil.copymode(building[CONFIG_NAME], building[WEIGHTS_NAME])
-        for name, path in building.items():
-            os.replace(path, folder / name)
+    def _settings(self) -> dict[str, Any]:
+        return {"model": to_dict(self.config)}
 
     @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-    ) -> "DnaModel":
-        """Read what `save_pretrained` wrote, from a folder or from the Hugging Face Hub.
-
-        folder: a folder, which never touches the network; or, as a str "owner/name" where no such
-        folder exists, a repository on the Hub, read by the package huggingface_hub (the extra
-        `hub`). Nothing is unpickled and no code of a repository runs.
-        revision: the repository's branch, tag or commit; default its main branch.
-        cache_dir: where downloads are kept; default huggingface_hub's own folder.
-        local_files_only: take what was downloaded before, without asking the network.
-
-        Raises InputError where a file is missing, broken or of another format_version, where the
-        weights do not fit the config, and where the repository cannot be had.
-        """
-        if hub.is_repository(folder):
-            names = (CONFIG_NAME, WEIGHTS_NAME)
-            folder = hub.download(str(folder), names, revision, cache_dir, local_files_only)
-        elif revision is not None:
+    def _builder(cls, settings: Mapping[str, Any], source: str) -> Callable[[], Self]:
+        if "head" in settings:
             raise InputError(
-                f"{folder} is no repository on the Hugging Face Hub, so it has no revision "
-                f"{revision!r}: leave revision out, or give owner/name"
+                f"{source} is of a classifier: read it by DnaClassifier.from_pretrained, whose "
+                "`model` is the language model it was made of"
             )
-        folder = Path(folder)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise InputError(
-                    f"{folder} has no {name}: a saved model is a folder with {CONFIG_NAME} and "
-                    f"{WEIGHTS_NAME}, as in the model/ folder of a run"
-                )
-        config = _read_config(folder / CONFIG_NAME)
-        weights = read_safetensors(folder / WEIGHTS_NAME)
-        check_sizes(config, weights, str(folder / WEIGHTS_NAME))
-        model = cls(config)
-        load_weights(model, weights, str(folder / WEIGHTS_NAME))
-        return model
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload a dnamamba model",
-    ) -> str:
-        """Put what `save_pretrained` writes into a repository "owner/name" on the Hugging Face Hub.
-
-        private: whether a repository that is made for it is; default the owner's setting.
-        revision: the branch; default the main one. Returns the commit's address. The login is
-        huggingface_hub's (`hf auth login`). Raises InputError where that package is missing and
-        where the Hub refuses or cannot be reached.
-        """
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return hub.upload(Path(folder), repo_id, private, revision, commit_message)
+        return partial(cls, from_dict(ModelConfig, settings.get("model")))
 
 
 def _check_lengths(lengths: Tensor, token_ids: Tensor) -> None:
@@ -269,70 +192,13 @@ def _on_device(lengths: Tensor | None, like: Tensor) -> Tensor | None:
     return None if lengths is None else lengths.to(like.device, torch.int64)
 
 
-def _read_config(path: Path) -> ModelConfig:
-    saved = read_json(path)
-    version = saved.get("format_version")
-    if version is None:
-        raise InputError(
-            f"{path} has no format_version, so it is no config of dnamamba; for models of other "
-            "projects there is `dnamamba convert import`"
-        )
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format_version {version}, this dnamamba reads {FORMAT_VERSION}; "
-            "install the dnamamba that wrote it, or one as new"
-        )
-    return from_dict(ModelConfig, saved.get("model"))
-
-
 def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], source: str) -> None:
-    """Raises InputError as `load_weights` would, before a model takes memory: a few bytes of a
-    config.json may ask for any amount."""
-    try:
-        with torch.device("meta"):
-            model = DnaModel(config)
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{source}: no model can have the sizes asked for ({reason})") from error
-    _select_weights(model, weights, source)
+    """Raises InputError as `load_weights` would, before a model takes memory."""
+    check_weights(partial(DnaModel, config), weights, source)
 
 
-def load_weights(model: DnaModel, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights by name into a model; a tied head may be left out.
-
-    Raises InputError naming `source` and every key that is missing, unknown, of another shape or
-    quantised.
-    """
-    model.load_state_dict(_select_weights(model, weights, source), strict=False)
-
-
-def _select_weights(
-    model: DnaModel, weights: Mapping[str, Tensor], source: str
-) -> dict[str, Tensor]:
-    """Those that the model takes, each checked."""
-    weights = dict(weights)
-    if model.config.tie_embeddings:
-        weights.pop(HEAD_WEIGHT, None)
-    own = model.state_dict()
-    expected = {name: tensor.shape for name, tensor in own.items()}
-    if model.config.tie_embeddings:
-        del expected[HEAD_WEIGHT]
-    problems = [f"missing {name}" for name in sorted(expected.keys() - weights.keys())]
-    problems += [f"unknown {name}" for name in sorted(weights.keys() - expected.keys())]
-    for name in sorted(expected.keys() & weights.keys()):
-        # Copying would make floats of quantised weights, which mean something else.
-        if own[name].is_floating_point() and weights[name].dtype not in WEIGHT_DTYPES:
-            problems.append(f"{name} is {weights[name].dtype}, expected torch.float32")
-        if weights[name].shape != expected[name]:
-            got, wanted = tuple(weights[name].shape), tuple(expected[name])
-            problems.append(f"{name} is {got}, expected {wanted}")
-    if problems:
-        raise InputError(f"{source} does not fit the model: {'; '.join(problems)}")
-    return weights
-
-
-def no_weight_decay_names(model: DnaModel) -> set[str]:
-    """Names of the parameters that weight decay must leave alone.
+def no_weight_decay_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay must leave alone, of a model or what has one.
 
     Biases and norm weights have no scale to limit. A_log and D set each channel's time constants
     and skip: decay would pull every A to -1 and undo the initialisation; upstream marks both, and

@@ -10,7 +10,8 @@ import torch
 from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Settings, Weights
-from dnamamba.models.language_model import DnaModel, check_sizes, load_weights
+from dnamamba.models.language_model import DnaModel, check_sizes
+from dnamamba.models.model_folder import load_weights
 
 EMBEDDING = "backbone.embedding.weight"
 SOURCE = "the given state_dict"

@@ -1,0 +1,245 @@
+"""`DnaClassifier`: a backbone with a head that answers a labelled task (task.py)."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dnamamba.configs import from_dict, to_dict
+from dnamamba.errors import InputError
+from dnamamba.models.config import ModelConfig
+from dnamamba.models.language_model import DnaModel
+from dnamamba.models.layers import initialise_projection
+from dnamamba.models.mixer_configs import check_choice, check_positive
+from dnamamba.models.model_folder import SavedModel
+from dnamamba.models.recompute import Recompute
+from dnamamba.task import Task
+
+Pool = Literal["last", "mean", "first", "max"]
+POOLS: tuple[Pool, ...] = ("last", "mean", "first", "max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """What a classifier is asked for, and how it makes one vector of a sequence."""
+
+    task: Task
+    """Kind and labels; the head has one output a label."""
+
+    pool: Pool | None = None
+    """What stands for a sequence: the hidden state of its last base or of its first, or the mean or
+    the largest value of each channel over all its bases. None: `last` for a causal model, `mean`
+    for others, filled in by `DnaClassifier`. A per_base task has none: each base stands for itself.
+    """
+
+    dropout: float = 0.0
+    """Share of the channels that are hidden from the head in training."""
+
+    target_means: tuple[float, ...] = ()
+    """Regression: outputs are (number - mean) / scale. Empty: the numbers as they are."""
+
+    target_scales: tuple[float, ...] = ()
+    """See target_means; there are as many."""
+
+    trained_seq_len: int | None = None
+    """The longest sequence it was trained on, in bases; None where that is not known."""
+
+    def __post_init__(self) -> None:
+        if self.pool is not None:
+            check_choice("HeadConfig", "pool", self.pool, POOLS)
+            if self.task.kind == "per_base":
+                raise InputError(
+                    f"HeadConfig: a per_base task has no pool, got {self.pool!r}: leave it out"
+                )
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"HeadConfig: dropout is from 0 to below 1, got {self.dropout}")
+        if self.trained_seq_len is not None:
+            check_positive("HeadConfig", "trained_seq_len", self.trained_seq_len)
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        means, scales = self.target_means, self.target_scales
+        if not means and not scales:
+            return
+        n_labels = len(self.task.labels)
+        if self.task.kind != "regression" or not len(means) == len(scales) == n_labels:
+            raise InputError(
+                "HeadConfig: target_means and target_scales are of a regression, one of each for "
+                f"its {n_labels} numbers; got {len(means)} and {len(scales)} for a "
+                f"{self.task.kind} task"
+            )
+        if not all(map(math.isfinite, means)):
+            raise InputError(f"HeadConfig: target_means are finite numbers, got {means}")
+        if not all(math.isfinite(scale) and scale > 0 for scale in scales):
+            raise InputError(f"HeadConfig: target_scales are finite and above 0, got {scales}")
+
+    def fill_in(self, is_causal: bool) -> "HeadConfig":
+        """With the pool that fits a model. Raises InputError for one that tells it nothing."""
+        if self.pool == "first" and is_causal:
+            raise InputError(
+                "HeadConfig: pool 'first' of a causal model sees the first base alone: use 'last' "
+                "or 'mean'"
+            )
+        if self.pool is not None or self.task.kind == "per_base":
+            return self
+        return replace(self, pool="last" if is_causal else "mean")
+
+
+class DnaClassifier(SavedModel):
+    """Token ids (B, L) to scores: (B, C) for a sequence's task, (B, L, C) for a per_base one.
+
+    Scores are logits of the task's labels, or the (standardised) numbers of a regression;
+    `predict` makes probabilities and numbers of them.
+
+    model: the language model, whose own head is not used: where it has weights of its own, they do
+    not learn. head: one linear layer, computed in float32 (float64 if it is) whatever the backbone
+    computes in. head_config: with the pool filled in.
+    """
+
+    _target_means: Tensor
+    _target_scales: Tensor
+
+    def __init__(self, config: ModelConfig, head: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = DnaModel(config)
+        self.head_config = head.fill_in(self.model.is_causal)
+        n_labels = len(head.task.labels)
+        self.head = nn.Linear(config.d_model, n_labels)
+        initialise_projection(self.head)
+        if not config.tie_embeddings:
+            # DDP waits for the gradient of every parameter that wants one.
+            self.model.lm_head.weight.requires_grad_(False)
+        means = torch.tensor(head.target_means or (0.0,) * n_labels)
+        scales = torch.tensor(head.target_scales or (1.0,) * n_labels)
+        self.register_buffer("_target_means", means, persistent=False)
+        self.register_buffer("_target_scales", scales, persistent=False)
+
+    @property
+    def task(self) -> Task:
+        return self.head_config.task
+
+    @classmethod
+    def from_language_model(cls, source: DnaModel | str | Path, head: HeadConfig) -> Self:
+        """A new head on a pretrained model, in training mode, to be trained.
+
+        source: a model, which is copied; or its folder, a run's, or a repository on the Hub, read
+        by `DnaModel.from_pretrained`. Float32, on the model's device. Raises InputError as that.
+        """
+        model = source if isinstance(source, DnaModel) else DnaModel.from_pretrained(source)
+        classifier = cls(model.config, head)
+        classifier.model.load_state_dict(model.state_dict())
+        return classifier.to(next(model.parameters()).device)
+
+    def forward(
+        self, token_ids: Tensor, lengths: Tensor | None = None, recompute: Recompute = "nothing"
+    ) -> Tensor:
+        """token_ids: (B, L), any integer dtype, without soft-mask (code & TOKEN_MASK).
+
+        lengths: (B,), any integer dtype, how many tokens of each row are real, from 1 to L; those
+        on its right are padding, of any id, and change nothing (a per_base task's scores there mean
+        nothing). None: no padding. Values are checked on a CPU. recompute: what the backward makes
+        again instead of keeping it, see recompute.py.
+
+        Returns scores (B, C) or (B, L, C), float32. Raises ValueError for ids or lengths of another
+        shape or dtype, InputError for more tokens than a Hyena's filters were made for.
+        """
+        features = self.features(token_ids, lengths, recompute)
+        return self._score(functional.dropout(features, self.head_config.dropout, self.training))
+
+    def features(
+        self, token_ids: Tensor, lengths: Tensor | None = None, recompute: Recompute = "nothing"
+    ) -> Tensor:
+        """What the head reads: (B, D), or (B, L, D) for a per_base task, float32; see `forward`."""
+        hidden = self.model.embed(token_ids, lengths, recompute)
+        pool = self.head_config.pool
+        if pool is None:
+            return hidden.to(_wide(hidden))
+        return pool_hidden(hidden, pool, lengths)
+
+    @torch.no_grad()
+    def predict(self, token_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Probabilities that sum to 1 over the labels (multiclass, per_base), probabilities of each
+        label (multilabel), or numbers in the units of the table (regression).
+
+        Shapes and errors are those of `forward`; without gradients and without dropout.
+        """
+        scores = self._score(self.features(token_ids, lengths))
+        if self.task.has_classes:
+            return scores.softmax(-1)
+        if self.task.kind == "multilabel":
+            return scores.sigmoid()
+        return scores * self._target_scales + self._target_means
+
+    def standardise(self, numbers: Tensor) -> Tensor:
+        """Numbers (..., C) of a regression as the head is to give them."""
+        return (numbers - self._target_means) / self._target_scales
+
+    def freeze_backbone(self) -> None:
+        """Leave only the head to be trained."""
+        self.model.requires_grad_(False)
+
+    @torch.no_grad()
+    def set_head(self, weight: NDArray[Any], bias: NDArray[Any]) -> None:
+        """Take a head that was fitted elsewhere, as by probe.py: weight (C, D), bias (C,)."""
+        for own, given in ((self.head.weight, weight), (self.head.bias, bias)):
+            if own.shape != given.shape:
+                raise ValueError(f"the head is {tuple(own.shape)} here, got {given.shape}")
+            own.copy_(torch.tensor(given))
+
+    def _score(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            weight, bias = (own.to(features.dtype) for own in (self.head.weight, self.head.bias))
+            return functional.linear(features, weight, bias)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"model": to_dict(self.config), "head": to_dict(self.head_config)}
+
+    @classmethod
+    def _builder(cls, settings: Mapping[str, Any], source: str) -> Callable[[], Self]:
+        if "head" not in settings:
+            raise InputError(
+                f"{source} has no head, so it is of a language model: put one on it by "
+                "DnaClassifier.from_language_model, and train it by `dnamamba classify train`"
+            )
+        config = from_dict(ModelConfig, settings.get("model"))
+        return partial(cls, config, from_dict(HeadConfig, settings["head"]))
+
+
+def pool_hidden(hidden: Tensor, pool: Pool, lengths: Tensor | None = None) -> Tensor:
+    """Hidden states (B, L, D) to one vector a row (B, D), float32 (float64 if they are).
+
+    lengths: (B,), any integer dtype, the real positions of each row, the others being on its right;
+    None: all.
+    """
+    dtype, seq_len = _wide(hidden), hidden.shape[1]
+    if pool == "first":
+        return hidden[:, 0].to(dtype)
+    if lengths is None:
+        lengths = torch.full(hidden.shape[:1], seq_len, device=hidden.device)
+        padding = None
+    else:
+        # Lengths on a GPU are not checked: whatever they are, an index lies within its row.
+        lengths = lengths.to(hidden.device, torch.int64).clamp(1, seq_len)
+        positions = torch.arange(seq_len, device=hidden.device)
+        padding = (positions >= lengths.unsqueeze(1)).unsqueeze(-1)
+    if pool == "last":
+        index = (lengths - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[2])
+        return hidden.gather(1, index).squeeze(1).to(dtype)
+    if pool == "max":
+        seen = hidden if padding is None else hidden.masked_fill(padding, -torch.inf)
+        return seen.amax(1).to(dtype)
+    seen = hidden if padding is None else hidden.masked_fill(padding, 0)
+    # Added up in float32: in bfloat16 a sum of thousands stops growing.
+    return seen.sum(1, dtype=dtype) / lengths.unsqueeze(1)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

@@ -1,0 +1,201 @@
+"""A saved model is a folder: model.safetensors and config.json.
+
+The weights are float32, under their names in the model (a language model's are those of
+state-spaces/mamba); of tied ones the first is there alone. config.json has `format_version`, and
+what the model is made of: `model`, and of a classifier `head`.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dnamamba.errors import InputError
+from dnamamba.models import hub
+from dnamamba.models.weight_files import read_json, read_safetensors
+
+FORMAT_VERSION = 1
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class SavedModel(nn.Module):
+    """A module with a folder of its own; subclasses say what stands in config.json."""
+
+    def _settings(self) -> dict[str, Any]:
+        """What config.json says beside its format_version."""
+        raise NotImplementedError
+
+    @classmethod
+    def _builder(cls, settings: Mapping[str, Any], source: str) -> Callable[[], Self]:
+        """What builds the model that `_settings` described. Raises InputError, naming `source`."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model.safetensors and config.json, each whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tied = _tied_names(self)
+        weights = {
+            name: tensor.contiguous()
+            for name, tensor in self.state_dict().items()
+            if name not in tied
+        }
+        config = {"format_version": FORMAT_VERSION, **self._settings()}
+        building = {name: folder / f".{name}.tmp" for name in (WEIGHTS_NAME, CONFIG_NAME)}
+        save_file(weights, building[WEIGHTS_NAME], metadata={"format": "pt"})
+        building[CONFIG_NAME].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        # safetensors makes files for their owner alone; models are shared as the umask says.
+        shutil.copymode(building[CONFIG_NAME], building[WEIGHTS_NAME])
+        for name, path in building.items():
+            os.replace(path, folder / name)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Read what `save_pretrained` wrote, from a folder or from the Hugging Face Hub.
+
+        folder: a model folder or a run's, which never touches the network; or, as a str
+        "owner/name" where no such folder exists, a repository on the Hub, read by the package
+        huggingface_hub (the extra `hub`). Nothing is unpickled and no code of a repository runs.
+        revision: the repository's branch, tag or commit; default its main branch.
+        cache_dir: where downloads are kept; default huggingface_hub's own folder.
+        local_files_only: take what was downloaded before, without asking the network.
+
+        Returns the model in evaluation mode. Raises InputError where a file is missing, broken, of
+        another format_version or of another kind of model, where the weights do not fit the config,
+        and where the repository cannot be had.
+        """
+        if hub.is_repository(folder):
+            names = (CONFIG_NAME, WEIGHTS_NAME)
+            found = hub.download(str(folder), names, revision, cache_dir, local_files_only)
+        elif revision is not None:
+            raise InputError(
+                f"{folder} is no repository on the Hugging Face Hub, so it has no revision "
+                f"{revision!r}: leave revision out, or give owner/name"
+            )
+        else:
+            found = enter_run(Path(folder))
+        _check_files(found)
+        settings = _read_settings(found / CONFIG_NAME)
+        build = cls._builder(settings, str(found / CONFIG_NAME))
+        weights, source = read_safetensors(found / WEIGHTS_NAME), str(found / WEIGHTS_NAME)
+        check_weights(build, weights, source)
+        model = build()
+        load_weights(model, weights, source)
+        return model.eval()
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a dnamamba model",
+    ) -> str:
+        """Put what `save_pretrained` writes into a repository "owner/name" on the Hugging Face Hub.
+
+        private: whether a repository that is made for it is; default the owner's setting.
+        revision: the branch; default the main one. Returns the commit's address. The login is
+        huggingface_hub's (`hf auth login`). Raises InputError where that package is missing and
+        where the Hub refuses or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload(Path(folder), repo_id, private, revision, commit_message)
+
+
+def enter_run(folder: Path) -> Path:
+    """The model/ folder of a run, which has a config.json of its own; else the folder itself."""
+    inner = folder / "model"
+    is_run = (inner / CONFIG_NAME).is_file() and not (folder / WEIGHTS_NAME).is_file()
+    return inner if is_run else folder
+
+
+def _check_files(folder: Path) -> None:
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} has no {name}: a saved model is a folder with {CONFIG_NAME} and "
+                f"{WEIGHTS_NAME}, as in the model/ folder of a run"
+            )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    saved = read_json(path)
+    version = saved.get("format_version")
+    if version is None:
+        raise InputError(
+            f"{path} has no format_version, so it is no config of dnamamba; for models of other "
+            "projects there is `dnamamba convert import`"
+        )
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format_version {version}, this dnamamba reads {FORMAT_VERSION}; "
+            "install the dnamamba that wrote it, or one as new"
+        )
+    return saved
+
+
+def check_weights(
+    build: Callable[[], nn.Module], weights: Mapping[str, Tensor], source: str
+) -> None:
+    """Raises InputError as `load_weights` would, before a model takes memory: a few bytes of a
+    config.json may ask for any amount."""
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{source}: no model can have the sizes asked for ({reason})") from error
+    _select_weights(model, weights, source)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy weights by name into a model; tied ones may be left out.
+
+    Raises InputError naming `source` and every key that is missing, unknown, of another shape or
+    quantised.
+    """
+    model.load_state_dict(_select_weights(model, weights, source), strict=False)
+
+
+def _select_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """Those that the model takes, each checked."""
+    tied = _tied_names(model)
+    weights = {name: tensor for name, tensor in weights.items() if name not in tied}
+    own = model.state_dict()
+    expected = {name: tensor.shape for name, tensor in own.items() if name not in tied}
+    problems = [f"missing {name}" for name in sorted(expected.keys() - weights.keys())]
+    problems += [f"unknown {name}" for name in sorted(weights.keys() - expected.keys())]
+    for name in sorted(expected.keys() & weights.keys()):
+        # Copying would make floats of quantised weights, which mean something else.
+        if own[name].is_floating_point() and weights[name].dtype not in WEIGHT_DTYPES:
+            problems.append(f"{name} is {weights[name].dtype}, expected torch.float32")
+        if weights[name].shape != expected[name]:
+            got, wanted = tuple(weights[name].shape), tuple(expected[name])
+            problems.append(f"{name} is {got}, expected {wanted}")
+    if problems:
+        raise InputError(f"{source} does not fit the model: {'; '.join(problems)}")
+    return weights
+
+
+def _tied_names(model: nn.Module) -> set[str]:
+    """Second names of parameters."""
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return every - {name for name, _ in model.named_parameters()}
