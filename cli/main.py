@@ -40,6 +40,11 @@ _COMMANDS = {
         "pretrain",
         "Train a DNA language model on a FASTA, or on demo genomes.",
     ),
+    "classify": (
+        "dnamamba.cli.classify",
+        "classify",
+        "Tell sequences apart: use trained models.",
+    ),
     "data": (
         "dnamamba.cli.data",
         "data",

@@ -42,6 +42,10 @@ class RowStatus(StrEnum):
     """nor of a row that makes no sense."""
 
 
+WITHOUT_SEQUENCE = frozenset((RowStatus.TOO_SHORT, RowStatus.REF_MISMATCH, RowStatus.UNREADABLE))
+"""Those of rows that have nothing for a model to read."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WindowRule:
     """How much of a region is read."""
