@@ -77,8 +77,8 @@ def judge(scores: Scores, task: Task) -> Result:
     multilabel: auprc and its interval (by resampling), auroc, f1, mcc, means over the labels that
         the split has with and without; the same with _micro over all decisions at 0.5. chance is
         the mean share of such labels.
-    regression: r2 and its interval (by resampling), pearson, spearman, mae, rmse, means over the
-        numbers. chance is 0, the r2 of the mean.
+    regression: r2 and its interval (by resampling), pearson, spearman, means over the numbers; mae
+        and rmse where there is one. chance is 0, the r2 of the mean.
     Raises InputError for scores that do not fit the task.
     """
     _check(scores, task)
@@ -279,9 +279,11 @@ def _judge_numbers(scores: Scores, task: Task) -> Result:
         {"label": label, **_judge_number(scores.scores[:, i], scores.targets[:, i])}
         for i, label in enumerate(task.labels)
     ]
-    keys = ("r2", "pearson", "spearman", "mae", "rmse")
+    means = {key: _mean([row[key] for row in rows]) for key in ("r2", "pearson", "spearman")}
+    errors = {key: rows[0][key] if len(rows) == 1 else None for key in ("mae", "rmse")}
     return {
-        **{key: _mean([row[key] for row in rows]) for key in keys},
+        **means,
+        **errors,  # a mean over numbers of different units would be of none
         "r2_interval": _interval(scores, task),
         "chance": 0.0,
         "labels": rows,
