@@ -80,7 +80,7 @@ def _y_title(frame: Frame, text: str) -> str:
 
 
 def curve_chart(curves: Sequence[Row], x_title: str, y_title: str, diagonal: bool) -> str:
-    """ROC or precision-recall curves; dotted is chance (of the latter where it is the same for all)."""
+    """ROC or precision-recall curves; dotted is chance, of the latter where it is one for all."""
     frame = _share_frame()
     parts = [frame.grid(x_title), _y_title(frame, y_title)]
     if diagonal:
@@ -106,7 +106,7 @@ def reliability_chart(rows: Sequence[Row]) -> str:
     parts.append(frame.line([(0, 0), (1, 1)], "uniform"))
     parts.append(frame.line([(row["confidence"], row["accuracy"]) for row in rows], "series0"))
     for row in rows:
-        text = f"told with {row['confidence']:.0%}: right in {row['accuracy']:.1%} of {row['n']:,}"
+        text = f"{row['confidence']:.0%} sure: right in {row['accuracy']:.1%} of {row['n']:,}"
         parts.append(_whisker(frame, row["confidence"], row, "series0", text))
     return frame.svg("".join(parts), "Share that is right over confidence", "one")
 
@@ -163,26 +163,26 @@ def _size(bases: int) -> str:
 
 
 def dots_chart(points: Sequence[Sequence[float]], name: str) -> str:
-    """What was told over what is right; the line is where they are equal."""
+    """Predicted over true numbers; the line is where they are equal."""
     values = [value for point in points for value in point]
     low, high = min(values), max(values)
     pad = 0.04 * (high - low) or 1.0
     limits = (low - pad, high + pad)
     frame = Frame(340, 330, (26, 34, 44, 58), limits, limits)
-    parts = [frame.horizontals(), frame.verticals(f"{name}, right"), _y_title(frame, "told")]
+    parts = [frame.horizontals(), frame.verticals(f"{name}, true"), _y_title(frame, "predicted")]
     parts.append(frame.line([(limits[0], limits[0]), (limits[1], limits[1])], "uniform"))
     parts += [
         f'<circle class="speck" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2"/>'
         for x, y in points
     ]
-    return frame.svg("".join(parts), f"{name}: told over right", "one")
+    return frame.svg("".join(parts), f"{name}: predicted over true", "one")
 
 
 # --- which is taken for which
 
 
 def confusion_chart(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
-    """Rows are what is right, columns what was told; the darker, the larger the share of a row."""
+    """Rows are true classes, columns predicted ones; the darker, the larger the share of a row."""
     n = len(labels)
     cell = min(76.0, 560 / n)
     names = [_shortened(label) for label in labels]
@@ -191,7 +191,7 @@ def confusion_chart(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> s
     top = 26 + (5.6 * max(map(len, names)) if are_long else 16)
     width, height = left + n * cell + (60 if are_long else 8), top + n * cell + 8
     frame = Frame(round(width), round(height), (0, 0, 0, 0), (0, 1), (0, 1))
-    parts = [frame.text(left, 14, "told", "start"), frame.text(4, top - 6, "right", "start")]
+    parts = [frame.text(left, 14, "predicted", "start"), frame.text(4, top - 6, "true", "start")]
     for i, label in enumerate(names):
         x, y = left + (i + 0.5) * cell, top + (i + 0.5) * cell
         if cell >= 12:
@@ -199,7 +199,7 @@ def confusion_chart(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> s
             parts.append(_column_name(frame, x, top - 6, label, are_long))
         for j, count in enumerate(matrix[i]):
             share = count / max(1, sum(matrix[i]))
-            tip = f"{labels[i]} told as {labels[j]}: {count:,} ({share:.1%})"
+            tip = f"{labels[i]} predicted as {labels[j]}: {count:,} ({share:.1%})"
             parts.append(_cell(frame, (left + j * cell, top + i * cell), cell, share, tip))
             if n <= _MOST_WITH_SHARES:
                 parts.append(_cell_text(frame, (left + (j + 0.5) * cell, y), share, count, n))

@@ -44,8 +44,8 @@ def curves(model: Scores, task: Task, baseline: Scores | None = None) -> dict[st
 
     Of classes and labels `roc` (false and true positive rate) and `pr` (recall, precision): one
     curve a label against the rest, of the six with the lowest AUROC where there are more; of two
-    classes that of the second, and the baseline's beside it. Of numbers `dots` (right, told), one
-    list a label, of 500 examples in equal distances.
+    classes that of the second, and the baseline's beside it. Of numbers `dots` (true, predicted),
+    one list a label, of 500 examples in equal distances.
     """
     if task.kind == "regression":
         return {"dots": _dots(model, task)}

@@ -18,7 +18,7 @@ from dnamamba.report_parts import Row, is_number
 
 _COLUMNS = {
     "support": "examples",
-    "told": "told",
+    "predicted": "predicted",
     "precision": "precision",
     "recall": "recall",
     "f1": "F1",
@@ -60,7 +60,7 @@ def label_table(result: Row, split: str) -> str:
     names = [name for name in _COLUMNS if name in rows[0]]
     lines = []
     for row in rows:
-        counts = {name: f"{row[name]:,}" for name in ("support", "told") if name in row}
+        counts = {name: f"{row[name]:,}" for name in ("support", "predicted") if name in row}
         cells = [counts.get(name) or shown(name, row[name]) for name in names]
         lines.append([row["label"], *cells])
     return f"<h2>{split}, by label</h2>" + table(
@@ -75,7 +75,7 @@ def confusion(result: Row, split: str) -> str:
     labels = [row["label"] for row in result["labels"]]
     drawn = ""
     if len(labels) <= MOST_CLASSES_DRAWN:
-        drawn = "<p>Shares of the examples that are of a row's class.</p><figure>" + (
+        drawn = "<p>In percent of the examples of a row's class.</p><figure>" + (
             f"{confusion_chart(labels, matrix)}</figure>"
         )
     if len(labels) > 8:
@@ -97,7 +97,7 @@ def _most_confused(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> st
     ]
     if not lines:
         return "<p>Nothing was taken for something else.</p>"
-    return table(["right", "told", "examples", "of its class"], lines, "numbers labels pairs")
+    return table(["true", "predicted", "examples", "of its class"], lines, "numbers labels pairs")
 
 
 def curve_figures(curves: Row, split: str) -> str:
@@ -131,7 +131,7 @@ def calibration(result: Row, baseline: Row, split: str) -> str:
         parts.append(
             f"<h2>{split}, how far probabilities can be trusted</h2><p>Dots on the diagonal are "
             f"right as often as they say; expected calibration error {result['ece']:.3f}. Bars: "
-            "how many examples are told with such confidence.</p>"
+            "how many examples are predicted with such confidence.</p>"
             f'<div class="pair">{figure("", reliability_chart(result["reliability"]))}</div>'
         )
     if result.get("by_length"):
@@ -151,4 +151,4 @@ def dots(curves: Row, split: str) -> str:
     charts = "".join(
         figure(escape(one["name"]), dots_chart(one["points"], one["name"])) for one in dots
     )
-    return f'<h2>{split}, what was told of what is right</h2><div class="pair">{charts}</div>'
+    return f'<h2>{split}, predicted and true numbers</h2><div class="pair">{charts}</div>'
