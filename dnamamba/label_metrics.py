@@ -70,15 +70,15 @@ def judge(scores: Scores, task: Task) -> Result:
     Of every kind: kind, n, chance (what the headline is without reading a base), labels (one row a
     label). What a split does not define is None.
     multiclass and per_base: accuracy, accuracy_interval (95 %, Wilson), balanced_accuracy, mcc,
-        auroc and auprc (mean over classes, each against the rest), confusion (rows: right, columns:
-        told), ece and reliability, by_length (empty where all lengths are equal). chance is the
-        share of the largest class. Intervals take examples as independent, which bases of one
+        auroc and auprc (mean over classes, each against the rest), confusion (rows: true, columns:
+        predicted), ece and reliability, by_length (empty where all lengths are equal). chance is
+        the share of the largest class. Intervals take examples as independent, which bases of one
         sequence are not.
     multilabel: auprc and its interval (by resampling), auroc, f1, mcc, means over the labels that
         the split has with and without; the same with _micro over all decisions at 0.5. chance is
         the mean share of such labels.
-    regression: r2 and its interval (by resampling), pearson, spearman, mae, rmse, means over the
-        numbers. chance is 0, the r2 of the mean.
+    regression: r2 and its interval (by resampling), pearson, spearman, means over the numbers; mae
+        and rmse where there is one. chance is 0, the r2 of the mean.
     Raises InputError for scores that do not fit the task.
     """
     _check(scores, task)
@@ -159,7 +159,7 @@ def _judge_classes(scores: Scores, task: Task) -> Result:
             {
                 "label": task.labels[i],
                 "support": int(support[i]),
-                "told": int(n_told[i]),
+                "predicted": int(n_told[i]),
                 "precision": float(precision[i]) if n_told[i] else None,
                 "recall": float(recall[i]) if support[i] else None,
                 "f1": float(f1[i]) if support[i] or n_told[i] else None,
@@ -243,7 +243,7 @@ def _judge_labels(scores: Scores, task: Task) -> Result:
             {
                 "label": label,
                 "support": int(has[:, i].sum()),
-                "told": int(told[:, i].sum()),
+                "predicted": int(told[:, i].sum()),
                 "auroc": auroc,
                 "auprc": auprc,
                 "f1": float(metrics.f1_score(has[:, i], told[:, i])) if is_judged else None,
@@ -279,9 +279,11 @@ def _judge_numbers(scores: Scores, task: Task) -> Result:
         {"label": label, **_judge_number(scores.scores[:, i], scores.targets[:, i])}
         for i, label in enumerate(task.labels)
     ]
-    keys = ("r2", "pearson", "spearman", "mae", "rmse")
+    means = {key: _mean([row[key] for row in rows]) for key in ("r2", "pearson", "spearman")}
+    errors = {key: rows[0][key] if len(rows) == 1 else None for key in ("mae", "rmse")}
     return {
-        **{key: _mean([row[key] for row in rows]) for key in keys},
+        **means,
+        **errors,  # a mean over numbers of different units would be of none
         "r2_interval": _interval(scores, task),
         "chance": 0.0,
         "labels": rows,

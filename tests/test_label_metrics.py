@@ -54,7 +54,7 @@ def test_classes_are_judged_as_counted_by_hand() -> None:
     gorilla, human = result["labels"][1:]
     assert (gorilla["precision"], gorilla["recall"], gorilla["support"]) == (1, 0.5, 2)
     assert human["precision"] == pytest.approx(2 / 3)
-    assert human["told"] == 3
+    assert human["predicted"] == 3
     assert result["by_length"] == []
     assert headline(result, APES) == ("accuracy", pytest.approx(5 / 6))
 
@@ -70,7 +70,7 @@ def test_what_a_missing_class_leaves_undefined_is_none() -> None:
     result = judge(told(APES, [0, 0, 1], [0, 1, 1]), APES)
     assert result["auroc"] is None, "not a mean over two of three classes"
     human = result["labels"][2]
-    assert human == {"label": "human", "support": 0, "told": 0} | dict.fromkeys(
+    assert human == {"label": "human", "support": 0, "predicted": 0} | dict.fromkeys(
         ("precision", "recall", "f1", "auroc", "auprc")
     )
 

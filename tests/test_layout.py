@@ -41,6 +41,7 @@ LAYERS = {
             "label_curves",
             "label_charts",
             "label_report",
+            "label_sections",
             "report_parts",
             "probe",
             "optim",
