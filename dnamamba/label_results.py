@@ -8,11 +8,11 @@ evaluation.json   model and baseline on the same examples
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dnamamba.configs import to_dict
 from dnamamba.data.examples import Examples
 from dnamamba.intervals import Split
 from dnamamba.kmer_baseline import KmerBaseline
-from dnamamba.label_metrics import Scores, compare, headline, judge
+from dnamamba.label_curves import evaluation_record
+from dnamamba.label_metrics import Scores, headline, judge
 from dnamamba.run_folder import RunFolder
 from dnamamba.task import Task
 
@@ -62,16 +62,9 @@ def write_evaluation(
     batches: the examples of each split, in the order of their scores. baseline: None where there is
     none to compare with.
     """
-    splits: dict[str, dict[str, Any]] = {}
-    for name, scores in found.items():
-        splits[name] = {"model": judge(scores, task), "baseline": None, "comparison": ""}
-        if baseline is not None:
-            other = baseline.scored(batches[name])
-            comparison = compare(scores, other, task)
-            splits[name] |= {"baseline": judge(other, task), "comparison": comparison}
-    folder.write_json(
-        "evaluation", {"format_version": FORMAT_VERSION, "task": to_dict(task), "splits": splits}
-    )
+    others = {name: baseline.scored(batches[name]) for name in found} if baseline else {}
+    pairs = {name: (scores, others.get(name)) for name, scores in found.items()}
+    folder.write_json("evaluation", evaluation_record(task, pairs))
 
 
 def describe_evaluation(evaluation: Mapping[str, Any], task: Task) -> list[str]:
@@ -80,5 +73,5 @@ def describe_evaluation(evaluation: Mapping[str, Any], task: Task) -> list[str]:
     for split, row in evaluation["splits"].items():
         name, value = headline(row["model"], task)
         shown = "none" if value is None else f"{value:.4f}"
-        lines.append(f"{split}: {name} {shown}. {row['comparison']}".rstrip())
+        lines.append(f"{split}: {name} {shown}. {row['comparison'] or ''}".rstrip())
     return lines

@@ -53,7 +53,7 @@ def test_a_model_without_its_run_has_no_baseline_and_no_examples(folder, tmp_pat
     table = TableConfig(train=str(folder / "test.csv"))
     judge_classifier(folder / "run" / "model", tmp_path / "alone", table, options=OPTIONS)
     found = evaluation(tmp_path / "alone")["test"]
-    assert (found["baseline"], found["comparison"]) == (None, "")
+    assert (found["baseline"], found["comparison"]) == (None, None)
 
 
 def test_labels_that_the_model_does_not_know_are_refused(folder, tmp_path):
