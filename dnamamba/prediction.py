@@ -129,11 +129,12 @@ def _predict_chunk(
     if not lengths.all():
         raise InputError("a sequence to predict has 1 base or more, got one of 0")
     results: list[Values] = [np.empty(0, np.float32)] * len(sequences)
-    for batch in _batches(lengths, options.batch_tokens):
+    for batch, width in _batches(lengths, options.batch_tokens):
         chosen = [sequences[i] for i in batch]
-        values = _run(classifier, chosen, options)
+        values = _run(classifier, chosen, width, options)
         if options.rc == "average":
-            others = _run(classifier, [reverse_complement(one) for one in chosen], options)
+            turned = [reverse_complement(one) for one in chosen]
+            others = _run(classifier, turned, width, options)
             if classifier.task.kind == "per_base":
                 others = [other[::-1] for other in others]
             pairs = zip(values, others, strict=True)
@@ -143,24 +144,35 @@ def _predict_chunk(
     return results
 
 
-def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences of like lengths, the longest first: memory runs out at once or never."""
+def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[tuple[list[int], int]]:
+    """Indices of sequences of like lengths, and how wide they are made; the longest first: memory
+    runs out at once or never."""
     batch: list[int] = []
+    width, longest = 0, int(lengths.max(initial=0))
     for i in np.argsort(-lengths, kind="stable").tolist():
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
+        if batch and (len(batch) + 1) * width > batch_tokens:
+            yield batch, width if len(batch) > 1 else int(lengths[batch[0]])
             batch = []
+        if not batch:
+            width = min(_round_up(int(lengths[i])), longest)
         batch.append(i)
     if batch:
-        yield batch
+        yield batch, width if len(batch) > 1 else int(lengths[batch[0]])
+
+
+def _round_up(length: int) -> int:
+    """Few widths, at most a sixteenth above: allocators keep what was freed in every other size,
+    and grew by half a gigabyte in 400,000 rows of 1 to 128 bases."""
+    step = 1 << max(0, length.bit_length() - 5)
+    return -(-length // step) * step
 
 
 def _run(
-    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
+    classifier: DnaClassifier, sequences: Sequence[Codes], width: int, options: PredictOptions
 ) -> list[Values]:
     """One pass, or halves of it where memory is too small for it."""
     try:
-        return _forward(classifier, sequences, options)
+        return _forward(classifier, sequences, width, options)
     except torch.OutOfMemoryError as error:
         if len(sequences) == 1:
             raise InputError(
@@ -172,22 +184,21 @@ def _run(
     return [
         value
         for some in (sequences[:half], sequences[half:])
-        for value in _run(classifier, some, options)
+        for value in _run(classifier, some, width, options)
     ]
 
 
 @torch.inference_mode()
 def _forward(
-    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
+    classifier: DnaClassifier, sequences: Sequence[Codes], width: int, options: PredictOptions
 ) -> list[Values]:
     device = next(classifier.parameters()).device
     lengths = [len(sequence) for sequence in sequences]
-    longest = max(lengths)
-    ids = np.full((len(sequences), longest), PAD_ID, np.uint8)
+    ids = np.full((len(sequences), width), PAD_ID, np.uint8)
     for row, sequence in zip(ids, sequences, strict=True):
         row[: len(sequence)] = token_ids(sequence)
     # Without padding there is nothing to mask.
-    real = None if min(lengths) == longest else torch.tensor(lengths, device=device)
+    real = None if min(lengths) == width else torch.tensor(lengths, device=device)
     dtype = options.autocast_dtype
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         values = classifier.predict(torch.from_numpy(ids).to(device), real)
