@@ -10,6 +10,7 @@ What is held at a time is a few batches, whatever the number of rows.
 
 import gzip
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -129,12 +130,12 @@ def _predict_chunk(
     if not lengths.all():
         raise InputError("a sequence to predict has 1 base or more, got one of 0")
     results: list[Values] = [np.empty(0, np.float32)] * len(sequences)
-    for batch, width in _batches(lengths, options.batch_tokens):
+    for batch in _batches(lengths, options.batch_tokens):
         chosen = [sequences[i] for i in batch]
-        values = _run(classifier, chosen, width, options)
+        values = _run(classifier, chosen, options)
         if options.rc == "average":
             turned = [reverse_complement(one) for one in chosen]
-            others = _run(classifier, turned, width, options)
+            others = _run(classifier, turned, options)
             if classifier.task.kind == "per_base":
                 others = [other[::-1] for other in others]
             pairs = zip(values, others, strict=True)
@@ -144,20 +145,24 @@ def _predict_chunk(
     return results
 
 
-def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[tuple[list[int], int]]:
-    """Indices of sequences of like lengths, and how wide they are made; the longest first: memory
-    runs out at once or never."""
+def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of sequences of like lengths, the longest first: memory runs out at once or never."""
     batch: list[int] = []
-    width, longest = 0, int(lengths.max(initial=0))
     for i in np.argsort(-lengths, kind="stable").tolist():
-        if batch and (len(batch) + 1) * width > batch_tokens:
-            yield batch, width if len(batch) > 1 else int(lengths[batch[0]])
+        if batch and (len(batch) + 1) * _round_up(int(lengths[batch[0]])) > batch_tokens:
+            yield batch
             batch = []
-        if not batch:
-            width = min(_round_up(int(lengths[i])), longest)
         batch.append(i)
     if batch:
-        yield batch, width if len(batch) > 1 else int(lengths[batch[0]])
+        yield batch
+
+
+def _width(lengths: Sequence[int], most: int | None) -> int:
+    """How wide a batch is made; most: the longest that the model takes."""
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return longest
+    return min(_round_up(longest), most or sys.maxsize)
 
 
 def _round_up(length: int) -> int:
@@ -168,11 +173,11 @@ def _round_up(length: int) -> int:
 
 
 def _run(
-    classifier: DnaClassifier, sequences: Sequence[Codes], width: int, options: PredictOptions
+    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
 ) -> list[Values]:
     """One pass, or halves of it where memory is too small for it."""
     try:
-        return _forward(classifier, sequences, width, options)
+        return _forward(classifier, sequences, options)
     except torch.OutOfMemoryError as error:
         if len(sequences) == 1:
             raise InputError(
@@ -184,16 +189,17 @@ def _run(
     return [
         value
         for some in (sequences[:half], sequences[half:])
-        for value in _run(classifier, some, width, options)
+        for value in _run(classifier, some, options)
     ]
 
 
 @torch.inference_mode()
 def _forward(
-    classifier: DnaClassifier, sequences: Sequence[Codes], width: int, options: PredictOptions
+    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
 ) -> list[Values]:
     device = next(classifier.parameters()).device
     lengths = [len(sequence) for sequence in sequences]
+    width = _width(lengths, _longest_possible(classifier))
     ids = np.full((len(sequences), width), PAD_ID, np.uint8)
     for row, sequence in zip(ids, sequences, strict=True):
         row[: len(sequence)] = token_ids(sequence)
@@ -217,8 +223,7 @@ def window_rule(
     classifier was trained on cut to their middle, and windows as long as that around variants.
     Raises InputError for more than a Hyena's filters were made for.
     """
-    mixer, trained = classifier.config.mixer, classifier.head_config.trained_seq_len
-    most = mixer.l_max if isinstance(mixer, HyenaConfig) else None
+    trained, most = classifier.head_config.trained_seq_len, _longest_possible(classifier)
     if seq_len is None:
         return WindowRule(seq_len=trained or most, edge=edge)
     if most is not None and seq_len > most:
@@ -233,6 +238,11 @@ def window_rule(
             f"{trained:,}",
         )
     return WindowRule(seq_len=seq_len, widen=True, edge=edge)
+
+
+def _longest_possible(classifier: DnaClassifier) -> int | None:
+    mixer = classifier.config.mixer
+    return mixer.l_max if isinstance(mixer, HyenaConfig) else None
 
 
 # --- tables
