@@ -110,7 +110,7 @@ def test_sequences_of_one_length_are_not_padded():
 def test_batches_have_few_widths():
     """Memory that was freed is used again for the next batch."""
     sequences = [encode("A" * length) for length in range(300, 1000)]
-    widths = [width for _, width, _ in passes_of(sequences, 3000)]
+    widths = [width for rows, width, _ in passes_of(sequences, 3000) if rows > 1]
     assert len(set(widths)) <= 30 < len(widths), "16 between a power of two and the next"
 
 
