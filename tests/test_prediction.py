@@ -82,18 +82,36 @@ def test_any_number_of_tokens_in_a_batch_gives_the_same(batch_tokens):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_batches_keep_to_their_tokens():
-    classifier, shapes = make_classifier(), []
+def passes_of(sequences, batch_tokens):
+    """Rows, width and lengths of each pass."""
+    classifier, passes = make_classifier(), []
     alone = classifier.predict
 
     def recording(token_ids, lengths=None):
-        shapes.append(tuple(token_ids.shape))
+        passes.append((*token_ids.shape, lengths))
         return alone(token_ids, lengths)
 
     classifier.predict = recording
-    list(predict_sequences(classifier, draw_sequences(), batch_tokens=200))
-    assert all(rows * longest <= 200 for rows, longest in shapes)
-    assert len(shapes) < 8, "of 20 sequences of 30 bases: several make a batch"
+    list(predict_sequences(classifier, sequences, batch_tokens=batch_tokens))
+    return passes
+
+
+def test_batches_keep_to_their_tokens():
+    passes = passes_of(draw_sequences(), 200)
+    assert all(rows * width <= 200 for rows, width, _ in passes)
+    assert len(passes) < 8, "of 20 sequences of 30 bases: several make a batch"
+
+
+def test_sequences_of_one_length_are_not_padded():
+    sequences = [encode(random_sequence(997, seed=i)) for i in range(5)]
+    assert passes_of(sequences, 3100) == [(3, 997, None), (2, 997, None)]
+
+
+def test_batches_have_few_widths():
+    """Memory that was freed is used again for the next batch."""
+    sequences = [encode("A" * length) for length in range(300, 1000)]
+    widths = [width for rows, width, _ in passes_of(sequences, 3000) if rows > 1]
+    assert len(set(widths)) <= 30 < len(widths), "16 between a power of two and the next"
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
@@ -115,6 +133,12 @@ def test_case_means_nothing():
     text = random_sequence(50)
     one, other = predict_sequences(make_classifier(), [encode(text), encode(text.lower())])
     np.testing.assert_array_equal(one, other)
+
+
+def test_a_batch_of_hyenas_is_no_wider_than_its_filters():
+    classifier = make_classifier(mixer=HyenaConfig(l_max=61))
+    sequences = [encode(random_sequence(length)) for length in (61, 50)]
+    assert len(list(predict_sequences(classifier, sequences))) == 2
 
 
 def test_dropout_is_off():
