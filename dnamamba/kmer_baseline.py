@@ -19,6 +19,7 @@ from dnamamba.errors import InputError
 from dnamamba.kmer_features import surrounding_bases, word_frequencies
 from dnamamba.label_metrics import Scores, gather_scores
 from dnamamba.task import IGNORED_LABEL, Task
+from dnamamba.tokenizer import Codes
 
 LONGEST_WORD = 8
 _REACH = 5
@@ -26,6 +27,8 @@ _REACH = 5
 
 _MOST_SEQUENCES, _MOST_BASES = 50_000, 200_000
 """Training examples read: 50,000 rows of 4^6 float32 are 0.8 GB."""
+
+_BASES_AT_ONCE = 1 << 18
 
 _STRENGTHS = tuple(float(f"{n}e{power}") for power in range(-5, 1) for n in (1, 3))
 """C, the weight of the data against that of small coefficients, weakest first."""
@@ -110,13 +113,20 @@ class KmerBaseline:
         self, batches: Iterable[Examples], linear: _Linear, k: int
     ) -> Iterator[tuple[NDArray[Any], Examples]]:
         for batch in batches:
-            found = _predict(self._features(batch, (k,))[k], linear, self.task)
             if self.task.kind == "per_base":
-                wanted = batch.targets.numpy() != IGNORED_LABEL
-                whole = np.zeros((*wanted.shape, len(self.task.labels)), np.float32)
-                whole[wanted] = found
-                found = whole
-            yield found, batch
+                yield self._score_bases(batch, linear), batch
+            else:
+                yield _predict(self._words(batch, (k,))[k], linear, self.task), batch
+
+    def _score_bases(self, batch: Examples, linear: _Linear) -> NDArray[np.float32]:
+        """Scores (B, L, C), 0 where there is no label."""
+        rows, positions = np.nonzero(_targets(batch) != IGNORED_LABEL)
+        scores = np.zeros((*batch.targets.shape, len(self.task.labels)), np.float32)
+        for start in range(0, len(rows), _BASES_AT_ONCE):
+            some = slice(start, start + _BASES_AT_ONCE)
+            seen = surrounding_bases(_codes(batch), rows[some], positions[some], _REACH)
+            scores[rows[some], positions[some]] = _predict(seen, linear, self.task)
+        return scores
 
     def save(self, path: Path) -> None:
         """Write what was fitted as a .npz, which holds numbers alone. Raises InputError before."""
@@ -174,30 +184,38 @@ class KmerBaseline:
     def _sizes(self) -> Sequence[int]:
         return (_REACH,) if self.task.kind == "per_base" else range(1, self.max_k + 1)
 
-    def _features(self, batch: Examples, sizes: Sequence[int]) -> dict[int, Matrix]:
+    def _words(self, batch: Examples, sizes: Sequence[int]) -> dict[int, Matrix]:
         from scipy.sparse import csr_matrix
 
-        codes = batch.codes.numpy()
-        if self.task.kind == "per_base":
-            wanted = batch.targets.numpy() != IGNORED_LABEL
-            return {reach: csr_matrix(surrounding_bases(codes, wanted, reach)) for reach in sizes}
-        tables = word_frequencies(codes, max(sizes), self.both_strands)
+        tables = word_frequencies(_codes(batch), max(sizes), self.both_strands)
         return {k: csr_matrix(tables[k]) for k in sizes}
+
+    def _bases(self, batch: Examples) -> tuple[dict[int, Matrix], NDArray[Any]]:
+        from scipy.sparse import csr_matrix
+
+        rows, positions = (
+            where[:_MOST_BASES] for where in np.nonzero(_targets(batch) != IGNORED_LABEL)
+        )
+        seen = surrounding_bases(_codes(batch), rows, positions, _REACH)
+        return {_REACH: csr_matrix(seen)}, _targets(batch)[rows, positions]
 
     def _read(
         self, batches: Iterable[Examples], split: str
     ) -> tuple[dict[int, Matrix], NDArray[Any]]:
         from scipy.sparse import vstack
 
-        limit = _MOST_BASES if self.task.kind == "per_base" else _MOST_SEQUENCES
+        is_per_base = self.task.kind == "per_base"
+        limit = _MOST_BASES if is_per_base else _MOST_SEQUENCES
         parts: dict[int, list[Matrix]] = {k: [] for k in self._sizes}
         targets: list[NDArray[Any]] = []
         for batch in batches:
-            for k, matrix in self._features(batch, self._sizes).items():
+            if is_per_base:
+                matrices, right = self._bases(batch)
+            else:
+                matrices, right = self._words(batch, self._sizes), _targets(batch)
+            for k, matrix in matrices.items():
                 parts[k].append(matrix)
-            right = batch.targets.numpy()
-            is_per_base = self.task.kind == "per_base"
-            targets.append(right[right != IGNORED_LABEL] if is_per_base else right)
+            targets.append(right)
             if sum(map(len, targets)) >= limit:
                 break
         if not sum(map(len, targets)):
@@ -212,6 +230,14 @@ class KmerBaseline:
             return range(n_labels)
         unbalanced = np.abs(targets.mean(axis=0) - 0.5)
         return sorted(np.argsort(unbalanced, kind="stable")[:_LABELS_SEARCHED].tolist())
+
+
+def _codes(batch: Examples) -> Codes:
+    return batch.codes.cpu().numpy()
+
+
+def _targets(batch: Examples) -> NDArray[Any]:
+    return batch.targets.cpu().numpy()
 
 
 def _path_losses(

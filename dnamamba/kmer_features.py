@@ -61,15 +61,17 @@ def _frequencies(counts: NDArray[np.int64], k: int, both_strands: bool) -> Table
     return (counts / totals).astype(np.float32)
 
 
-def surrounding_bases(codes: Codes, wanted: NDArray[np.bool_], reach: int) -> Table:
-    """The bases around positions, one-hot: float32 (n, (2 reach + 1) x 4), in the order of wanted.
+def surrounding_bases(
+    codes: Codes, rows: NDArray[np.intp], positions: NDArray[np.intp], reach: int
+) -> Table:
+    """The bases around positions, one-hot: float32 (n, (2 reach + 1) x 4).
 
-    codes: uint8 (B, L). wanted: bool (B, L), n of them true. What is no A, C, G or T, or lies
-    outside the row, is four zeros.
+    codes: uint8 (B, L). rows, positions: (n,), where. What is no A, C, G or T, or lies outside the
+    row, is four zeros.
     """
-    one_hot = np.zeros((len(codes), codes.shape[1] + 2 * reach, 4), np.float32)
-    rows, positions = np.nonzero(is_base(codes))
-    one_hot[rows, positions + reach, token_ids(codes[rows, positions]) - FIRST_BASE_ID] = 1
-    rows, positions = np.nonzero(wanted)
-    around = positions[:, None] + np.arange(2 * reach + 1)
-    return one_hot[rows[:, None], around].reshape(len(rows), -1)
+    around = positions[:, None] + np.arange(-reach, reach + 1)
+    is_inside = (around >= 0) & (around < codes.shape[1])
+    found = codes[rows[:, None], np.where(is_inside, around, 0)]
+    bases = np.where(is_inside & is_base(found), token_ids(found), 0)
+    letters = np.arange(FIRST_BASE_ID, FIRST_BASE_ID + 4)
+    return (bases[:, :, None] == letters).astype(np.float32).reshape(len(rows), -1)

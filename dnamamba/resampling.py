@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 N_RESAMPLES = 200
-MOST_SCORES = 1_000_000
-"""Above this an interval takes longer than seconds; it is narrow there."""
+MOST_SCORES = 250_000
+"""Above this an interval takes longer than a second or two; it is narrow there."""
 
 WeightedMean = Callable[[NDArray[np.float64]], float]
 """A number as a function of how often each example counts, float64 (N,); nan where it has none."""
@@ -19,7 +19,7 @@ _Column = Callable[[NDArray[np.float64], NDArray[np.float64]], WeightedMean]
 def interval_of(compute: WeightedMean, shape: tuple[int, ...]) -> list[float] | None:
     """[low, high] of a number of scores of `shape` (N, C), by 200 resamplings, always the same.
 
-    None of a single example, above a million scores, and where most resamplings have no number.
+    None of a single example, above 250,000 scores, and where most resamplings have no number.
     """
     if math.prod(shape) > MOST_SCORES or shape[0] < 2:
         return None

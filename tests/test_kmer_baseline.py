@@ -74,8 +74,8 @@ def test_a_sequence_and_its_other_strand_have_the_same_words() -> None:
 def test_surroundings_are_the_bases_beside_a_position() -> None:
     """Around the G of NAGT: A before, T behind, and beyond the end nothing."""
     codes = encode("NAGT")[None]
-    wanted = np.array([[False, False, True, True]])
-    around = surrounding_bases(codes, wanted, reach=2).reshape(2, 5, 4)
+    rows, positions = np.array([0, 0]), np.array([2, 3])
+    around = surrounding_bases(codes, rows, positions, reach=2).reshape(2, 5, 4)
     nothing, a, _, g, t = [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]
     assert around[0].tolist() == [nothing, a, g, t, nothing]
     assert around[1].tolist() == [a, g, t, nothing, nothing]
@@ -212,8 +212,9 @@ def test_numbers_are_told_in_their_own_unit() -> None:
     assert baseline.description.startswith("Ridge regression")
 
 
-def test_bases_are_told_from_those_beside_them() -> None:
+def test_bases_are_told_from_those_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The label of a base is whether a G comes next; the last of a row has none."""
+    monkeypatch.setattr(kmer_baseline, "_BASES_AT_ONCE", 100)
     task = Task(kind="per_base", labels=("no", "yes"))
     codes = sequences(20, 20, length=50)
     targets = np.full(codes.shape, IGNORED_LABEL)

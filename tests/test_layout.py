@@ -263,6 +263,17 @@ def test_the_command_line_imports_torch_only_inside_functions() -> None:
     assert wrong == []
 
 
+def test_scikit_learn_is_imported_only_inside_functions() -> None:
+    """It takes a second to load, and only judging and baselines need it."""
+    wrong = [
+        described(module, found)
+        for module, found in all_imports()
+        if found.target.split(".")[0] in ("sklearn", "scipy")
+        and not (found.in_function or found.for_types_only)
+    ]
+    assert wrong == []
+
+
 def test_the_command_line_and_data_preparation_load_without_torch() -> None:
     """Neither directly nor through what they import: --help stays fast."""
     modules = [m for m, _ in python_files() if unit_of(m) in ("cli", "data_prep")]
