@@ -95,7 +95,7 @@ _LABELS = """
 .series4 { stroke: var(--ink); stroke-dasharray: 4 4; }
 .series5 { stroke: var(--quiet); stroke-dasharray: 12 4; }
 .whole { stroke-dasharray: none; stroke-width: 1.5; }
-.series0.dot { fill: var(--blue); } .series1.dot { fill: var(--orange); stroke-dasharray: none; }
+.series0.dot { fill: var(--blue); } .series1.dot { fill: var(--paper); stroke-dasharray: none; }
 .speck { fill: var(--blue); fill-opacity: .5; stroke: none; } .bar { fill: var(--rule); }
 .matrix { max-width: 640px; } .cell { fill: var(--box); } .heat { fill: var(--blue); }
 .matrix .strong { fill: var(--paper); font-weight: 600; } .matrix .weak { fill: var(--ink); }
