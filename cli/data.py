@@ -6,7 +6,13 @@ from typing import Any
 import click
 
 from dnamamba.cli.main import LazyGroup
-from dnamamba.cli.options import FILE, data_config, window_options
+from dnamamba.cli.options import (
+    FILE,
+    data_config,
+    species_config,
+    species_options,
+    window_options,
+)
 
 _COMMANDS = {
     "info": ("dnamamba.cli.data", "info", "Contigs, letters, N and soft-masking of a file."),
@@ -57,22 +63,36 @@ def info(files: tuple[Path, ...], n_contigs: int) -> None:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @click.option("--out", type=FILE, required=True, help="The store to write, e.g. genome.h5.")
+@click.option(
+    "--aliases",
+    type=FILE,
+    metavar="TABLE",
+    help="Rename contigs to chr1, chr2A ...: by NCBI's assembly report, UCSC's chromAlias or two "
+    "columns, old and new name.",
+)
 @click.option("--force", is_flag=True, help="Replace a store that exists.")
-def prepare(files: tuple[Path, ...], out: Path, force: bool) -> None:
+def prepare(files: tuple[Path, ...], out: Path, aliases: Path | None, force: bool) -> None:
     """Write FASTA files (plain, gzip or BGZF) into one store that every worker maps into memory.
 
     Files of one call are one genome; prepare one store for each genome.
 
     \b
-    Example:
+    Examples:
       dnamamba data prepare chr1.fa.gz chr2.fa.gz --out genome.h5
+      dnamamba data prepare ape.fna.gz --aliases assembly_report.txt --out ape.h5
     """
     from dnamamba.data_prep.facts import foreign_letters
     from dnamamba.data_prep.store import GenomeStore, prepare_store
     from dnamamba.data_prep.summary import count_contigs
 
     done: list[int] = []
-    prepare_store(files, out, force=force, on_contig=lambda _, length: done.append(length))
+    prepare_store(
+        files,
+        out,
+        force=force,
+        aliases=aliases,
+        on_contig=lambda _, length: done.append(length),
+    )
     n_contigs, size = count_contigs(len(done)), out.stat().st_size
     click.echo(f"{out}: {n_contigs}, {sum(done):,} bases, {size:,} bytes")
     if doubt := foreign_letters(GenomeStore(out).facts.values()):
@@ -82,6 +102,7 @@ def prepare(files: tuple[Path, ...], out: Path, force: bool) -> None:
 
 @click.command()
 @click.argument("files", nargs=-1)
+@species_options
 @window_options
 def check(files: tuple[str, ...], **values: Any) -> None:
     """Windows, bases, N and soft-masking of each split, and the bases that splits share.
@@ -90,20 +111,49 @@ def check(files: tuple[str, ...], **values: Any) -> None:
     would. FILES as for pretrain; without any, the simulated demo genomes. Exit code 1 where
     training windows share bases with held-out ones.
 
+    With --species, the contigs of each species and split, and those that are homologous to
+    contigs of another split; exit code 1 where there are any, or where a species has no window.
+
     \b
-    Example:
+    Examples:
       dnamamba data check hg38.h5 --bed hg38-splits.bed --seq-len 1M
+      dnamamba data check --species human=human.h5 --species gorilla=gorilla.h5 --seq-len 16k
     """
+    if values["species"]:
+        lines, failed = _check_species(files, values)
+    elif values["split"]:
+        raise click.UsageError("--split divides species: name them with --species LABEL=FILE")
+    else:
+        lines, failed = _check_windows(files, values)
+    for line in lines:
+        click.echo(line)
+    if failed:
+        click.get_current_context().exit(1)
+
+
+def _check_windows(files: tuple[str, ...], values: dict[str, Any]) -> tuple[list[str], bool]:
+    """Lines to print, and whether splits leak."""
     from dnamamba.data.check import check_splits
     from dnamamba.pretraining import DEMO, open_named_genome
 
     is_demo = not files or files == (DEMO,)
     genome = open_named_genome((DEMO,) if is_demo else files)
     result = check_splits(genome, data_config(values, is_demo=is_demo))
-    for line in result.lines():
-        click.echo(line)
-    if result.leaks:
-        click.get_current_context().exit(1)
+    return result.lines(), result.leaks
+
+
+def _check_species(files: tuple[str, ...], values: dict[str, Any]) -> tuple[list[str], bool]:
+    """Lines to print, and whether splits leak or cannot be used."""
+    from dnamamba.data.species import open_species
+    from dnamamba.data.species_check import check_species
+
+    if files:
+        raise click.UsageError(
+            f"name genomes either with --species or as files, got both ({', '.join(files)})"
+        )
+    config = species_config(values)
+    result = check_species(open_species(config), config)
+    return result.lines(), result.leaks or result.problem is not None
 
 
 @click.command()

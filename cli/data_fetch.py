@@ -5,8 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from dnamamba.data_prep.ape_download import ApeDownload
+    from dnamamba.data_prep.apes import ApeAssembly, Assembly
+    from dnamamba.data_prep.registry import RemoteFile
 
 Progress = Callable[[int, int | None], None]
 Say = Callable[[str], None]
@@ -31,9 +37,21 @@ STEP_BYTES = 100_000_000
     help="Look for the same file names below this http, https or file address instead.",
 )
 @click.option("--force", is_flag=True, help="Download even what is there already.")
+@click.option(
+    "--assembly",
+    type=click.Choice(["t2t", "ucsc"]),
+    help="Of great-apes: the complete genomes (t2t, the default) or UCSC's older ones.",
+)
+@click.option("--species", multiple=True, help="Of great-apes: take this one; may be repeated.")
 @click.option("--list", "list_all", is_flag=True, help="Show what there is, and stop.")
 def fetch(
-    names: tuple[str, ...], out: Path, mirror: str | None, force: bool, list_all: bool
+    names: tuple[str, ...],
+    out: Path,
+    mirror: str | None,
+    force: bool,
+    assembly: "Assembly | None",
+    species: tuple[str, ...],
+    list_all: bool,
 ) -> None:
     """Download public genomes and splits, and check them.
 
@@ -41,31 +59,68 @@ def fetch(
     Examples:
       dnamamba data fetch --list
       dnamamba data fetch hg38 hg38-splits --out genomes
+      dnamamba data fetch great-apes --species human --species gorilla
 
     A download that was interrupted goes on where it stopped when the same command runs again. On
     machines without a network use --mirror with a copy inside, such as file:///shared/genomes, or
     copy the files into FOLDER by hand: the command then checks them.
     """
-    from dnamamba.data_prep.download import download
-    from dnamamba.data_prep.registry import dataset, describe_checks
+    from dnamamba.data_prep.ape_download import ApeDownload
+    from dnamamba.data_prep.registry import GREAT_APES_NAME, dataset
 
     if list_all:
         _print_list()
         return
     if not names:
         raise click.UsageError("name at least one data set; --list shows what there is")
-    for chosen in [dataset(name) for name in dict.fromkeys(names)]:
-        for remote in chosen.files:
-            with _show_progress(remote.name) as (progress, say):
-                path = download(remote, out, mirror=mirror, force=force, progress=progress, say=say)
-            click.echo(f"{path} ({describe_checks(remote)})")
+    if (assembly or species) and GREAT_APES_NAME not in names:
+        raise click.UsageError(f"--assembly and --species are for {GREAT_APES_NAME} alone")
+    chosen = [dataset(name) for name in dict.fromkeys(names) if name != GREAT_APES_NAME]
+    apes = _chosen_apes(assembly or "t2t", species) if GREAT_APES_NAME in names else []
+    get = partial(_fetch_one, out=out, mirror=mirror, force=force)
+    for entry in chosen:
+        for remote in entry.files:
+            path = get(remote)
             if path.name.endswith(".fa.gz"):
                 # Plain gzip has no random access.
-                store = path.with_name(path.name.removesuffix(".fa.gz") + ".h5")
-                command = shlex.join(
-                    ["dnamamba", "data", "prepare", f"{path}", "--out", f"{store}"]
-                )
-                click.echo(f"next: {command}")
+                _print_prepare(path, path.with_name(path.name.removesuffix(".fa.gz") + ".h5"))
+    say = partial(click.echo, err=True)
+    _fetch_apes(apes, ApeDownload(folder=out, fetch=get, say=say, mirror=mirror, force=force))
+
+
+def _fetch_one(remote: "RemoteFile", *, out: Path, mirror: str | None, force: bool) -> Path:
+    from dnamamba.data_prep.download import download
+    from dnamamba.data_prep.registry import describe_checks
+
+    with _show_progress(remote.name) as (progress, say):
+        path = download(remote, out, mirror=mirror, force=force, progress=progress, say=say)
+    click.echo(f"{path} ({describe_checks(remote)})")
+    return path
+
+
+def _chosen_apes(assembly: "Assembly", species: tuple[str, ...]) -> list["ApeAssembly"]:
+    from dnamamba.data_prep.apes import GREAT_APES
+
+    apes = GREAT_APES[assembly]
+    if unknown := [name for name in species if name not in apes]:
+        raise click.UsageError(
+            f"great-apes --assembly {assembly} has no {unknown[0]!r}; it has {', '.join(apes)}"
+        )
+    return [ape for name, ape in apes.items() if not species or name in species]
+
+
+def _fetch_apes(apes: list["ApeAssembly"], ways: "ApeDownload") -> None:
+    # The commands stand together at the end, after what may be hours.
+    for files in [ways.run(ape) for ape in apes]:
+        kind = "ucsc" if files.ape.database else "t2t"
+        store = ways.folder / f"{files.ape.species}-{kind}.h5"
+        _print_prepare(files.fasta, store, files.aliases)
+
+
+def _print_prepare(fasta: Path, store: Path, aliases: Path | None = None) -> None:
+    words = ["dnamamba", "data", "prepare", f"{fasta}"]
+    words += ["--aliases", f"{aliases}"] if aliases is not None else []
+    click.echo(f"next: {shlex.join([*words, '--out', f'{store}'])}")
 
 
 def _print_list() -> None:
@@ -81,6 +136,21 @@ def _print_list() -> None:
             note = f"; {remote.note}" if remote.note else ""
             click.echo(f"    {remote.name}, {size}, {known or 'no checksum'} known{note}")
             click.echo(f"    {remote.url}")
+    _print_apes()
+
+
+def _print_apes() -> None:
+    from dnamamba.data_prep.apes import GREAT_APES
+    from dnamamba.data_prep.registry import GREAT_APES_NAME as NAME
+
+    for assembly, apes in GREAT_APES.items():
+        origin = "complete genomes, NCBI" if assembly == "t2t" else "older assemblies, UCSC"
+        click.echo(f"{NAME} --assembly {assembly}: {origin}; md5 from the server's own list")
+        for ape in apes.values():
+            place = ape.database or ape.accession
+            size = _in_megabytes(ape.size) if ape.size else "size unknown"
+            note = f"; {ape.note}" if ape.note else ""
+            click.echo(f"    {ape.species}, {ape.name} ({place}), {size}{note}")
 
 
 @contextmanager

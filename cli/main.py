@@ -40,6 +40,11 @@ _COMMANDS = {
         "pretrain",
         "Train a DNA language model on a FASTA, or on demo genomes.",
     ),
+    "classify": (
+        "dnamamba.cli.classify",
+        "classify",
+        "Tell sequences apart: great apes, or any labelled ones.",
+    ),
     "data": (
         "dnamamba.cli.data",
         "data",

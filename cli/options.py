@@ -127,6 +127,41 @@ def split_options(command: Command) -> Command:
     return apply_options(options, command)
 
 
+def parse_labelled(text: str) -> tuple[str, tuple[str, ...]]:
+    """Read `human=human.h5` or `human=a.fa,b.fa`: a label and its files."""
+    label, _, files = text.partition("=")
+    names = tuple(name.strip() for name in files.split(",") if name.strip())
+    if not label.strip() or not names:
+        raise InputError(
+            f"a label and its files look like human=human.h5 or human=a.fa,b.fa, got {text!r}"
+        )
+    return label.strip(), names
+
+
+LABELLED_FILES = Parsed(parse_labelled, "label=files")
+
+
+def species_options(command: Command) -> Command:
+    """Genomes to tell apart, and how they are divided; beside `window_options`."""
+    options: list[Callable[[Command], Command]] = [
+        click.option(
+            "--species",
+            type=LABELLED_FILES,
+            metavar="LABEL=FILE[,FILE...]",
+            multiple=True,
+            help="A species and its genome: FASTA files and stores. Once for each species.",
+        ),
+        click.option(
+            "--split",
+            type=click.Choice(["homology", "hyenadna", "contigs", "bed"]),
+            help="How species are divided: by homology to human chromosomes (test 5, 7, 9, 10, "
+            "11; valid 1, 3, 12, 13), by a chromosome's own number as HyenaDNA does, or by "
+            "contigs or a BED. [default: what --bed or --valid-contigs say, else homology]",
+        ),
+    ]
+    return apply_options(options, command)
+
+
 def apply_options(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
     """Decorate a command with options, which its help then shows in this order."""
     for option in reversed(options):
@@ -145,7 +180,7 @@ def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = Tru
     from dnamamba.data.windows import WindowConfig
 
     bed = values["bed"]
-    valid, test = (_names(values[key]) for key in ("valid_contigs", "test_contigs"))
+    valid, test = (split_names(values[key]) for key in ("valid_contigs", "test_contigs"))
     fractions_given = any(map(_is_typed, ("valid_fraction", "test_fraction")))
     if fractions_given and (bed is not None or valid or test):
         raise click.UsageError(
@@ -177,7 +212,40 @@ def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = Tru
     )
 
 
-def _names(text: str | None) -> tuple[str, ...]:
+def species_config(values: dict[str, Any]) -> Any:
+    """The SpeciesConfig that `species_options` and `window_options` describe.
+
+    values: click's parameters.
+    """
+    from dnamamba.data.species import SpeciesConfig, SpeciesFiles
+
+    for parameter in ("rule", "edge", "keep_overlap", "valid_fraction", "test_fraction"):
+        if parameter in values and _is_typed(parameter):
+            option = "--windows" if parameter == "rule" else f"--{parameter.replace('_', '-')}"
+            raise click.UsageError(
+                f"{option} is for windows that tile a genome; those of --species are drawn at "
+                "random from whole contigs or rows of a BED: leave it out"
+            )
+    bed = values["bed"]
+    valid, test = (split_names(values[key]) for key in ("valid_contigs", "test_contigs"))
+    by_default: Any = "bed" if bed is not None else "contigs" if valid or test else "homology"
+    return SpeciesConfig(
+        species=tuple(
+            SpeciesFiles(label, tuple(str(Path(file).resolve()) for file in files))
+            for label, files in values["species"]
+        ),
+        seq_len=values["seq_len"],
+        split=values["split"] or by_default,
+        valid_contigs=valid,
+        test_contigs=test,
+        bed=None if bed is None else str(bed.resolve()),
+        max_n_fraction=values["max_n_fraction"],
+        seed=values["data_seed"],
+    )
+
+
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Comma-separated names; none of an option that was left out."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 

@@ -171,8 +171,8 @@ def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
     """The settings asked for, with the defaults of the device filled in."""
     from dnamamba.models import preset
     from dnamamba.pretraining import DEMO, PretrainConfig, default_settings, peak_learning_rate
+    from dnamamba.recipe import TrainConfig
     from dnamamba.runtime import choose_device
-    from dnamamba.training import TrainConfig
 
     defaults = default_settings(choose_device(values["device"]).type, values["seq_len"])
     chosen = {

@@ -1,12 +1,13 @@
-"""BED files that assign stretches of a genome to train, valid and test."""
+"""BED files: stretches of a genome for train, valid and test, or with labels."""
 
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from dnamamba.data_prep.fasta import compression_of, open_existing, refuse_damage
 from dnamamba.errors import InputError
-from dnamamba.intervals import Interval, Split
+from dnamamba.intervals import Interval, Split, Strand
 
 
 def read_split_bed(path: Path) -> dict[Split, list[Interval]]:
@@ -23,6 +24,46 @@ def read_split_bed(path: Path) -> dict[Split, list[Interval]]:
     if not any(rows.values()):
         raise InputError(f"{path} holds no interval")
     return rows
+
+
+class LabelledRegion(NamedTuple):
+    """One row of a BED with labels."""
+
+    line: int
+    """Its number, from 1."""
+
+    interval: Interval
+    """With the strand of the sixth column; "." where there is none."""
+
+    label: str
+    """Stripped of spaces; "" where it is missing."""
+
+
+def read_labelled_bed(path: Path, label_column: int) -> Iterator[LabelledRegion]:
+    """Read regions with a label in a column, counted from 1; the strand is the sixth column.
+
+    Plain or gzip; tab-separated, 0-based half-open. Comments, `track`, `browser` and blank lines
+    are passed over. Raises InputError naming the line for other rows, and for regions of no base.
+    """
+    for number, line in _lines(path):
+        where = f"{path.name} line {number}"
+        fields = line.split("\t")
+        if len(fields) < max(label_column, 3):
+            raise InputError(
+                f"{where}: expected {max(label_column, 3)} tab-separated columns or more, chrom, "
+                f"start, end and in column {label_column} the label, got {len(fields)}: "
+                f"{line[:80]!r}"
+            )
+        strand = fields[5].strip() if len(fields) > 5 else "."
+        if strand not in tuple(Strand):
+            raise InputError(f"{where}: the sixth column is the strand (+, - or .), got {strand!r}")
+        try:
+            interval = Interval(fields[0], int(fields[1]), int(fields[2]), Strand(strand))
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from error
+        if not interval.length:
+            raise InputError(f"{where}: the region has no base (start = end = {interval.start:,})")
+        yield LabelledRegion(number, interval, fields[label_column - 1].strip())
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -38,6 +38,7 @@ from dnamamba.data_prep.evolution import (
     rate,
 )
 from dnamamba.errors import InputError
+from dnamamba.runtime import cache_folder
 
 FORMAT_VERSION = 1  # raise it with any change of the sequence that comes out
 SHORTEST_CHROMOSOME = 20_000
@@ -125,6 +126,21 @@ def write_demo_genomes(folder: Path, config: DemoConfig | None = None) -> dict[s
                 raise
             return _check_written(folder, config)
     return _paths(folder)
+
+
+def cached_demo_genomes() -> dict[str, Path]:
+    """The genomes of the default config in the cache folder, made if they are not there yet."""
+    config = DemoConfig()
+    # Another version of dnamamba may simulate other genomes; each keeps its own.
+    key = hashlib.sha256(f"{FORMAT_VERSION} {config!r}".encode()).hexdigest()[:8]
+    return write_demo_genomes(cache_folder() / f"demo-{key}", config)
+
+
+def is_demo_genome(path: Path) -> bool:
+    """Whether a file is one of simulated genomes."""
+    return path.name in {file.name for file in _paths(path.parent).values()} and bool(
+        _read_record(path.parent / "demo.json").get("simulated")
+    )
 
 
 def simulate_chromosome(name: str, length: int, config: DemoConfig) -> dict[str, Stretch]:

@@ -24,7 +24,7 @@ from dnamamba.tokenizer import Codes, encode
 
 Compression = Literal["none", "gzip", "bgzf"]
 
-_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BLOCK = 1 << 23
 
 
@@ -49,8 +49,8 @@ def open_existing(path: Path) -> BinaryIO:
 def refuse_truncated_bgzf(path: Path) -> None:
     """Raise InputError where the end-of-file block that bgzip writes last is missing."""
     with open_existing(path) as file:
-        file.seek(max(0, path.stat().st_size - len(_BGZF_END)))
-        if file.read() != _BGZF_END:
+        file.seek(max(0, path.stat().st_size - len(BGZF_END)))
+        if file.read() != BGZF_END:
             raise InputError(
                 f"{path} is cut off: a BGZF file ends with an empty block, this one does not. "
                 "Copy or download it again"

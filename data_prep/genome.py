@@ -1,6 +1,7 @@
 """One interface over every genome: FASTA, BGZF FASTA and the prepared store, one file or many."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,12 +97,13 @@ class JoinedGenome:
     """Several genomes seen as one.
 
     Where contig names collide (four apes with the same record names), every contig is called
-    `<file name>/<contig>`; assemblies use dots and bars inside names, never the slash.
+    `<label>/<contig>`; assemblies use dots and bars inside names, never the slash.
+    labels: of each part, e.g. its file's name. qualify: call contigs so in any case.
     """
 
-    def __init__(self, parts: Sequence[Genome], labels: Sequence[str]):
+    def __init__(self, parts: Sequence[Genome], labels: Sequence[str], *, qualify: bool = False):
         names = [name for part in parts for name in part.contigs]
-        qualify = len(names) != len(set(names))
+        qualify = qualify or len(names) != len(set(names))
         self._parts = list(parts)
         self._places = {
             (f"{label}/{name}" if qualify else name): (part, name)
@@ -143,14 +145,37 @@ def open_genome(paths: Sequence[Path | str]) -> Genome:
     if not paths:
         raise InputError("no genome was named: expected at least one FASTA or store")
     files = [Path(path) for path in paths]
+    parts = _open_each(files)
+    if len(parts) == 1:
+        return parts[0]
+    return JoinedGenome(parts, [label_of(path) for path in files])
+
+
+def open_labelled_genomes(files: Mapping[str, Sequence[Path | str]]) -> Genome:
+    """Open the files of several genomes as one whose contigs are all called `label/contig`.
+
+    files: label -> FASTA files and stores. Raises what `open_genome` does, and InputError where
+    two files of one label have a contig of the same name.
+    """
+    pairs = [(label, Path(path)) for label, paths in files.items() for path in paths]
+    parts = _open_each([path for _, path in pairs])
+    for label in files:
+        own = [part for part, (owner, _) in zip(parts, pairs, strict=True) if owner == label]
+        seen = Counter(name for part in own for name in part.contigs)
+        if twice := [name for name, count in seen.items() if count > 1]:
+            raise InputError(
+                f"{label}: contig {twice[0]} is in more than one of its files "
+                f"({', '.join(map(str, files[label]))}): name each part of a genome once"
+            )
+    return JoinedGenome(parts, [label for label, _ in pairs], qualify=True)
+
+
+def _open_each(files: Sequence[Path]) -> list[Genome]:
     for path in files:
         with open_existing(path):
             pass
     refuse_plain_gzip(files)
-    parts = [_open_one(path) for path in files]
-    if len(parts) == 1:
-        return parts[0]
-    return JoinedGenome(parts, [label_of(path) for path in files])
+    return [_open_one(path) for path in files]
 
 
 def label_of(path: Path) -> str:

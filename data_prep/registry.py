@@ -16,6 +16,8 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from dnamamba.errors import InputError
 
 CHUNK_BYTES = 1 << 20
+# Several genomes, whose files are found on the server: see ape_download.py.
+GREAT_APES_NAME = "great-apes"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def dataset_names() -> list[str]:
 def dataset(name: str) -> Dataset:
     """Look one up; InputError with the names there are when it is unknown."""
     if name not in _DATASETS:
-        raise InputError(f"no data set is called {name!r}; there are {', '.join(_DATASETS)}")
+        names = ", ".join([*_DATASETS, GREAT_APES_NAME])
+        raise InputError(f"no data set is called {name!r}; there are {names}")
     return _DATASETS[name]
 
 
@@ -196,25 +199,29 @@ def _find_gzip_problem(path: Path) -> str | None:
     return None
 
 
-def _ucsc_file(
+def ucsc_file(
     path: str,
     *,
+    name: str | None = None,
     size: int | None = None,
     md5: str | None = None,
     sha256: str | None = None,
     note: str = "",
 ) -> RemoteFile:
-    """A file below UCSC's goldenPath; hgdownload2 is UCSC's second server."""
+    """A file below UCSC's goldenPath; `name` where it is called otherwise here."""
+    url, *mirror_urls = (f"{server}/goldenPath/{path}" for server in _UCSC_SERVERS)
     return RemoteFile(
-        name=PurePosixPath(path).name,
-        url=f"https://hgdownload.soe.ucsc.edu/goldenPath/{path}",
-        mirror_urls=(f"https://hgdownload2.soe.ucsc.edu/goldenPath/{path}",),
+        name=name or PurePosixPath(path).name,
+        url=url,
+        mirror_urls=tuple(mirror_urls),
         size=size,
         md5=md5,
         sha256=sha256,
         note=note,
     )
 
+
+_UCSC_SERVERS = ("https://hgdownload.soe.ucsc.edu", "https://hgdownload2.soe.ucsc.edu")
 
 _BASENJI = "https://storage.googleapis.com/basenji_barnyard2"
 
@@ -227,7 +234,7 @@ _DATASETS = {
             "hg38",
             "human genome GRCh38, UCSC, soft-masked",
             (
-                _ucsc_file(
+                ucsc_file(
                     "hg38/bigZips/hg38.fa.gz",
                     size=983_659_424,
                     md5="1c9dcaddfa41027f17cd8f7a82c7293b",
@@ -240,7 +247,7 @@ _DATASETS = {
             "hg38-chr21",
             "human chromosome 21 of hg38, 46.7 Mbp: for trying things out",
             (
-                _ucsc_file(
+                ucsc_file(
                     "hg38/chromosomes/chr21.fa.gz",
                     size=12_709_705,
                     md5="184df2bd9b812b6e6b6da16c6021369e",
@@ -252,7 +259,7 @@ _DATASETS = {
             "hg38-chr22",
             "human chromosome 22 of hg38, 50.8 Mbp: for trying things out",
             (
-                _ucsc_file(
+                ucsc_file(
                     "hg38/chromosomes/chr22.fa.gz",
                     size=12_255_678,
                     md5="41b47ce1cc21b558409c19b892e1c0d1",
@@ -291,7 +298,7 @@ _DATASETS = {
             "hg19",
             "human genome GRCh37, UCSC, soft-masked",
             (
-                _ucsc_file(
+                ucsc_file(
                     "hg19/bigZips/hg19.fa.gz",
                     md5="806c02398f5ac5da8ffd6da2d1d5d1a9",
                     note=_ONE_RECIPE,
@@ -302,7 +309,7 @@ _DATASETS = {
             "mm10",
             "mouse genome GRCm38, UCSC, soft-masked",
             (
-                _ucsc_file(
+                ucsc_file(
                     "mm10/bigZips/mm10.fa.gz",
                     md5="db005b65828db31735f384e4c5787be5",
                     note=_ONE_RECIPE,
@@ -313,7 +320,7 @@ _DATASETS = {
             "mm39",
             "mouse genome GRCm39, UCSC, soft-masked",
             (
-                _ucsc_file(
+                ucsc_file(
                     "mm39/bigZips/mm39.fa.gz",
                     md5="41ace1b7157b98b393746aef5d1287a8",
                     note=_ONE_RECIPE,

@@ -21,6 +21,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import h5py
 import numpy as np
 
 from dnamamba import __version__
+from dnamamba.data_prep.assembly_report import read_aliases, rename
 from dnamamba.data_prep.facts import ContigFacts, Runs, facts_of_record
 from dnamamba.data_prep.fasta import FastaReader, compression_of, refuse_truncated_bgzf
 from dnamamba.errors import InputError
@@ -52,15 +54,18 @@ def prepare_store(
     out: Path,
     *,
     force: bool = False,
+    aliases: Path | None = None,
     on_contig: Callable[[str, int], None] | None = None,
 ) -> Path:
     """Write FASTA files (plain, gzip or BGZF) into one store; returns its path.
 
+    aliases: a table of names (assembly_report.py) by which contigs are called in the store; None
+        keeps the names of the FASTA.
     on_contig: called with the name and length of each contig once it is written.
     The file appears under its name only when it is whole. An existing one is kept unless `force`.
     Raises InputError for sources that cannot be read or are stores themselves, for contig names
-    that come twice, where `out` is one of the sources, and where the disk has no room for the next
-    contig.
+    that come twice or are not in `aliases`, where `out` is one of the sources, and where the disk
+    has no room for the next contig.
     """
     if out.resolve() in [source.resolve() for source in sources]:
         raise InputError(
@@ -85,7 +90,7 @@ def prepare_store(
     building = out.with_name(f".{os.getpid()}-{out.name}.building")
     try:
         with h5py.File(building, "w", libver="latest") as file:
-            _write_store(file, sources, on_contig)
+            _write_store(file, sources, aliases, on_contig)
         with open(building, "rb") as written:
             os.fsync(written.fileno())
         os.replace(building, out)
@@ -129,14 +134,19 @@ def _require_space(folder: Path, n_bytes: int) -> None:
 def _write_store(
     file: h5py.File,
     sources: Sequence[Path],
+    aliases: Path | None,
     on_contig: Callable[[str, int], None] | None,
 ) -> None:
+    new_names = read_aliases(aliases) if aliases is not None else {}
     facts: list[ContigFacts] = []
     names: set[str] = set()
     provenance = []
     for source in sources:
         reader = FastaReader(source)
         for record in reader:
+            if aliases is not None:
+                record = replace(record, name=rename(record.name, new_names, aliases))
+                _refuse_second(record.name, names, aliases)
             if record.name in names:
                 raise InputError(
                     f"contig {record.name!r} of {source} is in an earlier file too; a store is one "
@@ -149,13 +159,19 @@ def _write_store(
             if on_contig is not None:
                 on_contig(record.name, len(record.codes))
         size = source.stat().st_size
-        provenance.append({"file": source.name, "size_bytes": size, "sha256": reader.sha256})
+        row = {"file": source.name, "size_bytes": size, "sha256": reader.sha256}
+        provenance.append(row | ({"names_from": aliases.name} if aliases is not None else {}))
     _write_contig_table(file, facts)
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = FORMAT_VERSION
     file.attrs["created_by"] = f"dnamamba {__version__}"
     file.attrs["vocabulary"] = json.dumps(VOCABULARY.tokens)
     file.attrs["sources"] = json.dumps(provenance)
+
+
+def _refuse_second(name: str, names: set[str], aliases: Path) -> None:
+    if name in names:
+        raise InputError(f"{aliases} gives two contigs the name {name!r}: correct one of them")
 
 
 def _write_contig_table(file: h5py.File, facts: Sequence[ContigFacts]) -> None:

@@ -51,17 +51,36 @@ class Frame:
 
     def grid(self, unit: str, y_ticks: int = 5) -> str:
         """Horizontal lines with their values, and the x axis in `unit`s of a readable size."""
-        left, base = self.margins[3], self.height - self.margins[2]
+        base = self.height - self.margins[2]
+        parts = [self.horizontals(y_ticks)]
+        scale, word = scale_of(self.x_range[1])
+        for value, label in ticks(0, self.x_range[1] / scale, int(self.width / 80)):
+            parts.append(self.text(self.x(value * scale), base + 17, label))
+        parts.append(self._x_title(word + unit))
+        return "".join(parts)
+
+    def horizontals(self, y_ticks: int = 5) -> str:
+        """Horizontal lines with their values."""
+        left = self.margins[3]
         parts = []
         for value, label in ticks(*self.y_range, y_ticks):
             parts.append(self.across(value, "grid"))
             parts.append(self.text(left - 6, self.y(value) + 4, label, "end"))
-        scale, word = scale_of(self.x_range[1])
-        for value, label in ticks(0, self.x_range[1] / scale, int(self.width / 80)):
-            parts.append(self.text(self.x(value * scale), base + 17, label))
-        middle = (left + self.width - self.margins[1]) / 2
-        parts.append(self.text(middle, base + 34, word + unit))
         return "".join(parts)
+
+    def verticals(self, title: str, x_ticks: int = 3) -> str:
+        """Vertical lines with their values below, and what they are."""
+        top, base = self.margins[0], self.height - self.margins[2]
+        parts = [self._x_title(title)]
+        for value, label in ticks(*self.x_range, x_ticks):
+            x = f"{self.x(value):.1f}"
+            parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{base}"/>')
+            parts.append(self.text(self.x(value), base + 17, label))
+        return "".join(parts)
+
+    def _x_title(self, title: str) -> str:
+        middle = (self.margins[3] + self.width - self.margins[1]) / 2
+        return self.text(middle, self.height - self.margins[2] + 34, title)
 
     def clipped(self, drawing: str) -> str:
         """The drawing without what lies outside the axes: a nested svg cuts at its edges."""

@@ -1,11 +1,62 @@
-"""How well an objective does on windows that are not trained on."""
+"""How well a language model does on windows that are not trained on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from dnamamba.data.dataset import WindowDataset, evaluation_samples
+from dnamamba.intervals import Split
+from dnamamba.metrics import bits_per_base, perplexity
 from dnamamba.objectives import Objective
+from dnamamba.report import write_report
 from dnamamba.runtime import Compute
 from dnamamba.stopping import StopRequest
+
+
+class LanguageJudge:
+    """Judges a language model by its loss on the validation windows (see training.Judge)."""
+
+    patience_steps: int | None = None
+
+    def __init__(
+        self, objective: Objective, dataset: WindowDataset, compute: Compute, eval_tokens: int
+    ) -> None:
+        self.objective, self.dataset, self.compute = objective, dataset, compute
+        self.eval_tokens = eval_tokens
+
+    def units(self, loss: float) -> dict[str, float]:
+        return {"bits_per_base": bits_per_base(loss), "perplexity": perplexity(loss)}
+
+    def validate(self, micro_batch: int, stop: StopRequest) -> dict[str, Any] | None:
+        result = evaluate(
+            self.objective,
+            self.dataset,
+            self.compute,
+            eval_tokens=self.eval_tokens,
+            micro_batch=micro_batch,
+            stop=stop,
+        )
+        if result is None:
+            return None
+        loss, targets = result
+        return {"loss": loss, **self.units(loss), "targets": targets}
+
+    def score(self, row: Mapping[str, Any]) -> float | None:
+        return None
+
+    def summary(self, row: Mapping[str, Any]) -> str:
+        return describe_row(row)
+
+    def write_report(self, folder: Path) -> Path:
+        return write_report(folder)
+
+
+def describe_row(row: Mapping[str, Any]) -> str:
+    """A row of metrics in a few words."""
+    bits = f"{row['bits_per_base']:.4f} bits/base"
+    return bits if row["split"] == Split.TRAIN else f"{bits}, perplexity {row['perplexity']:.4f}"
 
 
 @torch.no_grad()

@@ -4,21 +4,22 @@ from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from dnamamba.data.examples import Examples
 from dnamamba.errors import InputError
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.recompute import Recompute
+from dnamamba.objectives import Loss
 from dnamamba.task import IGNORED_LABEL, Task
 from dnamamba.tokenizer import TOKEN_MASK
 
 ClassWeights = Literal["none", "balanced"]
 
 
-class LabelLoss(nn.Module):
-    """A sum of weighted losses and the sum of their weights, as `objectives.Objective` has them.
+class LabelLoss(Loss):
+    """A sum of weighted losses and the sum of their weights (`objectives.Loss`).
 
     multiclass: cross entropy in nats. per_base: the same of each base that has a label.
     multilabel: binary cross entropy in nats, the mean over the labels. regression: squared error of
@@ -30,13 +31,9 @@ class LabelLoss(nn.Module):
     pos_weight. Regression has none. They count in training and in evaluation.
     recompute: what the backward pass makes again instead of keeping it (models/recompute.py).
 
-    On a GPU a pass may be recorded and replayed (recorded_pass.py), so `forward` does not read a
-    tensor's value in Python, nor choose by anything but shapes.
     """
 
-    hides_bases = False
-    """Whether the sequences it is given have bases hidden (data/hiding.py)."""
-
+    model: DnaClassifier
     _class_weights: Tensor | None
 
     def __init__(
@@ -45,9 +42,7 @@ class LabelLoss(nn.Module):
         class_weights: Tensor | None = None,
         recompute: Recompute = "nothing",
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.recompute = recompute
+        super().__init__(model, recompute=recompute)
         if class_weights is not None:
             class_weights = class_weights.detach().clone().to(model.head.weight)
             _check_class_weights(class_weights, model.task)
@@ -65,7 +60,15 @@ class LabelLoss(nn.Module):
 
         Raises ValueError for targets of another shape or dtype than the task's.
         """
-        scores = self.model(examples.codes & TOKEN_MASK, examples.lengths, self.recompute)
+        return self.of_scores(self.scores(examples), examples)
+
+    def scores(self, examples: Examples) -> Tensor:
+        """What the model's head gives, (B, C) or (B, L, C), float32."""
+        found: Tensor = self.model(examples.codes & TOKEN_MASK, examples.lengths, self.recompute)
+        return found
+
+    def of_scores(self, scores: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
+        """`forward` of examples whose scores are there already."""
         targets, task = examples.targets, self.model.task
         _check_targets(targets, scores, task)
         if task.has_classes:

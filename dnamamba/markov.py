@@ -76,7 +76,7 @@ class MarkovBaseline:
         """
         self._cached_tables = None
         for rows, n_context in _blocks(windows, overlap=max(1, self.max_order)):
-            words, contexts = _words_and_contexts(rows, self.max_order)
+            words, contexts = words_and_contexts(rows, self.max_order)
             counted = contexts[:, n_context:] >= 0
             self._count(words[:, n_context:][counted], contexts[:, n_context:][counted])
         return self
@@ -106,7 +106,7 @@ class MarkovBaseline:
                 longer = tables[0].reshape(4, -1).sum(axis=0, dtype=counts.dtype)
                 tables.insert(0, counts + longer)
             if self.both_strands:
-                tables = [table + _other_strand(table) for table in tables]
+                tables = [table + on_other_strand(table) for table in tables]
             self._cached_tables = tables
         return self._cached_tables
 
@@ -148,7 +148,7 @@ class MarkovBaseline:
         bits, targets = np.zeros(order + 1), 0
         for rows, n_context in _blocks(windows, overlap=max(1, order)):
             first = n_context or 1  # a window's first base has nothing before it
-            words, contexts = _words_and_contexts(rows, order)
+            words, contexts = words_and_contexts(rows, order)
             is_target = contexts[:, first:] >= 0
             bits += _bits_by_order(
                 words[:, first:][is_target],
@@ -185,7 +185,7 @@ def _mask(order: int) -> np.uint32:
     return np.uint32(4 ** (order + 1) - 1)
 
 
-def _other_strand(table: Counts) -> Counts:
+def on_other_strand(table: Counts) -> Counts:
     """The table whose entry of a word is this one's of the reverse complement.
 
     The digits are reversed in each half of the words, and the halves swapped: far fewer strides
@@ -205,9 +205,7 @@ def _reversed_words(length: int) -> NDArray[np.intp]:
     return words
 
 
-def _words_and_contexts(
-    rows: Codes, max_order: int
-) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+def words_and_contexts(rows: Codes, max_order: int) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
     """Per position: its word, and how much of it counts. Both have the shape of rows.
 
     Words are the base and the max_order bases before it as a number of base 4, oldest digit first.

@@ -1,6 +1,6 @@
 """What is predicted, and which positions count."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,18 +48,37 @@ def _is_base(codes: Tensor) -> Tensor:
     return (tokens >= FIRST_BASE_ID) & (tokens <= LAST_BASE_ID)
 
 
-class Objective(nn.Module):
+class Loss(nn.Module):
     """What a trainer minimises: a sum of weighted losses and the sum of their weights.
 
     The two come apart so that the division can be done once, by the weight of a whole batch over
     all micro-batches and ranks.
 
     recompute: what the backward pass makes again instead of keeping it (models/recompute.py).
-    softmask_weight: what a soft-masked target counts in training mode; in evaluation mode every
-    base counts once, whatever its case.
 
     On a GPU a pass may be recorded and replayed (recorded_pass.py), so `forward` must not read a
     tensor's value in Python, nor choose by anything but shapes.
+    """
+
+    def __init__(self, model: nn.Module, *, recompute: Recompute = "nothing"):
+        super().__init__()
+        self.model = model
+        self.recompute = recompute
+
+    def weight(self, batch: Any) -> Tensor:
+        """The sum of weights `forward` will return for a batch (data/examples.py), without one."""
+        raise NotImplementedError
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """(sum of weighted losses, sum of weights), float32 scalars."""
+        raise NotImplementedError
+
+
+class Objective(Loss):
+    """The loss of a language model, in nats, of codes uint8 (B, L).
+
+    softmask_weight: what a soft-masked target counts in training mode; in evaluation mode every
+    base counts once, whatever its case.
     """
 
     hides_bases = False
@@ -68,18 +87,8 @@ class Objective(nn.Module):
     def __init__(
         self, model: nn.Module, *, softmask_weight: float = 1.0, recompute: Recompute = "nothing"
     ):
-        super().__init__()
-        self.model = model
+        super().__init__(model, recompute=recompute)
         self.softmask_weight = softmask_weight
-        self.recompute = recompute
-
-    def weight(self, codes: Tensor) -> Tensor:
-        """The sum of weights `forward` will return for codes uint8 (B, L), without a forward."""
-        raise NotImplementedError
-
-    def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """(sum of weighted losses in nats, sum of weights), float32 scalars."""
-        raise NotImplementedError
 
     @property
     def _softmask_weight_now(self) -> float:

@@ -2,21 +2,25 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from dnamamba.data.dataset import WindowDataset
+from dnamamba.data.examples import Batch, tensors_of
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.kernels.scan.op import scan_backend
 from dnamamba.models import BiMambaConfig, ModelConfig
 from dnamamba.models.mixer_configs import SelectiveConfig
 from dnamamba.models.recompute import DESCRIPTIONS, Recompute
-from dnamamba.objectives import Objective
+from dnamamba.objectives import Loss
+from dnamamba.recipe import Recipe
 from dnamamba.runtime import Compute, available_bytes
 from dnamamba.tokenizer import FIRST_BASE_ID
+
+R = TypeVar("R", bound=Recipe)
 
 _PROBE_TOKENS = 512
 # fp32 weight and gradient, and AdamW's two moments.
@@ -67,7 +71,7 @@ class Plan:
     world_size: int
     max_steps: int
     windows: dict[str, int]
-    """Windows of each split, in epoch 0."""
+    """Windows, or labelled sequences, of each split, in epoch 0."""
 
     memory: MemoryEstimate
 
@@ -110,47 +114,56 @@ class Plan:
         ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a run is to do. windows: of each split. batch_size: windows in an optimiser step."""
+
+    seq_len: int
+    windows: Mapping[Split, int]
+    batch_size: int
+    max_steps: int
+
+
 def make_plan(
-    objective: Objective,
-    datasets: Mapping[Split, WindowDataset],
+    objective: Loss,
     compute: Compute,
     model: ModelConfig,
+    work: Workload,
     *,
-    batch_size: int,
-    max_steps: int,
+    probe: Batch | None = None,
     micro_batch: int | None = None,
     recompute: Recompute | None = None,
 ) -> Plan:
     """Choose what is left open, for the memory there is.
 
+    probe: see `estimate_memory`.
     micro_batch: windows a pass; None takes the most that fit (on a CPU, that are useful).
     recompute: None keeps all below 2 GiB, on a CPU and without a fused scan as long as a window
     fits; then what is cheap to make again is, and whole blocks only where even one window does not
     fit otherwise.
     Raises InputError where nothing fits or the batch cannot be shared evenly.
     """
-    seq_len = datasets[Split.TRAIN].index.config.seq_len
     world_size = compute.ranks.world_size
-    _check_shares(batch_size, seq_len, world_size, micro_batch)
-    memory = estimate_memory(objective, compute, model)
+    _check_shares(work.batch_size, work.seq_len, world_size, micro_batch)
+    memory = estimate_memory(objective, compute, model, probe)
     passes = choose_passes(
         memory,
         compute,
-        share=batch_size // world_size,
-        seq_len=seq_len,
+        share=work.batch_size // world_size,
+        seq_len=work.seq_len,
         micro_batch=micro_batch,
         recompute=recompute,
     )
     n_parameters = sum(parameter.numel() for parameter in objective.parameters())
     return Plan(
         parameters=n_parameters,
-        seq_len=seq_len,
-        batch_size=batch_size,
+        seq_len=work.seq_len,
+        batch_size=work.batch_size,
         micro_batch=passes.micro_batch,
         recompute=passes.recompute,
         world_size=world_size,
-        max_steps=max_steps,
-        windows={split.value: dataset.index.n_windows() for split, dataset in datasets.items()},
+        max_steps=work.max_steps,
+        windows={split.value: n for split, n in work.windows.items()},
         memory=memory,
     )
 
@@ -166,6 +179,15 @@ def _check_shares(batch_size: int, seq_len: int, world_size: int, micro_batch: i
             f"micro-batches of {micro_batch} windows on {world_size} ranks do not divide a batch "
             f"of {batch_size}: choose --micro-batch or --batch-tokens so that they do"
         )
+
+
+def shareable(recipe: R, batch_size: int, compute: Compute) -> R:
+    """A resumed run's recipe: with its micro-batch, so that sums round alike, where these ranks can
+    share it."""
+    own = recipe.micro_batch
+    if own is None or batch_size % (own * compute.ranks.world_size) == 0:
+        return recipe
+    return replace(recipe, micro_batch=None)
 
 
 @dataclass(frozen=True)
@@ -237,13 +259,19 @@ def _largest_micro_batch(
     )
 
 
-def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) -> MemoryEstimate:
-    """Weigh what a short forward pass keeps for its backward pass."""
+def estimate_memory(
+    objective: Loss, compute: Compute, model: ModelConfig, probe: Batch | None = None
+) -> MemoryEstimate:
+    """Weigh what a short forward pass keeps for its backward pass.
+
+    probe: a row of `probe_length` tokens on the device; None: codes alone.
+    """
     parameters = list(objective.parameters())
     fixed = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters)
-    # Hyena takes no more than its filters are long.
-    n_tokens = min(_PROBE_TOKENS, getattr(model.mixer, "l_max", _PROBE_TOKENS))
-    codes = torch.full((1, n_tokens), FIRST_BASE_ID, dtype=torch.uint8, device=compute.device)
+    if probe is None:
+        size = (1, probe_length(model))
+        probe = torch.full(size, FIRST_BASE_ID, dtype=torch.uint8, device=compute.device)
+    n_tokens = tensors_of(probe)[0].shape[1]
     known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -257,7 +285,7 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
     recompute, objective.recompute = objective.recompute, "nothing"
     hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda nothing: nothing)
     with hooks, compute.autocast():
-        loss, _ = objective(codes)
+        loss, _ = objective(probe)
     objective.recompute = recompute
     del loss
     per_token = sum(storage.nbytes() for storage in kept.values()) / n_tokens
@@ -279,6 +307,11 @@ def estimate_memory(objective: Objective, compute: Compute, model: ModelConfig) 
         per_token=ways,
         available=available_bytes(compute.device, compute.ranks),
     )
+
+
+def probe_length(model: ModelConfig) -> int:
+    """Tokens of a short pass: Hyena takes no more than its filters are long."""
+    return min(_PROBE_TOKENS, getattr(model.mixer, "l_max", _PROBE_TOKENS))
 
 
 def _kept_by_scan(backend: str, d_state: int, itemsize: int) -> float:

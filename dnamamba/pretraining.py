@@ -1,6 +1,5 @@
 """Pretraining a DNA language model: genome, windows, model and loop put together."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,28 +17,28 @@ from dnamamba.data.dataset import (
     build_datasets,
     evaluation_samples,
 )
-from dnamamba.data_prep.demo import FORMAT_VERSION as DEMO_VERSION
-from dnamamba.data_prep.demo import DemoConfig, write_demo_genomes
+from dnamamba.data_prep.demo import cached_demo_genomes
 from dnamamba.data_prep.genome import Genome, open_genome
 from dnamamba.errors import InputError
+from dnamamba.evaluation import LanguageJudge
 from dnamamba.intervals import Split
 from dnamamba.kernels.backend import describe_choices
 from dnamamba.markov import MarkovBaseline
 from dnamamba.models import DnaModel, HyenaConfig, ModelConfig, no_weight_decay_names
 from dnamamba.models.recompute import Recompute
 from dnamamba.objectives import OBJECTIVES, ObjectiveName, choose_objective
-from dnamamba.planning import Plan, make_plan
+from dnamamba.planning import Plan, Workload, make_plan, shareable
+from dnamamba.recipe import TrainConfig
 from dnamamba.report import write_report
-from dnamamba.run_folder import RunFolder
+from dnamamba.run_folder import RunFolder, describe_file
 from dnamamba.runtime import (
     Compute,
-    cache_folder,
     describe_machine,
     logger,
     open_compute,
 )
 from dnamamba.tokenizer import Codes
-from dnamamba.training import Outcome, TrainConfig, Trainer
+from dnamamba.training import Outcome, Stream, Trainer
 
 T = TypeVar("T")
 
@@ -122,11 +121,7 @@ def open_named_genome(names: tuple[str, ...]) -> Genome:
         return open_genome(names)
     if len(names) > 1:
         raise InputError(f"{DEMO!r} stands for a genome set of its own; got {', '.join(names)}")
-    config = DemoConfig()
-    # Another version of dnamamba may simulate other genomes; each keeps its own.
-    key = hashlib.sha256(f"{DEMO_VERSION} {config!r}".encode()).hexdigest()[:8]
-    paths = write_demo_genomes(cache_folder() / f"demo-{key}", config)
-    return open_genome(list(paths.values()))
+    return open_genome(list(cached_demo_genomes().values()))
 
 
 def plan_pretraining(config: PretrainConfig, options: RunOptions | None = None) -> Plan:
@@ -161,7 +156,9 @@ def resume(path: Path, options: RunOptions | None = None) -> Outcome:
     run = RunFolder.open(path)
     config = read_config(run)
     with open_compute(options.device, config.train.precision) as compute:
-        setup = _Setup(_shareable(config, compute), options, compute)
+        batch_size = config.train.batch_size(config.data.windows.seq_len)
+        train = shareable(config.train, batch_size, compute)
+        setup = _Setup(replace(config, train=train), options, compute)
         compute.on_main_first(lambda: _check_unchanged(setup, run))
         return _train(setup, run, options)
 
@@ -200,24 +197,23 @@ def read_config(run: RunFolder) -> PretrainConfig:
     return from_dict(PretrainConfig, saved)
 
 
-def _shareable(config: PretrainConfig, compute: Compute) -> PretrainConfig:
-    """Keep the run's micro-batch, so that sums round alike, where these ranks can share it."""
-    own, batch = config.train.micro_batch, config.train.batch_size(config.data.windows.seq_len)
-    if own is None or batch % (own * compute.ranks.world_size) == 0:
-        return config
-    return replace(config, train=replace(config.train, micro_batch=None))
-
-
 def _train(setup: "_Setup", run: RunFolder, options: RunOptions) -> Outcome:
     compute, config = setup.compute, setup.config
     workers = options.n_workers
     if workers is None:
         workers = 0 if compute.device.type == "cpu" else 4
+    train = config.train
     trainer = Trainer(
         objective=setup.objective,
-        model=setup.model,
         no_decay=[f"model.{name}" for name in no_weight_decay_names(setup.model)],
-        datasets=setup.datasets,
+        stream=Stream(
+            dataset=setup.datasets[Split.TRAIN],
+            batch_size=train.batch_size(config.data.windows.seq_len),
+            tokens_after=lambda step: step * train.batch_tokens,
+        ),
+        judge=LanguageJudge(
+            setup.objective, setup.datasets[Split.VALID], compute, train.eval_tokens
+        ),
         config=config.train,
         run=run,
         compute=compute,
@@ -253,11 +249,14 @@ class _Setup:
         )
         self.plan = make_plan(
             self.objective,
-            self.datasets,
             compute,
             config.model,
-            batch_size=config.train.batch_size(config.data.windows.seq_len),
-            max_steps=config.train.max_steps,
+            Workload(
+                seq_len=config.data.windows.seq_len,
+                windows={split: data.index.n_windows() for split, data in self.datasets.items()},
+                batch_size=config.train.batch_size(config.data.windows.seq_len),
+                max_steps=config.train.max_steps,
+            ),
             micro_batch=_first_given(options.micro_batch, config.train.micro_batch),
             recompute=_first_given(options.recompute, config.train.recompute),
         )
@@ -283,7 +282,7 @@ class _Setup:
     def files(self) -> list[dict[str, Any]]:
         """Name, size and checksum of everything that decides the windows."""
         bed = self.config.data.splits.bed
-        return self.genome.sources() + ([] if bed is None else [_describe_file(Path(bed))])
+        return self.genome.sources() + ([] if bed is None else [describe_file(Path(bed))])
 
     def description(self) -> str:
         if self.config.genome == (DEMO,):
@@ -330,12 +329,6 @@ class _Setup:
             ", ".join(f"order {order} {bits[order]:.4f}" for order in shown),
             baseline["best_order"],
         )
-
-
-def _describe_file(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "size_bytes": path.stat().st_size, "sha256": digest}
 
 
 def _first_given(one: T | None, other: T | None) -> T | None:

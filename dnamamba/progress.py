@@ -1,6 +1,7 @@
 """Progress of a run: a live line on a terminal, plain lines in the log elsewhere."""
 
 import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,12 +21,21 @@ def format_rate(per_second: float) -> str:
 class TrainingProgress:
     """Shows training and validation rows as metrics.jsonl gets them."""
 
-    def __init__(self, max_steps: int, first_step: int = 0, *, enabled: bool = True):
+    def __init__(
+        self,
+        max_steps: int,
+        first_step: int = 0,
+        *,
+        summary: Callable[[Mapping[str, Any]], str],
+        enabled: bool = True,
+    ):
+        """summary: what a row says of the model."""
         console = Console(stderr=True)
         self.enabled = enabled
         self._live = enabled and console.is_terminal
         self._started = time.monotonic()
         self._first_step = first_step
+        self._summary = summary
         self._max_steps = max_steps
         self._progress = Progress(
             TextColumn("step"),
@@ -57,7 +67,7 @@ class TrainingProgress:
         """A training row was logged."""
         if not self.enabled:
             return
-        note = f"{row['bits_per_base']:.4f} bits/base, {format_rate(row['tokens_per_s'])}"
+        note = f"{self._summary(row)}, {format_rate(row['tokens_per_s'])}"
         if "gpu_memory_gib" in row:
             note += f", {row['gpu_memory_gib']:.1f} GiB"
         if self._live:
@@ -75,10 +85,7 @@ class TrainingProgress:
     def validated(self, row: dict[str, Any]) -> None:
         if not self.enabled:
             return
-        self._say(
-            f"step {row['step']}: validation {row['bits_per_base']:.4f} bits/base, "
-            f"perplexity {row['perplexity']:.4f}"
-        )
+        self._say(f"step {row['step']}: validation {self._summary(row)}")
 
     def _say(self, text: str) -> None:
         if self._live:

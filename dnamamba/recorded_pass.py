@@ -9,8 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-RunPass = Callable[[Tensor, Tensor], Tensor]
-"""(codes, weight) to the sum of losses; adds to the parameters' gradients."""
+from dnamamba.data.examples import Batch, tensors_of, with_tensors
+
+RunPass = Callable[[Batch, Tensor], Tensor]
+"""(batch, weight) to the sum of losses; adds to the parameters' gradients."""
 
 PASSES_BEFORE = 2
 """Run as they are: the first compiles kernels, the second shows what memory a pass takes."""
@@ -30,17 +32,17 @@ class RecordingPass:
     def __init__(self, run: RunPass, device: torch.device) -> None:
         self._run, self._device = run, device
         self._recorded: _Recorded | None = None
-        self._shape, self._times = torch.Size(), 0
+        self._shapes, self._times = _shapes(torch.empty(0)), 0
 
-    def __call__(self, codes: Tensor, weight: Tensor) -> Tensor:
-        if codes.shape != self._shape:
-            self._shape, self._times, self._recorded = codes.shape, 0, None
+    def __call__(self, batch: Batch, weight: Tensor) -> Tensor:
+        if _shapes(batch) != self._shapes:
+            self._shapes, self._times, self._recorded = _shapes(batch), 0, None
         self._times += 1
         if self._recorded is None and self._times > PASSES_BEFORE and self._is_small():
-            self._recorded = _Recorded(self._run, codes, weight)
+            self._recorded = _Recorded(self._run, batch, weight)
         if self._recorded is not None:
-            return self._recorded(codes, weight)
-        return self._run(codes, weight)
+            return self._recorded(batch, weight)
+        return self._run(batch, weight)
 
     def _is_small(self) -> bool:
         total = torch.cuda.get_device_properties(self._device).total_memory
@@ -50,15 +52,21 @@ class RecordingPass:
 class _Recorded:
     """A pass on tensors of its own, which are written before each replay."""
 
-    def __init__(self, run: RunPass, codes: Tensor, weight: Tensor) -> None:
-        self._codes, self._weight = codes.clone(), weight.clone()
+    def __init__(self, run: RunPass, batch: Batch, weight: Tensor) -> None:
+        self._batch = with_tensors(batch, [tensor.clone() for tensor in tensors_of(batch)])
+        self._weight = weight.clone()
         self._graph = torch.cuda.CUDAGraph()
         # The loader's thread goes on pinning memory meanwhile: its calls are none of the graph's.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._loss = run(self._codes, self._weight)
+            self._loss = run(self._batch, self._weight)
 
-    def __call__(self, codes: Tensor, weight: Tensor) -> Tensor:
-        self._codes.copy_(codes)
+    def __call__(self, batch: Batch, weight: Tensor) -> Tensor:
+        for own, tensor in zip(tensors_of(self._batch), tensors_of(batch), strict=True):
+            own.copy_(tensor)
         self._weight.copy_(weight)
         self._graph.replay()
         return self._loss
+
+
+def _shapes(batch: Batch) -> list[torch.Size]:
+    return [tensor.shape for tensor in tensors_of(batch)]

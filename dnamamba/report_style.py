@@ -84,4 +84,23 @@ th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; fo
   .wide { display: block; } .narrow { display: none; } }
 """
 
-STYLE = _COLOURS + CHARTS + _PAGE
+# Curves differ in their dashes too, for eyes and printers without colours.
+_LABELS = """
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 1.5rem; }
+.pair svg { max-width: 440px; } .pair .keys { margin-top: .2rem; }
+.series0 { stroke: var(--blue); stroke-width: 2; }
+.series1 { stroke: var(--orange); stroke-width: 2; stroke-dasharray: 7 3; }
+.series2 { stroke: var(--green); stroke-width: 2; stroke-dasharray: 2 3; }
+.series3 { stroke: var(--purple); stroke-width: 2; stroke-dasharray: 9 3 2 3; }
+.series4 { stroke: var(--ink); stroke-dasharray: 4 4; }
+.series5 { stroke: var(--quiet); stroke-dasharray: 12 4; }
+.whole { stroke-dasharray: none; stroke-width: 1.5; }
+.series0.dot { fill: var(--blue); } .series1.dot { fill: var(--paper); stroke-dasharray: none; }
+.speck { fill: var(--blue); fill-opacity: .5; stroke: none; } .bar { fill: var(--rule); }
+.matrix { max-width: 640px; } .cell { fill: var(--box); } .heat { fill: var(--blue); }
+.matrix .strong { fill: var(--paper); font-weight: 600; } .matrix .weak { fill: var(--ink); }
+.scroll { overflow-x: auto; } .labels th, .labels td { white-space: nowrap; }
+.labels th:first-child, .pairs td:nth-child(2), .pairs th:nth-child(2) { text-align: left; }
+"""
+
+STYLE = _COLOURS + CHARTS + _PAGE + _LABELS

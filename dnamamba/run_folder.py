@@ -9,6 +9,7 @@ model/          safetensors and config, for use
 report.html     the loss curve
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -68,10 +69,14 @@ class RunFolder:
     def _clear(self) -> None:
         for folder in (self.checkpoints, self.model):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics.path, self.path / "report.html"):
+        for file in (
+            self.metrics.path,
+            self.path / "report.html",
+            self.path / "baseline.npz",
+        ):
             file.unlink(missing_ok=True)
         # The config last: until then the folder is still known as a run.
-        for name in ("manifest", "baseline", "bad_batch", "config"):
+        for name in ("manifest", "baseline", "evaluation", "bad_batch", "config"):
             (self.path / f"{name}.json").unlink(missing_ok=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -94,3 +99,10 @@ class RunFolder:
 
     def update_manifest(self, changes: Mapping[str, Any]) -> None:
         self.write_json("manifest", self.read_json("manifest") | dict(changes))
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Name, size and checksum, for a manifest."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "size_bytes": path.stat().st_size, "sha256": digest}

@@ -118,7 +118,7 @@ def _translate(raw: bytes | bytearray, table: Codes) -> Codes:
     return np.frombuffer(bytearray(raw).translate(table.tobytes()), np.uint8)
 
 
-def encode(sequence: str | bytes) -> Codes:
+def encode(sequence: str | bytes | bytearray) -> Codes:
     """Letters to codes (uint8, one a base), soft-mask bit kept. Never raises: see UNK_ID."""
     raw = sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence
     return _translate(raw, ENCODE_TABLE)

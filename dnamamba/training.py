@@ -1,13 +1,14 @@
 """The training loop: accumulation, clipping, validation, checkpoints, stopping and resuming.
 
-One plain loop for every objective, for one process or many under torchrun. Which bases a step sees
-is decided by its number alone (data/windows.py), so the only state outside the weights and the
+One plain loop for every loss, for one process or many under torchrun. Which bases a step sees is
+decided by its number alone (data/windows.py), so the only state outside the weights and the
 optimiser is that number.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from signal import Signals
 from typing import Any, Protocol
 
@@ -15,133 +16,59 @@ import torch
 from torch import Tensor
 
 from dnamamba.checkpoint import load_newest, save_checkpoint
-from dnamamba.data.dataset import WindowDataset
-from dnamamba.data.loader import BatchRanges, build_loader
-from dnamamba.errors import InputError, TrainingError
-from dnamamba.evaluation import evaluate
+from dnamamba.data.examples import Batch, to_device
+from dnamamba.data.loader import BatchRanges, DescribedDataset, build_loader
+from dnamamba.errors import TrainingError
 from dnamamba.intervals import Split
-from dnamamba.metrics import IntervalMean, bits_per_base, perplexity
-from dnamamba.models.recompute import Recompute
-from dnamamba.objectives import Objective
+from dnamamba.metrics import IntervalMean
+from dnamamba.objectives import Loss
 from dnamamba.optim import build_optimizer
 from dnamamba.progress import TrainingProgress
-from dnamamba.report import write_report
+from dnamamba.recipe import Recipe
 from dnamamba.run_folder import RunFolder
 from dnamamba.runtime import Compute
-from dnamamba.schedule import cosine_with_warmup
 from dnamamba.stopping import StopRequest
 from dnamamba.training_step import TrainingStep, is_finite
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The recipe. Defaults are the Mamba paper's for DNA (E.3; facts it leaves open from E.2)."""
+@dataclass(frozen=True)
+class Stream:
+    """What is trained on.
 
-    max_steps: int = 10_000
-    """Optimiser steps in all."""
+    batch_size: samples in an optimiser step, over all ranks. tokens_after: bases that so many steps
+    have read.
+    """
 
-    batch_tokens: int = 1 << 20
-    """Tokens in an optimiser step, over all ranks and micro-batches."""
-
-    micro_batch: int | None = None
-    """Windows in one forward pass of one rank; None: what memory allows. Decides rounding only."""
-
-    learning_rate: float = 8e-3
-    """Peak of the schedule."""
-
-    min_learning_rate: float = 1e-5
-    """Where the cosine ends."""
-
-    warmup_fraction: float = 0.1
-    """Share of the steps in linear warm-up."""
-
-    weight_decay: float = 0.1
-    """AdamW's, for matrices and the embedding."""
-
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's."""
-
-    grad_clip: float = 1.0
-    """Largest norm of the gradient; 0 for no clipping."""
-
-    softmask_weight: float = 1.0
-    """Weight of soft-masked (lower-case, repeat) bases in the training loss; validation counts
-    every base once."""
-
-    recompute: Recompute | None = None
-    """What the backward pass makes again instead of keeping it (models/recompute.py); None: what
-    memory needs."""
-
-    eval_every: int = 100
-    """Steps between validations; there is one at the start and one at the end besides."""
-
-    eval_tokens: int = 1 << 22
-    """Tokens of a validation, rounded to whole windows spread evenly over the split."""
-
-    save_every: int = 500
-    """Steps between checkpoints."""
-
-    keep_checkpoints: int = 2
-    """Checkpoints kept; older ones are deleted."""
-
-    log_every: int = 10
-    """Steps between rows of metrics.jsonl."""
-
-    precision: str = "auto"
-    """`bf16` autocast (parameters, states and sums stay fp32), `fp32`, or `auto`: bf16 on GPUs."""
-
-    seed: int = 0
-    """Initial weights. Data order has its own seed."""
-
-    def __post_init__(self) -> None:
-        at_least_one = (
-            "max_steps",
-            "batch_tokens",
-            "eval_every",
-            "eval_tokens",
-            "save_every",
-            "keep_checkpoints",
-            "log_every",
-        )
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name} is not negative, got {getattr(self, name)}")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise InputError(f"micro_batch is at least 1, got {self.micro_batch}")
-        if not 0 <= self.seed < 1 << 63:
-            raise InputError(f"seed is 0 or more and below 2^63, got {self.seed}")
-        for name in ("warmup_fraction", "softmask_weight"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is between 0 and 1, got {getattr(self, name)}")
-
-    @property
-    def warmup_steps(self) -> int:
-        return round(self.warmup_fraction * self.max_steps)
-
-    def learning_rate_at(self, step: int) -> float:
-        return cosine_with_warmup(
-            step,
-            max_steps=self.max_steps,
-            warmup_steps=self.warmup_steps,
-            peak=self.learning_rate,
-            floor=self.min_learning_rate,
-        )
-
-    def batch_size(self, seq_len: int) -> int:
-        """Windows in an optimiser step."""
-        if self.batch_tokens % seq_len:
-            raise InputError(
-                f"batch_tokens ({self.batch_tokens:,}) is not a multiple of seq_len ({seq_len:,}): "
-                f"the next one is {-(-self.batch_tokens // seq_len) * seq_len:,}"
-            )
-        return self.batch_tokens // seq_len
+    dataset: DescribedDataset
+    batch_size: int
+    tokens_after: Callable[[int], int]
 
 
-class SavableModel(Protocol):
-    def save_pretrained(self, folder: Any) -> Any: ...
+class Judge(Protocol):
+    """How well a model does, in the terms of what it is trained for."""
+
+    patience_steps: int | None
+    """Steps without a better validation after which training ends; None: it goes to the end."""
+
+    def units(self, loss: float) -> dict[str, float]:
+        """A training loss as the field gives it, for a row of metrics."""
+        ...
+
+    def validate(self, micro_batch: int, stop: StopRequest) -> dict[str, Any] | None:
+        """A validation's numbers, `loss` among them, the same on all ranks; None once any rank was
+        told to stop."""
+        ...
+
+    def score(self, row: Mapping[str, Any]) -> float | None:
+        """How good a validation was, higher is better: the best model is kept for use. None: the
+        last one is."""
+        ...
+
+    def summary(self, row: Mapping[str, Any]) -> str:
+        """A row of metrics in a few words."""
+        ...
+
+    def write_report(self, folder: Path) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -153,20 +80,19 @@ class Outcome:
 
 
 class Trainer:
-    """Trains an objective on windows, into a run folder.
+    """Trains the model of a loss on a stream of batches, into a run folder.
 
-    objective: maps codes to (sum of losses, sum of weights); see objectives.py.
-    model: the part of it that is saved for use. no_decay: see optim.py, names within the objective.
+    no_decay: see optim.py, names within the loss.
     """
 
     def __init__(
         self,
         *,
-        objective: Objective,
-        model: SavableModel,
+        objective: Loss,
         no_decay: Sequence[str],
-        datasets: Mapping[Split, WindowDataset],
-        config: TrainConfig,
+        stream: Stream,
+        judge: Judge,
+        config: Recipe,
         run: RunFolder,
         compute: Compute,
         n_workers: int = 0,
@@ -174,8 +100,8 @@ class Trainer:
         self.config = config
         self.run = run
         self.compute = compute
-        self.model = model
-        self.train_set, self.valid_set = datasets[Split.TRAIN], datasets[Split.VALID]
+        self.stream = stream
+        self.judge = judge
         self.n_workers = n_workers
         self.objective = objective.to(compute.device)
         self.optimizer = build_optimizer(
@@ -187,6 +113,7 @@ class Trainer:
         )
         self.micro_batch = config.micro_batch or 1
         self.step = 0
+        self._best: _Best | None = None
         self._interval = IntervalMean()
         self._started = time.monotonic()
         self._training_step = TrainingStep(
@@ -199,6 +126,7 @@ class Trainer:
         if found is not None:
             self.step = found["step"]
             self._interval = IntervalMean(found["extra"].get("losses", []))
+            self._best = _Best.of(found["extra"].get("best"))
         if self.compute.ranks.is_main:
             self.run.metrics.rewind(self.step if found is not None else -1)
         self.compute.wait_for_ranks()
@@ -209,7 +137,9 @@ class Trainer:
         Raises TrainingError when a loss or gradient is not finite, or memory runs out.
         """
         is_main = self.compute.ranks.is_main
-        progress = TrainingProgress(self.config.max_steps, self.step, enabled=is_main)
+        progress = TrainingProgress(
+            self.config.max_steps, self.step, summary=self.judge.summary, enabled=is_main
+        )
         with progress, StopRequest() as stop:
             try:
                 stopped_by = self._train(progress, stop)
@@ -225,22 +155,23 @@ class Trainer:
         config = self.config
         batches = self._batches()
         on_gpu = self.compute.device.type == "cuda"
-        loader = build_loader(self.train_set, batches, n_workers=self.n_workers, pin_memory=on_gpu)
+        dataset = self.stream.dataset
+        loader = build_loader(dataset, batches, n_workers=self.n_workers, pin_memory=on_gpu)
         micro_batches = iter(loader)
         if self._is_validation_missing() and not self._validate(progress, stop):
             return stop.signal or Signals.SIGTERM
         self._interval.restart_clock()
-        while self.step < config.max_steps:
-            codes = [
-                next(micro_batches).to(self.compute.device, non_blocking=True)
+        while self.step < config.max_steps and not self._is_patience_spent():
+            parts = [
+                to_device(next(micro_batches), self.compute.device)
                 for _ in range(batches.n_micro_batches)
             ]
-            weight, told_to_stop = self._agree(codes, stop)
+            weight, told_to_stop = self._agree(parts, stop)
             if told_to_stop:
                 return stop.signal or Signals.SIGTERM
-            loss, grad_norm = self._update(codes, weight)
+            loss, grad_norm = self._update(parts, weight)
             self.step += 1
-            self._interval.add(loss, config.batch_tokens)
+            self._interval.add(loss, self._tokens() - self._tokens(self.step - 1))
             saving = self.step % config.save_every == 0 and self.step < config.max_steps
             validating = self._is_validation_step()
             # What is logged depends on the step alone, so a resumed run logs the same rows.
@@ -265,9 +196,20 @@ class Trainer:
         missing = self.compute.ranks.is_main and not there
         return self._is_validation_step() and self.compute.any_rank(missing)
 
+    def _is_patience_spent(self) -> bool:
+        patience = self.judge.patience_steps
+        return (
+            patience is not None
+            and self._best is not None
+            and self.step - self._best.step >= patience
+        )
+
+    def _tokens(self, step: int | None = None) -> int:
+        return self.stream.tokens_after(self.step if step is None else step)
+
     def _batches(self) -> BatchRanges:
         return BatchRanges(
-            batch_size=self.config.batch_size(self.train_set.index.config.seq_len),
+            batch_size=self.stream.batch_size,
             micro_batch_size=self.micro_batch,
             first_batch=self.step,
             last_batch=self.config.max_steps,
@@ -275,17 +217,17 @@ class Trainer:
             world_size=self.compute.ranks.world_size,
         )
 
-    def _agree(self, codes: Sequence[Tensor], stop: StopRequest) -> tuple[Tensor, bool]:
+    def _agree(self, parts: Sequence[Batch], stop: StopRequest) -> tuple[Tensor, bool]:
         """The weight of the whole batch over all ranks, and whether any rank was told to stop."""
-        local = torch.stack([self.objective.weight(part) for part in codes])
+        local = torch.stack([self.objective.weight(part) for part in parts])
         asked = local.new_tensor(float(stop.signal is not None))
         both = self.compute.sum_over_ranks(torch.stack([local.sum(), asked]))
         return both[0], bool(both[1] > 0)
 
-    def _update(self, codes: Sequence[Tensor], weight: Tensor) -> tuple[float, float]:
-        """One optimiser step; returns the loss in nats per weighted base and the gradient norm."""
+    def _update(self, parts: Sequence[Batch], weight: Tensor) -> tuple[float, float]:
+        """One optimiser step; returns the mean loss, by weight, and the gradient norm."""
         rate = self.config.learning_rate_at(self.step)
-        loss, norm = self._training_step.update(codes, weight, rate)
+        loss, norm = self._training_step.update(parts, weight, rate)
         if not is_finite(loss, norm):
             self._refuse_batch(loss, norm)
         return loss, norm
@@ -302,10 +244,10 @@ class Trainer:
                     "step": self.step,
                     "loss": str(loss),
                     "grad_norm": str(norm),
-                    "windows": self.train_set.describe(samples),
+                    "windows": self.stream.dataset.describe(samples),
                 },
             )
-        first = self.train_set.describe(samples[:1])[0]
+        first = self.stream.dataset.describe(samples[:1])[0]
         # Rank 0 writes; the others must not end the run under its hands.
         self.compute.wait_for_ranks()
         raise TrainingError(
@@ -321,11 +263,10 @@ class Trainer:
             "split": "train",
             "step": self.step,
             "loss": loss,
-            "bits_per_base": bits_per_base(loss),
-            "perplexity": perplexity(loss),
+            **self.judge.units(loss),
             "learning_rate": self.config.learning_rate_at(self.step - 1),
             "grad_norm": grad_norm,
-            "tokens": self.step * self.config.batch_tokens,
+            "tokens": self._tokens(),
             "tokens_per_s": tokens_per_s,
             "elapsed_s": time.monotonic() - self._started,
         }
@@ -336,31 +277,24 @@ class Trainer:
 
     def _validate(self, progress: TrainingProgress, stop: StopRequest) -> bool:
         """Validate and log; False, with nothing logged, if a rank was told to stop meanwhile."""
-        result = evaluate(
-            self.objective,
-            self.valid_set,
-            self.compute,
-            eval_tokens=self.config.eval_tokens,
-            micro_batch=self.micro_batch,
-            stop=stop,
-        )
-        if result is None:
+        numbers = self.judge.validate(self.micro_batch, stop)
+        if numbers is None:
             return False
-        loss, targets = result
-        row = {
-            "split": "valid",
-            "step": self.step,
-            "loss": loss,
-            "bits_per_base": bits_per_base(loss),
-            "perplexity": perplexity(loss),
-            "targets": targets,
-            "tokens": self.step * self.config.batch_tokens,
-        }
+        row = {"split": "valid", "step": self.step, **numbers, "tokens": self._tokens()}
         self._append(row)
         progress.validated(row)
+        self._keep_best(row)
         if self.compute.ranks.is_main:
-            write_report(self.run.path)
+            self.judge.write_report(self.run.path)
         return True
+
+    def _keep_best(self, row: Mapping[str, Any]) -> None:
+        score = self.judge.score(row)
+        if score is None or (self._best is not None and score <= self._best.score):
+            return
+        self._best = _Best(score, self.step)
+        if self.compute.ranks.is_main:
+            self._save_model()
 
     def _append(self, row: dict[str, Any]) -> None:
         if self.compute.ranks.is_main:
@@ -369,8 +303,13 @@ class Trainer:
     def _save(self) -> None:
         if self.compute.ranks.is_main:
             self._write_checkpoint()
-            self.model.save_pretrained(self.run.model)
+            if self._best is None:
+                self._save_model()
         self.compute.wait_for_ranks()
+
+    def _save_model(self) -> None:
+        save_pretrained: Any = self.objective.model.save_pretrained
+        save_pretrained(self.run.model)
 
     def _write_checkpoint(self) -> None:
         save_checkpoint(
@@ -379,5 +318,21 @@ class Trainer:
             self.objective,
             self.optimizer,
             keep=self.config.keep_checkpoints,
-            extra={"losses": self._interval.losses},
+            extra={
+                "losses": self._interval.losses,
+                "best": self._best and [self._best.score, self._best.step],
+            },
         )
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best validation so far, and the step it was at."""
+
+    score: float
+    step: int
+
+    @classmethod
+    def of(cls, saved: Any) -> "_Best | None":
+        """From a checkpoint's JSON."""
+        return None if saved is None else cls(float(saved[0]), int(saved[1]))

@@ -8,21 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dnamamba.objectives import Objective
+from dnamamba.data.examples import Batch
+from dnamamba.objectives import Loss
 from dnamamba.recorded_pass import RecordingPass, RunPass
 from dnamamba.runtime import Compute
 
 
 class TrainingStep:
-    """Steps of an objective, alone or as one of many ranks.
+    """Steps of a loss, alone or as one of many ranks.
 
-    objective: maps codes to (sum of losses, sum of weights); it lies on compute's device.
+    objective: maps a batch to (sum of losses, sum of weights); it lies on compute's device.
     grad_clip: largest norm of the gradient; 0 for no clipping.
     """
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Loss,
         optimizer: torch.optim.Optimizer,
         compute: Compute,
         *,
@@ -42,12 +43,12 @@ class TrainingStep:
             self._pass = RecordingPass(self._run_pass, compute.device)
 
     def update(
-        self, codes: Sequence[Tensor], weight: Tensor, learning_rate: float
+        self, batches: Sequence[Batch], weight: Tensor, learning_rate: float
     ) -> tuple[float, float]:
-        """The loss in nats per weighted base and the gradient's norm, before the weights change.
+        """The mean loss, by weight, and the gradient's norm, before the weights change.
 
-        They do not change where either is not finite. codes: this rank's micro-batches, uint8
-        (B, L) each. weight: of the whole batch over all ranks.
+        They do not change where either is not finite. batches: this rank's micro-batches. weight:
+        of the whole batch over all ranks.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -55,8 +56,8 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=not isinstance(self._pass, RecordingPass))
         weight = weight.clamp(min=1.0)
         total = torch.zeros((), device=self.compute.device)
-        for number, part in enumerate(codes, start=1):
-            with self._sync_when(number == len(codes)):
+        for number, part in enumerate(batches, start=1):
+            with self._sync_when(number == len(batches)):
                 total += self._pass(part, weight)
         loss = self.compute.sum_over_ranks(total) / weight
         limit = self.grad_clip or float("inf")
@@ -66,9 +67,9 @@ class TrainingStep:
             self.optimizer.step()
         return loss_value, norm_value
 
-    def _run_pass(self, codes: Tensor, weight: Tensor) -> Tensor:
+    def _run_pass(self, batch: Batch, weight: Tensor) -> Tensor:
         with self.compute.autocast():
-            loss_sum, _ = self._wrapped(codes)
+            loss_sum, _ = self._wrapped(batch)
         # DDP takes the mean over ranks; the loss is a sum over them.
         (loss_sum / weight * self.compute.ranks.world_size).backward()
         return loss_sum.detach()

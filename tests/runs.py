@@ -1,6 +1,7 @@
 """Tiny runs for tests: a few thousand bases, a model of a few thousand parameters."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from dnamamba.data.windows import WindowConfig
 from dnamamba.data_prep.store import prepare_store
 from dnamamba.models import ModelConfig
 from dnamamba.pretraining import PretrainConfig
-from dnamamba.training import TrainConfig
+from dnamamba.recipe import TrainConfig
+from dnamamba.training import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -80,3 +82,17 @@ def run(*arguments: str, cache: Path, launcher: tuple[str, ...] = ()) -> tuple[i
     process = start(*arguments, cache=cache, launcher=launcher)
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
+
+
+def stop_at(patched, step, exception=None):
+    """Have the trainer stop before a step as a signal would, or die of an exception."""
+    original = Trainer._agree
+
+    def agree(trainer, codes, stop):
+        if trainer.step == step:
+            if exception is not None:
+                raise exception
+            stop.signal = signal.SIGTERM
+        return original(trainer, codes, stop)
+
+    patched.setattr(Trainer, "_agree", agree)

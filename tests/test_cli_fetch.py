@@ -89,7 +89,8 @@ def test_arguments_reach_download_and_files_go_to_the_current_folder(mirror, mon
 def test_every_name_is_known_before_anything_is_downloaded(mirror, tmp_path):
     result = run("tiny", "tinny", "--out", tmp_path / "out", "--mirror", mirror)
     assert isinstance(result.exception, InputError)
-    assert str(result.exception) == "no data set is called 'tinny'; there are tiny, tiny-splits"
+    message = "no data set is called 'tinny'; there are tiny, tiny-splits, great-apes"
+    assert str(result.exception) == message
     assert not (tmp_path / "out").exists()
 
 
@@ -111,7 +112,7 @@ def test_no_name_is_a_usage_error():
 
 def test_list_shows_sizes_checksums_and_notes(mirror):
     lines = run("--list").stdout.splitlines()
-    assert lines == [
+    assert lines[:6] == [
         "tiny: a genome",
         "    tiny.fa.gz, 0.0 MB, md5 known; very small",
         "    https://host.invalid/tiny.fa.gz",
@@ -121,10 +122,20 @@ def test_list_shows_sizes_checksums_and_notes(mirror):
     ]
 
 
+def test_list_shows_the_great_apes(mirror):
+    text = run("--list").stdout
+    chimpanzee = "chimpanzee, NHGRI_mPanTro3-v2.1_pri (GCF_028858775.2), 940.2 MB"
+    gorilla = (
+        "gorilla, Kamilah_GGO_v0 (gorGor6), size unknown; no Y: of a female (general knowledge"
+    )
+    for part in ("great-apes --assembly t2t:", "great-apes --assembly ucsc:", chimpanzee, gorilla):
+        assert part in text
+
+
 def test_help_has_an_example_and_every_option():
     text = run("--help").stdout
     assert "dnamamba data fetch hg38 hg38-splits --out genomes" in text
-    for option in ("--out", "--mirror", "--force", "--list"):
+    for option in ("--out", "--mirror", "--force", "--assembly", "--species", "--list"):
         assert option in text
 
 

@@ -34,11 +34,19 @@ LAYERS = {
             "task",
             "label_loss",
             "label_metrics",
+            "resampling",
+            "label_results",
             "kmer_baseline",
+            "kmer_features",
+            "label_curves",
+            "label_charts",
             "label_report",
+            "label_sections",
+            "report_parts",
             "probe",
             "optim",
             "schedule",
+            "recipe",
             "checkpoint",
             "stopping",
         ),
@@ -47,7 +55,17 @@ LAYERS = {
     "uses": {
         *("evaluation", "training", "training_step", "recorded_pass", "pretraining", "planning"),
         *("doctor", "bench", "conversion"),
-        *("classification", "prediction", "embedding", "scaling", "generation", "scoring"),
+        *(
+            "classification",
+            "classify_config",
+            "label_evaluation",
+            "judging",
+            "prediction",
+            "embedding",
+            "scaling",
+            "generation",
+            "scoring",
+        ),
     },
     "command line": {"cli", "__main__"},
 }
@@ -240,6 +258,17 @@ def test_the_command_line_imports_torch_only_inside_functions() -> None:
         for module, found in all_imports()
         if unit_of(module) in ("cli", "__main__")
         and found.target.split(".")[0] == "torch"
+        and not (found.in_function or found.for_types_only)
+    ]
+    assert wrong == []
+
+
+def test_scikit_learn_is_imported_only_inside_functions() -> None:
+    """It takes a second to load, and only judging and baselines need it."""
+    wrong = [
+        described(module, found)
+        for module, found in all_imports()
+        if found.target.split(".")[0] in ("sklearn", "scipy")
         and not (found.in_function or found.for_types_only)
     ]
     assert wrong == []

@@ -215,4 +215,5 @@ def test_a_worker_keeps_little_memory_of_its_own(tmp_path):
     private, resident = np.array([line.split() for line in done.stdout.splitlines()], int).T
     assert resident[-1] - resident[0] > 0.9 * length, "the whole store was mapped in"
     assert private.max() < 64 << 20
-    assert private[-1] - private[2] < 4 << 20, "and it does not grow"
+    # malloc keeps a batch of 4 MiB that was freed, or gives it back, as its heap happens to lie.
+    assert private[-1] - private[2] < 8 << 20, "and it does not grow"

@@ -8,15 +8,17 @@ import pytest
 from rich.console import Console
 
 from dnamamba import progress
+from dnamamba.evaluation import describe_row
 from dnamamba.progress import TrainingProgress, format_rate
 
 
 def trained(step, **more):
-    return {"step": step, "bits_per_base": 1.9, "tokens_per_s": 2.5e6} | more
+    row = {"split": "train", "step": step, "bits_per_base": 1.9, "tokens_per_s": 2.5e6}
+    return row | more
 
 
 def validated(step):
-    return {"step": step, "bits_per_base": 1.91234, "perplexity": 3.76}
+    return {"split": "valid", "step": step, "bits_per_base": 1.91234, "perplexity": 3.76}
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_format_rate_counts_in_thousands_or_millions(per_second, text):
 
 def test_a_log_gets_a_line_for_each_row(console, log):
     screen = console(is_terminal=False)
-    with TrainingProgress(100) as shown:
+    with TrainingProgress(100, summary=describe_row) as shown:
         shown.validated(validated(0))
         shown.advanced(9)
         shown.trained(trained(10))
@@ -81,7 +83,7 @@ def test_the_time_left_counts_only_this_process_steps(console, log, monkeypatch)
     """Resumed at 50 of 100; 10 steps took 60 s, so the 40 left take 240 s."""
     console(is_terminal=False)
     times = iter([1000.0, 1060.0])
-    shown = TrainingProgress(100, first_step=50)
+    shown = TrainingProgress(100, first_step=50, summary=describe_row)
     monkeypatch.setattr(shown, "_started", next(times))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
     shown.trained(trained(60))
@@ -90,7 +92,7 @@ def test_the_time_left_counts_only_this_process_steps(console, log, monkeypatch)
 
 def test_a_terminal_has_one_live_line_with_validations_above(console, log):
     screen = console(is_terminal=True)
-    with TrainingProgress(100, first_step=50) as shown:
+    with TrainingProgress(100, first_step=50, summary=describe_row) as shown:
         shown.trained(trained(60))
         shown.validated(validated(60))
         shown.advanced(61)
@@ -103,7 +105,10 @@ def test_a_terminal_has_one_live_line_with_validations_above(console, log):
 
 def test_the_cursor_is_given_back_when_training_fails(console):
     screen = console(is_terminal=True)
-    with pytest.raises(RuntimeError, match="out of memory"), TrainingProgress(100):
+    with (
+        pytest.raises(RuntimeError, match="out of memory"),
+        TrainingProgress(100, summary=describe_row),
+    ):
         raise RuntimeError("out of memory")
     assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
 
@@ -111,7 +116,7 @@ def test_the_cursor_is_given_back_when_training_fails(console):
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_other_ranks_are_silent(console, log, is_terminal):
     screen = console(is_terminal=is_terminal)
-    with TrainingProgress(100, enabled=False) as shown:
+    with TrainingProgress(100, enabled=False, summary=describe_row) as shown:
         shown.trained(trained(10))
         shown.advanced(11)
         shown.validated(validated(20))

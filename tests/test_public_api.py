@@ -13,11 +13,13 @@ from dnamamba.cli.main import cli
 
 # fmt: off
 PUBLIC_NAMES = [
-    "DataConfig", "DnaModel", "InputError", "Interval", "MambaConfig", "ModelConfig",
-    "PretrainConfig", "RunFolder", "RunOptions", "SplitConfig", "TrainConfig", "VOCABULARY",
-    "WindowConfig", "__version__", "count_parameters", "decode", "encode", "open_genome",
-    "parse_size", "plan_pretraining", "preset", "preset_names", "pretrain", "resume",
-    "reverse_complement",
+    "ClassifyConfig", "DataConfig", "DnaClassifier", "DnaModel", "FineTuneConfig", "InputError",
+    "Interval", "MambaConfig", "ModelConfig", "PretrainConfig", "RecordsConfig", "RegionsConfig",
+    "RunFolder", "RunOptions", "SpeciesConfig", "SpeciesFiles", "SplitConfig", "TableConfig",
+    "TrainConfig", "VOCABULARY", "WindowConfig", "__version__", "count_parameters", "decode",
+    "encode", "open_genome", "parse_size", "plan_pretraining", "predict_sequences", "preset",
+    "preset_names", "pretrain", "resume", "resume_classifier", "reverse_complement",
+    "train_classifier",
 ]
 # fmt: on
 
@@ -30,15 +32,36 @@ RECIPE = """
     --grad-clip --softmask-weight --no-rc-augment --objective --eval-every --eval-tokens
     --save-every --log-every --seed --precision
 """
+LABELLED = """
+    --species --split --bed --valid-contigs --test-contigs --chromosomes --max-n-fraction
+    --eval-windows --table --sequence-column --label-columns --records --regions --genome
+    --label-column --group-by --task --seq-len --data-seed
+"""
+FINE_TUNING = """
+    --tune --pool --epochs --steps-per-epoch --steps --batch-size --learning-rate
+    --min-learning-rate --warmup-fraction --weight-decay --grad-clip --dropout --class-weights
+    --eval-every --eval-examples --patience --keep --save-every --log-every --seed --precision
+    --no-length-warmup
+"""
 OPTIONS = {
+    "classify train": f"""
+        MODEL --out --force --resume --dry-run {LABELLED} --valid-table --test-table --split-column
+        --group-column --valid-fraction --test-fraction --rc-augment {FINE_TUNING} --device
+        --workers --micro-batch --recompute
+    """,
+    "classify eval": f"RUN --out --lengths {LABELLED} --device --micro-batch",
+    "classify predict": """
+        MODEL SOURCE --out --force --genome --format --seq-len --edge --rc --per-base
+        --batch-tokens --device --precision
+    """,
     "pretrain": f"""
         DATA --model --out --force --resume --dry-run {WINDOWS} {RECIPE} --device --workers
         --micro-batch --recompute
     """,
     "data info": "FILES --contigs",
-    "data prepare": "FILES --out --force",
-    "data check": f"FILES {WINDOWS}",
-    "data fetch": "NAMES --out --mirror --force --list",
+    "data prepare": "FILES --out --aliases --force",
+    "data check": f"FILES {WINDOWS} --species --split",
+    "data fetch": "NAMES --out --mirror --force --assembly --species --list",
     "data demo": "--out",
     "convert import": "SOURCE --out --format",
     "convert export": "MODEL --out --format",

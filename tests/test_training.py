@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dnamamba import training
+from dnamamba import evaluation
 from dnamamba.checkpoint import list_checkpoints
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.splits import SplitConfig
@@ -25,9 +25,10 @@ from dnamamba.pretraining import (
     read_config,
     resume,
 )
+from dnamamba.recipe import TrainConfig
 from dnamamba.run_folder import RunFolder
-from dnamamba.training import TrainConfig, Trainer, TrainingError
-from runs import tiny_config, write_store
+from dnamamba.training import TrainingError
+from runs import stop_at, tiny_config, write_store
 
 OPTIONS = RunOptions(device="cpu", micro_batch=2)
 
@@ -61,20 +62,6 @@ def assert_same_run(one, other):
         for run in (one, other)
     ]
     assert timeless[0] == timeless[1]
-
-
-def stop_at(patched, step, exception=None):
-    """Have the trainer stop before a step as a signal would, or die of an exception."""
-    original = Trainer._agree
-
-    def agree(trainer, codes, stop):
-        if trainer.step == step:
-            if exception is not None:
-                raise exception
-            stop.signal = signal.SIGTERM
-        return original(trainer, codes, stop)
-
-    patched.setattr(Trainer, "_agree", agree)
 
 
 def test_a_run_learns_and_leaves_every_file(finished):
@@ -248,7 +235,7 @@ def test_a_stop_during_validation_abandons_it_and_does_it_again(
     store, finished, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patched:
-        patched.setattr(training, "evaluate", lambda *_, **__: None)
+        patched.setattr(evaluation, "evaluate", lambda *_, **__: None)
         outcome = pretrain(tiny_config(store), tmp_path / "run", OPTIONS)
     assert (outcome.step, outcome.stopped_by) == (0, signal.SIGTERM)
     resume(tmp_path / "run", RunOptions(device="cpu"))

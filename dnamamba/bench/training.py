@@ -27,10 +27,10 @@ from dnamamba.models.recompute import Recompute
 from dnamamba.objectives import OBJECTIVES, choose_objective
 from dnamamba.optim import build_optimizer
 from dnamamba.planning import MemoryNeededError, Passes, choose_passes, estimate_memory
+from dnamamba.recipe import TrainConfig
 from dnamamba.recorded_pass import PASSES_BEFORE
 from dnamamba.runtime import Compute
 from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID
-from dnamamba.training import TrainConfig
 from dnamamba.training_step import TrainingStep, is_finite
 
 WARM_UP_STEPS = PASSES_BEFORE + 1

@@ -1,8 +1,9 @@
-"""Labelled sequences as batches, wherever they come from."""
+"""Batches: codes alone, or labelled sequences, wherever they come from."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from dnamamba.task import Task
@@ -22,6 +23,30 @@ class Examples(NamedTuple):
     float32 (B, C); per_base int64 (B, L), IGNORED_LABEL where there is none."""
 
 
+Batch = Tensor | Examples
+"""What a loss is given: codes uint8 (B, L), or these with labels."""
+
+B = TypeVar("B", bound=Batch)
+
+
+def tensors_of(batch: Batch) -> tuple[Tensor, ...]:
+    """Of a batch, in an order that is always the same."""
+    return (batch,) if isinstance(batch, Tensor) else tuple(batch)
+
+
+def with_tensors(batch: B, tensors: Sequence[Tensor]) -> B:
+    """A batch of the same kind made of others."""
+    if isinstance(batch, Tensor):
+        return tensors[0]  # type: ignore[return-value]
+    return Examples(*tensors)  # type: ignore[return-value]
+
+
+def to_device(batch: B, device: torch.device) -> B:
+    """A copy there, which pinned memory need not wait for."""
+    moved = [tensor.to(device, non_blocking=True) for tensor in tensors_of(batch)]
+    return with_tensors(batch, moved)
+
+
 class LabelledDataset(Protocol):
     """Labelled sequences of one split by running sample number.
 
@@ -29,14 +54,20 @@ class LabelledDataset(Protocol):
     pure function of them, in any process. Safe to pickle and to fork.
     """
 
-    task: Task
-    seq_len: int
-    """The longest L it gives."""
+    @property
+    def task(self) -> Task: ...
 
-    n_examples: int
-    """Of an epoch. Samples 0 to n_examples - 1 of a split that is not trained on are its examples,
-    each once, in the order of the file they come from; in training sample
-    e x n_examples + i is example i of epoch e, shuffled anew in each."""
+    @property
+    def seq_len(self) -> int:
+        """The longest L it gives."""
+        ...
+
+    @property
+    def n_examples(self) -> int:
+        """Of an epoch. Samples 0 to n_examples - 1 of a split that is not trained on are its
+        examples, each once, in the order of the file they come from; in training sample
+        e x n_examples + i is example i of epoch e, shuffled anew in each."""
+        ...
 
     def __getitem__(self, samples: Sequence[int]) -> Examples: ...
 

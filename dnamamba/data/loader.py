@@ -5,13 +5,24 @@ b x batch_size to (b + 1) x batch_size - 1 wherever and by whomever it is read.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from dnamamba.data.dataset import WindowDataset
+from dnamamba.data.examples import Batch
 from dnamamba.errors import InputError
+
+
+class DescribedDataset(Protocol):
+    """Batches by sample numbers: `WindowDataset`, `LabelledDataset`."""
+
+    def __getitem__(self, samples: Sequence[int]) -> Batch: ...
+
+    def describe(self, samples: Sequence[int]) -> list[str]:
+        """Where each sample comes from, for people."""
+        ...
 
 
 class BatchRanges(Sampler[range]):
@@ -60,14 +71,19 @@ class BatchRanges(Sampler[range]):
 
 
 def build_loader(
-    dataset: WindowDataset, batches: BatchRanges, *, n_workers: int = 0, pin_memory: bool = False
-) -> DataLoader[torch.Tensor]:
-    """A DataLoader over micro-batches (uint8 (micro_batch_size, seq_len)).
+    dataset: DescribedDataset,
+    batches: BatchRanges,
+    *,
+    n_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Any]:
+    """A DataLoader over micro-batches, as the dataset gives them.
 
     n_workers: processes that read ahead; 0 reads in this one. The batches are the same either way.
     """
+    indexed: Any = dataset  # all that a DataLoader with a sampler asks for
     return DataLoader(
-        dataset,
+        indexed,
         batch_size=None,
         sampler=batches,
         num_workers=n_workers,

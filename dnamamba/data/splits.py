@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from dnamamba.data.regions import NO_RUNS, ContigLine, merge, subtract
+from dnamamba.data.windows import index_intervals
 from dnamamba.data_prep.bed import read_split_bed
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
@@ -86,6 +90,25 @@ def _by_contig(config: SplitConfig, contigs: Mapping[str, int]) -> Splits:
     if not splits[Split.TRAIN]:
         raise InputError("every contig is held out: nothing is left to train on")
     return splits
+
+
+def keep_apart(splits: Splits, contigs: Mapping[str, int]) -> Splits:
+    """Each split without what is in a more protected one: test, then validation, then training.
+
+    Rows of a split that overlap or touch are joined.
+    """
+    names, line = list(contigs), ContigLine(np.array(list(contigs.values()), np.int64))
+    taken = NO_RUNS
+    apart: Splits = {}
+    for split in (Split.TEST, Split.VALID, Split.TRAIN):
+        rows = line.place(*index_intervals(splits[split], names).T)
+        apart[split] = [
+            Interval(names[contig], start, end)
+            for contig, runs in line.split(subtract(rows, taken)).items()
+            for start, end in runs.tolist()
+        ]
+        taken = merge(np.concatenate([taken, rows]))
+    return apart
 
 
 def match_contigs(patterns: Sequence[str], contigs: Mapping[str, int]) -> set[str]:

@@ -171,7 +171,10 @@ class DnaClassifier(SavedModel):
 
         Shapes and errors are those of `forward`; without gradients and without dropout.
         """
-        scores = self._score(self.features(token_ids, lengths))
+        return self.interpret(self._score(self.features(token_ids, lengths)))
+
+    def interpret(self, scores: Tensor) -> Tensor:
+        """Probabilities or numbers, as `predict` gives them, of scores as `forward` does."""
         if self.task.has_classes:
             return scores.softmax(-1)
         if self.task.kind == "multilabel":

@@ -1,0 +1,33 @@
+"""`dnamamba classify ...`: models that tell sequences apart."""
+
+from dnamamba.cli.main import LazyGroup
+
+_COMMANDS = {
+    "train": (
+        "dnamamba.cli.classify_train",
+        "train",
+        "Fine-tune a pretrained model on species, a table, FASTA files or regions.",
+    ),
+    "eval": (
+        "dnamamba.cli.classify_eval",
+        "evaluate",
+        "Judge a trained model, on what its run held out or on other sequences.",
+    ),
+    "predict": (
+        "dnamamba.cli.classify_predict",
+        "predict",
+        "What a model says about sequences, regions and variants.",
+    ),
+}
+
+classify = LazyGroup(
+    _COMMANDS,
+    name="classify",
+    help="""Train models that tell sequences apart, and use them.
+
+    \b
+    Examples:
+      dnamamba classify train runs/demo
+      dnamamba classify predict runs/classify-demo reads.fa.gz --out predictions.tsv
+    """,
+)

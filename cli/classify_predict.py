@@ -1,0 +1,156 @@
+"""`dnamamba classify predict`."""
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnamamba.cli.options import FILE, SIZE
+
+_PROGRESS_SECONDS = 5
+
+
+@click.command()
+@click.argument("model", metavar="MODEL_OR_RUN")
+@click.argument("source", metavar="INPUT", type=FILE)
+@click.option(
+    "--out", type=FILE, required=True, help="Table to write (.tsv, .tsv.gz); - for standard output."
+)
+@click.option("--force", is_flag=True, help="Replace a table that exists.")
+@click.option(
+    "--genome",
+    type=FILE,
+    multiple=True,
+    help="FASTA or store that a BED or VCF refers to; may be given several times.",
+)
+@click.option(
+    "--format",
+    "input_format",
+    type=click.Choice(["fasta", "bed", "vcf"]),
+    help="What INPUT is. [default: told by its first line]",
+)
+@click.option(
+    "--seq-len",
+    type=SIZE,
+    help="Bases of a window: shorter regions get bases from around, longer ones are cut to their "
+    "middle. [default: as they are, up to the length trained on, which variants get]",
+)
+@click.option(
+    "--edge",
+    type=click.Choice(["shift", "pad", "clip"]),
+    default="shift",
+    show_default=True,
+    help="Windows past a contig's end: moved inside, filled up with N or cut.",
+)
+@click.option(
+    "--rc",
+    type=click.Choice(["none", "average"]),
+    default="none",
+    show_default=True,
+    help="average: the mean of both strands' predictions.",
+)
+@click.option(
+    "--per-base",
+    "base_format",
+    type=click.Choice(["auto", "string", "runs"]),
+    default="auto",
+    show_default=True,
+    help="Labels of bases as one letter each, or as label:bases;...",
+)
+@click.option(
+    "--batch-tokens",
+    type=SIZE,
+    help="Tokens in one pass. [default: 1M on a GPU, 64k on a CPU]",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "bf16", "fp32"]),
+    default="auto",
+    show_default=True,
+    help="auto is bf16 on GPUs.",
+)
+def predict(model: str, source: Path, out: Path, **values: Any) -> None:
+    """Write what a model says about sequences, regions or variants: a row for each of the input.
+
+    MODEL_OR_RUN is a run of `dnamamba classify train`, its model folder or a repository owner/name
+    on the Hugging Face Hub. INPUT is a FASTA, a BED (whose strand counts) or a VCF (a row for each
+    alternative allele), plain, gzip or BGZF; - is standard input. What could not be read has a
+    row that says why. Exit code 1 where nothing could be.
+
+    \b
+    Examples:
+      dnamamba classify predict runs/apes reads.fa.gz --out predictions.tsv
+      dnamamba classify predict runs/apes peaks.bed --genome hg38.h5 --seq-len 1k --out peaks.tsv
+      dnamamba classify predict runs/apes - --genome hg38.h5 --rc average --out variants.tsv
+    """
+    from dnamamba.data_prep.genome import open_genome
+    from dnamamba.data_prep.region_readers import open_regions
+    from dnamamba.models.classifier import DnaClassifier
+    from dnamamba.prediction import PredictOptions, window_rule, write_predictions
+    from dnamamba.runtime import choose_device, choose_precision
+
+    is_piped = str(out) == "-"
+    if not is_piped:
+        _refuse_output(out, source, force=values["force"])
+    device = choose_device(values["device"])
+    genome = open_genome(values["genome"]) if values["genome"] else None
+    classifier = DnaClassifier.from_pretrained(model).to(device)
+    options = PredictOptions(
+        batch_tokens=values["batch_tokens"] or (1 << 20 if device.type == "cuda" else 1 << 16),
+        rc=values["rc"],
+        autocast_dtype=choose_precision(values["precision"], device),
+        base_format=values["base_format"],
+    )
+    opened = open_regions(
+        sys.stdin.buffer if str(source) == "-" else source,
+        genome=genome,
+        rule=window_rule(classifier, values["seq_len"], values["edge"]),
+        input_format=values["input_format"],
+    )
+    with opened as table:
+        target = sys.stdout.buffer if is_piped else out
+        statuses = write_predictions(classifier, table, target, options, _Progress())
+    _conclude(statuses, out)
+
+
+def _refuse_output(out: Path, source: Path, *, force: bool) -> None:
+    from dnamamba.errors import InputError
+
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder: name a file, e.g. {out / 'predictions.tsv'}")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise InputError(f"--out {out} is the input: name another file")
+    if out.exists() and not force:
+        raise InputError(f"{out} exists already: use --force to replace it, or another --out")
+
+
+class _Progress:
+    """Says on standard error every few seconds how far it is."""
+
+    def __init__(self) -> None:
+        self._started = self._said = time.monotonic()
+
+    def __call__(self, n_rows: int) -> None:
+        now = time.monotonic()
+        if now - self._said >= _PROGRESS_SECONDS:
+            self._said = now
+            rate = n_rows / (now - self._started)
+            click.echo(f"{n_rows:,} rows, {rate:,.0f} a second", err=True)
+
+
+def _conclude(statuses: "Counter[Any]", out: Path) -> None:
+    from dnamamba.data_prep.region_rows import WITHOUT_SEQUENCE
+
+    total = statuses.total()
+    if total == 0:
+        click.echo(f"{out}: the input has no rows, so only the names of columns", err=True)
+        return
+    counts = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common())
+    click.echo(f"{out}: {total:,} rows: {counts}", err=True)
+    if not set(statuses) - WITHOUT_SEQUENCE:
+        click.echo("Error: nothing could be predicted; the column note says why", err=True)
+        click.get_current_context().exit(1)

@@ -1,0 +1,226 @@
+"""`dnamamba classify train`."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from dnamamba.cli.label_options import source_config, source_options
+from dnamamba.cli.options import FILE, RECOMPUTE, apply_options
+
+if TYPE_CHECKING:
+    from dnamamba.classify_config import ClassifyConfig
+
+# What may accompany --resume: settings that do not change the result.
+_WITH_RESUME = {"resume", "device", "n_workers", "micro_batch", "recompute"}
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that become FineTuneConfig; defaults that depend on something else are None here."""
+    number = functools.partial(click.option, type=float, show_default=True)
+    whole = functools.partial(click.option, type=click.IntRange(min=1))
+    options = [
+        click.option(
+            "--tune",
+            type=click.Choice(["full", "head", "probe"]),
+            default="full",
+            show_default=True,
+            help="All weights; the head alone; or the head alone, fitted without steps.",
+        ),
+        click.option(
+            "--pool",
+            type=click.Choice(["last", "mean", "max", "first"]),
+            help="What stands for a sequence. [default: last; mean for models that read both ways]",
+        ),
+        whole("--epochs", help="Passes over the training examples. [default: 10]"),
+        whole(
+            "--steps-per-epoch",
+            help="Of species, which have no end. [default: 1024 on a GPU, 64 on a CPU]",
+        ),
+        whole("--steps", "max_steps", help="Optimiser steps in all, in place of --epochs."),
+        whole("--batch-size", help="Sequences in a step. [default: 64; of species on a CPU 16]"),
+        number("--learning-rate", help="Peak. [default: 1e-4, Hyena 4e-5; ten times for a head]"),
+        number("--min-learning-rate", default=1e-6, help="Where the cosine ends."),
+        number("--warmup-fraction", default=0.5, help="Share of steps in warm-up."),
+        number("--weight-decay", default=0.1, help="AdamW's."),
+        number("--grad-clip", default=1.0, help="Largest gradient norm; 0: none."),
+        number("--dropout", default=0.0, help="Share of channels hidden from the head."),
+        click.option(
+            "--class-weights",
+            type=click.Choice(["none", "balanced"]),
+            default="none",
+            show_default=True,
+            help="balanced: each class counts the same.",
+        ),
+        whole("--eval-every", help="Steps between validations. [default: an epoch]"),
+        whole("--eval-examples", help="Sequences of a validation. [default: all]"),
+        whole("--patience", help="Stop after so many validations without a better one."),
+        click.option(
+            "--keep",
+            type=click.Choice(["best", "last"]),
+            default="best",
+            show_default=True,
+            help="The model kept: of the best validation, or the last.",
+        ),
+        whole("--save-every", default=500, show_default=True, help="Steps between checkpoints."),
+        whole("--log-every", default=10, show_default=True, help="Steps between metrics rows."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Weights of the head."),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "bf16", "fp32"]),
+            default="auto",
+            show_default=True,
+            help="auto is bf16 on GPUs; parameters stay fp32.",
+        ),
+        click.option(
+            "--no-length-warmup",
+            is_flag=True,
+            help="Species: windows of full length from the start, instead of 16k, 32k, ... first.",
+        ),
+    ]
+    return apply_options(options, command)
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--out", type=FILE, help="Run folder. [default: runs/classify-<data>-<model>]")
+@click.option("--force", is_flag=True, help="Start over in a run folder that exists.")
+@click.option("--resume", type=FILE, metavar="RUN", help="Continue a run folder exactly.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@source_options
+@recipe_options
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--workers", "n_workers", type=int, help="Loader processes. [default: 0 on a CPU, 4 on a GPU]"
+)
+@click.option("--micro-batch", type=int, help="Sequences in one pass. [default: what fits]")
+@RECOMPUTE
+@click.pass_context
+def train(ctx: click.Context, **values: Any) -> None:
+    """Fine-tune a pretrained model to tell labelled sequences apart.
+
+    MODEL: a run of `dnamamba pretrain`, a model's folder or repository on the Hub, or a preset
+    (`dnamamba pretrain --model list`) for a model without pretraining. Without --species, --table,
+    --records or --regions the species are the simulated great apes.
+
+    \b
+    Examples:
+      dnamamba classify train runs/demo
+      dnamamba classify train runs/apes --species human=human.h5 --species gorilla=gorilla.h5
+      dnamamba classify train runs/demo --table train.csv --test-table test.csv
+      dnamamba classify train runs/demo --regions enhancers.bed --genome hg38.h5 --tune probe
+      dnamamba classify train --resume runs/classify-demo
+
+    Every validation stands beside logistic regression of k-mer frequencies, learned from the same
+    examples. The test split is judged once, at the end, and nothing is chosen by it. The recipe is
+    the Mamba paper's for great apes (E.3.4) unless told otherwise.
+    """
+    from dnamamba import classification
+    from dnamamba.pretraining import RunOptions
+    from dnamamba.runtime import read_ranks
+
+    options = RunOptions(
+        device=values["device"],
+        n_workers=values["n_workers"],
+        micro_batch=values["micro_batch"],
+        recompute=values["recompute"],
+    )
+    if values["resume"] is not None:
+        _refuse_recipe(ctx)
+        out = values["resume"]
+        outcome = classification.resume_classifier(out, options)
+    else:
+        config = _resolve(values)
+        if values["dry_run"]:
+            plan = classification.plan_classification(config, options)
+            if read_ranks().is_main:
+                for name, value in plan.rows():
+                    click.echo(f"{name:>15}  {value}")
+            return
+        out = values["out"] or _default_out(config, values)
+        outcome = classification.train_classifier(config, out, options, force=values["force"])
+    if read_ranks().is_main:
+        for line in classification.conclusion(out, outcome):
+            click.echo(line)
+    if outcome.stopped_by is not None:
+        ctx.exit(128 + outcome.stopped_by)
+
+
+def _refuse_recipe(ctx: click.Context) -> None:
+    given = [
+        parameter
+        for parameter in ctx.command.params
+        if parameter.name not in _WITH_RESUME
+        and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume continues a run with its own settings: leave out {given[0].opts[0]}"
+        )
+
+
+def _resolve(values: dict[str, Any]) -> "ClassifyConfig":
+    """The settings asked for, with the defaults of device and model filled in."""
+    from dnamamba.classification import read_language_model
+    from dnamamba.classify_config import ClassifyConfig, FineTuneConfig, default_learning_rate
+    from dnamamba.runtime import choose_device
+
+    if values["model"] is None:
+        raise click.UsageError("name a MODEL: a run of `dnamamba pretrain`, or a preset")
+    if values["epochs"] is not None and values["max_steps"] is not None:
+        raise click.UsageError("--epochs and --steps both say how long: give one")
+    on_gpu = choose_device(values["device"]).type == "cuda"
+    is_species = not any(values[name] for name in ("table", "records", "regions"))
+    batch_size = values["batch_size"] or (16 if is_species and not on_gpu else 64)
+    steps = values["steps_per_epoch"] or (1024 if on_gpu else 64)
+    data = source_config(values, epoch_size=steps * batch_size)
+    model = read_language_model(values["model"]).config
+    recipe = {key: values[key] for key in _RECIPE if values[key] is not None}
+    recipe.setdefault("learning_rate", default_learning_rate(model, values["tune"]))
+    if values["max_steps"] is not None:
+        recipe |= {"max_steps": values["max_steps"], "epochs": None}
+    train_config = FineTuneConfig(batch_size=batch_size, **recipe)
+    path = Path(values["model"])
+    source = str(path.resolve()) if path.exists() else values["model"]
+    return ClassifyConfig(model=source, data=data, train=train_config)
+
+
+_RECIPE = (
+    "tune",
+    "pool",
+    "epochs",
+    "learning_rate",
+    "min_learning_rate",
+    "warmup_fraction",
+    "weight_decay",
+    "grad_clip",
+    "dropout",
+    "class_weights",
+    "eval_every",
+    "eval_examples",
+    "patience",
+    "keep",
+    "save_every",
+    "log_every",
+    "seed",
+    "precision",
+)
+
+
+def _default_out(config: "ClassifyConfig", values: dict[str, Any]) -> Path:
+    from dnamamba.data_prep.genome import label_of
+
+    named = values["table"] or values["regions"]
+    data = "species"
+    if named is not None:
+        data = label_of(named).removesuffix(".csv").removesuffix(".tsv")
+    elif values["records"]:
+        data = "records"
+    elif not values["species"]:
+        data = "demo"
+    path = Path(config.model)
+    model = path.parent.name if path.name == "model" else path.name
+    return Path("runs") / f"classify-{data}-{model}"

@@ -1,0 +1,241 @@
+"""Rows of regions: what every reader of FASTA, BED and VCF gives, and the window that is read.
+
+A row of the input becomes a row here whatever is wrong with it, so that what is computed for each
+can be laid beside the input. Coordinates are 0-based and half-open.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, get_args
+
+import numpy as np
+
+from dnamamba.data_prep.genome import Genome
+from dnamamba.errors import InputError
+from dnamamba.intervals import Interval, Strand
+from dnamamba.tokenizer import N_ID, UNK_ID, Codes, is_base, reverse_complement, token_ids
+
+Edge = Literal["shift", "pad", "clip"]
+
+
+class RowStatus(StrEnum):
+    """How a row was read; `RegionRow.note` says more of all but `ok`."""
+
+    OK = "ok"
+    SHIFTED = "shifted"
+    """The window was moved, so as to lie inside its contig,"""
+
+    PADDED = "padded"
+    """or filled up with N beyond the contig's ends,"""
+
+    CLIPPED = "clipped"
+    """or fewer bases were read than asked for, or than the region has."""
+
+    TOO_SHORT = "too short"
+    """A region or record without any base; nothing was read,"""
+
+    REF_MISMATCH = "ref mismatch"
+    """nor of a variant whose REF is not what the genome has there,"""
+
+    UNREADABLE = "unreadable"
+    """nor of a row that makes no sense."""
+
+
+WITHOUT_SEQUENCE = frozenset((RowStatus.TOO_SHORT, RowStatus.REF_MISMATCH, RowStatus.UNREADABLE))
+"""Those of rows that have nothing for a model to read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowRule:
+    """How much of a region is read."""
+
+    seq_len: int | None = None
+    """Bases of a window. Longer regions are cut to their middle. None: regions as they are."""
+
+    widen: bool = False
+    """Whether shorter regions get bases from around them, up to seq_len; records of a FASTA have
+    none around them. Variants always do."""
+
+    edge: Edge = "shift"
+    """What becomes of a wider window that passes its contig's end: it is moved inside, filled up
+    with N, or cut."""
+
+    def __post_init__(self) -> None:
+        if self.edge not in get_args(Edge):
+            raise InputError(f"edge is one of {', '.join(get_args(Edge))}, got {self.edge!r}")
+        if self.seq_len is not None and self.seq_len < 1:
+            raise InputError(f"a window has 1 base or more, got {self.seq_len}")
+        if self.widen and self.seq_len is None:
+            raise InputError("widening regions needs seq_len, the bases of a window")
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRow:
+    """One row of the input (of a VCF, one alternative allele of one)."""
+
+    line: int
+    """Where it stands in the input, from 1: the line, of a FASTA the record."""
+
+    columns: tuple[str, ...]
+    """As they stand in the input, as many as the reader has names for."""
+
+    status: RowStatus
+    note: str = ""
+    codes: Codes | None = None
+    """What is to be given to a model, in the direction of the strand; None where there is nothing.
+    Of a variant it has the reference allele."""
+
+    alternative: Codes | None = None
+    """The same with the alternative allele, of a variant."""
+
+    window: Interval | None = None
+    """Which bases of the contig or record `codes` are, with the strand; padding lies around it."""
+
+    padding: tuple[int, int] = (0, 0)
+    """How many N were put on the left and on the right of the window, on the forward strand."""
+
+    variant_start: int | None = None
+    """Where the alleles begin in `codes` and in `alternative`, of a variant."""
+
+    @property
+    def sequences(self) -> list[Codes]:
+        """None, `codes`, or `codes` and `alternative`."""
+        return [codes for codes in (self.codes, self.alternative) if codes is not None]
+
+
+class RowError(Exception):
+    """A row from which nothing can be read: its status and why. Never leaves the readers."""
+
+    def __init__(self, status: RowStatus, note: str):
+        super().__init__(note)
+        self.status, self.note = status, note
+
+
+def unreadable(note: str) -> RowError:
+    """What is raised for a row that makes no sense."""
+    return RowError(RowStatus.UNREADABLE, note)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A window on a contig: [start, end) of it, with N around."""
+
+    start: int
+    end: int
+    padding: tuple[int, int] = (0, 0)
+    status: RowStatus = RowStatus.OK
+    note: str = ""
+
+
+def place_window(start: int, end: int, length: int, rule: WindowRule) -> Placed:
+    """The window of a region [start, end) that lies inside a contig of `length` bases."""
+    size, seq_len = end - start, rule.seq_len
+    if seq_len is not None and size > seq_len:
+        start += (size - seq_len) // 2
+        note = f"the middle {seq_len:,} of {size:,} bases"
+        return Placed(start, start + seq_len, status=RowStatus.CLIPPED, note=note)
+    if seq_len is None or not rule.widen:
+        return Placed(start, end)
+    start -= (seq_len - size) // 2
+    return fit_window(start, start + seq_len, length, rule.edge)
+
+
+def fit_window(start: int, end: int, length: int, edge: Edge) -> Placed:
+    """A window [start, end), which may pass its contig's ends, made one that can be read."""
+    inside = max(0, start), min(end, length)
+    if inside == (start, end):
+        return Placed(start, end)
+    before, after = inside[0] - start, end - inside[1]
+    if edge == "pad":
+        note = f"{before + after:,} N beyond the contig's ends"
+        return Placed(*inside, (before, after), RowStatus.PADDED, note)
+    if edge == "shift" and end - start <= length:
+        shift = before - after
+        status, note = RowStatus.SHIFTED, shift_note(shift)
+        return Placed(start + shift, end + shift, status=status, note=note)
+    if edge == "shift":
+        inside = 0, length
+    note = f"{inside[1] - inside[0]:,} of {end - start:,} bases, then the contig ends"
+    return Placed(*inside, status=RowStatus.CLIPPED, note=note)
+
+
+def shift_note(shift: int) -> str:
+    return f"moved {abs(shift):,} to the {'left' if shift < 0 else 'right'}, into the contig"
+
+
+def read_window(genome: Genome, contig: str, placed: Placed, strand: Strand) -> Codes:
+    """Codes of a window with its padding, of the reverse complement where the strand is `-`."""
+    codes = pad(genome.read(contig, placed.start, placed.end), placed.padding)
+    return reverse_complement(codes) if strand == Strand.REVERSE else codes
+
+
+def pad(codes: Codes, padding: tuple[int, int]) -> Codes:
+    """N on the left and on the right."""
+    if padding == (0, 0):
+        return codes
+    return np.pad(codes, padding, constant_values=N_ID)
+
+
+def check_bases(codes: Codes) -> str:
+    """What there is to say about letters, `""` where all are well; RowError without any base."""
+    if not len(codes):
+        raise RowError(RowStatus.TOO_SHORT, "no base at all")
+    if not is_base(codes).any():
+        raise unreadable(f"no A, C, G or T among {len(codes):,} letters")
+    foreign = int((token_ids(codes) == UNK_ID).sum())
+    return f"{foreign:,} letters that are not DNA" if foreign else ""
+
+
+def join_notes(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def contig_length(genome: Genome, contig: str) -> int:
+    """RowError for a contig that the genome does not have; the same with or without chr is told."""
+    length = genome.contigs.get(contig)
+    if length is not None:
+        return length
+    other = contig.removeprefix("chr") if contig.startswith("chr") else f"chr{contig}"
+    hint = f" (it has {other!r})" if other in genome.contigs else ""
+    raise unreadable(f"the genome has no contig {contig!r}{hint}")
+
+
+def parse_position(text: str, what: str) -> int:
+    """A whole number written in digits; RowError for anything else."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
+        raise unreadable(f"{what} is a whole number, got {text[:40]!r}")
+    if text.startswith("-"):
+        raise unreadable(f"{what} is negative: {text}")
+    return int(text)
+
+
+def split_columns(line: str) -> list[str]:
+    """By tabs; by spaces, which BED allows, where there is no tab: names hold spaces."""
+    return line.split("\t") if "\t" in line else line.split()
+
+
+def fit_columns(fields: list[str], n_columns: int) -> tuple[tuple[str, ...], str]:
+    """Exactly so many columns, and a note where some were left out."""
+    note = ""
+    if len(fields) > n_columns:
+        note = f"{len(fields)} columns, of which the first {n_columns} are kept"
+    return tuple(fields[:n_columns] + [""] * (n_columns - len(fields))), note
+
+
+class RegionTable:
+    """Rows of one input, read once, in its order.
+
+    columns: names of what `RegionRow.columns` holds. has_alternatives: whether rows are variants.
+    """
+
+    def __init__(
+        self, columns: tuple[str, ...], rows: Iterator[RegionRow], *, has_alternatives: bool = False
+    ):
+        self.columns = columns
+        self.has_alternatives = has_alternatives
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[RegionRow]:
+        return self._rows

@@ -1,0 +1,411 @@
+"""Training a classifier: a pretrained model, labelled sequences, a head and the loop together."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnamamba import __version__
+from dnamamba.classify_config import ClassifyConfig, LabelSource, describe_source
+from dnamamba.configs import from_dict, to_dict
+from dnamamba.data.examples import Examples, LabelledDataset
+from dnamamba.data.label_sources import source_files
+from dnamamba.data.labelled import SequenceDataset, build_labelled_datasets
+from dnamamba.data.species import (
+    SpeciesConfig,
+    SpeciesDataset,
+    build_species_datasets,
+    open_species,
+)
+from dnamamba.errors import InputError
+from dnamamba.intervals import Split
+from dnamamba.kernels.backend import describe_choices
+from dnamamba.label_evaluation import LabelJudge, pooled_features, score_samples
+from dnamamba.label_loss import ClassWeights, LabelLoss, class_weights_of
+from dnamamba.label_metrics import Scores, headline
+from dnamamba.label_report import write_label_report
+from dnamamba.label_results import (
+    describe_evaluation,
+    has_baseline,
+    read_baseline,
+    write_baseline,
+    write_evaluation,
+)
+from dnamamba.models import DnaModel, HyenaConfig, no_weight_decay_names, preset, preset_names
+from dnamamba.models.classifier import DnaClassifier, HeadConfig
+from dnamamba.planning import Plan, Workload, make_plan, probe_length, shareable
+from dnamamba.pretraining import RunOptions
+from dnamamba.probe import fit_probe
+from dnamamba.run_folder import RunFolder, describe_file
+from dnamamba.runtime import Compute, describe_machine, logger, open_compute
+from dnamamba.task import Task
+from dnamamba.tokenizer import FIRST_BASE_ID
+from dnamamba.training import Outcome, Stream, Trainer
+
+PROBE_EXAMPLES = 20_000
+"""What a linear probe is fitted on at most: features of all of them are in memory at once."""
+
+_BATCH_BASES = 1 << 22
+
+
+def read_language_model(source: str, seq_len: int | None = None) -> DnaModel:
+    """The model of a run folder, a model folder, a repository, or a preset with random weights.
+
+    seq_len: what a preset's Hyena filters are made for. Raises InputError where there is none.
+    """
+    if source in preset_names() and not Path(source).exists():
+        return DnaModel(preset(source, seq_len))
+    return DnaModel.from_pretrained(source)
+
+
+def open_datasets(data: LabelSource) -> Mapping[Split, LabelledDataset]:
+    """A dataset for each split; see SpeciesDataset and SequenceDataset."""
+    if isinstance(data, SpeciesConfig):
+        return build_species_datasets(open_species(data), data)
+    return build_labelled_datasets(data)
+
+
+def train_classifier(
+    config: ClassifyConfig, out: Path, options: RunOptions | None = None, *, force: bool = False
+) -> Outcome:
+    """Train a classifier into a new run folder, and judge it beside the k-mer baseline.
+
+    Raises InputError where model, data or settings cannot be used or `out` holds a run already
+    (unless `force`), TrainingError where the loss stops being finite.
+    """
+    options = options or RunOptions()
+    with open_compute(options.device, config.train.precision) as compute:
+        setup = _Setup(config, options, compute)
+        compute.on_main_first(lambda: _start(setup, out, force))
+        return _train(setup, RunFolder(out), options)
+
+
+def resume_classifier(path: Path, options: RunOptions | None = None) -> Outcome:
+    """Continue a run from its newest checkpoint, as if it had never stopped.
+
+    Raises InputError where there is no run of a classifier, or where its data have changed.
+    """
+    options = options or RunOptions()
+    run = RunFolder.open(path)
+    config = read_classify_config(run)
+    with open_compute(options.device, config.train.precision) as compute:
+        train = shareable(config.train, config.train.batch_size, compute)
+        setup = _Setup(replace(config, train=train), options, compute)
+        compute.on_main_first(lambda: _check_unchanged(setup, run))
+        return _train(setup, run, options)
+
+
+def plan_classification(config: ClassifyConfig, options: RunOptions | None = None) -> Plan:
+    """What `train_classifier` would do, without a step of it."""
+    options = options or RunOptions()
+    with open_compute(options.device, config.train.precision) as compute:
+        return _Setup(config, options, compute).plan
+
+
+def read_classify_config(run: RunFolder) -> ClassifyConfig:
+    """A run's settings. Raises InputError for a run of something else, or of another format."""
+    saved = run.read_json("config")
+    version, purpose = saved.pop("format_version", None), saved.pop("purpose", "pretrain")
+    if version != 1:
+        raise InputError(f"{run.path} has config format_version {version}, this dnamamba reads 1")
+    if purpose != "classify":
+        raise InputError(
+            f"{run.path} is a run of `dnamamba {purpose}`, not of `dnamamba classify train`; give "
+            f"it as MODEL to classify with it, or continue it with `dnamamba {purpose} --resume`"
+        )
+    return from_dict(ClassifyConfig, saved)
+
+
+class _Setup:
+    """Data, classifier and plan of a run, the config resolved to what will be done."""
+
+    def __init__(self, config: ClassifyConfig, options: RunOptions, compute: Compute):
+        self.compute = compute
+        self.datasets = self._open(config.data)
+        train_set = self.datasets[Split.TRAIN]
+        self.task: Task = train_set.task
+        config = replace(config, train=config.train.for_examples(train_set.n_examples))
+        torch.manual_seed(config.train.seed)
+        model = self._build_model(config, train_set.seq_len)
+        head = HeadConfig(
+            task=self.task,
+            pool=config.train.pool,
+            dropout=config.train.dropout,
+            trained_seq_len=train_set.seq_len,
+            **_target_scaling(train_set),
+        )
+        self.classifier = DnaClassifier.from_language_model(model, head).to(compute.device)
+        weights = _class_weights(config.train.class_weights, train_set)
+        self.loss = LabelLoss(self.classifier, weights)
+        self.plan = self._make_plan(config, options)
+        self.loss.recompute = self.plan.recompute
+        if config.train.tune != "full":
+            self.classifier.freeze_backbone()
+        resolved = replace(
+            config.train,
+            micro_batch=self.plan.micro_batch,
+            recompute=self.plan.recompute,
+            precision="fp32" if compute.autocast_dtype is None else "bf16",
+        )
+        self.config = replace(config, train=resolved, architecture=model.config)
+        self.stream = self._stream()
+
+    def _open(self, data: LabelSource) -> Mapping[Split, LabelledDataset]:
+        # Rank 0 first: it indexes and scans, which the others then find.
+        found = self.compute.on_main_first(lambda: open_datasets(data))
+        return open_datasets(data) if found is None else found
+
+    def _build_model(self, config: ClassifyConfig, seq_len: int) -> DnaModel:
+        model = read_language_model(config.model, seq_len)
+        mixer = model.config.mixer
+        if isinstance(mixer, HyenaConfig) and seq_len > mixer.l_max:
+            raise InputError(
+                f"sequences of {seq_len:,} bases are longer than this model's filters (l_max "
+                f"{mixer.l_max:,}): use a shorter --seq-len or a model made for longer ones"
+            )
+        return model
+
+    def _make_plan(self, config: ClassifyConfig, options: RunOptions) -> Plan:
+        train, model = config.train, self.classifier.config
+        given = options.recompute or train.recompute
+        if train.tune != "full" and given is None:
+            # Nothing is kept of a frozen backbone, but the block at work takes its room.
+            given = "blocks"
+        return make_plan(
+            self.loss,
+            self.compute,
+            model,
+            Workload(
+                seq_len=self.datasets[Split.TRAIN].seq_len,
+                windows={split: data.n_examples for split, data in self.datasets.items()},
+                batch_size=train.batch_size,
+                max_steps=train.max_steps,
+            ),
+            probe=_probe_examples(self.task, probe_length(model), self.compute.device),
+            micro_batch=options.micro_batch or train.micro_batch,
+            recompute=given,
+        )
+
+    def _stream(self) -> Stream:
+        """The training examples; windows of species may grow from epoch to epoch."""
+        train_set, batch_size = self.datasets[Split.TRAIN], self.config.train.batch_size
+        if isinstance(train_set, SpeciesDataset) and train_set.n_examples % batch_size:
+            raise InputError(
+                f"an epoch of {train_set.n_examples:,} windows is not a whole number of batches of "
+                f"{batch_size}: choose --batch-size so that it is"
+            )
+
+        def tokens_after(step: int) -> int:
+            if not isinstance(train_set, SpeciesDataset):
+                return step * batch_size * train_set.seq_len
+            samples, n = step * batch_size, train_set.n_examples
+            whole = sum(train_set.length(epoch) * n for epoch in range(samples // n))
+            return whole + train_set.length(samples // n) * (samples % n)
+
+        return Stream(dataset=train_set, batch_size=batch_size, tokens_after=tokens_after)
+
+    def judge(self) -> LabelJudge:
+        train = self.config.train
+        return LabelJudge(
+            self.loss,
+            self.datasets[Split.VALID],
+            self.compute,
+            most=train.eval_examples,
+            patience_steps=None if train.patience is None else train.patience * train.eval_every,
+            keeps_best=train.keep == "best",
+        )
+
+    def files(self) -> list[dict[str, Any]]:
+        """Name, size and checksum of every file that decides the examples."""
+        data = self.config.data
+        if isinstance(data, SpeciesConfig):
+            train_set = self.datasets[Split.TRAIN]
+            assert isinstance(train_set, SpeciesDataset)
+            bed = [] if data.bed is None else [describe_file(Path(data.bed))]
+            return train_set.genome.sources() + bed
+        return source_files(data)
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "dnamamba": __version__,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": describe_machine(),
+            "device": str(self.compute.device),
+            "ranks": self.compute.ranks.world_size,
+            "data": {
+                "description": describe_source(self.config.data),
+                "files": self.files(),
+                "labels": list(self.task.labels),
+                "examples": self.plan.windows,
+            },
+            "parameters": self.plan.parameters,
+        }
+
+    def batches(self, split: Split, most: int | None = None) -> Iterator[Examples]:
+        """Examples of a split in their order, a few megabytes at a time; of training those of the
+        first epoch that has the full length."""
+        dataset = self.datasets[split]
+        n = dataset.n_examples if most is None else min(most, dataset.n_examples)
+        first = 0
+        if split is Split.TRAIN and isinstance(dataset, SpeciesDataset):
+            first = len(dataset.config.warmup_lengths) * dataset.n_examples
+        size = max(1, _BATCH_BASES // dataset.seq_len)
+        for start in range(first, first + n, size):
+            yield dataset[range(start, min(start + size, first + n))]
+
+    def announce(self, baseline: Mapping[str, Any]) -> None:
+        logger.info("data: %s", describe_source(self.config.data))
+        logger.info("labels: %s", ", ".join(self.task.labels))
+        for name, value in self.plan.rows():
+            logger.info("%s: %s", name, value)
+        name, score = headline(baseline["valid"], self.task)
+        logger.info("baseline: %s", baseline["description"])
+        logger.info(
+            "baseline on validation: %s %s", name, "none" if score is None else f"{score:.4f}"
+        )
+
+
+def _start(setup: _Setup, out: Path, force: bool) -> None:
+    run = RunFolder.create(out, force=force)
+    run.write_json("config", {"format_version": 1, "purpose": "classify"} | to_dict(setup.config))
+    run.write_json("manifest", setup.manifest())
+    _write_baseline(run, setup)
+    setup.announce(run.read_json("baseline"))
+
+
+def _write_baseline(run: RunFolder, setup: _Setup) -> None:
+    splits = [split for split in setup.datasets if split is not Split.TRAIN]
+    seq_len = setup.datasets[Split.TRAIN].seq_len
+    write_baseline(run, setup.task, setup.batches, seq_len, splits)
+
+
+def _check_unchanged(setup: _Setup, run: RunFolder) -> None:
+    """Refuse to go on with other files; write again what a kill kept from being written."""
+    if (run.path / "manifest.json").exists():
+        before = run.read_json("manifest").get("data", {}).get("files")
+        if before != setup.files():
+            raise InputError(
+                f"the data are not those {run.path} was started with: expected {before}, got "
+                f"{setup.files()}"
+            )
+    else:
+        run.write_json("manifest", setup.manifest())
+    if not has_baseline(run):
+        _write_baseline(run, setup)
+    setup.announce(run.read_json("baseline"))
+
+
+def _train(setup: _Setup, run: RunFolder, options: RunOptions) -> Outcome:
+    tune = _fit_probe if setup.config.train.tune == "probe" else _fine_tune
+    outcome = tune(setup, run, options)
+    if outcome.stopped_by is None:
+        _judge_splits(setup, run)
+    if setup.compute.ranks.is_main:
+        ended = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": outcome.step,
+            "stopped_by": outcome.stopped_by.name if outcome.stopped_by else None,
+        }
+        run.update_manifest({"ended": ended, "kernels": describe_choices()})
+        write_label_report(run.path)
+    return outcome
+
+
+def _fine_tune(setup: _Setup, run: RunFolder, options: RunOptions) -> Outcome:
+    workers = options.n_workers
+    if workers is None:
+        workers = 0 if setup.compute.device.type == "cpu" else 4
+    trainer = Trainer(
+        objective=setup.loss,
+        no_decay=[f"model.{name}" for name in no_weight_decay_names(setup.classifier)],
+        stream=setup.stream,
+        judge=setup.judge(),
+        config=setup.config.train,
+        run=run,
+        compute=setup.compute,
+        n_workers=workers,
+    )
+    trainer.restore()
+    return trainer.fit()
+
+
+def _fit_probe(setup: _Setup, run: RunFolder, options: RunOptions) -> Outcome:
+    """The head alone, by scikit-learn; every rank does the same."""
+    train, valid = (
+        pooled_features(setup.classifier, batches, setup.compute, setup.plan.micro_batch)
+        for batches in (setup.batches(Split.TRAIN, PROBE_EXAMPLES), setup.batches(Split.VALID))
+    )
+    setup.classifier.set_head(*fit_probe(*train, setup.task, valid=valid))
+    if setup.compute.ranks.is_main:
+        setup.classifier.save_pretrained(run.model)
+    return Outcome(0)
+
+
+def _judge_splits(setup: _Setup, run: RunFolder) -> None:
+    """Write evaluation.json: what the kept model says of validation and test."""
+    setup.compute.wait_for_ranks()
+    kept = DnaClassifier.from_pretrained(run.model)
+    setup.classifier.load_state_dict(kept.state_dict())
+    found: dict[str, Scores] = {}
+    for split, dataset in setup.datasets.items():
+        if split is not Split.TRAIN:
+            samples = range(dataset.n_examples)
+            scored = score_samples(
+                setup.loss, dataset, samples, setup.compute, setup.plan.micro_batch
+            )
+            assert scored is not None, "nothing can stop it"
+            found[split.value] = scored[0]
+    if setup.compute.ranks.is_main:
+        batches = {name: setup.batches(Split(name)) for name in found}
+        write_evaluation(run, setup.task, found, read_baseline(run, setup.task), batches)
+
+
+def _target_scaling(train_set: LabelledDataset) -> dict[str, tuple[float, ...]]:
+    """Mean and spread of a regression's numbers in training; nothing for other tasks."""
+    if train_set.task.kind != "regression":
+        return {}
+    assert isinstance(train_set, SequenceDataset)
+    numbers = train_set.sequences.targets.astype(np.float64)
+    scales = numbers.std(0)
+    return {
+        "target_means": tuple(numbers.mean(0).tolist()),
+        "target_scales": tuple(np.where(scales > 0, scales, 1.0).tolist()),
+    }
+
+
+def _class_weights(kind: ClassWeights, train_set: LabelledDataset) -> Tensor | None:
+    if not isinstance(train_set, SequenceDataset):
+        return None  # species are drawn alike, so they are balanced
+    targets = train_set.sequences.targets
+    if targets.dtype == np.int8:
+        targets = targets.astype(np.int64)
+    return class_weights_of(targets, train_set.task, kind)
+
+
+def _probe_examples(task: Task, n_tokens: int, device: torch.device) -> Examples:
+    """A sequence to weigh a forward pass with."""
+    codes = torch.full((1, n_tokens), FIRST_BASE_ID, dtype=torch.uint8, device=device)
+    if task.has_classes:
+        shape = (1, n_tokens) if task.kind == "per_base" else (1,)
+        targets = torch.zeros(shape, dtype=torch.int64, device=device)
+    else:
+        targets = torch.zeros((1, len(task.labels)), device=device)
+    return Examples(codes, torch.full((1,), n_tokens, device=device), targets)
+
+
+def conclusion(path: Path, outcome: Outcome) -> list[str]:
+    """What a finished or stopped run tells its user, in lines."""
+    run = RunFolder.open(path)
+    if outcome.stopped_by is not None:
+        return [
+            f"Stopped by {outcome.stopped_by.name} after step {outcome.step}; continue with: "
+            f"dnamamba classify train --resume {path}"
+        ]
+    evaluation = run.read_json("evaluation")
+    lines = describe_evaluation(evaluation, from_dict(Task, evaluation["task"]))
+    return [*lines, f"Report: {path / 'report.html'}", f"Model: {run.model}"]

@@ -1,0 +1,142 @@
+"""Judging a trained classifier again: on its own held-out examples, or on others."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from dnamamba.classification import open_datasets, read_classify_config
+from dnamamba.classify_config import LabelSource, describe_source
+from dnamamba.data.examples import Examples, LabelledDataset
+from dnamamba.data.labelled import build_evaluation_dataset
+from dnamamba.data.species import SpeciesConfig, SpeciesDataset, open_species
+from dnamamba.errors import InputError
+from dnamamba.intervals import Split
+from dnamamba.label_evaluation import score_samples
+from dnamamba.label_loss import LabelLoss
+from dnamamba.label_metrics import Scores
+from dnamamba.label_report import write_label_report
+from dnamamba.label_results import (
+    describe_evaluation,
+    has_baseline,
+    read_baseline,
+    write_evaluation,
+)
+from dnamamba.models.classifier import DnaClassifier
+from dnamamba.pretraining import RunOptions
+from dnamamba.run_folder import RunFolder
+from dnamamba.runtime import Compute, open_compute
+from dnamamba.task import Task
+
+_PASS_BASES = {"cuda": 1 << 18, "cpu": 1 << 14}
+"""In one pass where nothing is kept for a backward; more is not faster."""
+
+
+def judge_classifier(
+    source: Path,
+    out: Path,
+    data: LabelSource | None = None,
+    *,
+    lengths: Sequence[int] = (),
+    options: RunOptions | None = None,
+) -> list[str]:
+    """Judge a classifier beside its k-mer baseline; returns what it came to, a line for each split.
+
+    source: a run of `train_classifier`, or a classifier's folder (which has no baseline).
+    out: a folder for evaluation.json and report.html.
+    data: labelled sequences, all of which are judged (of species those of the test split); None:
+        the run's own validation and test.
+    lengths: windows of species, judged one after the other; empty: that of data.
+    Raises InputError for labels that the model does not know.
+    """
+    options = options or RunOptions()
+    run = RunFolder(source) if (source / "config.json").exists() and _is_run(source) else None
+    with open_compute(options.device) as compute:
+        classifier = DnaClassifier.from_pretrained(source if run is None else run.model)
+        loss = LabelLoss(classifier.to(compute.device))
+        task = classifier.task
+        datasets = _open(run, data, task, lengths)
+        found = {
+            name: _score(loss, parts, compute, options.micro_batch)
+            for name, parts in datasets.items()
+        }
+        folder = RunFolder(out)
+        if compute.ranks.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+            baseline = None if run is None or not has_baseline(run) else read_baseline(run, task)
+            batches = {name: _batches(parts) for name, parts in datasets.items()}
+            write_evaluation(folder, task, found, baseline, batches)
+            if run is None or out.resolve() != run.path.resolve():
+                folder.write_json("manifest", _manifest(source, run, data))
+            write_label_report(out)
+        compute.wait_for_ranks()
+        return describe_evaluation(folder.read_json("evaluation"), task)
+
+
+def _is_run(source: Path) -> bool:
+    return (source / "model").is_dir()
+
+
+def _manifest(
+    source: Path, run: RunFolder | None, data: LabelSource | None
+) -> dict[str, dict[str, str] | str]:
+    used = read_classify_config(run).data if data is None and run is not None else data
+    assert used is not None, "without a run there are data"
+    return {"data": {"description": describe_source(used)}, "classifier": source.name}
+
+
+def _open(
+    run: RunFolder | None, data: LabelSource | None, task: Task, lengths: Sequence[int]
+) -> dict[str, list[LabelledDataset]]:
+    """Datasets of each split, one for each length of windows."""
+    if data is None:
+        if run is None:
+            raise InputError(
+                "a classifier's folder has no examples of its own: say what to judge it on "
+                "(--table, --species, --records or --regions), or give the run it comes from"
+            )
+        data = read_classify_config(run).data
+        if not lengths:
+            own = open_datasets(data)
+            return {split.value: [own[split]] for split in own if split is not Split.TRAIN}
+    if isinstance(data, SpeciesConfig):
+        sizes = lengths or (data.seq_len,)
+        genome = open_species(data)
+        return {
+            "test": [
+                SpeciesDataset(
+                    genome, replace(data, seq_len=size, warmup_lengths=()), Split.TEST, task
+                )
+                for size in sizes
+            ]
+        }
+    if lengths:
+        raise InputError("lengths are of species, whose windows can be of any; leave them out")
+    return {"test": [build_evaluation_dataset(data, task)]}
+
+
+def _score(
+    loss: LabelLoss, parts: Sequence[LabelledDataset], compute: Compute, micro_batch: int | None
+) -> Scores:
+    found = []
+    for dataset in parts:
+        size = micro_batch or max(1, _PASS_BASES[compute.device.type] // dataset.seq_len)
+        scored = score_samples(loss, dataset, range(dataset.n_examples), compute, size)
+        assert scored is not None, "nothing can stop it"
+        found.append(scored[0])
+    names = [one.names for one in found]
+    return Scores(
+        np.concatenate([one.scores for one in found]),
+        np.concatenate([one.targets for one in found]),
+        np.concatenate([one.lengths for one in found]),
+        None if None in names else list(chain.from_iterable(name or [] for name in names)),
+    )
+
+
+def _batches(parts: Sequence[LabelledDataset]) -> Iterator[Examples]:
+    for dataset in parts:
+        size = max(1, (1 << 22) // dataset.seq_len)
+        for first in range(0, dataset.n_examples, size):
+            yield dataset[range(first, min(first + size, dataset.n_examples))]

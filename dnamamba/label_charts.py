@@ -1,0 +1,237 @@
+"""Charts of how well labels are told, as SVG."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dnamamba.charts import Frame, Point, escape, smoothed, smoothing_reach, spread
+
+Row = Mapping[str, Any]
+
+MOST_CLASSES_DRAWN = 40
+_MOST_WITH_COUNTS, _MOST_WITH_SHARES = 8, 15
+_LONGEST_LABEL = 18
+
+
+def key(entries: Sequence[tuple[str, str]]) -> str:
+    """The legend: (style, text) of each line."""
+    return "".join(
+        f'<span><svg class="key" viewBox="0 0 24 10"><line class="{style}" x1="1" y1="5" x2="23" '
+        f'y2="5"/></svg> {escape(text)}</span>'
+        for style, text in entries
+    )
+
+
+def figure(title: str, drawing: str, legend: str = "") -> str:
+    keys = f'<div class="keys">{legend}</div>' if legend else ""
+    return f"<figure><figcaption>{title}{keys}</figcaption>{drawing}</figure>"
+
+
+# --- training
+
+
+def steps_chart(
+    frame: Frame,
+    style: str,
+    title: str,
+    lines: Sequence[tuple[str, Sequence[Point]]],
+    levels: Sequence[tuple[str, str, float]] = (),
+) -> str:
+    """Numbers over steps. lines: (style, points), `valid` with spots. levels: (style, name, value)
+    of what they are held against, named at the right."""
+    parts = [frame.grid("steps")]
+    labels = spread([frame.y(value) + 4 for _, _, value in levels], 15)
+    for (kind, name, value), label_y in zip(levels, labels, strict=True):
+        parts.append(frame.across(value, kind))
+        x = frame.width - frame.margins[1] + 6
+        parts.append(frame.text(x, label_y, name, "start"))
+    for kind, points in lines:
+        if points:
+            parts.append(frame.clipped(frame.line(points, kind)))
+        if kind == "valid":
+            parts += [_spot(frame, x, y) for x, y in points if _is_inside(frame, y)]
+    return frame.svg("".join(parts), title, style)
+
+
+def _is_inside(frame: Frame, y: float) -> bool:
+    return frame.y_range[0] <= y <= frame.y_range[1]
+
+
+def _spot(frame: Frame, x: float, y: float) -> str:
+    spot = f'class="spot" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3.5"'
+    return f"<circle {spot}><title>step {x:,}: {y:.4g}</title></circle>"
+
+
+def training_lines(points: Sequence[Point]) -> list[tuple[str, Sequence[Point]]]:
+    """A noisy curve and, where there are enough points, its smoothed one before it."""
+    if not smoothing_reach(points):
+        return [("smooth", points)]
+    return [("raw", points), ("smooth", smoothed(points))]
+
+
+# --- shares of shares
+
+
+def _share_frame() -> Frame:
+    return Frame(340, 330, (26, 14, 44, 44), (0, 1), (0, 1))
+
+
+def _y_title(frame: Frame, text: str) -> str:
+    return frame.text(4, 14, text, "start")
+
+
+def curve_chart(curves: Sequence[Row], x_title: str, y_title: str, diagonal: bool) -> str:
+    """ROC or precision-recall curves; dotted is chance, of the latter where it is one for all."""
+    frame = _share_frame()
+    parts = [frame.grid(x_title), _y_title(frame, y_title)]
+    if diagonal:
+        parts.append(frame.line([(0, 0), (1, 1)], "uniform"))
+    shares = {curve["share"] for curve in curves if "share" in curve}
+    if len(shares) == 1:
+        parts.append(frame.across(shares.pop(), "uniform"))
+    for n, curve in enumerate(curves):
+        parts.append(frame.line([tuple(point) for point in curve["points"]], f"series{n}"))
+    return frame.svg("".join(parts), f"{y_title} over {x_title}", "one")
+
+
+def reliability_chart(rows: Sequence[Row]) -> str:
+    """How often each confidence is right, with 95 % intervals; bars are shares of examples."""
+    frame = _share_frame()
+    total = sum(row["n"] for row in rows)
+    parts = [frame.grid("confidence"), _y_title(frame, "share that is right")]
+    for row in rows:
+        height = frame.y(0) - frame.y(0.3 * row["n"] / total)
+        x, width = frame.x(row["from"]), frame.x(row["to"]) - frame.x(row["from"])
+        box = f'x="{x + 1:.1f}" y="{frame.y(0) - height:.1f}" width="{width - 2:.1f}"'
+        parts.append(f'<rect class="bar" {box} height="{height:.1f}"/>')
+    parts.append(frame.line([(0, 0), (1, 1)], "uniform"))
+    parts.append(frame.line([(row["confidence"], row["accuracy"]) for row in rows], "series0"))
+    for row in rows:
+        text = f"{row['confidence']:.0%} sure: right in {row['accuracy']:.1%} of {row['n']:,}"
+        parts.append(_whisker(frame, row["confidence"], row, "series0", text))
+    return frame.svg("".join(parts), "Share that is right over confidence", "one")
+
+
+def _whisker(frame: Frame, x: float, row: Row, style: str, text: str, scale: float = 1) -> str:
+    """A dot with its interval. x: in the frame's numbers; scale: of the row's shares to them."""
+    low, high = (frame.y(scale * limit) for limit in row["interval"])
+    at, y = frame.x(x), frame.y(scale * row["accuracy"])
+    return (
+        f'<line class="{style} whole" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+        f'<circle class="{style} dot" cx="{at:.1f}" cy="{y:.1f}" r="3.5">'
+        f"<title>{escape(text)}</title></circle>"
+    )
+
+
+def length_chart(model: Sequence[Row], baseline: Sequence[Row], chance: float) -> str:
+    """Accuracy in % by length of the sequence, with 95 % intervals, beside the baseline's."""
+    rows = [*model, *baseline]
+    lowest = min(chance, *(row["interval"][0] for row in rows))
+    highest = max(chance, *(row["interval"][1] for row in rows))
+    pad = 5.0
+    limits = (max(0, 100 * lowest - pad), min(100, 100 * highest + pad))
+    frame = Frame(700, 300, (26, 70, 44, 44), (-0.5, len(model) - 0.5), limits)
+    parts = [
+        frame.horizontals(),
+        _y_title(frame, "accuracy, %"),
+        frame.across(100 * chance, "uniform"),
+    ]
+    right = frame.width - frame.margins[1]
+    parts.append(frame.text(right + 6, frame.y(100 * chance) + 4, "chance", "start"))
+    for style, found, aside in (("series0", model, -0.06), ("series1", baseline, 0.06)):
+        shift = aside if baseline else 0
+        for n, row in enumerate(found):
+            text = f"{length_name(row)}: {row['accuracy']:.1%} of {row['n']:,}"
+            parts.append(_whisker(frame, n + shift, row, style, text, scale=100))
+    base = frame.height - frame.margins[2]
+    for n, row in enumerate(model):
+        parts.append(frame.text(frame.x(n), base + 17, length_name(row)))
+    parts.append(frame.text((frame.margins[3] + right) / 2, base + 34, "bases of the sequence"))
+    return frame.svg("".join(parts), "Accuracy by length", "one")
+
+
+def length_name(row: Row) -> str:
+    """`1,024`, `1M` or `200 to 255`."""
+    low, high = _size(row["from"]), _size(row["to"])
+    return low if row["from"] == row["to"] else f"{low} to {high}"
+
+
+def _size(bases: int) -> str:
+    for unit, name in ((1 << 20, "M"), (1 << 10, "k")):
+        if bases >= unit and bases % unit == 0:
+            return f"{bases // unit:,}{name}"
+    return f"{bases:,}"
+
+
+def dots_chart(points: Sequence[Sequence[float]], name: str) -> str:
+    """Predicted over true numbers; the line is where they are equal."""
+    values = [value for point in points for value in point]
+    low, high = min(values), max(values)
+    pad = 0.04 * (high - low) or 1.0
+    limits = (low - pad, high + pad)
+    frame = Frame(340, 330, (26, 34, 44, 58), limits, limits)
+    parts = [frame.horizontals(), frame.verticals(f"{name}, true"), _y_title(frame, "predicted")]
+    parts.append(frame.line([(limits[0], limits[0]), (limits[1], limits[1])], "uniform"))
+    parts += [
+        f'<circle class="speck" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2"/>'
+        for x, y in points
+    ]
+    return frame.svg("".join(parts), f"{name}: predicted over true", "one")
+
+
+# --- which is taken for which
+
+
+def confusion_chart(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
+    """Rows are true classes, columns predicted ones; the darker, the larger the share of a row."""
+    n = len(labels)
+    cell = min(76.0, 560 / n)
+    names = [_shortened(label) for label in labels]
+    left = 30 + 7.2 * max(map(len, names))
+    are_long = 7.2 * max(map(len, names)) > cell - 6
+    top = 26 + (5.6 * max(map(len, names)) if are_long else 16)
+    width, height = left + n * cell + (60 if are_long else 8), top + n * cell + 8
+    frame = Frame(round(width), round(height), (0, 0, 0, 0), (0, 1), (0, 1))
+    parts = [frame.text(left, 14, "predicted", "start"), frame.text(4, top - 6, "true", "start")]
+    for i, label in enumerate(names):
+        x, y = left + (i + 0.5) * cell, top + (i + 0.5) * cell
+        if cell >= 12:
+            parts.append(frame.text(left - 8, y + 4, label, "end"))
+            parts.append(_column_name(frame, x, top - 6, label, are_long))
+        for j, count in enumerate(matrix[i]):
+            share = count / max(1, sum(matrix[i]))
+            tip = f"{labels[i]} predicted as {labels[j]}: {count:,} ({share:.1%})"
+            parts.append(_cell(frame, (left + j * cell, top + i * cell), cell, share, tip))
+            if n <= _MOST_WITH_SHARES:
+                parts.append(_cell_text(frame, (left + (j + 0.5) * cell, y), share, count, n))
+    drawn = frame.svg("".join(parts), "Confusion matrix", "matrix")
+    size = f"max-width: {frame.width:.0f}px; min-width: {0.8 * frame.width:.0f}px"
+    return f'<div class="scroll"><div style="{size}">{drawn}</div></div>'
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+
+
+def _column_name(frame: Frame, x: float, y: float, label: str, is_long: bool) -> str:
+    if not is_long:
+        return frame.text(x, y, label)
+    turned = frame.text(0, 0, label, "start")
+    return f'<g transform="translate({x - 4:.1f} {y:.1f}) rotate(-45)">{turned}</g>'
+
+
+def _cell(frame: Frame, corner: Point, size: float, share: float, tip: str) -> str:
+    box = f'x="{corner[0]:.1f}" y="{corner[1]:.1f}" width="{size - 1:.1f}" height="{size - 1:.1f}"'
+    paper = f'<rect class="cell" {box}/>'
+    return (
+        f'{paper}<rect class="heat" {box} fill-opacity="{share:.3f}">'
+        f"<title>{escape(tip)}</title></rect>"
+    )
+
+
+def _cell_text(frame: Frame, middle: Point, share: float, count: int, n: int) -> str:
+    x, y = middle
+    style = "strong" if share > 0.55 else "weak"
+    if n > _MOST_WITH_COUNTS:
+        return frame.text(x, y + 4, f"{100 * share:.0f}", style=style)
+    percent = frame.text(x, y - 1, f"{100 * share:.1f} %", style=style)
+    return percent + frame.text(x, y + 15, f"{count:,}", style=style)

@@ -1,0 +1,191 @@
+"""How well a classifier does on labelled sequences that it is not trained on."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dnamamba.data.examples import Examples, LabelledDataset, to_device
+from dnamamba.label_loss import LabelLoss
+from dnamamba.label_metrics import Scores, headline, judge
+from dnamamba.label_report import write_label_report
+from dnamamba.models.classifier import DnaClassifier
+from dnamamba.runtime import Compute
+from dnamamba.stopping import StopRequest
+from dnamamba.task import IGNORED_LABEL, Task
+from dnamamba.tokenizer import TOKEN_MASK
+
+
+def evaluation_examples(dataset: LabelledDataset, most: int | None) -> list[int]:
+    """Samples to judge by: all, or `most` spread evenly over the split."""
+    n = dataset.n_examples
+    wanted = n if most is None else min(n, most)
+    return [i * n // wanted for i in range(wanted)]
+
+
+class LabelJudge:
+    """Judges a classifier on validation examples (see training.Judge).
+
+    most: examples of a validation, spread evenly; None: all. patience_steps: see training.Judge.
+    keeps_best: whether the model of the best validation is kept for use, rather than the last.
+    """
+
+    def __init__(
+        self,
+        loss: LabelLoss,
+        dataset: LabelledDataset,
+        compute: Compute,
+        *,
+        most: int | None = None,
+        patience_steps: int | None = None,
+        keeps_best: bool = True,
+    ) -> None:
+        self.loss, self.dataset, self.compute = loss, dataset, compute
+        self.patience_steps, self.keeps_best = patience_steps, keeps_best
+        self._samples = evaluation_examples(dataset, most)
+        self._name = ""
+
+    def units(self, loss: float) -> dict[str, float]:
+        return {}
+
+    def validate(self, micro_batch: int, stop: StopRequest) -> dict[str, Any] | None:
+        found = score_samples(
+            self.loss, self.dataset, self._samples, self.compute, micro_batch, stop
+        )
+        if found is None:
+            return None
+        scores, loss = found
+        task = self.dataset.task
+        self._name, value = headline(judge(scores, task), task)
+        return {"loss": loss, self._name: value, "examples": len(self._samples)}
+
+    def score(self, row: Mapping[str, Any]) -> float | None:
+        return float(row[self._name]) if self.keeps_best else None
+
+    def summary(self, row: Mapping[str, Any]) -> str:
+        text = f"loss {row['loss']:.4f}"
+        return f"{text}, {self._name} {row[self._name]:.4f}" if self._name in row else text
+
+    def write_report(self, folder: Path) -> Path:
+        return write_label_report(folder)
+
+
+@torch.no_grad()
+def score_samples(
+    loss: LabelLoss,
+    dataset: LabelledDataset,
+    samples: Sequence[int],
+    compute: Compute,
+    micro_batch: int,
+    stop: StopRequest | None = None,
+) -> tuple[Scores, float] | None:
+    """What the model says of examples, and the mean loss, the same on every rank.
+
+    stop: looked at between micro-batches; None comes back once any rank was told to stop.
+    """
+    gathered = _Gathered(dataset, len(samples), compute)
+    rank, world_size = compute.ranks.rank, compute.ranks.world_size
+    mine = range(rank, len(samples), world_size)
+    loss.eval()
+    try:
+        # Rank 0 has the most; every rank takes as many turns, the last perhaps with nothing.
+        for first in range(0, len(samples[::world_size]), micro_batch):
+            if stop is not None and compute.any_rank(stop.signal is not None):
+                return None
+            if places := mine[first : first + micro_batch]:
+                examples = dataset[[samples[i] for i in places]]
+                _add(gathered, loss, examples, places, compute)
+    finally:
+        loss.train()
+    return gathered.finish(dataset.describe(samples))
+
+
+def _add(
+    gathered: "_Gathered",
+    loss: LabelLoss,
+    examples: Examples,
+    places: Sequence[int],
+    compute: Compute,
+) -> None:
+    moved = to_device(examples, compute.device)
+    with compute.autocast():
+        scores = loss.scores(moved)
+        total, weight = loss.of_scores(scores, moved)
+    gathered.totals += torch.stack([total, weight]).double()
+    gathered.put(places, loss.model.interpret(scores), examples)
+
+
+class _Gathered:
+    """Scores of all ranks: each fills in its rows of zeros, and the sum has them all."""
+
+    def __init__(self, dataset: LabelledDataset, n: int, compute: Compute) -> None:
+        self.task, self.compute = dataset.task, compute
+        self.per_base = self.task.kind == "per_base"
+        each = (dataset.seq_len,) if self.per_base else ()
+        target_dtype, target_shape = _targets_of(self.task, each)
+        device = compute.device
+        self.scores = torch.zeros((n, *each, len(self.task.labels)), device=device)
+        self.targets = torch.zeros((n, *target_shape), dtype=target_dtype, device=device)
+        self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
+        self.totals = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def put(self, places: Sequence[int], scores: Tensor, examples: Examples) -> None:
+        rows = torch.tensor(list(places), device=self.scores.device)
+        targets = examples.targets.to(self.targets.device)
+        if self.per_base:
+            # Rows of a batch may be shorter than the longest of the split.
+            length = targets.shape[1]
+            self.targets[rows] = IGNORED_LABEL
+            self.scores[rows, :length] = scores.float()
+            self.targets[rows, :length] = targets
+        else:
+            self.scores[rows] = scores.float()
+            self.targets[rows] = targets
+        self.lengths[rows] = examples.lengths.to(self.lengths.device)
+
+    def finish(self, names: list[str]) -> tuple[Scores, float]:
+        for tensor in (self.scores, self.targets, self.lengths, self.totals):
+            self.compute.sum_over_ranks(tensor)
+        scores, targets = self.scores.cpu().numpy(), self.targets.cpu().numpy()
+        lengths = self.lengths.cpu().numpy()
+        total, weight = self.totals.tolist()
+        mean = total / max(weight, 1e-12)
+        if not self.per_base:
+            return Scores(scores, targets, lengths, names), mean
+        labelled = targets != IGNORED_LABEL
+        row = np.nonzero(labelled)[0]
+        return Scores(scores[labelled], targets[labelled], lengths[row], None), mean
+
+
+def _targets_of(task: Task, each: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
+    if task.has_classes:
+        return torch.int64, each
+    return torch.float32, (len(task.labels),)
+
+
+@torch.no_grad()
+def pooled_features(
+    classifier: DnaClassifier, batches: Iterable[Examples], compute: Compute, micro_batch: int
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """What the head reads (N, D), and the targets; of a per_base task those of labelled bases."""
+    features, targets = [], []
+    was_training = classifier.training
+    classifier.eval()
+    for examples in batches:
+        for first in range(0, len(examples.lengths), micro_batch):
+            part = Examples(*(tensor[first : first + micro_batch] for tensor in examples))
+            moved = to_device(part, compute.device)
+            with compute.autocast():
+                found = classifier.features(moved.codes & TOKEN_MASK, moved.lengths)
+            rows, wanted = found.float().cpu().numpy(), part.targets.numpy()
+            if classifier.task.kind == "per_base":
+                labelled = wanted != IGNORED_LABEL
+                rows, wanted = rows[labelled], wanted[labelled]
+            features.append(rows)
+            targets.append(wanted)
+    classifier.train(was_training)
+    return np.concatenate(features), np.concatenate(targets)

@@ -1,0 +1,245 @@
+"""Training a classifier: what it learns, leaves, keeps and refuses, and that resuming is exact."""
+
+import json
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dnamamba.classification import (
+    conclusion,
+    read_classify_config,
+    read_language_model,
+    resume_classifier,
+    train_classifier,
+)
+from dnamamba.classify_config import ClassifyConfig, FineTuneConfig
+from dnamamba.configs import from_dict, to_dict
+from dnamamba.data.label_configs import TableConfig
+from dnamamba.data.species import SpeciesConfig, SpeciesFiles
+from dnamamba.errors import InputError
+from dnamamba.models import DnaModel, ModelConfig
+from dnamamba.models.classifier import DnaClassifier
+from dnamamba.run_folder import RunFolder
+from genomes import own_cache_folder, random_sequence
+from label_runs import OPTIONS, tiny_classify, write_table
+from runs import stop_at
+
+__all__ = ["own_cache_folder"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labelled")
+    for name, n, seed in (("train", 240, 1), ("dev", 40, 2), ("test", 60, 3)):
+        write_table(folder / f"{name}.csv", n, seed=seed)
+    torch.manual_seed(0)
+    DnaModel(ModelConfig(d_model=16, n_layers=2)).save_pretrained(folder / "pretrained")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """One undisturbed run that others are compared with."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    train_classifier(tiny_classify(folder), out, OPTIONS)
+    return RunFolder.open(out)
+
+
+def weights(run):
+    return DnaClassifier.from_pretrained(run.model).state_dict()
+
+
+def assert_same_run(one, other):
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+    times = ("tokens_per_s", "elapsed_s")
+    for run in (one, other):
+        run.timeless = [
+            {key: row[key] for key in row if key not in times} for row in run.metrics.rows()
+        ]
+    assert one.timeless == other.timeless
+    assert one.read_json("evaluation") == other.read_json("evaluation")
+
+
+def test_a_run_leaves_every_file_and_judges_the_test_once(finished):
+    names = {path.name for path in finished.path.iterdir()}
+    assert names == {
+        *("baseline.json", "baseline.npz", "checkpoints", "config.json", "evaluation.json"),
+        *("manifest.json", "metrics.jsonl", "model", "report.html"),
+    }
+    rows = finished.metrics.rows()
+    assert [row["step"] for row in rows if row["split"] == "valid"] == [0, 4, 8]
+    assert not any(row["split"] == "test" for row in rows)
+    evaluation = finished.read_json("evaluation")
+    assert evaluation["splits"]["test"]["model"]["n"] == 60
+    assert evaluation["task"] == {"kind": "multiclass", "labels": ["none", "tata"]}
+    assert finished.read_json("manifest")["data"]["examples"] == {
+        "train": 240,
+        "valid": 40,
+        "test": 60,
+    }
+
+
+def test_a_motif_is_learned(folder, tmp_path):
+    config = tiny_classify(folder, max_steps=150, eval_every=50, warmup_fraction=0.1)
+    outcome = train_classifier(config, tmp_path / "run", OPTIONS)
+    found = RunFolder.open(tmp_path / "run").read_json("evaluation")["splits"]["test"]
+    assert found["model"]["accuracy"] > 0.8
+    said = "\n".join(conclusion(tmp_path / "run", outcome))
+    assert "the baseline" in said
+    assert "report.html" in said
+
+
+@pytest.mark.parametrize("step", [0, 3, 4, 7])
+def test_a_stopped_run_goes_on_bit_for_bit(folder, finished, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as patched:
+        stop_at(patched, step)
+        outcome = train_classifier(tiny_classify(folder), tmp_path / "run", OPTIONS)
+    assert (outcome.step, outcome.stopped_by) == (step, signal.SIGTERM)
+    assert "classify train --resume" in conclusion(tmp_path / "run", outcome)[0]
+    resume_classifier(tmp_path / "run", replace(OPTIONS, n_workers=1 if step == 3 else 0))
+    assert_same_run(finished, RunFolder.open(tmp_path / "run"))
+
+
+def test_a_crashed_run_goes_on_from_its_checkpoint(folder, finished, tmp_path, monkeypatch):
+    """Killed after the best model was saved and before the next checkpoint."""
+    with monkeypatch.context() as patched:
+        stop_at(patched, 5, RuntimeError("power cut"))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_classifier(tiny_classify(folder), tmp_path / "run", OPTIONS)
+    resume_classifier(tmp_path / "run", OPTIONS)
+    assert_same_run(finished, RunFolder.open(tmp_path / "run"))
+
+
+def test_a_run_that_died_while_it_was_judged_is_judged_again(
+    folder, finished, tmp_path, monkeypatch
+):
+    def power_cut(*_):
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dnamamba.classification._judge_splits", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_classifier(tiny_classify(folder), tmp_path / "run", OPTIONS)
+    resume_classifier(tmp_path / "run", OPTIONS)
+    assert_same_run(finished, RunFolder.open(tmp_path / "run"))
+
+
+def test_the_best_model_is_kept_and_patience_ends_a_run(folder, tmp_path):
+    # A learning rate of 0 after the first steps never gets better than the start.
+    config = tiny_classify(folder, max_steps=40, eval_every=2, patience=3, learning_rate=0.0)
+    outcome = train_classifier(config, tmp_path / "run", OPTIONS)
+    assert (outcome.step, outcome.stopped_by) == (6, None)
+    again = resume_classifier(tmp_path / "run", OPTIONS)
+    assert again.step == 6
+    start = DnaModel.from_pretrained(folder / "pretrained").state_dict()
+    kept = weights(RunFolder.open(tmp_path / "run"))
+    for name in start:
+        assert torch.equal(kept[f"model.{name}"], start[name]), name
+
+
+@pytest.mark.parametrize("tune", ["head", "probe"])
+def test_a_frozen_backbone_stays_as_it_was(folder, tmp_path, tune):
+    train_classifier(tiny_classify(folder, tune=tune), tmp_path / "run", OPTIONS)
+    start = DnaModel.from_pretrained(folder / "pretrained").state_dict()
+    kept = weights(RunFolder.open(tmp_path / "run"))
+    for name in start:
+        assert torch.equal(kept[f"model.{name}"], start[name]), name
+    evaluation = RunFolder.open(tmp_path / "run").read_json("evaluation")
+    assert evaluation["splits"]["test"]["model"]["n"] == 60
+
+
+LABELS = {
+    "multilabel": lambda has, letters: ";".join(["gc"] * (letters.count("G") > 7) + ["tata"] * has),
+    "regression": lambda _, letters: letters.count("A") * 10.0 + 3,
+    "per_base": lambda _, letters: (
+        "".join("x" if base in "AT" else "." for base in letters[:-1]) + "y"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("tune", ["full", "probe"])
+def test_other_kinds_of_tasks_take_the_same_path(folder, tmp_path, kind, tune):
+    table = write_table(tmp_path / "table.csv", 120, label=LABELS[kind])
+    config = tiny_classify(
+        folder,
+        TableConfig(train=str(table), task_kind=kind),
+        tune=tune,
+        pool=None if kind == "per_base" else "mean",
+    )
+    outcome = train_classifier(config, tmp_path / "run", OPTIONS)
+    run = RunFolder.open(tmp_path / "run")
+    result = run.read_json("evaluation")["splits"]["test"]["model"]
+    assert result["kind"] == kind
+    assert conclusion(run.path, outcome)
+
+
+def test_species_are_told_apart_with_growing_windows(folder, tmp_path):
+    for label, letters in (("one", "AACGT"), ("two", "ACGGT")):
+        lines = [
+            f">chr{n}\n{random_sequence(3000, seed=n, letters=letters)}\n" for n in (2, 4, 1, 5)
+        ]
+        (tmp_path / f"{label}.fa").write_text("".join(lines))
+    species = tuple(
+        SpeciesFiles(label, (str(tmp_path / f"{label}.fa"),)) for label in ("one", "two")
+    )
+    data = SpeciesConfig(
+        species=species, seq_len=64, warmup_lengths=(16, 32), epoch_size=16, n_eval=20
+    )
+    config = tiny_classify(folder, data, epochs=4, eval_every=0)
+    train_classifier(config, tmp_path / "run", OPTIONS)
+    run = RunFolder.open(tmp_path / "run")
+    saved = read_classify_config(run)
+    assert (saved.train.max_steps, saved.train.eval_every) == (8, 2)
+    rows = [row for row in run.metrics.rows() if row["split"] == "valid"]
+    assert [row["tokens"] for row in rows] == [0, 256, 768, 1792, 2816]
+    assert from_dict(ClassifyConfig, json.loads(json.dumps(to_dict(saved)))) == saved
+
+
+def test_two_passes_over_the_same_run_are_one(folder, finished, tmp_path):
+    """Micro-batches change nothing but rounding."""
+    config = tiny_classify(folder, micro_batch=8)
+    train_classifier(config, tmp_path / "run", OPTIONS)
+    for name, tensor in weights(finished).items():
+        torch.testing.assert_close(
+            weights(RunFolder.open(tmp_path / "run"))[name], tensor, rtol=1e-3, atol=1e-4
+        )
+
+
+def test_a_run_goes_on_only_with_the_tables_it_began_with(folder, tmp_path, monkeypatch):
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.csv").write_text((folder / f"{name}.csv").read_text())
+    files = {"valid": str(tmp_path / "dev.csv"), "test": str(tmp_path / "test.csv")}
+    table = TableConfig(train=str(tmp_path / "train.csv"), **files)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3)
+        train_classifier(tiny_classify(folder, table), tmp_path / "run", OPTIONS)
+    with (tmp_path / "test.csv").open("a") as file:
+        file.write("ACGTACGTACGT,none\n")
+    with pytest.raises(InputError, match=r"the data are not those .* was started with"):
+        resume_classifier(tmp_path / "run", OPTIONS)
+
+
+def test_settings_that_fight_each_other_are_refused():
+    with pytest.raises(InputError, match="patience waits for a better validation"):
+        FineTuneConfig(patience=2, keep="last")
+    with pytest.raises(InputError, match="batch_size is at least 1"):
+        FineTuneConfig(batch_size=0)
+
+
+def test_a_model_that_is_not_there_is_named(folder):
+    with pytest.raises(InputError, match=r"has no config.json|no-such-model"):
+        read_language_model(str(folder / "no-such-model"))
+    assert read_language_model("mamba-demo").config.n_layers == 4
+
+
+def test_a_run_of_something_else_is_not_resumed(finished, tmp_path):
+    config = finished.read_json("config") | {"purpose": "pretrain"}
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.write_json("config", config)
+    with pytest.raises(InputError, match="is a run of `dnamamba pretrain`"):
+        resume_classifier(run.path, OPTIONS)
