@@ -247,13 +247,14 @@ class _Setup:
         }
 
     def batches(self, split: Split, most: int | None = None) -> Iterator[Examples]:
-        """Examples of a split in their order, a few megabytes at a time; of training those of the
-        first epoch that has the full length."""
+        """Examples of a split in their order, a few megabytes at a time; of species in training
+        those of the first epochs that have the full length, as many as the run takes."""
         dataset = self.datasets[split]
-        n = dataset.n_examples if most is None else min(most, dataset.n_examples)
-        first = 0
+        first, n = 0, dataset.n_examples
         if split is Split.TRAIN and isinstance(dataset, SpeciesDataset):
-            first = len(dataset.config.warmup_lengths) * dataset.n_examples
+            first = len(dataset.config.warmup_lengths) * n
+            n = max(n, self.plan.max_steps * self.plan.batch_size)
+        n = n if most is None else min(n, most)
         size = max(1, _BATCH_BASES // dataset.seq_len)
         for start in range(first, first + n, size):
             yield dataset[range(start, min(start + size, first + n))]
@@ -281,7 +282,9 @@ def _start(setup: _Setup, out: Path, force: bool) -> None:
 def _write_baseline(run: RunFolder, setup: _Setup) -> None:
     splits = [split for split in setup.datasets if split is not Split.TRAIN]
     seq_len = setup.datasets[Split.TRAIN].seq_len
-    write_baseline(run, setup.task, setup.batches, seq_len, splits)
+    # A genome is written down from either strand; labels of tables may belong to one.
+    is_species = isinstance(setup.config.data, SpeciesConfig)
+    write_baseline(run, setup.task, setup.batches, seq_len, splits, both_strands=is_species)
 
 
 def _check_unchanged(setup: _Setup, run: RunFolder) -> None:
@@ -340,7 +343,9 @@ def _fit_probe(setup: _Setup, run: RunFolder, options: RunOptions) -> Outcome:
         pooled_features(setup.classifier, batches, setup.compute, setup.plan.micro_batch)
         for batches in (setup.batches(Split.TRAIN, PROBE_EXAMPLES), setup.batches(Split.VALID))
     )
-    setup.classifier.set_head(*fit_probe(*train, setup.task, valid=valid))
+    balanced = setup.config.train.class_weights == "balanced"
+    head = fit_probe(*train, setup.task, valid, balanced=balanced)
+    setup.classifier.set_head(*head)
     if setup.compute.ranks.is_main:
         setup.classifier.save_pretrained(run.model)
     return Outcome(0)

@@ -171,7 +171,8 @@ def _targets_of(task: Task, each: tuple[int, ...]) -> tuple[torch.dtype, tuple[i
 def pooled_features(
     classifier: DnaClassifier, batches: Iterable[Examples], compute: Compute, micro_batch: int
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """What the head reads (N, D), and the targets; of a per_base task those of labelled bases."""
+    """What the head reads (N, D), and what it is to give: of a per_base task at labelled bases, of
+    a regression standardised."""
     features, targets = [], []
     was_training = classifier.training
     classifier.eval()
@@ -185,6 +186,8 @@ def pooled_features(
             if classifier.task.kind == "per_base":
                 labelled = wanted != IGNORED_LABEL
                 rows, wanted = rows[labelled], wanted[labelled]
+            elif classifier.task.kind == "regression":
+                wanted = classifier.standardise(moved.targets).cpu().numpy()
             features.append(rows)
             targets.append(wanted)
     classifier.train(was_training)

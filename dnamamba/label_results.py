@@ -29,11 +29,20 @@ Batches = Callable[[Split, int | None], Iterator[Examples]]
 
 
 def write_baseline(
-    run: RunFolder, task: Task, batches: Batches, seq_len: int, splits: Sequence[Split]
+    run: RunFolder,
+    task: Task,
+    batches: Batches,
+    seq_len: int,
+    splits: Sequence[Split],
+    *,
+    both_strands: bool,
 ) -> None:
-    """Fit the k-mer baseline on training examples, judge it on other splits, and keep it."""
+    """Fit the k-mer baseline on training examples, judge it on other splits, and keep it.
+
+    both_strands: count a word and its reverse complement as one, where strands mean nothing.
+    """
     most = min(MOST_EXAMPLES, max(1, MOST_BASES // seq_len))
-    baseline = KmerBaseline(task)
+    baseline = KmerBaseline(task, both_strands=both_strands)
     baseline.fit(batches(Split.TRAIN, most), batches(Split.VALID, most))
     judged = {split.value: judge(baseline.scored(batches(split, None)), task) for split in splits}
     baseline.save(run.path / COEFFICIENTS)

@@ -29,20 +29,22 @@ class RecordingPass:
     that were there when it was recorded. The pass must not read a tensor's value in Python.
     """
 
-    def __init__(self, run: RunPass, device: torch.device) -> None:
-        self._run, self._device = run, device
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._recorded: _Recorded | None = None
         self._shapes, self._times = _shapes(torch.empty(0)), 0
 
-    def __call__(self, batch: Batch, weight: Tensor) -> Tensor:
+    def __call__(self, run: RunPass, batch: Batch, weight: Tensor) -> Tensor:
+        """run: the same at every call; it is not kept, or it and what it belongs to would keep each
+        other, and the GPU's memory, until Python looks for circles."""
         if _shapes(batch) != self._shapes:
             self._shapes, self._times, self._recorded = _shapes(batch), 0, None
         self._times += 1
         if self._recorded is None and self._times > PASSES_BEFORE and self._is_small():
-            self._recorded = _Recorded(self._run, batch, weight)
+            self._recorded = _Recorded(run, batch, weight)
         if self._recorded is not None:
             return self._recorded(batch, weight)
-        return self._run(batch, weight)
+        return run(batch, weight)
 
     def _is_small(self) -> bool:
         total = torch.cuda.get_device_properties(self._device).total_memory

@@ -227,6 +227,9 @@ class Trainer:
     def _update(self, parts: Sequence[Batch], weight: Tensor) -> tuple[float, float]:
         """One optimiser step; returns the mean loss, by weight, and the gradient norm."""
         rate = self.config.learning_rate_at(self.step)
+        # Dropout draws the same after a restart; nothing else is drawn here.
+        ranks = self.compute.ranks
+        torch.manual_seed(self.config.seed + self.step * ranks.world_size + ranks.rank)
         loss, norm = self._training_step.update(parts, weight, rate)
         if not is_finite(loss, norm):
             self._refuse_batch(loss, norm)

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dnamamba.data.examples import Batch
 from dnamamba.objectives import Loss
-from dnamamba.recorded_pass import RecordingPass, RunPass
+from dnamamba.recorded_pass import RecordingPass
 from dnamamba.runtime import Compute
 
 
@@ -34,13 +34,13 @@ class TrainingStep:
         self.compute = compute
         self.grad_clip = grad_clip
         self._wrapped: nn.Module = objective
-        self._pass: RunPass = self._run_pass
+        self._recording: RecordingPass | None = None
         on_gpu = compute.device.type == "cuda"
         if compute.ranks.world_size > 1:
             ids = [compute.device.index] if on_gpu else None
             self._wrapped = DistributedDataParallel(objective, device_ids=ids)
         elif on_gpu:
-            self._pass = RecordingPass(self._run_pass, compute.device)
+            self._recording = RecordingPass(compute.device)
 
     def update(
         self, batches: Sequence[Batch], weight: Tensor, learning_rate: float
@@ -53,8 +53,9 @@ class TrainingStep:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         # Zeros where a recorded pass may add to them.
-        self.optimizer.zero_grad(set_to_none=not isinstance(self._pass, RecordingPass))
-        weight = weight.clamp(min=1.0)
+        self.optimizer.zero_grad(set_to_none=self._recording is None)
+        # Nothing to learn from weighs nothing, and so does its loss.
+        weight = torch.where(weight > 0, weight, 1.0)
         total = torch.zeros((), device=self.compute.device)
         for number, part in enumerate(batches, start=1):
             with self._sync_when(number == len(batches)):
@@ -66,6 +67,11 @@ class TrainingStep:
         if is_finite(loss_value, norm_value):
             self.optimizer.step()
         return loss_value, norm_value
+
+    def _pass(self, batch: Batch, weight: Tensor) -> Tensor:
+        if self._recording is None:
+            return self._run_pass(batch, weight)
+        return self._recording(self._run_pass, batch, weight)
 
     def _run_pass(self, batch: Batch, weight: Tensor) -> Tensor:
         with self.compute.autocast():
