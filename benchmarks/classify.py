@@ -26,12 +26,18 @@ from dnamamba.runtime import choose_device
 NUMBERS = ("accuracy", "accuracy_interval", "mcc", "auroc", "n")
 
 
-def train(arguments: list[str], out: Path, gpu: int | None) -> tuple[int, float]:
+def visible_gpus(n: int) -> list[str]:
+    """The first n GPUs that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else [str(i) for i in range(n)])[:n]
+
+
+def train(arguments: list[str], out: Path, gpu: str | None) -> tuple[int, float]:
     """One run by the command a user types; exit code and seconds. Its log is out.log."""
     command = [sys.executable, "-m", "dnamamba", "classify", "train", *arguments]
     environment = dict(os.environ)
     if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     began = time.monotonic()
     with open(f"{out}.log", "w") as log:
         done = subprocess.run(
@@ -96,13 +102,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    device = choose_device()
+    device, gpus = choose_device(), visible_gpus(arguments.gpus)
     rows: list[dict[str, Any]] = []
 
     def run(job: tuple[int, tuple[str, list[str]]]) -> None:
         number, (name, options) = job
         out = arguments.out / name.replace(" ", "_").replace("#", "")
-        gpu = number % arguments.gpus if device.type == "cuda" else None
+        gpu = gpus[number % len(gpus)] if device.type == "cuda" else None
         code, seconds = train(options, out, gpu)
         if code:
             print(f"{name} failed, see {out}.log", flush=True)

@@ -55,7 +55,7 @@ class TrainingStep:
         # Zeros where a recorded pass may add to them.
         self.optimizer.zero_grad(set_to_none=self._recording is None)
         # Nothing to learn from weighs nothing, and so does its loss.
-        weight = torch.where(weight > 0, weight, 1.0)
+        weight = torch.where(weight == 0, 1.0, weight)
         total = torch.zeros((), device=self.compute.device)
         for number, part in enumerate(batches, start=1):
             with self._sync_when(number == len(batches)):
