@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set up and run dnamamba from a checkout. Needs only a Python 3 to start; has no dependencies.
 
-    python3 run.py demo [NAME] [OPTIONS]    run a demo (NAME: pretrain) and write its report
+    python3 run.py demo [NAME] [OPTIONS]    run a demo (NAME: pretrain, classify) to its report
     python3 run.py test [PYTEST OPTIONS]    run the tests
 
 The first call makes a virtual environment in .venv and installs everything there (about 2 GB, most
@@ -21,12 +21,27 @@ import shutil
 import subprocess
 import sys
 
-# What `demo NAME` runs: `dnamamba` with these arguments, then those of the command line.
+# What `demo NAME` runs: `dnamamba` with each of these, the last with those of the command line too.
 DEMO_COMMANDS = {
     "pretrain": [
-        "pretrain",
-        *("--steps", "800", "--batch-tokens", "8k", "--eval-tokens", "64k"),
-        *("--no-rc-augment", "--out", "runs/demo", "--force"),
+        [
+            "pretrain",
+            *("--steps", "800", "--batch-tokens", "8k", "--eval-tokens", "64k"),
+            *("--no-rc-augment", "--out", "runs/demo", "--force"),
+        ],
+    ],
+    "classify": [
+        [
+            *("pretrain", "demo-apes", "--steps", "1300", "--batch-tokens", "8k"),
+            *("--eval-tokens", "64k", "--eval-every", "650", "--no-rc-augment"),
+            *("--out", "runs/demo-apes", "--force"),
+        ],
+        [
+            *("classify", "train", "runs/demo-apes", "--seq-len", "8k", "--pool", "max"),
+            *("--batch-size", "2", "--epochs", "5", "--steps-per-epoch", "180"),
+            *("--learning-rate", "5e-4", "--warmup-fraction", "0.1", "--eval-windows", "500"),
+            *("--eval-examples", "100", "--out", "runs/demo-classify", "--force"),
+        ],
     ],
 }
 DEFAULT_DEMO = "pretrain"
@@ -138,25 +153,30 @@ def prepare(extras):
 
 
 def job(arguments):
-    """The extras to install and the command to run, from run.py's own arguments."""
+    """The extras to install and the commands to run, from run.py's own arguments."""
     if arguments[:1] == ["demo"]:
         rest = arguments[1:]
         name = rest.pop(0) if rest and rest[0] in DEMO_COMMANDS else DEFAULT_DEMO
-        return "", [os.path.join(VENV_BIN, "dnamamba")] + DEMO_COMMANDS[name] + rest
+        commands = [[os.path.join(VENV_BIN, "dnamamba")] + each for each in DEMO_COMMANDS[name]]
+        commands[-1] += rest
+        return "", commands
     if arguments[:1] == ["test"]:
-        return "[test]", [VENV_PYTHON, "-m", "pytest"] + arguments[1:]
+        return "[test]", [[VENV_PYTHON, "-m", "pytest"] + arguments[1:]]
     print(__doc__)
     sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
 
 
 def main():
-    extras, command = job(sys.argv[1:])
+    extras, commands = job(sys.argv[1:])
     os.chdir(ROOT)
     try:
         prepare(extras)
+        for command in commands[:-1]:
+            if code := subprocess.call(command):
+                sys.exit(code)
         if os.name == "nt":
-            sys.exit(subprocess.call(command))
-        os.execv(command[0], command)
+            sys.exit(subprocess.call(commands[-1]))
+        os.execv(commands[-1][0], commands[-1])
     except subprocess.CalledProcessError as error:
         sys.exit("run.py: this failed: " + " ".join(error.cmd))
     except KeyboardInterrupt:

@@ -20,6 +20,11 @@ from dnamamba.cli.options import FILE
     help="Species: lengths of windows to be judged, comma-separated: 1k,4k,16k.",
 )
 @evaluation_options
+@click.option(
+    "--rc",
+    type=click.Choice(["none", "average"]),
+    help="average: judge by the mean of both strands. [default: as the run]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--micro-batch", type=int, help="Sequences in one pass.")
 def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) -> None:
@@ -48,6 +53,7 @@ def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) ->
         folder,
         source_config(values, epoch_size=1) if named else None,
         lengths=sizes,
+        rc=values["rc"],
         options=RunOptions(device=values["device"], micro_batch=values["micro_batch"]),
     )
     if read_ranks().is_main:

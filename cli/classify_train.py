@@ -49,6 +49,11 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         number("--grad-clip", default=1.0, help="Largest gradient norm; 0: none."),
         number("--dropout", default=0.0, help="Share of channels hidden from the head."),
         click.option(
+            "--rc",
+            type=click.Choice(["none", "average"]),
+            help="average: judge by the mean of both strands. [default: average for species]",
+        ),
+        click.option(
             "--class-weights",
             type=click.Choice(["none", "balanced"]),
             default="none",
@@ -199,6 +204,7 @@ _RECIPE = (
     "grad_clip",
     "dropout",
     "class_weights",
+    "rc",
     "eval_every",
     "eval_examples",
     "patience",

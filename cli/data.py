@@ -134,11 +134,11 @@ def check(files: tuple[str, ...], **values: Any) -> None:
 def _check_windows(files: tuple[str, ...], values: dict[str, Any]) -> tuple[list[str], bool]:
     """Lines to print, and whether splits leak."""
     from dnamamba.data.check import check_splits
-    from dnamamba.pretraining import DEMO, open_named_genome
+    from dnamamba.pretraining import DEMO, is_demo, open_named_genome
 
-    is_demo = not files or files == (DEMO,)
-    genome = open_named_genome((DEMO,) if is_demo else files)
-    result = check_splits(genome, data_config(values, is_demo=is_demo))
+    names = files or (DEMO,)
+    genome = open_named_genome(names)
+    result = check_splits(genome, data_config(values, is_demo=is_demo(names)))
     return result.lines(), result.leaks
 
 

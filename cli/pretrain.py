@@ -112,7 +112,8 @@ def pretrain(ctx: click.Context, **values: Any) -> None:
     """Train a DNA language model.
 
     DATA: FASTA files (plain or BGZF) or stores made by `dnamamba data prepare`; without any, the
-    simulated great-ape demo genomes. Several files are several genomes, or parts of one.
+    simulated great-ape demo genomes (`demo`; larger ones are `demo-apes`). Several files are several
+    genomes, or parts of one.
 
     \b
     Examples:
@@ -170,7 +171,13 @@ def _refuse_recipe(ctx: click.Context) -> None:
 def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
     """The settings asked for, with the defaults of the device filled in."""
     from dnamamba.models import preset
-    from dnamamba.pretraining import DEMO, PretrainConfig, default_settings, peak_learning_rate
+    from dnamamba.pretraining import (
+        DEMO,
+        PretrainConfig,
+        default_settings,
+        is_demo,
+        peak_learning_rate,
+    )
     from dnamamba.recipe import TrainConfig
     from dnamamba.runtime import choose_device
 
@@ -183,11 +190,12 @@ def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
     recipe.setdefault("eval_every", max(1, chosen["max_steps"] // 10))
     model = preset(chosen["model"], values["seq_len"])
     recipe.setdefault("learning_rate", peak_learning_rate(model))
-    is_demo = not values["data"] or values["data"] == (DEMO,)
-    files = tuple(str(Path(name).resolve()) for name in values["data"])
+    names = values["data"] or (DEMO,)
+    is_simulated = is_demo(names)
+    genome = names if is_simulated else tuple(str(Path(name).resolve()) for name in names)
     config = PretrainConfig(
-        genome=(DEMO,) if is_demo else files,
-        data=data_config(values, is_demo=is_demo, rc_augment=not values["no_rc_augment"]),
+        genome=genome,
+        data=data_config(values, is_demo=is_simulated, rc_augment=not values["no_rc_augment"]),
         model=model,
         train=TrainConfig(**recipe),
         objective=values["objective"] and values["objective"].replace("-", "_"),

@@ -128,9 +128,20 @@ def write_demo_genomes(folder: Path, config: DemoConfig | None = None) -> dict[s
     return _paths(folder)
 
 
-def cached_demo_genomes() -> dict[str, Path]:
-    """The genomes of the default config in the cache folder, made if they are not there yet."""
-    config = DemoConfig()
+DEMO_GENOMES = {
+    "demo": DemoConfig(),
+    # Larger, and so full of young repeats that a small model can tell species apart by them.
+    "demo-apes": DemoConfig(
+        chromosome_lengths=(2_400_000, 2_000_000, 1_600_000, 1_200_000, 800_000),
+        tip_insertions_per_mb=200.0,
+    ),
+}
+"""By the name that commands take."""
+
+
+def cached_demo_genomes(name: str = "demo") -> dict[str, Path]:
+    """The genomes of DEMO_GENOMES[name] in the cache folder, made if they are not there yet."""
+    config = DEMO_GENOMES[name]
     # Another version of dnamamba may simulate other genomes; each keeps its own.
     key = hashlib.sha256(f"{FORMAT_VERSION} {config!r}".encode()).hexdigest()[:8]
     return write_demo_genomes(cache_folder() / f"demo-{key}", config)

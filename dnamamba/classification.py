@@ -151,6 +151,7 @@ class _Setup:
             micro_batch=self.plan.micro_batch,
             recompute=self.plan.recompute,
             precision="fp32" if compute.autocast_dtype is None else "bf16",
+            rc=config.train.rc or ("average" if isinstance(config.data, SpeciesConfig) else "none"),
         )
         self.config = replace(config, train=resolved, architecture=model.config)
         self.stream = self._stream()
@@ -218,6 +219,7 @@ class _Setup:
             most=train.eval_examples,
             patience_steps=None if train.patience is None else train.patience * train.eval_every,
             keeps_best=train.keep == "best",
+            averages_strands=train.rc == "average",
         )
 
     def files(self) -> list[dict[str, Any]]:
@@ -361,7 +363,12 @@ def _judge_splits(setup: _Setup, run: RunFolder) -> None:
         if split is not Split.TRAIN:
             samples = range(dataset.n_examples)
             scored = score_samples(
-                setup.loss, dataset, samples, setup.compute, setup.plan.micro_batch
+                setup.loss,
+                dataset,
+                samples,
+                setup.compute,
+                setup.plan.micro_batch,
+                averages_strands=setup.config.train.rc == "average",
             )
             assert scored is not None, "nothing can stop it"
             found[split.value] = scored[0]

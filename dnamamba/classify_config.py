@@ -56,10 +56,14 @@ class FineTuneConfig(Recipe):
     """Validations in a row without a better one after which training ends; None: never."""
 
     eval_examples: int | None = None
-    """Sequences of a validation, spread evenly over the split; None: all."""
+    """Sequences of a validation, always the same ones; None: all."""
 
     class_weights: ClassWeights = "none"
     """`balanced`: each class counts the same in the loss, however many examples it has."""
+
+    rc: Literal["none", "average"] | None = None
+    """`average`: validation and test are judged by the mean of what the model says of both strands.
+    None: so for species, whose strand means nothing, and none for others."""
 
     pool: Pool | None = None
     """What stands for a sequence (HeadConfig.pool); None: what fits the model."""
@@ -74,11 +78,13 @@ class FineTuneConfig(Recipe):
                 self._check_at_least_one(name)
         if self.eval_every < 0:
             raise InputError(f"eval_every is 0 or more, got {self.eval_every}")
-        for name, choices in (("tune", Tune), ("keep", Literal["best", "last"])):
-            if getattr(self, name) not in get_args(choices):
-                raise InputError(
-                    f"{name} is one of {get_args(choices)}, got {getattr(self, name)!r}"
-                )
+        for name, choices in (
+            ("tune", get_args(Tune)),
+            ("keep", ("best", "last")),
+            ("rc", ("none", "average", None)),
+        ):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} is one of {choices}, got {getattr(self, name)!r}")
         if self.patience is not None and self.keep == "last":
             raise InputError(
                 "patience waits for a better validation, so the best model is kept: leave out "
@@ -117,8 +123,8 @@ def default_learning_rate(model: ModelConfig, tune: Tune) -> float:
 
 
 def demo_species() -> tuple[SpeciesFiles, ...]:
-    """The simulated great apes, made if they are not there yet."""
-    genomes = cached_demo_genomes()
+    """The simulated great apes with many repeats of their own, made if they are not there yet."""
+    genomes = cached_demo_genomes("demo-apes")
     return tuple(SpeciesFiles(label, (str(path),)) for label, path in genomes.items())
 
 

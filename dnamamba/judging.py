@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -40,6 +41,7 @@ def judge_classifier(
     data: LabelSource | None = None,
     *,
     lengths: Sequence[int] = (),
+    rc: Literal["none", "average"] | None = None,
     options: RunOptions | None = None,
 ) -> list[str]:
     """Judge a classifier beside its k-mer baseline; returns what it came to, a line for each split.
@@ -49,6 +51,7 @@ def judge_classifier(
     data: labelled sequences, all of which are judged (of species those of the test split); None:
         the run's own validation and test.
     lengths: windows of species, judged one after the other; empty: that of data.
+    rc: `average` judges the mean of both strands; None: as the run did.
     Raises InputError for labels that the model does not know.
     """
     options = options or RunOptions()
@@ -58,8 +61,10 @@ def judge_classifier(
         loss = LabelLoss(classifier.to(compute.device))
         task = classifier.task
         datasets = _open(run, data, task, lengths)
+        if rc is None:
+            rc = "none" if run is None else read_classify_config(run).train.rc or "none"
         found = {
-            name: _score(loss, parts, compute, options.micro_batch)
+            name: _score(loss, parts, compute, options.micro_batch, rc == "average")
             for name, parts in datasets.items()
         }
         folder = RunFolder(out)
@@ -118,12 +123,19 @@ def _open(
 
 
 def _score(
-    loss: LabelLoss, parts: Sequence[LabelledDataset], compute: Compute, micro_batch: int | None
+    loss: LabelLoss,
+    parts: Sequence[LabelledDataset],
+    compute: Compute,
+    micro_batch: int | None,
+    averages_strands: bool,
 ) -> Scores:
     found = []
     for dataset in parts:
         size = micro_batch or max(1, _PASS_BASES[compute.device.type] // dataset.seq_len)
-        scored = score_samples(loss, dataset, range(dataset.n_examples), compute, size)
+        samples = range(dataset.n_examples)
+        scored = score_samples(
+            loss, dataset, samples, compute, size, averages_strands=averages_strands
+        )
         assert scored is not None, "nothing can stop it"
         found.append(scored[0])
     names = [one.names for one in found]

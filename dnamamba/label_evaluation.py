@@ -10,27 +10,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dnamamba.data.examples import Examples, LabelledDataset, to_device
+from dnamamba.data.shuffle import permute
 from dnamamba.label_loss import LabelLoss
 from dnamamba.label_metrics import Scores, headline, judge
 from dnamamba.label_report import write_label_report
+from dnamamba.models import strands
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.runtime import Compute
 from dnamamba.stopping import StopRequest
 from dnamamba.task import IGNORED_LABEL, Task
 from dnamamba.tokenizer import TOKEN_MASK
 
+_CHOICE = 31
+"""Keeps this draw apart from others."""
+
 
 def evaluation_examples(dataset: LabelledDataset, most: int | None) -> list[int]:
-    """Samples to judge by: all, or `most` spread evenly over the split."""
+    """Samples to judge by, in order: all, or `most` of them, always the same.
+
+    Drawn by a hash: at equal distances they could all be of one class, as species come in turn.
+    """
     n = dataset.n_examples
-    wanted = n if most is None else min(n, most)
-    return [i * n // wanted for i in range(wanted)]
+    if most is None or most >= n:
+        return list(range(n))
+    return sorted(permute(np.arange(most), n, _CHOICE).tolist())
 
 
 class LabelJudge:
     """Judges a classifier on validation examples (see training.Judge).
 
-    most: examples of a validation, spread evenly; None: all. patience_steps: see training.Judge.
+    most: examples of a validation; None: all. patience_steps: see training.Judge.
+    averages_strands: see `score_samples`.
     keeps_best: whether the model of the best validation is kept for use, rather than the last.
     """
 
@@ -43,9 +53,11 @@ class LabelJudge:
         most: int | None = None,
         patience_steps: int | None = None,
         keeps_best: bool = True,
+        averages_strands: bool = False,
     ) -> None:
         self.loss, self.dataset, self.compute = loss, dataset, compute
         self.patience_steps, self.keeps_best = patience_steps, keeps_best
+        self.averages_strands = averages_strands
         self._samples = evaluation_examples(dataset, most)
         self._name = ""
 
@@ -54,7 +66,13 @@ class LabelJudge:
 
     def validate(self, micro_batch: int, stop: StopRequest) -> dict[str, Any] | None:
         found = score_samples(
-            self.loss, self.dataset, self._samples, self.compute, micro_batch, stop
+            self.loss,
+            self.dataset,
+            self._samples,
+            self.compute,
+            micro_batch,
+            stop=stop,
+            averages_strands=self.averages_strands,
         )
         if found is None:
             return None
@@ -81,10 +99,13 @@ def score_samples(
     samples: Sequence[int],
     compute: Compute,
     micro_batch: int,
+    *,
     stop: StopRequest | None = None,
+    averages_strands: bool = False,
 ) -> tuple[Scores, float] | None:
-    """What the model says of examples, and the mean loss, the same on every rank.
+    """What the model says of examples, and the mean loss (of the strand given), on every rank.
 
+    averages_strands: scores are the mean of those of a sequence and of its reverse complement.
     stop: looked at between micro-batches; None comes back once any rank was told to stop.
     """
     gathered = _Gathered(dataset, len(samples), compute)
@@ -98,7 +119,7 @@ def score_samples(
                 return None
             if places := mine[first : first + micro_batch]:
                 examples = dataset[[samples[i] for i in places]]
-                _add(gathered, loss, examples, places, compute)
+                _add(gathered, loss, examples, places, averages_strands)
     finally:
         loss.train()
     return gathered.finish(dataset.describe(samples))
@@ -109,14 +130,27 @@ def _add(
     loss: LabelLoss,
     examples: Examples,
     places: Sequence[int],
-    compute: Compute,
+    averages_strands: bool,
 ) -> None:
+    compute = gathered.compute
     moved = to_device(examples, compute.device)
     with compute.autocast():
         scores = loss.scores(moved)
         total, weight = loss.of_scores(scores, moved)
+        found = loss.model.interpret(scores)
+        if averages_strands:
+            found = (found + _of_other_strand(loss.model, moved)) / 2
     gathered.totals += torch.stack([total, weight]).double()
-    gathered.put(places, loss.model.interpret(scores), examples)
+    gathered.put(places, found, examples)
+
+
+def _of_other_strand(model: DnaClassifier, examples: Examples) -> Tensor:
+    """What the model says of reverse complements; of bases in the order of the strand given."""
+    complement = strands.complement_ids(TOKEN_MASK + 1).to(examples.codes.device)
+    tokens = (examples.codes & TOKEN_MASK).long()
+    turned = complement[strands.flip(tokens, examples.lengths)]
+    found: Tensor = model.interpret(model(turned, examples.lengths))
+    return strands.flip(found, examples.lengths) if model.task.kind == "per_base" else found
 
 
 class _Gathered:

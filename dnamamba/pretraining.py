@@ -17,7 +17,7 @@ from dnamamba.data.dataset import (
     build_datasets,
     evaluation_samples,
 )
-from dnamamba.data_prep.demo import cached_demo_genomes
+from dnamamba.data_prep.demo import DEMO_GENOMES, cached_demo_genomes
 from dnamamba.data_prep.genome import Genome, open_genome
 from dnamamba.errors import InputError
 from dnamamba.evaluation import LanguageJudge
@@ -52,7 +52,7 @@ class PretrainConfig:
     """Everything that decides the result of a run."""
 
     genome: tuple[str, ...] = (DEMO,)
-    """FASTA files and stores; `demo` stands for the simulated great apes."""
+    """FASTA files and stores; `demo` and `demo-apes` stand for simulated great apes."""
 
     data: DataConfig
     """Windows, splits and augmentation."""
@@ -116,12 +116,20 @@ def peak_learning_rate(model: ModelConfig) -> float:
 
 
 def open_named_genome(names: tuple[str, ...]) -> Genome:
-    """Open files by path; `demo` makes the simulated genomes in the cache folder first."""
-    if DEMO not in names:
+    """Open files by path; `demo` and `demo-apes` make simulated genomes in the cache folder."""
+    if not is_demo(names):
         return open_genome(names)
-    if len(names) > 1:
-        raise InputError(f"{DEMO!r} stands for a genome set of its own; got {', '.join(names)}")
-    return open_genome(list(cached_demo_genomes().values()))
+    return open_genome(list(cached_demo_genomes(names[0]).values()))
+
+
+def is_demo(names: tuple[str, ...]) -> bool:
+    """Whether a name stands for simulated genomes. Raises InputError for one beside others."""
+    simulated = [name for name in names if name in DEMO_GENOMES]
+    if simulated and len(names) > 1:
+        raise InputError(
+            f"{simulated[0]!r} stands for a genome set of its own; got {', '.join(names)}"
+        )
+    return bool(simulated)
 
 
 def plan_pretraining(config: PretrainConfig, options: RunOptions | None = None) -> Plan:
@@ -285,7 +293,7 @@ class _Setup:
         return self.genome.sources() + ([] if bed is None else [describe_file(Path(bed))])
 
     def description(self) -> str:
-        if self.config.genome == (DEMO,):
+        if is_demo(self.config.genome):
             return "simulated great-ape demo genomes (not real sequence)"
         return ", ".join(Path(name).name for name in self.config.genome)
 

@@ -39,7 +39,7 @@ LABELLED = """
 """
 FINE_TUNING = """
     --tune --pool --epochs --steps-per-epoch --steps --batch-size --learning-rate
-    --min-learning-rate --warmup-fraction --weight-decay --grad-clip --dropout --class-weights
+    --min-learning-rate --warmup-fraction --weight-decay --grad-clip --dropout --class-weights --rc
     --eval-every --eval-examples --patience --keep --save-every --log-every --seed --precision
     --no-length-warmup
 """
@@ -49,7 +49,7 @@ OPTIONS = {
         --group-column --valid-fraction --test-fraction --rc-augment {FINE_TUNING} --device
         --workers --micro-batch --recompute
     """,
-    "classify eval": f"RUN --out --lengths {LABELLED} --device --micro-batch",
+    "classify eval": f"RUN --out --lengths {LABELLED} --rc --device --micro-batch",
     "classify predict": """
         MODEL SOURCE --out --force --genome --format --seq-len --edge --rc --per-base
         --batch-tokens --device --precision
