@@ -112,8 +112,8 @@ def pretrain(ctx: click.Context, **values: Any) -> None:
     """Train a DNA language model.
 
     DATA: FASTA files (plain or BGZF) or stores made by `dnamamba data prepare`; without any, the
-    simulated great-ape demo genomes (`demo`; larger ones are `demo-apes`). Several files are several
-    genomes, or parts of one.
+    simulated great-ape demo genomes (`demo`; larger ones are `demo-apes`). Several files are
+    several genomes, or parts of one.
 
     \b
     Examples:

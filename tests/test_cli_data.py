@@ -210,7 +210,9 @@ def test_the_installed_command_prepares_a_genome(tmp_path):
 @pytest.fixture
 def checked(tmp_path, monkeypatch):
     """`data check` on a genome with neighbouring rows; opening files needs no model."""
-    pretraining = types.SimpleNamespace(DEMO="demo", open_named_genome=open_genome)
+    pretraining = types.SimpleNamespace(
+        DEMO="demo", is_demo=lambda _: False, open_named_genome=open_genome
+    )
     monkeypatch.setitem(sys.modules, "dnamamba.pretraining", pretraining)
     rows = [
         ("chr1", 0, 200, "train"),
