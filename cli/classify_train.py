@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from dnamamba.cli.label_options import source_config, source_options
-from dnamamba.cli.options import FILE, RECOMPUTE, apply_options
+from dnamamba.cli.options import (
+    FILE,
+    apply_options,
+    conclude,
+    print_plan,
+    read_run_options,
+    refuse_settings,
+    run_options,
+)
 
 if TYPE_CHECKING:
     from dnamamba.classify_config import ClassifyConfig
-
-# What may accompany --resume: settings that do not change the result.
-_WITH_RESUME = {"resume", "device", "n_workers", "micro_batch", "recompute"}
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,12 +101,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @source_options
 @recipe_options
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--workers", "n_workers", type=int, help="Loader processes. [default: 0 on a CPU, 4 on a GPU]"
-)
-@click.option("--micro-batch", type=int, help="Sequences in one pass. [default: what fits]")
-@RECOMPUTE
+@run_options
 @click.pass_context
 def train(ctx: click.Context, **values: Any) -> None:
     """Fine-tune a pretrained model to tell labelled sequences apart.
@@ -124,47 +123,20 @@ def train(ctx: click.Context, **values: Any) -> None:
     the Mamba paper's for great apes (E.3.4) unless told otherwise.
     """
     from dnamamba import classification
-    from dnamamba.pretraining import RunOptions
-    from dnamamba.runtime import read_ranks
 
-    options = RunOptions(
-        device=values["device"],
-        n_workers=values["n_workers"],
-        micro_batch=values["micro_batch"],
-        recompute=values["recompute"],
-    )
+    options = read_run_options(values)
     if values["resume"] is not None:
-        _refuse_recipe(ctx)
+        refuse_settings(ctx)
         out = values["resume"]
         outcome = classification.resume_classifier(out, options)
     else:
         config = _resolve(values)
         if values["dry_run"]:
-            plan = classification.plan_classification(config, options)
-            if read_ranks().is_main:
-                for name, value in plan.rows():
-                    click.echo(f"{name:>15}  {value}")
+            print_plan(classification.plan_classification(config, options))
             return
         out = values["out"] or _default_out(config, values)
         outcome = classification.train_classifier(config, out, options, force=values["force"])
-    if read_ranks().is_main:
-        for line in classification.conclusion(out, outcome):
-            click.echo(line)
-    if outcome.stopped_by is not None:
-        ctx.exit(128 + outcome.stopped_by)
-
-
-def _refuse_recipe(ctx: click.Context) -> None:
-    given = [
-        parameter
-        for parameter in ctx.command.params
-        if parameter.name not in _WITH_RESUME
-        and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise click.UsageError(
-            f"--resume continues a run with its own settings: leave out {given[0].opts[0]}"
-        )
+    conclude(ctx, lambda: classification.conclusion(out, outcome), outcome)
 
 
 def _resolve(values: dict[str, Any]) -> "ClassifyConfig":

@@ -169,6 +169,69 @@ def apply_options(options: Sequence[Callable[[Command], Command]], command: Comm
     return command
 
 
+def run_options(command: Command) -> Command:
+    """Where and with what help a run computes; they do not change its result."""
+    options: list[Callable[[Command], Command]] = [
+        click.option(
+            "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+        ),
+        click.option(
+            "--workers",
+            "n_workers",
+            type=int,
+            help="Loader processes. [default: 0 on a CPU, 4 on a GPU]",
+        ),
+        click.option("--micro-batch", type=int, help="Windows in one pass. [default: what fits]"),
+        RECOMPUTE,
+    ]
+    return apply_options(options, command)
+
+
+_RUN_SETTINGS = ("device", "n_workers", "micro_batch", "recompute")
+
+
+def read_run_options(values: dict[str, Any]) -> Any:
+    """The RunOptions that `run_options` describe."""
+    from dnamamba.pretraining import RunOptions
+
+    return RunOptions(**{name: values[name] for name in _RUN_SETTINGS})
+
+
+def refuse_settings(context: click.Context) -> None:
+    """Beside --resume: settings that would change the result."""
+    given = [
+        parameter
+        for parameter in context.command.params
+        if parameter.name not in ("resume", *_RUN_SETTINGS)
+        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume continues a run with its own settings: leave out {given[0].opts[0]}"
+        )
+
+
+def print_plan(plan: Any) -> None:
+    """What a run would take, by rank 0."""
+    from dnamamba.runtime import read_ranks
+
+    if read_ranks().is_main:
+        for name, value in plan.rows():
+            click.echo(f"{name:>15}  {value}")
+
+
+def conclude(context: click.Context, lines: Callable[[], Sequence[str]], outcome: Any) -> None:
+    """What came out, by rank 0; a run that a signal ended leaves with the shell's code for that:
+    130 for Ctrl-C, 143 for SIGTERM."""
+    from dnamamba.runtime import read_ranks
+
+    if read_ranks().is_main:
+        for line in lines():
+            click.echo(line)
+    if outcome.stopped_by is not None:
+        context.exit(128 + outcome.stopped_by)
+
+
 def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = True) -> Any:
     """The DataConfig that `window_options` describe.
 

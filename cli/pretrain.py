@@ -6,24 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from dnamamba.cli.options import (
     FILE,
-    RECOMPUTE,
     SIZE,
     apply_options,
+    conclude,
     data_config,
+    print_plan,
+    read_run_options,
+    refuse_settings,
+    run_options,
     window_options,
 )
 
 if TYPE_CHECKING:
-    from dnamamba.planning import Plan
     from dnamamba.pretraining import PretrainConfig
-    from dnamamba.training import Outcome
-
-# What may accompany --resume: settings that do not change the result.
-_WITH_RESUME = {"resume", "device", "n_workers", "micro_batch", "recompute"}
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,12 +99,7 @@ def _by_device(row: int) -> str:
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @window_options
 @recipe_options
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--workers", "n_workers", type=int, help="Loader processes. [default: 0 on a CPU, 4 on a GPU]"
-)
-@click.option("--micro-batch", type=int, help="Windows in one pass. [default: what fits]")
-@RECOMPUTE
+@run_options
 @click.pass_context
 def pretrain(ctx: click.Context, **values: Any) -> None:
     """Train a DNA language model.
@@ -128,44 +121,23 @@ def pretrain(ctx: click.Context, **values: Any) -> None:
     """
     from dnamamba import pretraining
     from dnamamba.models import preset_names
-    from dnamamba.runtime import read_ranks
 
     if values["model"] == "list":
         click.echo("\n".join(preset_names()))
         return
-    options = pretraining.RunOptions(
-        device=values["device"],
-        n_workers=values["n_workers"],
-        micro_batch=values["micro_batch"],
-        recompute=values["recompute"],
-    )
+    options = read_run_options(values)
     if values["resume"] is not None:
-        _refuse_recipe(ctx)
+        refuse_settings(ctx)
         out = values["resume"]
         outcome = pretraining.resume(out, options)
     else:
         config, model_name = _resolve(values)
         if values["dry_run"]:
-            plan = pretraining.plan_pretraining(config, options)
-            if read_ranks().is_main:
-                _print_plan(plan)
+            print_plan(pretraining.plan_pretraining(config, options))
             return
         out = values["out"] or _default_out(config.genome, model_name, values["seq_len"])
         outcome = pretraining.pretrain(config, out, options, force=values["force"])
-    _conclude(ctx, out, outcome)
-
-
-def _refuse_recipe(ctx: click.Context) -> None:
-    given = [
-        parameter
-        for parameter in ctx.command.params
-        if parameter.name not in _WITH_RESUME
-        and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise click.UsageError(
-            f"--resume continues a run with its own settings: leave out {given[0].opts[0]}"
-        )
+    conclude(ctx, lambda: pretraining.conclusion(out, outcome), outcome)
 
 
 def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
@@ -224,20 +196,3 @@ def _default_out(genome: tuple[str, ...], model_name: str, seq_len: int) -> Path
 
     data = "+".join(label_of(Path(name)) for name in genome[:3])
     return Path("runs") / f"{data}-{model_name}-{format_size(seq_len)}"
-
-
-def _print_plan(plan: "Plan") -> None:
-    for name, value in plan.rows():
-        click.echo(f"{name:>15}  {value}")
-
-
-def _conclude(ctx: click.Context, out: Path, outcome: "Outcome") -> None:
-    from dnamamba.pretraining import conclusion
-    from dnamamba.runtime import read_ranks
-
-    if read_ranks().is_main:
-        for line in conclusion(out, outcome):
-            click.echo(line)
-    if outcome.stopped_by is not None:
-        # The shell's convention for a program ended by a signal: 130 for Ctrl-C, 143 for SIGTERM.
-        ctx.exit(128 + outcome.stopped_by)
