@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -77,12 +78,15 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     """Test accuracy and MCC of model and baseline, a line for each name; seeds together."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row["name"].partition(" #")[0]].append(row["test"])
+        if "accuracy" in row.get("test", {}).get("model", {}):
+            groups[row["name"].partition(" #")[0]].append(row["test"])
     lines = [f"{'run':<44} {'accuracy':>16} {'MCC':>16} {'k-mer acc.':>10} {'k-mer MCC':>9}"]
     for name, found in groups.items():
         cells = [_spread([each["model"][key] for each in found]) for key in ("accuracy", "mcc")]
-        base = found[0]["baseline"]
-        kmers = f"{base['accuracy']:>10.4f} {base['mcc']:>9.4f}"
+        accuracy, mcc = (
+            statistics.mean(each["baseline"][key] for each in found) for key in ("accuracy", "mcc")
+        )
+        kmers = f"{accuracy:>10.4f} {mcc:>9.4f}"
         lines.append(f"{name:<44} {cells[0]:>16} {cells[1]:>16} {kmers}")
     return lines
 
@@ -104,6 +108,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     device, gpus = choose_device(), visible_gpus(arguments.gpus)
     rows: list[dict[str, Any]] = []
+    lock = threading.Lock()
 
     def run(job: tuple[int, tuple[str, list[str]]]) -> None:
         number, (name, options) = job
@@ -113,9 +118,13 @@ def main() -> None:
         if code:
             print(f"{name} failed, see {out}.log", flush=True)
             return
-        rows.append(summarise(name, options, out, seconds))
-        print(f"{name}: {rows[-1]['test']['comparison']} ({seconds:.0f} s)", flush=True)
-        if arguments.json:
+        row = summarise(name, options, out, seconds)
+        judged = row.get("test", row["valid"])
+        print(f"{name}: {judged['comparison']} ({seconds:.0f} s)", flush=True)
+        with lock:
+            rows.append(row)
+            if not arguments.json:
+                return
             result = {**describe_setup(device), "gpus": arguments.gpus, "rows": rows}
             arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 

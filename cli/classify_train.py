@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dnamamba.cli.label_options import source_config, source_options
 from dnamamba.cli.options import (
@@ -141,12 +142,14 @@ def train(ctx: click.Context, **values: Any) -> None:
 
 def _resolve(values: dict[str, Any]) -> "ClassifyConfig":
     """The settings asked for, with the defaults of device and model filled in."""
-    from dnamamba.classification import read_language_model
     from dnamamba.classify_config import ClassifyConfig, FineTuneConfig, default_learning_rate
+    from dnamamba.label_setup import read_language_model
     from dnamamba.runtime import choose_device
 
     if values["model"] is None:
         raise click.UsageError("name a MODEL: a run of `dnamamba pretrain`, or a preset")
+    if values["tune"] == "probe":
+        _refuse_steps(click.get_current_context())
     if values["epochs"] is not None and values["max_steps"] is not None:
         raise click.UsageError("--epochs and --steps both say how long: give one")
     on_gpu = choose_device(values["device"]).type == "cuda"
@@ -163,6 +166,24 @@ def _resolve(values: dict[str, Any]) -> "ClassifyConfig":
     path = Path(values["model"])
     source = str(path.resolve()) if path.exists() else values["model"]
     return ClassifyConfig(model=source, data=data, train=train_config)
+
+
+_OF_STEPS = (
+    *("epochs", "max_steps", "learning_rate", "min_learning_rate", "warmup_fraction"),
+    *("weight_decay", "grad_clip", "dropout", "eval_every", "eval_examples", "patience", "keep"),
+    *("save_every", "log_every"),
+)
+
+
+def _refuse_steps(context: click.Context) -> None:
+    """Options of training by steps, which a probe does without."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in _OF_STEPS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"a probe is fitted without steps, so {parameter.opts[0]} has no meaning: leave it "
+                "out, or use --tune head"
+            )
 
 
 _RECIPE = (

@@ -120,7 +120,11 @@ def _what_to_read() -> list[Callable[[Command], Command]]:
             help="Windows of species that are judged. [default: 1000]",
         ),
         click.option(
-            "--data-seed", type=int, default=0, show_default=True, help="Order and windows."
+            "--data-seed",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Order, windows, and what is cut off for validation and test.",
         ),
     ]
 
@@ -261,7 +265,7 @@ def _common(values: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         "task_kind": values["task"].replace("-", "_"),
-        "shares": SplitShares(**shares),
+        "shares": SplitShares(seed=values["data_seed"], **shares),
         "seq_len": values["seq_len"],
         "rc_augment": bool(values.get("rc_augment")),
         "seed": values["data_seed"],

@@ -6,16 +6,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from dnamamba import __version__
-from dnamamba.classify_config import ClassifyConfig, LabelSource, describe_source
+from dnamamba.checkpoint import list_checkpoints
+from dnamamba.classify_config import (
+    ClassifyConfig,
+    LabelSource,
+    describe_source,
+    read_classify_config,
+)
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.examples import Examples, LabelledDataset
 from dnamamba.data.label_sources import source_files
-from dnamamba.data.labelled import SequenceDataset, build_labelled_datasets
+from dnamamba.data.labelled import build_labelled_datasets
 from dnamamba.data.species import (
     SpeciesConfig,
     SpeciesDataset,
@@ -25,8 +29,14 @@ from dnamamba.data.species import (
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.kernels.backend import describe_choices
-from dnamamba.label_evaluation import LabelJudge, pooled_features, score_samples
-from dnamamba.label_loss import ClassWeights, LabelLoss, class_weights_of
+from dnamamba.label_evaluation import (
+    LabelJudge,
+    evaluation_examples,
+    in_batches,
+    pooled_features,
+    score_samples,
+)
+from dnamamba.label_loss import LabelLoss
 from dnamamba.label_metrics import Scores, headline
 from dnamamba.label_report import write_label_report
 from dnamamba.label_results import (
@@ -36,7 +46,14 @@ from dnamamba.label_results import (
     write_baseline,
     write_evaluation,
 )
-from dnamamba.models import DnaModel, HyenaConfig, no_weight_decay_names, preset, preset_names
+from dnamamba.label_setup import (
+    class_weights,
+    probe_examples,
+    read_language_model,
+    target_scaling,
+    weights_of,
+)
+from dnamamba.models import DnaModel, HyenaConfig, no_weight_decay_names
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.planning import Plan, Workload, make_plan, probe_length, shareable
 from dnamamba.pretraining import RunOptions
@@ -44,23 +61,10 @@ from dnamamba.probe import fit_probe
 from dnamamba.run_folder import RunFolder, describe_file
 from dnamamba.runtime import Compute, describe_machine, logger, open_compute
 from dnamamba.task import Task
-from dnamamba.tokenizer import FIRST_BASE_ID
 from dnamamba.training import Outcome, Stream, Trainer
 
 PROBE_EXAMPLES = 20_000
 """What a linear probe is fitted on at most: features of all of them are in memory at once."""
-
-_BATCH_BASES = 1 << 22
-
-
-def read_language_model(source: str, seq_len: int | None = None) -> DnaModel:
-    """The model of a run folder, a model folder, a repository, or a preset with random weights.
-
-    seq_len: what a preset's Hyena filters are made for. Raises InputError where there is none.
-    """
-    if source in preset_names() and not Path(source).exists():
-        return DnaModel(preset(source, seq_len))
-    return DnaModel.from_pretrained(source)
 
 
 def open_datasets(data: LabelSource) -> Mapping[Split, LabelledDataset]:
@@ -95,7 +99,9 @@ def resume_classifier(path: Path, options: RunOptions | None = None) -> Outcome:
     config = read_classify_config(run)
     with open_compute(options.device, config.train.precision) as compute:
         train = shareable(config.train, config.train.batch_size, compute)
-        setup = _Setup(replace(config, train=train), options, compute)
+        has_weights = bool(list_checkpoints(run.checkpoints))
+        config = replace(config, train=train)
+        setup = _Setup(config, options, compute, has_weights=has_weights)
         compute.on_main_first(lambda: _check_unchanged(setup, run))
         return _train(setup, run, options)
 
@@ -107,40 +113,34 @@ def plan_classification(config: ClassifyConfig, options: RunOptions | None = Non
         return _Setup(config, options, compute).plan
 
 
-def read_classify_config(run: RunFolder) -> ClassifyConfig:
-    """A run's settings. Raises InputError for a run of something else, or of another format."""
-    saved = run.read_json("config")
-    version, purpose = saved.pop("format_version", None), saved.pop("purpose", "pretrain")
-    if version != 1:
-        raise InputError(f"{run.path} has config format_version {version}, this dnamamba reads 1")
-    if purpose != "classify":
-        raise InputError(
-            f"{run.path} is a run of `dnamamba {purpose}`, not of `dnamamba classify train`; give "
-            f"it as MODEL to classify with it, or continue it with `dnamamba {purpose} --resume`"
-        )
-    return from_dict(ClassifyConfig, saved)
-
-
 class _Setup:
     """Data, classifier and plan of a run, the config resolved to what will be done."""
 
-    def __init__(self, config: ClassifyConfig, options: RunOptions, compute: Compute):
+    def __init__(
+        self,
+        config: ClassifyConfig,
+        options: RunOptions,
+        compute: Compute,
+        *,
+        has_weights: bool = False,
+    ):
+        """has_weights: a checkpoint has those of the model, so the pretrained one is not read."""
         self.compute = compute
         self.datasets = self._open(config.data)
         train_set = self.datasets[Split.TRAIN]
         self.task: Task = train_set.task
         config = replace(config, train=config.train.for_examples(train_set.n_examples))
         torch.manual_seed(config.train.seed)
-        model = self._build_model(config, train_set.seq_len)
+        model = self._build_model(config, train_set.seq_len, has_weights)
         head = HeadConfig(
             task=self.task,
             pool=config.train.pool,
             dropout=config.train.dropout,
             trained_seq_len=train_set.seq_len,
-            **_target_scaling(train_set),
+            **target_scaling(train_set),
         )
         self.classifier = DnaClassifier.from_language_model(model, head).to(compute.device)
-        weights = _class_weights(config.train.class_weights, train_set)
+        weights = class_weights(config.train.class_weights, train_set)
         self.loss = LabelLoss(self.classifier, weights)
         self.plan = self._make_plan(config, options)
         self.loss.recompute = self.plan.recompute
@@ -161,8 +161,11 @@ class _Setup:
         found = self.compute.on_main_first(lambda: open_datasets(data))
         return open_datasets(data) if found is None else found
 
-    def _build_model(self, config: ClassifyConfig, seq_len: int) -> DnaModel:
-        model = read_language_model(config.model, seq_len)
+    def _build_model(self, config: ClassifyConfig, seq_len: int, has_weights: bool) -> DnaModel:
+        if has_weights and config.architecture is not None:
+            model = DnaModel(config.architecture)
+        else:
+            model = read_language_model(config.model, seq_len)
         mixer = model.config.mixer
         if isinstance(mixer, HyenaConfig) and seq_len > mixer.l_max:
             raise InputError(
@@ -187,7 +190,7 @@ class _Setup:
                 batch_size=train.batch_size,
                 max_steps=train.max_steps,
             ),
-            probe=_probe_examples(self.task, probe_length(model), self.compute.device),
+            probe=probe_examples(self.task, probe_length(model), self.compute.device),
             micro_batch=options.micro_batch or train.micro_batch,
             recompute=given,
         )
@@ -245,21 +248,22 @@ class _Setup:
                 "labels": list(self.task.labels),
                 "examples": self.plan.windows,
             },
+            "pretrained": weights_of(self.config.model),
             "parameters": self.plan.parameters,
         }
 
     def batches(self, split: Split, most: int | None = None) -> Iterator[Examples]:
-        """Examples of a split in their order, a few megabytes at a time; of species in training
-        those of the first epochs that have the full length, as many as the run takes."""
+        """Examples of a split in their order, all or `most` of them; of species in training those
+        of the first epochs that have the full length, as many as the run takes."""
         dataset = self.datasets[split]
+        if split is not Split.TRAIN:
+            yield from in_batches(dataset, evaluation_examples(dataset, most))
+            return
         first, n = 0, dataset.n_examples
-        if split is Split.TRAIN and isinstance(dataset, SpeciesDataset):
+        if isinstance(dataset, SpeciesDataset):
             first = len(dataset.config.warmup_lengths) * n
             n = max(n, self.plan.max_steps * self.plan.batch_size)
-        n = n if most is None else min(n, most)
-        size = max(1, _BATCH_BASES // dataset.seq_len)
-        for start in range(first, first + n, size):
-            yield dataset[range(start, min(start + size, first + n))]
+        yield from in_batches(dataset, range(first, first + (n if most is None else min(n, most))))
 
     def announce(self, baseline: Mapping[str, Any]) -> None:
         logger.info("data: %s", describe_source(self.config.data))
@@ -284,14 +288,19 @@ def _start(setup: _Setup, out: Path, force: bool) -> None:
 def _write_baseline(run: RunFolder, setup: _Setup) -> None:
     splits = [split for split in setup.datasets if split is not Split.TRAIN]
     seq_len = setup.datasets[Split.TRAIN].seq_len
-    # A genome is written down from either strand; labels of tables may belong to one.
     is_species = isinstance(setup.config.data, SpeciesConfig)
-    write_baseline(run, setup.task, setup.batches, seq_len, splits, both_strands=is_species)
+    write_baseline(run, setup.task, setup.batches, seq_len, splits, is_species=is_species)
 
 
 def _check_unchanged(setup: _Setup, run: RunFolder) -> None:
     """Refuse to go on with other files; write again what a kill kept from being written."""
     if (run.path / "manifest.json").exists():
+        pretrained = run.read_json("manifest").get("pretrained")
+        if not list_checkpoints(run.checkpoints) and pretrained != weights_of(setup.config.model):
+            raise InputError(
+                f"{setup.config.model} is not the model {run.path} was started with: its weights "
+                "have changed. Give it back its old ones, or start over with --force"
+            )
         before = run.read_json("manifest").get("data", {}).get("files")
         if before != setup.files():
             raise InputError(
@@ -375,39 +384,6 @@ def _judge_splits(setup: _Setup, run: RunFolder) -> None:
     if setup.compute.ranks.is_main:
         batches = {name: setup.batches(Split(name)) for name in found}
         write_evaluation(run, setup.task, found, read_baseline(run, setup.task), batches)
-
-
-def _target_scaling(train_set: LabelledDataset) -> dict[str, tuple[float, ...]]:
-    """Mean and spread of a regression's numbers in training; nothing for other tasks."""
-    if train_set.task.kind != "regression":
-        return {}
-    assert isinstance(train_set, SequenceDataset)
-    numbers = train_set.sequences.targets.astype(np.float64)
-    scales = numbers.std(0)
-    return {
-        "target_means": tuple(numbers.mean(0).tolist()),
-        "target_scales": tuple(np.where(scales > 0, scales, 1.0).tolist()),
-    }
-
-
-def _class_weights(kind: ClassWeights, train_set: LabelledDataset) -> Tensor | None:
-    if not isinstance(train_set, SequenceDataset):
-        return None  # species are drawn alike, so they are balanced
-    targets = train_set.sequences.targets
-    if targets.dtype == np.int8:
-        targets = targets.astype(np.int64)
-    return class_weights_of(targets, train_set.task, kind)
-
-
-def _probe_examples(task: Task, n_tokens: int, device: torch.device) -> Examples:
-    """A sequence to weigh a forward pass with."""
-    codes = torch.full((1, n_tokens), FIRST_BASE_ID, dtype=torch.uint8, device=device)
-    if task.has_classes:
-        shape = (1, n_tokens) if task.kind == "per_base" else (1,)
-        targets = torch.zeros(shape, dtype=torch.int64, device=device)
-    else:
-        targets = torch.zeros((1, len(task.labels)), device=device)
-    return Examples(codes, torch.full((1,), n_tokens, device=device), targets)
 
 
 def conclusion(path: Path, outcome: Outcome) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from dnamamba.configs import from_dict
 from dnamamba.data.label_configs import RecordsConfig, RegionsConfig, TableConfig
 from dnamamba.data.species import SpeciesConfig, SpeciesFiles
 from dnamamba.data_prep.demo import cached_demo_genomes, is_demo_genome
@@ -12,6 +13,7 @@ from dnamamba.label_loss import ClassWeights
 from dnamamba.models import HyenaConfig, ModelConfig
 from dnamamba.models.classifier import Pool
 from dnamamba.recipe import Recipe
+from dnamamba.run_folder import RunFolder
 
 Tune = Literal["full", "head", "probe"]
 LabelSource = SpeciesConfig | TableConfig | RecordsConfig | RegionsConfig
@@ -144,3 +146,17 @@ def _source_names(data: TableConfig | RecordsConfig | RegionsConfig) -> list[str
     if isinstance(data, RecordsConfig):
         return [name for entry in data.records for name in entry.files]
     return [data.regions, *data.genome]
+
+
+def read_classify_config(run: RunFolder) -> ClassifyConfig:
+    """A run's settings. Raises InputError for a run of something else, or of another format."""
+    saved = run.read_json("config")
+    version, purpose = saved.pop("format_version", None), saved.pop("purpose", "pretrain")
+    if version != 1:
+        raise InputError(f"{run.path} has config format_version {version}, this dnamamba reads 1")
+    if purpose != "classify":
+        raise InputError(
+            f"{run.path} is a run of `dnamamba {purpose}`, not of `dnamamba classify train`; give "
+            f"it as MODEL to classify with it, or continue it with `dnamamba {purpose} --resume`"
+        )
+    return from_dict(ClassifyConfig, saved)

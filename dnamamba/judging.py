@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from dnamamba.classification import open_datasets, read_classify_config
-from dnamamba.classify_config import LabelSource, describe_source
+from dnamamba.classification import open_datasets
+from dnamamba.classify_config import LabelSource, describe_source, read_classify_config
 from dnamamba.data.examples import Examples, LabelledDataset
 from dnamamba.data.labelled import build_evaluation_dataset
 from dnamamba.data.species import SpeciesConfig, SpeciesDataset, open_species
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
-from dnamamba.label_evaluation import score_samples
+from dnamamba.label_evaluation import in_batches, score_samples
 from dnamamba.label_loss import LabelLoss
 from dnamamba.label_metrics import Scores
 from dnamamba.label_report import write_label_report
@@ -56,7 +56,8 @@ def judge_classifier(
     """
     options = options or RunOptions()
     run = RunFolder(source) if (source / "config.json").exists() and _is_run(source) else None
-    with open_compute(options.device) as compute:
+    precision = "auto" if run is None else read_classify_config(run).train.precision
+    with open_compute(options.device, precision) as compute:
         classifier = DnaClassifier.from_pretrained(source if run is None else run.model)
         loss = LabelLoss(classifier.to(compute.device))
         task = classifier.task
@@ -149,6 +150,4 @@ def _score(
 
 def _batches(parts: Sequence[LabelledDataset]) -> Iterator[Examples]:
     for dataset in parts:
-        size = max(1, (1 << 22) // dataset.seq_len)
-        for first in range(0, dataset.n_examples, size):
-            yield dataset[range(first, min(first + size, dataset.n_examples))]
+        yield from in_batches(dataset, range(dataset.n_examples))

@@ -1,6 +1,6 @@
 """How well a classifier does on labelled sequences that it is not trained on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dnamamba.stopping import StopRequest
 from dnamamba.task import IGNORED_LABEL, Task
 from dnamamba.tokenizer import TOKEN_MASK
 
+_BATCH_ROWS, _BATCH_BASES = 4096, 1 << 22
 _CHOICE = 31
 """Keeps this draw apart from others."""
 
@@ -34,6 +35,13 @@ def evaluation_examples(dataset: LabelledDataset, most: int | None) -> list[int]
     if most is None or most >= n:
         return list(range(n))
     return sorted(permute(np.arange(most), n, _CHOICE).tolist())
+
+
+def in_batches(dataset: LabelledDataset, samples: Sequence[int]) -> Iterator[Examples]:
+    """Examples by sample number, a few megabytes and a few thousand at a time."""
+    size = max(1, min(_BATCH_ROWS, _BATCH_BASES // dataset.seq_len))
+    for first in range(0, len(samples), size):
+        yield dataset[samples[first : first + size]]
 
 
 class LabelJudge:
@@ -82,11 +90,18 @@ class LabelJudge:
         return {"loss": loss, self._name: value, "examples": len(self._samples)}
 
     def score(self, row: Mapping[str, Any]) -> float | None:
-        return float(row[self._name]) if self.keeps_best else None
+        if not self.keeps_best:
+            return None
+        # What a validation of one class, say, does not define is judged by its loss.
+        value = row[self._name]
+        return -float(row["loss"]) if value is None else float(value)
 
     def summary(self, row: Mapping[str, Any]) -> str:
         text = f"loss {row['loss']:.4f}"
-        return f"{text}, {self._name} {row[self._name]:.4f}" if self._name in row else text
+        if self._name not in row:
+            return text
+        value = row[self._name]
+        return f"{text}, {self._name} {'none' if value is None else f'{value:.4f}'}"
 
     def write_report(self, folder: Path) -> Path:
         return write_label_report(folder)

@@ -234,7 +234,7 @@ def _by_length(lengths: NDArray[np.int64], right: NDArray[np.bool_]) -> list[Res
 def _judge_labels(scores: Scores, task: Task) -> Result:
     from sklearn import metrics
 
-    has, told = scores.targets > 0.5, scores.scores > 0.5
+    has, told = scores.targets > 0.5, scores.scores >= 0.5
     rows: list[Result] = []
     for i, label in enumerate(task.labels):
         auroc, auprc = _ranking(has[:, i], scores.scores[:, i])

@@ -18,8 +18,11 @@ from dnamamba.task import Task
 
 FORMAT_VERSION = 1
 COEFFICIENTS = "baseline.npz"
-MOST_EXAMPLES = 20_000
-"""Training examples that the baseline learns from: of species there is no end of them."""
+MOST_EXAMPLES = 50_000
+"""Training examples that the baseline learns from at most."""
+
+MOST_WINDOWS = 20_000
+"""The same of species, of which there is no end."""
 
 MOST_BASES = 300_000_000
 """Bases of them; counting words takes a second for each 50 million."""
@@ -35,14 +38,16 @@ def write_baseline(
     seq_len: int,
     splits: Sequence[Split],
     *,
-    both_strands: bool,
+    is_species: bool,
 ) -> None:
     """Fit the k-mer baseline on training examples, judge it on other splits, and keep it.
 
-    both_strands: count a word and its reverse complement as one, where strands mean nothing.
+    is_species: windows drawn from genomes; a word and its reverse complement then count as one.
     """
-    most = min(MOST_EXAMPLES, max(1, MOST_BASES // seq_len))
-    baseline = KmerBaseline(task, both_strands=both_strands)
+    most = MOST_WINDOWS if is_species else MOST_EXAMPLES
+    most = min(most, max(1, MOST_BASES // seq_len))
+    # A genome is written down from either strand; labels of tables may belong to one.
+    baseline = KmerBaseline(task, both_strands=is_species)
     baseline.fit(batches(Split.TRAIN, most), batches(Split.VALID, most))
     judged = {split.value: judge(baseline.scored(batches(split, None)), task) for split in splits}
     baseline.save(run.path / COEFFICIENTS)

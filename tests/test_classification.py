@@ -1,24 +1,27 @@
 """Training a classifier: what it learns, leaves, keeps and refuses, and that resuming is exact."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from dnamamba.classification import (
     conclusion,
-    read_classify_config,
-    read_language_model,
     resume_classifier,
     train_classifier,
 )
-from dnamamba.classify_config import ClassifyConfig, FineTuneConfig
+from dnamamba.classify_config import ClassifyConfig, FineTuneConfig, read_classify_config
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.label_configs import TableConfig
 from dnamamba.data.species import SpeciesConfig, SpeciesFiles
 from dnamamba.errors import InputError
+from dnamamba.label_evaluation import evaluation_examples
+from dnamamba.label_setup import read_language_model
 from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.run_folder import RunFolder
@@ -243,3 +246,51 @@ def test_a_run_of_something_else_is_not_resumed(finished, tmp_path):
     run.write_json("config", config)
     with pytest.raises(InputError, match="is a run of `dnamamba pretrain`"):
         resume_classifier(run.path, OPTIONS)
+
+
+def test_a_validation_that_defines_no_headline_is_judged_by_its_loss(folder, tmp_path):
+    """Numbers that are all alike have no R²."""
+    table = write_table(tmp_path / "train.csv", 60, label=LABELS["regression"])
+    valid = write_table(tmp_path / "valid.csv", 10, label=lambda *_: 5.0)
+    data = TableConfig(train=str(table), valid=str(valid), task_kind="regression")
+    outcome = train_classifier(tiny_classify(folder, data), tmp_path / "run", OPTIONS)
+    assert outcome.step == 8
+    rows = RunFolder.open(tmp_path / "run").metrics.rows()
+    assert [row["r2"] for row in rows if row["split"] == "valid"] == [None] * 3
+
+
+def test_resuming_needs_no_pretrained_model_once_there_is_a_checkpoint(
+    folder, finished, tmp_path, monkeypatch
+):
+    pretrained = tmp_path / "pretrained"
+    shutil.copytree(folder / "pretrained", pretrained)
+    config = replace(tiny_classify(folder), model=str(pretrained))
+    with monkeypatch.context() as patched:
+        stop_at(patched, 4)
+        train_classifier(config, tmp_path / "run", OPTIONS)
+    shutil.rmtree(pretrained)
+    resume_classifier(tmp_path / "run", OPTIONS)
+    assert_same_run(finished, RunFolder.open(tmp_path / "run"))
+
+
+def test_without_a_checkpoint_the_pretrained_model_must_be_the_same(folder, tmp_path, monkeypatch):
+    pretrained = tmp_path / "pretrained"
+    shutil.copytree(folder / "pretrained", pretrained)
+    config = replace(tiny_classify(folder), model=str(pretrained))
+    with monkeypatch.context() as patched:
+        stop_at(patched, 1, RuntimeError("power cut"))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_classifier(config, tmp_path / "run", OPTIONS)
+    torch.manual_seed(1)
+    DnaModel(ModelConfig(d_model=16, n_layers=2)).save_pretrained(pretrained)
+    with pytest.raises(InputError, match="its weights have changed"):
+        resume_classifier(tmp_path / "run", OPTIONS)
+
+
+def test_some_of_a_split_are_of_every_class(folder):
+    """Species come in turn, so examples at equal distances could all be one."""
+    dataset = SimpleNamespace(n_examples=1000)
+    chosen = evaluation_examples(dataset, 200)
+    assert len(set(chosen)) == 200
+    assert np.bincount(np.array(chosen) % 5).min() > 20
+    assert evaluation_examples(dataset, None) == list(range(1000))

@@ -140,6 +140,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(folder, tmp_path):
         (["mamba-demo", "--task", "regression"], 2, "species are classes"),
         (["--resume", "run", "--epochs", "5"], 2, "leave out --epochs"),
         (["--resume", "nowhere"], 1, "no run in nowhere"),
+        (["pretrained", *TABLE, "--tune", "probe", "--epochs", "3"], 2, "fitted without steps"),
         (["pretrained", *TABLE, "--keep", "last", "--patience", "2"], 1, "waits for a better"),
         (["pretrained", *TABLE, "--label-columns", "class"], 1, "class"),
         (["pretrained", *TABLE, "--pool", "first"], 1, "sees the first base alone"),
@@ -176,6 +177,13 @@ def test_eval_judges_again(folder, undisturbed, tmp_path):
     assert code == 0, err
     assert printed.splitlines()[:2] == undisturbed[1].splitlines()[:2]
     assert (out / "report.html").exists()
+
+
+def test_eval_refuses_options_of_other_sequences_without_any(undisturbed, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["classify", "eval", str(undisturbed[0].path), "--seq-len", "20"])
+    assert ended.value.code == 2
+    assert "--seq-len is for other sequences than the run's own" in capsys.readouterr().err
 
 
 def test_options_become_exactly_these_settings(folder, tmp_path):

@@ -82,3 +82,30 @@ def test_species_are_judged_at_several_lengths(folder, tmp_path):
     with pytest.raises(InputError, match="lengths are of species"):
         judge_classifier(folder / "run", tmp_path / "out", lengths=(32,), options=OPTIONS)
     assert np.isfinite(found["accuracy"])
+
+
+def test_columns_of_other_names_are_told(folder, tmp_path):
+    table = write_table(tmp_path / "n.csv", 60, label=lambda _, letters: letters.count("A"))
+    data = TableConfig(train=str(table), task_kind="regression")
+    train_classifier(tiny_classify(folder, data), tmp_path / "run", OPTIONS)
+    other = write_table(tmp_path / "o.csv", 20, label=lambda *_: 1.5, header=("sequence", "score"))
+    data = TableConfig(train=str(other), task_kind="regression", label_columns=("score",))
+    with pytest.raises(InputError, match=r"with the columns score, the model's are label"):
+        judge_classifier(tmp_path / "run", tmp_path / "out", data, options=OPTIONS)
+
+
+def test_both_strands_give_a_sequence_and_its_reverse_complement_the_same(folder, tmp_path):
+    complement = str.maketrans("ACGT", "TGCA")
+    rows = (folder / "test.csv").read_text().splitlines()
+    turned = [rows[0]]
+    for row in rows[1:]:
+        letters, label = row.split(",")
+        turned.append(f"{letters.translate(complement)[::-1]},{label}")
+    (tmp_path / "turned.csv").write_text("\n".join(turned) + "\n")
+    found = []
+    for name in (folder / "test.csv", tmp_path / "turned.csv"):
+        table = TableConfig(train=str(name))
+        judge_classifier(folder / "run", tmp_path / "out", table, rc="average", options=OPTIONS)
+        found.append(evaluation(tmp_path / "out")["test"]["model"])
+    assert found[0]["confusion"] == found[1]["confusion"]
+    assert found[0]["auroc"] == pytest.approx(found[1]["auroc"])

@@ -59,6 +59,7 @@ LAYERS = {
             "classification",
             "classify_config",
             "label_evaluation",
+            "label_setup",
             "judging",
             "prediction",
             "embedding",

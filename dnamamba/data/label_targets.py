@@ -57,6 +57,16 @@ def read_targets(
     Raises InputError naming the row: missing, not numbers, other labels than the task's, not one
     letter a base.
     """
+    one_column_a_label = task.kind == "regression" or (
+        task.kind == "multilabel" and len(columns) > 1
+    )
+    missing = [name for name in task.labels if name not in columns]
+    if one_column_a_label and missing:
+        raise InputError(
+            f"{source} is read with the columns {', '.join(columns)}, the model's are "
+            f"{', '.join(task.labels)}: {missing[0]} is missing; name them (--label-columns "
+            f"{','.join(task.labels)})"
+        )
     if task.kind == "regression":
         return np.stack([_numbers(columns[name], name, where) for name in task.labels], axis=1)
     if task.kind == "multilabel" and len(columns) > 1:
