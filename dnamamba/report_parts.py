@@ -74,7 +74,8 @@ def header(model: str, data: str, progress: str) -> str:
 def model_name(config: Row, manifest: Row, otherwise: str) -> str:
     """The mixer, layers, width and parameters, as far as they are recorded."""
     model = config.get("model")
-    parts = [model] if isinstance(model, str) else []
+    # A path names the machine it was on; its last part names the run or the model.
+    parts = [Path(model).name] if isinstance(model, str) else []
     if isinstance(model, Mapping):
         mixer = model.get("mixer")
         kind = mixer.get("kind") if isinstance(mixer, Mapping) else mixer
