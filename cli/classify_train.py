@@ -13,9 +13,11 @@ from dnamamba.cli.options import (
     FILE,
     apply_options,
     conclude,
+    optimiser_options,
     print_plan,
     read_run_options,
     refuse_settings,
+    repeat_options,
     run_options,
 )
 
@@ -25,9 +27,14 @@ if TYPE_CHECKING:
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that become FineTuneConfig; defaults that depend on something else are None here."""
+    return apply_options([*_learning_options(), *_judging_options()], command)
+
+
+def _learning_options() -> list[Callable[..., Any]]:
+    """What learns, from how much, how fast."""
     number = functools.partial(click.option, type=float, show_default=True)
     whole = functools.partial(click.option, type=click.IntRange(min=1))
-    options = [
+    return [
         click.option(
             "--tune",
             type=click.Choice(["full", "head", "probe"]),
@@ -48,10 +55,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         whole("--steps", "max_steps", help="Optimiser steps in all, in place of --epochs."),
         whole("--batch-size", help="Sequences in a step. [default: 64; of species on a CPU 16]"),
         number("--learning-rate", help="Peak. [default: 1e-4, Hyena 4e-5; ten times for a head]"),
-        number("--min-learning-rate", default=1e-6, help="Where the cosine ends."),
-        number("--warmup-fraction", default=0.5, help="Share of steps in warm-up."),
-        number("--weight-decay", default=0.1, help="AdamW's."),
-        number("--grad-clip", default=1.0, help="Largest gradient norm; 0: none."),
+        *optimiser_options(min_learning_rate=1e-6, warmup_fraction=0.5),
         number("--dropout", default=0.0, help="Share of channels hidden from the head."),
         click.option(
             "--rc",
@@ -65,6 +69,13 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="balanced: each class counts the same.",
         ),
+    ]
+
+
+def _judging_options() -> list[Callable[..., Any]]:
+    """How often it is judged and saved, which model is kept, what is repeated."""
+    whole = functools.partial(click.option, type=click.IntRange(min=1))
+    return [
         whole("--eval-every", help="Steps between validations. [default: an epoch]"),
         whole("--eval-examples", help="Sequences of a validation. [default: all]"),
         whole("--patience", help="Stop after so many validations without a better one."),
@@ -77,21 +88,13 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         whole("--save-every", default=500, show_default=True, help="Steps between checkpoints."),
         whole("--log-every", default=10, show_default=True, help="Steps between metrics rows."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Weights of the head."),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "bf16", "fp32"]),
-            default="auto",
-            show_default=True,
-            help="auto is bf16 on GPUs; parameters stay fp32.",
-        ),
+        *repeat_options(seeded="Weights of the head."),
         click.option(
             "--no-length-warmup",
             is_flag=True,
             help="Species: windows of full length from the start, instead of 16k, 32k, ... first.",
         ),
     ]
-    return apply_options(options, command)
 
 
 @click.command()
@@ -210,12 +213,12 @@ _RECIPE = (
 
 
 def _default_out(config: "ClassifyConfig", values: dict[str, Any]) -> Path:
-    from dnamamba.data_prep.genome import label_of
-
     named = values["table"] or values["regions"]
     data = "species"
     if named is not None:
-        data = label_of(named).removesuffix(".csv").removesuffix(".tsv")
+        data = named.name
+        for ending in (".gz", ".csv", ".tsv", ".parquet", ".bed"):
+            data = data.removesuffix(ending)
     elif values["records"]:
         data = "records"
     elif not values["species"]:

@@ -54,8 +54,11 @@ def evaluation_options(command: Command) -> Command:
 
 
 def _what_to_read() -> list[Callable[[Command], Command]]:
+    return [species_options, *_labelled_files(), *_windows()]
+
+
+def _labelled_files() -> list[Callable[[Command], Command]]:
     return [
-        species_options,
         click.option(
             "--table", type=FILE, help="CSV, TSV or parquet with a sequence and a label in a row."
         ),
@@ -86,6 +89,12 @@ def _what_to_read() -> list[Callable[[Command], Command]]:
             show_default=True,
             help="What labels are: one class a sequence, several, numbers, or one a base.",
         ),
+    ]
+
+
+def _windows() -> list[Callable[[Command], Command]]:
+    """How long they are, which of species and regions are held out, how species are drawn."""
+    return [
         click.option(
             "--seq-len",
             type=SIZE,

@@ -1,5 +1,6 @@
 """Option types and options that several commands share."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,33 @@ def apply_options(options: Sequence[Callable[[Command], Command]], command: Comm
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def optimiser_options(
+    *, min_learning_rate: float, warmup_fraction: float
+) -> list[Callable[[Command], Command]]:
+    """The schedule's end and start, AdamW's decay, clipping; with a command's own defaults."""
+    number = functools.partial(click.option, type=float, show_default=True)
+    return [
+        number("--min-learning-rate", default=min_learning_rate, help="Where the cosine ends."),
+        number("--warmup-fraction", default=warmup_fraction, help="Share of steps in warm-up."),
+        number("--weight-decay", default=0.1, help="AdamW's."),
+        number("--grad-clip", default=1.0, help="Largest gradient norm; 0: none."),
+    ]
+
+
+def repeat_options(*, seeded: str) -> list[Callable[[Command], Command]]:
+    """What makes two runs alike. seeded: what --seed decides."""
+    return [
+        click.option("--seed", type=int, default=0, show_default=True, help=seeded),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "bf16", "fp32"]),
+            default="auto",
+            show_default=True,
+            help="auto is bf16 on GPUs; parameters stay fp32.",
+        ),
+    ]
 
 
 def run_options(command: Command) -> Command:

@@ -1,6 +1,5 @@
 """`dnamamba pretrain`."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,11 @@ from dnamamba.cli.options import (
     apply_options,
     conclude,
     data_config,
+    optimiser_options,
     print_plan,
     read_run_options,
     refuse_settings,
+    repeat_options,
     run_options,
     window_options,
 )
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that become TrainConfig; defaults that depend on the device are None here."""
-    number = functools.partial(click.option, type=float, show_default=True)
-    options = [
+    options: list[Callable[..., Any]] = [
         click.option(
             "--steps",
             "max_steps",
@@ -40,13 +40,12 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=float,
             help="Peak of the schedule. [default: 2e-3 for Hyena and attention, else 8e-3]",
         ),
-        number("--min-learning-rate", default=1e-5, help="Where the cosine ends."),
-        number("--warmup-fraction", default=0.1, help="Share of steps in warm-up."),
-        number("--weight-decay", default=0.1, help="AdamW's."),
-        number("--grad-clip", default=1.0, help="Largest gradient norm; 0: none."),
-        number(
+        *optimiser_options(min_learning_rate=1e-5, warmup_fraction=0.1),
+        click.option(
             "--softmask-weight",
+            type=float,
             default=1.0,
+            show_default=True,
             help="Weight of lower-case (repeat) bases in the training loss.",
         ),
         click.option("--no-rc-augment", is_flag=True, help="Train on the forward strand only."),
@@ -62,14 +61,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--log-every", type=int, default=10, show_default=True, help="Between metrics rows."
         ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Initial weights."),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "bf16", "fp32"]),
-            default="auto",
-            show_default=True,
-            help="auto is bf16 on GPUs; parameters stay fp32.",
-        ),
+        *repeat_options(seeded="Initial weights."),
     ]
     return apply_options(options, command)
 

@@ -34,16 +34,17 @@ from dnamamba.label_evaluation import (
     evaluation_examples,
     in_batches,
     pooled_features,
-    score_samples,
+    score_all,
 )
 from dnamamba.label_loss import LabelLoss
-from dnamamba.label_metrics import Scores, headline
+from dnamamba.label_metrics import headline
 from dnamamba.label_report import write_label_report
 from dnamamba.label_results import (
+    JudgedBaseline,
     describe_evaluation,
+    fit_baseline,
     has_baseline,
     read_baseline,
-    write_baseline,
     write_evaluation,
 )
 from dnamamba.label_setup import (
@@ -278,18 +279,19 @@ class _Setup:
 
 
 def _start(setup: _Setup, out: Path, force: bool) -> None:
+    baseline = _fit_baseline(setup)  # before an earlier run is cleared out of the way
     run = RunFolder.create(out, force=force)
     run.write_json("config", {"format_version": 1, "purpose": "classify"} | to_dict(setup.config))
     run.write_json("manifest", setup.manifest())
-    _write_baseline(run, setup)
-    setup.announce(run.read_json("baseline"))
+    baseline.write(run)
+    setup.announce(baseline.record)
 
 
-def _write_baseline(run: RunFolder, setup: _Setup) -> None:
+def _fit_baseline(setup: _Setup) -> JudgedBaseline:
     splits = [split for split in setup.datasets if split is not Split.TRAIN]
     seq_len = setup.datasets[Split.TRAIN].seq_len
     is_species = isinstance(setup.config.data, SpeciesConfig)
-    write_baseline(run, setup.task, setup.batches, seq_len, splits, is_species=is_species)
+    return fit_baseline(setup.task, setup.batches, seq_len, splits, is_species=is_species)
 
 
 def _check_unchanged(setup: _Setup, run: RunFolder) -> None:
@@ -310,7 +312,7 @@ def _check_unchanged(setup: _Setup, run: RunFolder) -> None:
     else:
         run.write_json("manifest", setup.manifest())
     if not has_baseline(run):
-        _write_baseline(run, setup)
+        _fit_baseline(setup).write(run)
     setup.announce(run.read_json("baseline"))
 
 
@@ -367,20 +369,18 @@ def _judge_splits(setup: _Setup, run: RunFolder) -> None:
     setup.compute.wait_for_ranks()
     kept = DnaClassifier.from_pretrained(run.model)
     setup.classifier.load_state_dict(kept.state_dict())
-    found: dict[str, Scores] = {}
-    for split, dataset in setup.datasets.items():
-        if split is not Split.TRAIN:
-            samples = range(dataset.n_examples)
-            scored = score_samples(
-                setup.loss,
-                dataset,
-                samples,
-                setup.compute,
-                setup.plan.micro_batch,
-                averages_strands=setup.config.train.rc == "average",
-            )
-            assert scored is not None, "nothing can stop it"
-            found[split.value] = scored[0]
+    averages = setup.config.train.rc == "average"
+    found = {
+        split.value: score_all(
+            setup.loss,
+            dataset,
+            setup.compute,
+            setup.plan.micro_batch,
+            averages_strands=averages,
+        )
+        for split, dataset in setup.datasets.items()
+        if split is not Split.TRAIN
+    }
     if setup.compute.ranks.is_main:
         batches = {name: setup.batches(Split(name)) for name in found}
         write_evaluation(run, setup.task, found, read_baseline(run, setup.task), batches)

@@ -15,7 +15,7 @@ from dnamamba.data.labelled import build_evaluation_dataset
 from dnamamba.data.species import SpeciesConfig, SpeciesDataset, open_species
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
-from dnamamba.label_evaluation import in_batches, score_samples
+from dnamamba.label_evaluation import in_batches, score_all
 from dnamamba.label_loss import LabelLoss
 from dnamamba.label_metrics import Scores
 from dnamamba.label_report import write_label_report
@@ -133,12 +133,7 @@ def _score(
     found = []
     for dataset in parts:
         size = micro_batch or max(1, _PASS_BASES[compute.device.type] // dataset.seq_len)
-        samples = range(dataset.n_examples)
-        scored = score_samples(
-            loss, dataset, samples, compute, size, averages_strands=averages_strands
-        )
-        assert scored is not None, "nothing can stop it"
-        found.append(scored[0])
+        found.append(score_all(loss, dataset, compute, size, averages_strands=averages_strands))
     names = [one.names for one in found]
     return Scores(
         np.concatenate([one.scores for one in found]),

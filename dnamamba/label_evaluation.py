@@ -140,6 +140,23 @@ def score_samples(
     return gathered.finish(dataset.describe(samples))
 
 
+def score_all(
+    loss: LabelLoss,
+    dataset: LabelledDataset,
+    compute: Compute,
+    micro_batch: int,
+    *,
+    averages_strands: bool,
+) -> Scores:
+    """`score_samples` of every example of a split, without anything to stop it."""
+    samples = range(dataset.n_examples)
+    found = score_samples(
+        loss, dataset, samples, compute, micro_batch, averages_strands=averages_strands
+    )
+    assert found is not None, "nothing can stop it"
+    return found[0]
+
+
 def _add(
     gathered: "_Gathered",
     loss: LabelLoss,

@@ -6,6 +6,7 @@ evaluation.json   model and baseline on the same examples
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dnamamba.data.examples import Examples
@@ -31,16 +32,23 @@ Batches = Callable[[Split, int | None], Iterator[Examples]]
 """Examples of a split in their order, so many at most."""
 
 
-def write_baseline(
-    run: RunFolder,
-    task: Task,
-    batches: Batches,
-    seq_len: int,
-    splits: Sequence[Split],
-    *,
-    is_species: bool,
-) -> None:
-    """Fit the k-mer baseline on training examples, judge it on other splits, and keep it.
+@dataclass(frozen=True)
+class JudgedBaseline:
+    """A fitted baseline and what baseline.json says of it."""
+
+    baseline: KmerBaseline
+    record: dict[str, Any]
+
+    def write(self, run: RunFolder) -> None:
+        """The JSON last, so that with it all is there."""
+        self.baseline.save(run.path / COEFFICIENTS)
+        run.write_json("baseline", self.record)
+
+
+def fit_baseline(
+    task: Task, batches: Batches, seq_len: int, splits: Sequence[Split], *, is_species: bool
+) -> JudgedBaseline:
+    """Fit the k-mer baseline on training examples and judge it on other splits.
 
     is_species: windows drawn from genomes; a word and its reverse complement then count as one.
     """
@@ -50,8 +58,9 @@ def write_baseline(
     baseline = KmerBaseline(task, both_strands=is_species)
     baseline.fit(batches(Split.TRAIN, most), batches(Split.VALID, most))
     judged = {split.value: judge(baseline.scored(batches(split, None)), task) for split in splits}
-    baseline.save(run.path / COEFFICIENTS)
-    run.write_json("baseline", {"format_version": FORMAT_VERSION, **baseline.summary, **judged})
+    return JudgedBaseline(
+        baseline, {"format_version": FORMAT_VERSION, **baseline.summary, **judged}
+    )
 
 
 def has_baseline(run: RunFolder) -> bool:
@@ -60,7 +69,7 @@ def has_baseline(run: RunFolder) -> bool:
 
 
 def read_baseline(run: RunFolder, task: Task) -> KmerBaseline:
-    """What `write_baseline` kept."""
+    """What `JudgedBaseline.write` kept."""
     return KmerBaseline.load(run.path / COEFFICIENTS, task)
 
 

@@ -3,7 +3,8 @@
 config.json     the resolved settings; `--resume` starts from them
 manifest.json   versions, device, kernel backend, genome checksums, how the run ended
 metrics.jsonl   one object a line
-baseline.json   Markov models on the same data
+baseline.json   what the model is held against: Markov models, or k-mers (then baseline.npz too)
+evaluation.json of a classifier: model and baseline on validation and test
 checkpoints/    training state, the newest ones
 model/          safetensors and config, for use
 report.html     the loss curve

@@ -50,8 +50,9 @@ def to_device(batch: B, device: torch.device) -> B:
 class LabelledDataset(Protocol):
     """Labelled sequences of one split by running sample number.
 
-    An item is asked for with a sequence of sample numbers of one epoch, and is a batch. It is a
-    pure function of them, in any process. Safe to pickle and to fork.
+    An item is asked for with a sequence of sample numbers and is a batch: a pure function of them,
+    in any process. They may cross the end of an epoch unless the length of windows changes there.
+    Safe to pickle and to fork.
     """
 
     @property

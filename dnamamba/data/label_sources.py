@@ -1,6 +1,5 @@
 """Labelled sequences as they are read: tables, a FASTA for each class, regions of a genome."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ from dnamamba.data.label_splits import Keys, named_splits, overlap_groups
 from dnamamba.data.label_targets import LabelColumns
 from dnamamba.data.splits import match_contigs
 from dnamamba.data_prep.bed import LabelledRegion, read_labelled_bed
-from dnamamba.data_prep.fasta import FastaReader, open_existing
+from dnamamba.data_prep.fasta import FastaReader
 from dnamamba.data_prep.genome import Genome, open_genome
 from dnamamba.data_prep.sequences import Ints, PackedSequences, Packer, text_keys
 from dnamamba.data_prep.tables import read_table
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split, Strand
+from dnamamba.run_folder import describe_file
 from dnamamba.runtime import logger
 from dnamamba.tokenizer import reverse_complement
 
@@ -77,19 +77,10 @@ def read_sources(config: AnyLabelledConfig) -> dict[Split, LabelledSource]:
 def source_files(config: AnyLabelledConfig) -> list[dict[str, Any]]:
     """Name, size and sha256 of every file that a config names, for manifests."""
     if isinstance(config, TableConfig):
-        return [_file(Path(file)) for file in _table_files(config).values()]
+        return [describe_file(Path(file)) for file in _table_files(config).values()]
     if isinstance(config, RecordsConfig):
-        return [_file(Path(file)) for entry in config.records for file in entry.files]
-    return [_file(Path(config.regions)), *open_genome(config.genome).sources()]
-
-
-def _file(path: Path) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
-    with open_existing(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return {"file": path.name, "size_bytes": size, "sha256": digest.hexdigest()}
+        return [describe_file(Path(file)) for entry in config.records for file in entry.files]
+    return [describe_file(Path(config.regions)), *open_genome(config.genome).sources()]
 
 
 # --- tables
