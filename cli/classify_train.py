@@ -111,8 +111,9 @@ def train(ctx: click.Context, **values: Any) -> None:
     """Fine-tune a pretrained model to tell labelled sequences apart.
 
     MODEL: a run of `dnamamba pretrain`, a model's folder or repository on the Hub, or a preset
-    (`dnamamba pretrain --model list`) for a model without pretraining. Without --species, --table,
-    --records or --regions the species are the simulated great apes.
+    (`dnamamba pretrain --model list`) for a model without pretraining. A run of `classify train`
+    is gone on from, with its head where the labels are the same, say at longer windows. Without
+    --species, --table, --records or --regions the species are the simulated great apes.
 
     \b
     Examples:

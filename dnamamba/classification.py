@@ -1,43 +1,20 @@
 """Training a classifier: a pretrained model, labelled sequences, a head and the loop together."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import torch
+import numpy as np
 
-from dnamamba import __version__
 from dnamamba.checkpoint import list_checkpoints
-from dnamamba.classify_config import (
-    ClassifyConfig,
-    LabelSource,
-    describe_source,
-    read_classify_config,
-)
+from dnamamba.classification_setup import ClassifierSetup
+from dnamamba.classify_config import ClassifyConfig, read_classify_config
 from dnamamba.configs import from_dict, to_dict
-from dnamamba.data.examples import Examples, LabelledDataset
-from dnamamba.data.label_sources import source_files
-from dnamamba.data.labelled import build_labelled_datasets
-from dnamamba.data.species import (
-    SpeciesConfig,
-    SpeciesDataset,
-    build_species_datasets,
-    open_species,
-)
+from dnamamba.data.species import SpeciesConfig
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.kernels.backend import describe_choices
-from dnamamba.label_evaluation import (
-    LabelJudge,
-    evaluation_examples,
-    in_batches,
-    pooled_features,
-    score_all,
-)
-from dnamamba.label_loss import LabelLoss
-from dnamamba.label_metrics import headline
+from dnamamba.label_evaluation import pooled_features, score_all
 from dnamamba.label_report import write_label_report
 from dnamamba.label_results import (
     JudgedBaseline,
@@ -47,32 +24,22 @@ from dnamamba.label_results import (
     read_baseline,
     write_evaluation,
 )
-from dnamamba.label_setup import (
-    class_weights,
-    probe_examples,
-    read_language_model,
-    target_scaling,
-    weights_of,
-)
-from dnamamba.models import DnaModel, HyenaConfig, no_weight_decay_names
-from dnamamba.models.classifier import DnaClassifier, HeadConfig
-from dnamamba.planning import Plan, Workload, make_plan, probe_length, shareable
+from dnamamba.label_setup import weights_of
+from dnamamba.models import no_weight_decay_names
+from dnamamba.models.classifier import DnaClassifier
+from dnamamba.planning import Plan, shareable
 from dnamamba.pretraining import RunOptions
-from dnamamba.probe import fit_probe
-from dnamamba.run_folder import RunFolder, describe_file
-from dnamamba.runtime import Compute, describe_machine, logger, open_compute
+from dnamamba.probe import fit_probe, spread
+from dnamamba.run_folder import RunFolder
+from dnamamba.runtime import open_compute
 from dnamamba.task import Task
-from dnamamba.training import Outcome, Stream, Trainer
+from dnamamba.training import Outcome, Trainer
+
+SCALING_EXAMPLES = 64
+"""How many training examples say what the head's inputs are like before the first step."""
 
 PROBE_EXAMPLES = 20_000
 """What a linear probe is fitted on at most: features of all of them are in memory at once."""
-
-
-def open_datasets(data: LabelSource) -> Mapping[Split, LabelledDataset]:
-    """A dataset for each split; see SpeciesDataset and SequenceDataset."""
-    if isinstance(data, SpeciesConfig):
-        return build_species_datasets(open_species(data), data)
-    return build_labelled_datasets(data)
 
 
 def train_classifier(
@@ -85,7 +52,7 @@ def train_classifier(
     """
     options = options or RunOptions()
     with open_compute(options.device, config.train.precision) as compute:
-        setup = _Setup(config, options, compute)
+        setup = ClassifierSetup(config, options, compute)
         compute.on_main_first(lambda: _start(setup, out, force))
         return _train(setup, RunFolder(out), options)
 
@@ -102,7 +69,7 @@ def resume_classifier(path: Path, options: RunOptions | None = None) -> Outcome:
         train = shareable(config.train, config.train.batch_size, compute)
         has_weights = bool(list_checkpoints(run.checkpoints))
         config = replace(config, train=train)
-        setup = _Setup(config, options, compute, has_weights=has_weights)
+        setup = ClassifierSetup(config, options, compute, has_weights=has_weights)
         compute.on_main_first(lambda: _check_unchanged(setup, run))
         return _train(setup, run, options)
 
@@ -111,174 +78,10 @@ def plan_classification(config: ClassifyConfig, options: RunOptions | None = Non
     """What `train_classifier` would do, without a step of it."""
     options = options or RunOptions()
     with open_compute(options.device, config.train.precision) as compute:
-        return _Setup(config, options, compute).plan
+        return ClassifierSetup(config, options, compute).plan
 
 
-class _Setup:
-    """Data, classifier and plan of a run, the config resolved to what will be done."""
-
-    def __init__(
-        self,
-        config: ClassifyConfig,
-        options: RunOptions,
-        compute: Compute,
-        *,
-        has_weights: bool = False,
-    ):
-        """has_weights: a checkpoint has those of the model, so the pretrained one is not read."""
-        self.compute = compute
-        self.datasets = self._open(config.data)
-        train_set = self.datasets[Split.TRAIN]
-        self.task: Task = train_set.task
-        config = replace(config, train=config.train.for_examples(train_set.n_examples))
-        torch.manual_seed(config.train.seed)
-        model = self._build_model(config, train_set.seq_len, has_weights)
-        head = HeadConfig(
-            task=self.task,
-            pool=config.train.pool,
-            dropout=config.train.dropout,
-            trained_seq_len=train_set.seq_len,
-            **target_scaling(train_set),
-        )
-        self.classifier = DnaClassifier.from_language_model(model, head).to(compute.device)
-        weights = class_weights(config.train.class_weights, train_set)
-        self.loss = LabelLoss(self.classifier, weights)
-        self.plan = self._make_plan(config, options)
-        self.loss.recompute = self.plan.recompute
-        if config.train.tune != "full":
-            self.classifier.freeze_backbone()
-        resolved = replace(
-            config.train,
-            micro_batch=self.plan.micro_batch,
-            recompute=self.plan.recompute,
-            precision="fp32" if compute.autocast_dtype is None else "bf16",
-            rc=config.train.rc or ("average" if isinstance(config.data, SpeciesConfig) else "none"),
-        )
-        self.config = replace(config, train=resolved, architecture=model.config)
-        self.stream = self._stream()
-
-    def _open(self, data: LabelSource) -> Mapping[Split, LabelledDataset]:
-        # Rank 0 first: it indexes and scans, which the others then find.
-        found = self.compute.on_main_first(lambda: open_datasets(data))
-        return open_datasets(data) if found is None else found
-
-    def _build_model(self, config: ClassifyConfig, seq_len: int, has_weights: bool) -> DnaModel:
-        if has_weights and config.architecture is not None:
-            model = DnaModel(config.architecture)
-        else:
-            model = read_language_model(config.model, seq_len)
-        mixer = model.config.mixer
-        if isinstance(mixer, HyenaConfig) and seq_len > mixer.l_max:
-            raise InputError(
-                f"sequences of {seq_len:,} bases are longer than this model's filters (l_max "
-                f"{mixer.l_max:,}): use a shorter --seq-len or a model made for longer ones"
-            )
-        return model
-
-    def _make_plan(self, config: ClassifyConfig, options: RunOptions) -> Plan:
-        train, model = config.train, self.classifier.config
-        given = options.recompute or train.recompute
-        if train.tune != "full" and given is None:
-            # Nothing is kept of a frozen backbone, but the block at work takes its room.
-            given = "blocks"
-        return make_plan(
-            self.loss,
-            self.compute,
-            model,
-            Workload(
-                seq_len=self.datasets[Split.TRAIN].seq_len,
-                windows={split: data.n_examples for split, data in self.datasets.items()},
-                batch_size=train.batch_size,
-                max_steps=train.max_steps,
-            ),
-            probe=probe_examples(self.task, probe_length(model), self.compute.device),
-            micro_batch=options.micro_batch or train.micro_batch,
-            recompute=given,
-        )
-
-    def _stream(self) -> Stream:
-        """The training examples; windows of species may grow from epoch to epoch."""
-        train_set, batch_size = self.datasets[Split.TRAIN], self.config.train.batch_size
-        if isinstance(train_set, SpeciesDataset) and train_set.n_examples % batch_size:
-            raise InputError(
-                f"an epoch of {train_set.n_examples:,} windows is not a whole number of batches of "
-                f"{batch_size}: choose --batch-size so that it is"
-            )
-
-        def tokens_after(step: int) -> int:
-            if not isinstance(train_set, SpeciesDataset):
-                return step * batch_size * train_set.seq_len
-            samples, n = step * batch_size, train_set.n_examples
-            whole = sum(train_set.length(epoch) * n for epoch in range(samples // n))
-            return whole + train_set.length(samples // n) * (samples % n)
-
-        return Stream(dataset=train_set, batch_size=batch_size, tokens_after=tokens_after)
-
-    def judge(self) -> LabelJudge:
-        train = self.config.train
-        return LabelJudge(
-            self.loss,
-            self.datasets[Split.VALID],
-            self.compute,
-            most=train.eval_examples,
-            patience_steps=None if train.patience is None else train.patience * train.eval_every,
-            keeps_best=train.keep == "best",
-            averages_strands=train.rc == "average",
-        )
-
-    def files(self) -> list[dict[str, Any]]:
-        """Name, size and checksum of every file that decides the examples."""
-        data = self.config.data
-        if isinstance(data, SpeciesConfig):
-            train_set = self.datasets[Split.TRAIN]
-            assert isinstance(train_set, SpeciesDataset)
-            bed = [] if data.bed is None else [describe_file(Path(data.bed))]
-            return train_set.genome.sources() + bed
-        return source_files(data)
-
-    def manifest(self) -> dict[str, Any]:
-        return {
-            "dnamamba": __version__,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": describe_machine(),
-            "device": str(self.compute.device),
-            "ranks": self.compute.ranks.world_size,
-            "data": {
-                "description": describe_source(self.config.data),
-                "files": self.files(),
-                "labels": list(self.task.labels),
-                "examples": self.plan.windows,
-            },
-            "pretrained": weights_of(self.config.model),
-            "parameters": self.plan.parameters,
-        }
-
-    def batches(self, split: Split, most: int | None = None) -> Iterator[Examples]:
-        """Examples of a split in their order, all or `most` of them; of species in training those
-        of the first epochs that have the full length, as many as the run takes."""
-        dataset = self.datasets[split]
-        if split is not Split.TRAIN:
-            yield from in_batches(dataset, evaluation_examples(dataset, most))
-            return
-        first, n = 0, dataset.n_examples
-        if isinstance(dataset, SpeciesDataset):
-            first = len(dataset.config.warmup_lengths) * n
-            n = max(n, self.plan.max_steps * self.plan.batch_size)
-        yield from in_batches(dataset, range(first, first + (n if most is None else min(n, most))))
-
-    def announce(self, baseline: Mapping[str, Any]) -> None:
-        logger.info("data: %s", describe_source(self.config.data))
-        logger.info("labels: %s", ", ".join(self.task.labels))
-        for name, value in self.plan.rows():
-            logger.info("%s: %s", name, value)
-        name, score = headline(baseline["valid"], self.task)
-        logger.info("baseline: %s", baseline["description"])
-        logger.info(
-            "baseline on validation: %s %s", name, "none" if score is None else f"{score:.4f}"
-        )
-
-
-def _start(setup: _Setup, out: Path, force: bool) -> None:
+def _start(setup: ClassifierSetup, out: Path, force: bool) -> None:
     baseline = _fit_baseline(setup)  # before an earlier run is cleared out of the way
     run = RunFolder.create(out, force=force)
     run.write_json("config", {"format_version": 1, "purpose": "classify"} | to_dict(setup.config))
@@ -287,14 +90,14 @@ def _start(setup: _Setup, out: Path, force: bool) -> None:
     setup.announce(baseline.record)
 
 
-def _fit_baseline(setup: _Setup) -> JudgedBaseline:
+def _fit_baseline(setup: ClassifierSetup) -> JudgedBaseline:
     splits = [split for split in setup.datasets if split is not Split.TRAIN]
     seq_len = setup.datasets[Split.TRAIN].seq_len
     is_species = isinstance(setup.config.data, SpeciesConfig)
     return fit_baseline(setup.task, setup.batches, seq_len, splits, is_species=is_species)
 
 
-def _check_unchanged(setup: _Setup, run: RunFolder) -> None:
+def _check_unchanged(setup: ClassifierSetup, run: RunFolder) -> None:
     """Refuse to go on with other files; write again what a kill kept from being written."""
     if (run.path / "manifest.json").exists():
         pretrained = run.read_json("manifest").get("pretrained")
@@ -316,7 +119,7 @@ def _check_unchanged(setup: _Setup, run: RunFolder) -> None:
     setup.announce(run.read_json("baseline"))
 
 
-def _train(setup: _Setup, run: RunFolder, options: RunOptions) -> Outcome:
+def _train(setup: ClassifierSetup, run: RunFolder, options: RunOptions) -> Outcome:
     tune = _fit_probe if setup.config.train.tune == "probe" else _fine_tune
     outcome = tune(setup, run, options)
     if outcome.stopped_by is None:
@@ -332,7 +135,7 @@ def _train(setup: _Setup, run: RunFolder, options: RunOptions) -> Outcome:
     return outcome
 
 
-def _fine_tune(setup: _Setup, run: RunFolder, options: RunOptions) -> Outcome:
+def _fine_tune(setup: ClassifierSetup, run: RunFolder, options: RunOptions) -> Outcome:
     workers = options.n_workers
     if workers is None:
         workers = 0 if setup.compute.device.type == "cpu" else 4
@@ -346,11 +149,17 @@ def _fine_tune(setup: _Setup, run: RunFolder, options: RunOptions) -> Outcome:
         compute=setup.compute,
         n_workers=workers,
     )
+    if not list_checkpoints(run.checkpoints):
+        examples = setup.batches(Split.TRAIN, SCALING_EXAMPLES)
+        found, _ = pooled_features(
+            setup.classifier, examples, setup.compute, setup.plan.micro_batch
+        )
+        setup.classifier.scale_features(*spread(found.astype(np.float64)))
     trainer.restore()
     return trainer.fit()
 
 
-def _fit_probe(setup: _Setup, run: RunFolder, options: RunOptions) -> Outcome:
+def _fit_probe(setup: ClassifierSetup, run: RunFolder, options: RunOptions) -> Outcome:
     """The head alone, by scikit-learn; every rank does the same."""
     train, valid = (
         pooled_features(setup.classifier, batches, setup.compute, setup.plan.micro_batch)
@@ -364,7 +173,7 @@ def _fit_probe(setup: _Setup, run: RunFolder, options: RunOptions) -> Outcome:
     return Outcome(0)
 
 
-def _judge_splits(setup: _Setup, run: RunFolder) -> None:
+def _judge_splits(setup: ClassifierSetup, run: RunFolder) -> None:
     """Write evaluation.json: what the kept model says of validation and test."""
     setup.compute.wait_for_ranks()
     kept = DnaClassifier.from_pretrained(run.model)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from dnamamba.classification import open_datasets
+from dnamamba.classification_setup import open_datasets
 from dnamamba.classify_config import LabelSource, describe_source, read_classify_config
 from dnamamba.data.examples import Examples, LabelledDataset
 from dnamamba.data.labelled import build_evaluation_dataset

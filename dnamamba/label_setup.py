@@ -11,6 +11,9 @@ from dnamamba.data.examples import Examples, LabelledDataset
 from dnamamba.data.labelled import SequenceDataset
 from dnamamba.label_loss import ClassWeights, class_weights_of
 from dnamamba.models import DnaModel, preset, preset_names
+from dnamamba.models.classifier import DnaClassifier
+from dnamamba.models.model_folder import CONFIG_NAME, enter_run
+from dnamamba.models.weight_files import read_json
 from dnamamba.task import Task
 from dnamamba.tokenizer import FIRST_BASE_ID
 
@@ -58,11 +61,21 @@ def weights_of(model: str) -> str | None:
     return None
 
 
-def read_language_model(source: str, seq_len: int | None = None) -> DnaModel:
+def read_model(source: str, seq_len: int | None = None) -> DnaModel | DnaClassifier:
     """The model of a run folder, a model folder, a repository, or a preset with random weights.
 
     seq_len: what a preset's Hyena filters are made for. Raises InputError where there is none.
     """
-    if source in preset_names() and not Path(source).exists():
+    path = Path(source)
+    if source in preset_names() and not path.exists():
         return DnaModel(preset(source, seq_len))
+    settings = enter_run(path) / CONFIG_NAME
+    if settings.is_file() and "head" in read_json(settings):
+        return DnaClassifier.from_pretrained(source)
     return DnaModel.from_pretrained(source)
+
+
+def read_language_model(source: str, seq_len: int | None = None) -> DnaModel:
+    """The same, of a classifier the language model that it was made of."""
+    model = read_model(source, seq_len)
+    return model.model if isinstance(model, DnaClassifier) else model

@@ -70,7 +70,7 @@ def fit_probe(
             f"features are (N, {x.shape[1]}) in training, so also in validation; got "
             f"{valid_x.shape}"
         )
-    mean, scale = _spread(x)
+    mean, scale = spread(x)
     for part in (x, valid_x):
         part -= mean
         part /= scale
@@ -111,7 +111,7 @@ def _checked(
     return features.astype(np.float64), targets
 
 
-def _spread(features: Floats) -> tuple[Floats, Floats]:
+def spread(features: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each feature, 1 for one that does not vary."""
     mean, scale = features.mean(0), features.std(0)
     # Of a constant, rounding may leave a little more than nothing, which would be blown up.

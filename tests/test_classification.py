@@ -25,6 +25,7 @@ from dnamamba.label_setup import read_language_model
 from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.run_folder import RunFolder
+from dnamamba.tokenizer import encode, token_ids
 from genomes import own_cache_folder, random_sequence
 from label_runs import OPTIONS, tiny_classify, write_table
 from runs import stop_at
@@ -271,6 +272,34 @@ def test_resuming_needs_no_pretrained_model_once_there_is_a_checkpoint(
     shutil.rmtree(pretrained)
     resume_classifier(tmp_path / "run", OPTIONS)
     assert_same_run(finished, RunFolder.open(tmp_path / "run"))
+
+
+def test_a_classifier_is_gone_on_from(folder, finished, tmp_path, caplog):
+    config = replace(tiny_classify(folder, max_steps=1), model=str(finished.path))
+    with caplog.at_level("INFO", logger="dnamamba"):
+        train_classifier(config, tmp_path / "more", OPTIONS)
+    assert f"head: that of {finished.path}" in caplog.text
+    before, after = weights(finished), weights(RunFolder.open(tmp_path / "more"))
+    assert (after["head.weight"] - before["head.weight"]).abs().max() < 0.02  # one step of 1e-2
+    caplog.clear()
+    with caplog.at_level("INFO", logger="dnamamba"):
+        other = replace(config, train=replace(config.train, pool="max"))
+        train_classifier(other, tmp_path / "other", OPTIONS)
+    assert "head: that of" not in caplog.text
+
+
+def test_features_are_standardised_by_training_examples(finished, folder):
+    kept = weights(finished)
+    assert (kept["feature_scales"] != 1).all()
+    before = DnaClassifier.from_language_model(
+        folder / "pretrained", DnaClassifier.from_pretrained(finished.model).head_config
+    )
+    lines = (folder / "train.csv").read_text().splitlines()[1:]
+    ids = [torch.from_numpy(token_ids(encode(line.split(",")[0])))[None] for line in lines]
+    with torch.no_grad():
+        means = torch.cat([before.eval().features(one) for one in ids]).mean(0)
+    # Of 64 sequences of these 240.
+    torch.testing.assert_close(kept["feature_means"], means, rtol=0, atol=0.2)
 
 
 def test_without_a_checkpoint_the_pretrained_model_must_be_the_same(folder, tmp_path, monkeypatch):

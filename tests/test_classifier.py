@@ -270,6 +270,25 @@ def test_a_head_fitted_elsewhere():
         classifier.set_head(weight.T, bias)
 
 
+def test_a_head_that_reads_standardised_features(tmp_path):
+    classifier, ids = build().eval(), draw_ids()
+    features = classifier.features(ids)
+    means, scales = np.arange(8.0), np.full(8, 0.25)
+    classifier.scale_features(means, scales)
+    seen = (features - torch.arange(8.0)) / 0.25
+    expected = functional.linear(seen, classifier.head.weight, classifier.head.bias)
+    torch.testing.assert_close(classifier(ids), expected)
+    torch.testing.assert_close(classifier.features(ids), features)  # as they are
+
+    classifier.save_pretrained(tmp_path)
+    torch.testing.assert_close(DnaClassifier.from_pretrained(tmp_path)(ids), expected)
+    assert "feature_means" not in dict(classifier.named_parameters())
+
+    classifier.set_head(np.ones((3, 8)), np.zeros(3))  # fitted to raw features
+    raw = features.sum(1, keepdim=True).expand(-1, 3)
+    torch.testing.assert_close(classifier(ids), raw)
+
+
 # --- strands
 
 

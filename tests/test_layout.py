@@ -57,6 +57,7 @@ LAYERS = {
         *("doctor", "bench", "conversion"),
         *(
             "classification",
+            "classification_setup",
             "classify_config",
             "label_evaluation",
             "label_setup",

@@ -105,6 +105,8 @@ class DnaClassifier(SavedModel):
 
     _target_means: Tensor
     _target_scales: Tensor
+    feature_means: Tensor
+    feature_scales: Tensor
 
     def __init__(self, config: ModelConfig, head: HeadConfig) -> None:
         super().__init__()
@@ -117,6 +119,8 @@ class DnaClassifier(SavedModel):
         if not config.tie_embeddings:
             # DDP waits for the gradient of every parameter that wants one.
             self.model.lm_head.weight.requires_grad_(False)
+        self.register_buffer("feature_means", torch.zeros(config.d_model))
+        self.register_buffer("feature_scales", torch.ones(config.d_model))
         means = torch.tensor(head.target_means or (0.0,) * n_labels)
         scales = torch.tensor(head.target_scales or (1.0,) * n_labels)
         self.register_buffer("_target_means", means, persistent=False)
@@ -151,8 +155,8 @@ class DnaClassifier(SavedModel):
         Returns scores (B, C) or (B, L, C), float32. Raises ValueError for ids or lengths of another
         shape or dtype, InputError for more tokens than a Hyena's filters were made for.
         """
-        features = self.features(token_ids, lengths, recompute)
-        return self._score(functional.dropout(features, self.head_config.dropout, self.training))
+        hidden_share = self.head_config.dropout if self.training else 0.0
+        return self._score(self.features(token_ids, lengths, recompute), hidden_share)
 
     def features(
         self, token_ids: Tensor, lengths: Tensor | None = None, recompute: Recompute = "nothing"
@@ -190,16 +194,46 @@ class DnaClassifier(SavedModel):
         self.model.requires_grad_(False)
 
     @torch.no_grad()
+    def scale_features(self, means: NDArray[Any], scales: NDArray[Any]) -> None:
+        """Let the head read (features - means) / scales from now on: both (D,), scales above 0.
+
+        With the mean and spread of what the backbone makes of training sequences its weights learn
+        as fast as any. Without, what tells one sequence's mean over thousands of bases from
+        another's is so much smaller than what they share that a head hardly sees it.
+        """
+        self.feature_means.copy_(torch.tensor(means))
+        self.feature_scales.copy_(torch.tensor(scales))
+
+    @torch.no_grad()
     def set_head(self, weight: NDArray[Any], bias: NDArray[Any]) -> None:
         """Take a head that was fitted elsewhere, as by probe.py: weight (C, D), bias (C,)."""
+        self.feature_means.zero_()
+        self.feature_scales.fill_(1)
         for own, given in ((self.head.weight, weight), (self.head.bias, bias)):
             if own.shape != given.shape:
                 raise ValueError(f"the head is {tuple(own.shape)} here, got {given.shape}")
             own.copy_(torch.tensor(given))
 
-    def _score(self, features: Tensor) -> Tensor:
+    def adopt_head(self, other: "DnaClassifier") -> bool:
+        """Begin with the head of a classifier that tells the same by the same pool; returns whether
+        it does. A regression's would answer in another table's units, so it is not taken."""
+        own, theirs = self.head_config, other.head_config
+        if own.task != theirs.task or own.pool != theirs.pool or own.task.kind == "regression":
+            return False
+        self.head.load_state_dict(other.head.state_dict())
+        return True
+
+    def _score(self, features: Tensor, hidden_share: float = 0.0) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            weight, bias = (own.to(features.dtype) for own in (self.head.weight, self.head.bias))
+            weight, bias, means, scales = (
+                own.to(features.dtype)
+                for own in (
+                    *(self.head.weight, self.head.bias),
+                    *(self.feature_means, self.feature_scales),
+                )
+            )
+            features = (features - means) / scales
+            features = functional.dropout(features, hidden_share)
             return functional.linear(features, weight, bias)
 
     def _settings(self) -> dict[str, Any]:

@@ -1,0 +1,219 @@
+"""What a classifier's training is made of: data, classifier, plan, stream and judge."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnamamba import __version__
+from dnamamba.classify_config import ClassifyConfig, LabelSource, describe_source
+from dnamamba.data.examples import Examples, LabelledDataset
+from dnamamba.data.label_sources import source_files
+from dnamamba.data.labelled import build_labelled_datasets
+from dnamamba.data.species import (
+    SpeciesConfig,
+    SpeciesDataset,
+    build_species_datasets,
+    open_species,
+)
+from dnamamba.errors import InputError
+from dnamamba.intervals import Split
+from dnamamba.label_evaluation import LabelJudge, evaluation_examples, in_batches
+from dnamamba.label_loss import LabelLoss
+from dnamamba.label_metrics import headline
+from dnamamba.label_setup import (
+    class_weights,
+    probe_examples,
+    read_model,
+    target_scaling,
+    weights_of,
+)
+from dnamamba.models import DnaModel, HyenaConfig
+from dnamamba.models.classifier import DnaClassifier, HeadConfig
+from dnamamba.planning import Plan, Workload, make_plan, probe_length
+from dnamamba.pretraining import RunOptions
+from dnamamba.run_folder import describe_file
+from dnamamba.runtime import Compute, describe_machine, logger
+from dnamamba.task import Task
+from dnamamba.training import Stream
+
+
+def open_datasets(data: LabelSource) -> Mapping[Split, LabelledDataset]:
+    """A dataset for each split; see SpeciesDataset and SequenceDataset."""
+    if isinstance(data, SpeciesConfig):
+        return build_species_datasets(open_species(data), data)
+    return build_labelled_datasets(data)
+
+
+class ClassifierSetup:
+    """Data, classifier and plan of a run, the config resolved to what will be done."""
+
+    def __init__(
+        self,
+        config: ClassifyConfig,
+        options: RunOptions,
+        compute: Compute,
+        *,
+        has_weights: bool = False,
+    ):
+        """has_weights: a checkpoint has those of the model, so the pretrained one is not read."""
+        self.compute = compute
+        self.datasets = self._open(config.data)
+        train_set = self.datasets[Split.TRAIN]
+        self.task: Task = train_set.task
+        config = replace(config, train=config.train.for_examples(train_set.n_examples))
+        torch.manual_seed(config.train.seed)
+        start = self._build_model(config, train_set.seq_len, has_weights)
+        model = start.model if isinstance(start, DnaClassifier) else start
+        head = HeadConfig(
+            task=self.task,
+            pool=config.train.pool,
+            dropout=config.train.dropout,
+            trained_seq_len=train_set.seq_len,
+            **target_scaling(train_set),
+        )
+        self.classifier = DnaClassifier.from_language_model(model, head).to(compute.device)
+        if isinstance(start, DnaClassifier) and self.classifier.adopt_head(start):
+            logger.info("head: that of %s, which tells the same labels", config.model)
+        weights = class_weights(config.train.class_weights, train_set)
+        self.loss = LabelLoss(self.classifier, weights)
+        self.plan = self._make_plan(config, options)
+        self.loss.recompute = self.plan.recompute
+        if config.train.tune != "full":
+            self.classifier.freeze_backbone()
+        resolved = replace(
+            config.train,
+            micro_batch=self.plan.micro_batch,
+            recompute=self.plan.recompute,
+            precision="fp32" if compute.autocast_dtype is None else "bf16",
+            rc=config.train.rc or ("average" if isinstance(config.data, SpeciesConfig) else "none"),
+        )
+        self.config = replace(config, train=resolved, architecture=model.config)
+        self.stream = self._stream()
+
+    def _open(self, data: LabelSource) -> Mapping[Split, LabelledDataset]:
+        # Rank 0 first: it indexes and scans, which the others then find.
+        found = self.compute.on_main_first(lambda: open_datasets(data))
+        return open_datasets(data) if found is None else found
+
+    def _build_model(
+        self, config: ClassifyConfig, seq_len: int, has_weights: bool
+    ) -> DnaModel | DnaClassifier:
+        """What training starts from: a language model, or a classifier to go on with."""
+        model: DnaModel | DnaClassifier
+        if has_weights and config.architecture is not None:
+            model = DnaModel(config.architecture)
+        else:
+            model = read_model(config.model, seq_len)
+        mixer = model.config.mixer
+        if isinstance(mixer, HyenaConfig) and seq_len > mixer.l_max:
+            raise InputError(
+                f"sequences of {seq_len:,} bases are longer than this model's filters (l_max "
+                f"{mixer.l_max:,}): use a shorter --seq-len or a model made for longer ones"
+            )
+        return model
+
+    def _make_plan(self, config: ClassifyConfig, options: RunOptions) -> Plan:
+        train, model = config.train, self.classifier.config
+        given = options.recompute or train.recompute
+        if train.tune != "full" and given is None:
+            # Nothing is kept of a frozen backbone, but the block at work takes its room.
+            given = "blocks"
+        return make_plan(
+            self.loss,
+            self.compute,
+            model,
+            Workload(
+                seq_len=self.datasets[Split.TRAIN].seq_len,
+                windows={split: data.n_examples for split, data in self.datasets.items()},
+                batch_size=train.batch_size,
+                max_steps=train.max_steps,
+            ),
+            probe=probe_examples(self.task, probe_length(model), self.compute.device),
+            micro_batch=options.micro_batch or train.micro_batch,
+            recompute=given,
+        )
+
+    def _stream(self) -> Stream:
+        """The training examples; windows of species may grow from epoch to epoch."""
+        train_set, batch_size = self.datasets[Split.TRAIN], self.config.train.batch_size
+        if isinstance(train_set, SpeciesDataset) and train_set.n_examples % batch_size:
+            raise InputError(
+                f"an epoch of {train_set.n_examples:,} windows is not a whole number of batches of "
+                f"{batch_size}: choose --batch-size so that it is"
+            )
+
+        def tokens_after(step: int) -> int:
+            if not isinstance(train_set, SpeciesDataset):
+                return step * batch_size * train_set.seq_len
+            samples, n = step * batch_size, train_set.n_examples
+            whole = sum(train_set.length(epoch) * n for epoch in range(samples // n))
+            return whole + train_set.length(samples // n) * (samples % n)
+
+        return Stream(dataset=train_set, batch_size=batch_size, tokens_after=tokens_after)
+
+    def judge(self) -> LabelJudge:
+        train = self.config.train
+        return LabelJudge(
+            self.loss,
+            self.datasets[Split.VALID],
+            self.compute,
+            most=train.eval_examples,
+            patience_steps=None if train.patience is None else train.patience * train.eval_every,
+            keeps_best=train.keep == "best",
+            averages_strands=train.rc == "average",
+        )
+
+    def files(self) -> list[dict[str, Any]]:
+        """Name, size and checksum of every file that decides the examples."""
+        data = self.config.data
+        if isinstance(data, SpeciesConfig):
+            train_set = self.datasets[Split.TRAIN]
+            assert isinstance(train_set, SpeciesDataset)
+            bed = [] if data.bed is None else [describe_file(Path(data.bed))]
+            return train_set.genome.sources() + bed
+        return source_files(data)
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "dnamamba": __version__,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": describe_machine(),
+            "device": str(self.compute.device),
+            "ranks": self.compute.ranks.world_size,
+            "data": {
+                "description": describe_source(self.config.data),
+                "files": self.files(),
+                "labels": list(self.task.labels),
+                "examples": self.plan.windows,
+            },
+            "pretrained": weights_of(self.config.model),
+            "parameters": self.plan.parameters,
+        }
+
+    def batches(self, split: Split, most: int | None = None) -> Iterator[Examples]:
+        """Examples of a split in their order, all or `most` of them; of species in training those
+        of the first epochs that have the full length, as many as the run takes."""
+        dataset = self.datasets[split]
+        if split is not Split.TRAIN:
+            yield from in_batches(dataset, evaluation_examples(dataset, most))
+            return
+        first, n = 0, dataset.n_examples
+        if isinstance(dataset, SpeciesDataset):
+            first = len(dataset.config.warmup_lengths) * n
+            n = max(n, self.plan.max_steps * self.plan.batch_size)
+        yield from in_batches(dataset, range(first, first + (n if most is None else min(n, most))))
+
+    def announce(self, baseline: Mapping[str, Any]) -> None:
+        logger.info("data: %s", describe_source(self.config.data))
+        logger.info("labels: %s", ", ".join(self.task.labels))
+        for name, value in self.plan.rows():
+            logger.info("%s: %s", name, value)
+        name, score = headline(baseline["valid"], self.task)
+        logger.info("baseline: %s", baseline["description"])
+        logger.info(
+            "baseline on validation: %s %s", name, "none" if score is None else f"{score:.4f}"
+        )
