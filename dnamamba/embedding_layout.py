@@ -177,10 +177,9 @@ def check_row(row: EmbeddedRow, info: EmbeddingInfo) -> int:
             f"{where} has {len(row.vectors)} arrays, expected one for each of the layers "
             f"{', '.join(map(str, info.layers))}"
         )
-    shapes = {np.shape(vector) for vector in row.vectors}
-    shape = shapes.pop()
+    shape = row.vectors[0].shape
     expected = (shape[:1] if info.per_position else ()) + info.vector_shape
-    if shapes or shape != expected:
+    if any(vector.shape != expected for vector in row.vectors):
         got = ", ".join(str(np.shape(vector)) for vector in row.vectors)
         raise InputError(f"{where} has vectors of the shape {got}, expected {expected}")
     return shape[0] if info.per_position else 1

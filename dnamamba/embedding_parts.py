@@ -8,7 +8,7 @@ packed, and with /regions/positions (int64, 0 or more for a row) in place of off
 import json
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,8 @@ def write_part(
         for i, layer in enumerate(info.layers):
             dataset = layers.create_dataset(f"layer_{layer}", (n, *info.vector_shape), info.stored)
             appender = Appender(rows_in_block(info), _storing(dataset, info, check))
-            for row in rows:
-                appender.add(_vectors(row, i, info))
+            for vectors in _vectors(rows, i, info):
+                appender.add(vectors)
             appender.flush()
     _write_header(path, settings_digest)
 
@@ -57,13 +57,15 @@ def rows_in_block(info: EmbeddingInfo) -> int:
     return max(1, BLOCK_BYTES // row_bytes)
 
 
-def _vectors(row: EmbeddedRow, i: int, info: EmbeddingInfo) -> NDArray[Any]:
-    """(1, ...), or (L, D) without pooling."""
-    if row.vectors is not None:
-        return row.vectors[i] if info.per_position else row.vectors[i][None]
+def _vectors(rows: Sequence[EmbeddedRow], i: int, info: EmbeddingInfo) -> Iterator[NDArray[Any]]:
+    """Those of a layer, (rows, ...) of some rows, or without pooling (L, D) of each."""
     if info.per_position:
-        return np.empty((0, *info.vector_shape), np.float32)
-    return np.full((1, *info.vector_shape), np.nan, np.float32)
+        yield from (row.vectors[i] for row in rows if row.vectors is not None)
+        return
+    missing, step = np.full(info.vector_shape, np.nan, np.float32), rows_in_block(info)
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        yield np.stack([missing if row.vectors is None else row.vectors[i] for row in some])
 
 
 def _storing(

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +21,7 @@ from dnamamba.embedding_datasets import pack_chunk
 from dnamamba.embedding_file import EmbeddingInfo, EmbeddingWriter, export, read_embeddings
 from dnamamba.embedding_layout import store_numbers, to_float32
 from dnamamba.errors import InputError
-from embedding_files import D, LAYERS, POOLINGS, make_info, make_rows, write_file, write_parts
+from embedding_files import LAYERS, POOLINGS, D, make_info, make_rows, write_file, write_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCES = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8}
@@ -76,6 +78,37 @@ def test_a_file_is_laid_out_as_documented(pooling, tmp_path):
                 if pooling == "none":
                     found = dataset[slice(*regions["offset"][number : number + 2])]
                 assert_is_row(found, row, i, info)
+
+
+def python_blocks_of_the_documentation():
+    text = (ROOT / "docs/formats.md").read_text(encoding="utf8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_documented_ways_to_read_a_file_work(tmp_path, monkeypatch):
+    """The examples of docs/formats.md that need h5py alone, word for word."""
+    monkeypatch.chdir(tmp_path)
+    pooled, bits, *_ = python_blocks_of_the_documentation()
+    found: dict[str, Any] = {}
+    rows = make_rows(make_info())
+    write_file(Path("peaks.h5"), make_info(), rows)
+    exec(pooled, found)
+    there = [row for row in rows if row.vectors is not None]
+    assert found["names"].tolist() == [row.name for row in there]
+    assert found["starts"].tolist() == [row.start for row in there]
+    np.testing.assert_array_equal(found["vectors"], [row.vectors[1] for row in there])
+    info = make_info(pooling="none", dtype="bfloat16", layers=(8,))
+    rows = make_rows(info)
+    Path("peaks.h5").unlink()
+    write_file(Path("peaks.h5"), info, rows)
+    exec(bits, found)
+    assert found["vectors"].shape == (3, D)
+    assert_is_row(found["vectors"], rows[7], 0, info)
+
+
+def test_files_have_the_oldest_format_of_hdf5(tmp_path):
+    path = write_file(tmp_path / "x.h5", make_info(), make_rows(make_info()))
+    assert path.read_bytes()[8] == 0, "the superblock's version"
 
 
 def assert_is_row(found, row, i, info):
