@@ -186,15 +186,20 @@ def open_compute(device: str = "auto", precision: str = "auto") -> Iterator[Comp
 
 
 def available_bytes(device: "torch.device", ranks: Ranks) -> int:
-    """Memory free on a device now; of a CPU, this rank's share of what programs may still take.
-
-    Linux tells what can be had without swapping, page cache included, and a container's limit;
-    elsewhere half of what is built in is a guess.
-    """
+    """Memory free on a device now; of a CPU, this rank's share of `available_host_bytes`."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    return available_host_bytes() // ranks.local_world_size
+
+
+def available_host_bytes() -> int:
+    """Memory that programs of this machine may still take.
+
+    Linux tells what can be had without swapping, page cache included, and a container's limit;
+    elsewhere half of what is built in is a guess.
+    """
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -208,7 +213,7 @@ def available_bytes(device: "torch.device", ranks: Ranks) -> int:
         text_of = statistics.read_text() if statistics.exists() else ""
         given_back = dict(line.split() for line in text_of.splitlines()).get("inactive_file", "0")
         found.append(int(text) - int(used.read_text()) + int(given_back))
-    return max(0, min(found)) // ranks.local_world_size
+    return max(0, min(found))
 
 
 def describe_machine() -> dict[str, object]:
