@@ -141,7 +141,7 @@ def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:
 
     _parse_layer(wanted)
     info = read_embeddings(path).info
-    there = list(info.layers)
+    there = sorted(info.layers)
     chosen = there if wanted == "all" else [there[-1] if wanted == "-1" else int(wanted)]
     if not set(chosen) <= set(there):
         raise InputError(

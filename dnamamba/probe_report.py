@@ -26,6 +26,7 @@ from dnamamba.label_sections import (
     table,
 )
 from dnamamba.probe_judging import METRICS, signed
+from dnamamba.probe_models import STRENGTH_NAMES
 from dnamamba.report_parts import (
     Row,
     cards,
@@ -146,7 +147,7 @@ def _metrics(judged: Row) -> str:
         lines.append(line)
     about = (
         f"Intervals are those of {judged['resampled']}, drawn again 1,000 times"
-        f"{'; of the difference both are drawn alike' if baseline else ''}."
+        f"{'; for the difference (of accuracies in points) both alike' if baseline else ''}."
     )
     return f"<h2>Embeddings{' and baseline' if baseline else ''}</h2><p>{escape(about)}</p>" + (
         table(head, lines, "numbers labels")
@@ -245,7 +246,7 @@ def _folds(record: Row) -> str:
     name = headline_name(_task(record))
     has_groups, has_baseline = "groups" in rows[0], "baseline" in rows[0]
     head = ["fold", "fitted to", "held out", *(["groups"] if has_groups else [])]
-    head += [HEADLINES[name], "features", "strength"]
+    head += [HEADLINES[name], "features", STRENGTH_NAMES[record["settings"]["model"]]]
     head += ["k-mer baseline", "words"] if has_baseline else []
     lines = []
     for row in rows:
@@ -257,8 +258,8 @@ def _folds(record: Row) -> str:
             line += [shown(name, row["baseline"]["headline"]), row["baseline"]["features"]]
         lines.append(line)
     about = (
-        "Strength and features are chosen inside the rows that are fitted to; those held out are "
-        "judged once."
+        "Features and the penalty (of a forest the size of its leaves) are chosen inside the rows "
+        "that are fitted to; those held out are judged once."
     )
     return f"<h2>Folds</h2><p>{about}</p>" + table(head, lines, "numbers labels")
 
@@ -267,7 +268,7 @@ def _rows(record: Row) -> str:
     labels = record["labels"]
     lines = [line.split(" ", 1) for line in labels["described"]]
     return f"<h2>Rows and labels</h2><p>Joined by {escape(labels['join'])}.</p>" + table(
-        ["", ""], lines, "settings"
+        ["rows", "what became of them"], lines, "labels"
     )
 
 
@@ -275,6 +276,6 @@ def _settings(record: Row) -> Row:
     strengths = {key: value for key, value in record["chosen"].items() if key != "features"}
     return {
         "embeddings": record["source"],
-        "probe": record["settings"],
+        "probe": {key: value for key, value in record["settings"].items() if value is not None},
         "kept": {"features": record["chosen"]["features"], **strengths},
     }
