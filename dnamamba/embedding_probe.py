@@ -215,7 +215,8 @@ def _components(x: Matrix, problem: Problem) -> dict[str, Any]:
     points = found.transform(scaled[drawn])
     targets = problem.targets[some[drawn]].ravel()
     return {
-        "explained": [float(share) for share in found.explained_variance_ratio_],
+        # Of vectors that are all the same there is no variance to explain.
+        "explained": np.nan_to_num(found.explained_variance_ratio_).tolist(),
         "points": [[float(f"{value:.4g}") for value in row] for row in points],
         "targets": targets.tolist(),
         "n": n,

@@ -121,8 +121,8 @@ def pose(embedded: EmbeddedTable, labels: LabelTable, config: ProbeConfig) -> Pr
     else:
         splits = _splits(joined, labels, order)
         folds = given_folds(splits, targets, task, groups, config.inner_folds, config.seed)
-    if task.has_classes:
-        notes += _rare(targets, task, max(2, config.folds))
+    if task.has_classes and joined.splits is None:
+        notes += _rare(targets, task, config.folds)
     return Problem(joined, joined.rows[order], embedded.table, task, targets, groups, folds, notes)
 
 

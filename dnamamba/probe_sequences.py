@@ -73,8 +73,7 @@ def sequences_of(
 def sequences_in(path: Path, names: Sequence[str]) -> list[Codes | None]:
     """The sequences of rows by name, from a FASTA or a table with the columns sequence and name.
 
-    By order where neither has names and both have as many. None for a row without one. Raises
-    InputError where no name meets.
+    None for a row without one. Raises InputError where no name meets.
     """
     found = dict(_records(path))
     rows = [found.get(name) for name in names]
