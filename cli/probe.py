@@ -126,7 +126,8 @@ def _refuse_output(folder: Path, *, force: bool) -> None:
         return
     if not folder.is_dir():
         raise InputError(f"--out {folder} is a file: name a folder")
-    there = {path.name for path in folder.iterdir()}
+    # Hidden ones are what a run that was killed left.
+    there = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     if there - set(FILES):
         raise InputError(f"--out {folder} is a folder with other files in it: name a new one")
     if there and not force:

@@ -130,7 +130,8 @@ def probe_embeddings(
             "counts": problem.joined.counts,
             "described": problem.joined.described(),
         },
-        "settings": asdict(config) | {"model": kind},
+        "settings": asdict(config)
+        | {"model": kind, "folds": None if problem.joined.splits else config.folds},
         "notes": problem.notes,
         "judged": judged,
         "curves": curves(model, problem.task, baseline),
@@ -161,8 +162,9 @@ def _fit_words(problem: Problem, sequences: Sequence[Codes | None], config: Prob
         )
     if torn := torn_duplicates(sequences, problem.fold_of):
         note = (
-            f"{torn:,} rows have the same bases as a row of another fold: results look better than "
-            "they are, the baseline's too. Give a column of groups that keeps them together."
+            f"{torn:,} rows have the same bases as a row of another fold or split: results look "
+            "better than they are, the baseline's too. Give a column of groups that keeps them "
+            "together."
         )
         logger.warning("%s", note)
         problem.notes.append(note)

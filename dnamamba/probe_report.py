@@ -187,7 +187,7 @@ def _layers(record: Row) -> str:
         "Each fold takes the layer of least loss on validation, inside its training rows; what is "
         "judged above is what the folds took. The last column is shown, not chosen by."
     )
-    head = ["", "validation loss", "", "folds that took it", f"held out, {name}"]
+    head = ["", "validation loss", "by validation", "folds that took it", f"held out, {name}"]
     return f"<h2>Layers</h2><p>{about}</p>" + table(head, lines, "numbers labels")
 
 

@@ -72,7 +72,7 @@ def test_three_classes_and_a_forest(tmp_path: Path) -> None:
     linear = probe_embeddings(embeddings(vectors).layers, table, PLAIN)
     assert model_of(linear)["accuracy"] > 0.95
     assert np.array(model_of(linear)["confusion"]).sum() == 240
-    config = replace(PLAIN, model="forest", folds=2)
+    config = replace(PLAIN, model="forest", folds=2, inner_folds=1)  # nothing is chosen
     forest = probe_embeddings(embeddings(vectors).layers, table, config)
     assert model_of(forest)["accuracy"] > 0.95
     assert forest.probe is None
