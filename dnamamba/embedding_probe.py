@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.data_prep.sequences import Ints
-from dnamamba.embedding_labels import EmbeddedTable, LabelTable
+from dnamamba.embedding_labels import EmbeddedTable, JoinedLabels, LabelTable
 from dnamamba.errors import InputError
 from dnamamba.label_curves import curves
 from dnamamba.label_metrics import headline, judge
@@ -110,37 +110,23 @@ def probe_embeddings(
     words = None
     if sequences is not None:
         words = _fit_words(problem, sequences(embedded, problem.rows), config)
-    held = problem.held
-    model = problem.scored(fits.scores, held)
-    baseline = None if words is None else problem.scored(words.scores, held)
-    groups = None
-    if problem.groups is not None:
-        groups = numbered([problem.groups[row] for row in held])
-    judged = judge_probe(model, baseline, problem.task, groups)
-    best = sets[fits.best[0]]
-    fitted = fit_best(fits, best, problem.targets, problem.task, kind, config.seed)
+    best, strength = sets[fits.best[0]], fits.best[1]
+    probe = None
+    if kind != "forest":
+        fitted = fit_best(fits, best, problem.targets, problem.task, kind, config.seed)
+        probe = LinearProbe.of(fitted, best.name)
     record = {
         "format_version": FORMAT_VERSION,
         "task": {"kind": problem.task.kind, "labels": list(problem.task.labels)},
         "source": dict(source or {}),
-        "labels": {
-            "file": labels.path.name,
-            "label_column": labels.label_column,
-            "join": problem.joined.join,
-            "counts": problem.joined.counts,
-            "described": problem.joined.described(),
-        },
+        "labels": _labels_row(labels, problem.joined),
         "settings": asdict(config)
         | {"model": kind, "folds": None if problem.joined.splits else config.folds},
         "notes": problem.notes,
-        "judged": judged,
-        "curves": curves(model, problem.task, baseline),
-        "folds": [_fold_row(problem, i, fits, words) for i in range(len(problem.folds))],
-        "layers": [_layer_row(problem, i, fits) for i in range(len(sets))],
-        "chosen": {"features": best.name, STRENGTH_NAMES[kind]: fits.best[1]},
+        **_judged(problem, fits, words),
+        "chosen": {"features": best.name, STRENGTH_NAMES[kind]: strength},
         "components": _components(best.read(), problem),
     }
-    probe = None if kind == "forest" else LinearProbe.of(fitted, best.name)
     return ProbeResult(record, _predictions(problem, fits, words), probe)
 
 
@@ -173,6 +159,33 @@ def _fit_words(problem: Problem, sequences: Sequence[Codes | None], config: Prob
 
 
 # --- what it came to
+
+
+def _labels_row(labels: LabelTable, joined: JoinedLabels) -> dict[str, Any]:
+    return {
+        "file": labels.path.name,
+        "label_column": labels.label_column,
+        "group_column": labels.group_column,
+        "split_column": labels.split_column,
+        "join": joined.join,
+        "counts": joined.counts,
+        "described": joined.described(),
+    }
+
+
+def _judged(problem: Problem, fits: Fits, words: Fits | None) -> dict[str, Any]:
+    held = problem.held
+    model = problem.scored(fits.scores, held)
+    baseline = None if words is None else problem.scored(words.scores, held)
+    groups = None
+    if problem.groups is not None:
+        groups = numbered([problem.groups[row] for row in held])
+    return {
+        "judged": judge_probe(model, baseline, problem.task, groups),
+        "curves": curves(model, problem.task, baseline),
+        "folds": [_fold_row(problem, i, fits, words) for i in range(len(problem.folds))],
+        "layers": [_layer_row(problem, i, fits) for i in range(len(fits.names))],
+    }
 
 
 def _fold_row(problem: Problem, i: int, fits: Fits, words: Fits | None) -> dict[str, Any]:

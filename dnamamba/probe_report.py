@@ -274,8 +274,10 @@ def _rows(record: Row) -> str:
 
 def _settings(record: Row) -> Row:
     strengths = {key: value for key, value in record["chosen"].items() if key != "features"}
+    columns = ("label_column", "group_column", "split_column")
     return {
         "embeddings": record["source"],
+        "labels": {name: record["labels"][name] for name in columns if record["labels"][name]},
         "probe": {key: value for key, value in record["settings"].items() if value is not None},
         "kept": {"features": record["chosen"]["features"], **strengths},
     }
