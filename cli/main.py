@@ -45,6 +45,11 @@ _COMMANDS = {
         "classify",
         "Tell sequences apart: great apes, or any labelled ones.",
     ),
+    "probe": (
+        "dnamamba.cli.probe",
+        "probe",
+        "Judge what embeddings tell of labels, beside k-mers.",
+    ),
     "data": (
         "dnamamba.cli.data",
         "data",

@@ -75,7 +75,33 @@ def read_table(path: Path, sequence_column: str, columns: Sequence[str]) -> Tabl
     return Table(path, packer.finish(path.name), kept, np.concatenate(rows))
 
 
-def _blocks(path: Path, wanted: list[str]) -> Iterator[Block]:
+def read_columns(path: Path, columns: Sequence[str]) -> tuple[dict[str, list[str]], Ints]:
+    """Columns of a table without its sequences, and the number of each row for people.
+
+    Values are text, stripped of spaces, "" where one is missing. Read as by `read_table`, whose
+    errors it raises; a table without rows has empty columns.
+    """
+    wanted = list(dict.fromkeys(columns))
+    kept: dict[str, list[str]] = {name: [] for name in wanted}
+    rows = [np.empty(0, np.int64)]
+    for numbers, block in _blocks(path, wanted):
+        for name, column in zip(wanted, block, strict=True):
+            kept[name] += map(str.strip, column)
+        rows.append(np.array(numbers, np.int64))
+    return kept, np.concatenate(rows)
+
+
+def column_names(path: Path) -> list[str]:
+    """What the header of a table names, in its order. Raises what `read_table` does of a file."""
+    names: list[str] = []
+    for _ in _blocks(path, [], names):
+        break
+    return names
+
+
+def _blocks(path: Path, wanted: list[str], names: list[str] | None = None) -> Iterator[Block]:
+    """names: a list that the header's names are put into before the first block."""
+    names = [] if names is None else names
     with open_existing(path) as raw, refuse_damage(path):
         packed = compression_of(path) != "none"
         stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
@@ -83,10 +109,10 @@ def _blocks(path: Path, wanted: list[str]) -> Iterator[Block]:
         if head.startswith(b"PAR1"):
             # Parquet is read from its end, which gzip can reach only by unpacking everything.
             whole = io.BytesIO(stream.read()) if packed else stream
-            yield from _parquet_blocks(path, whole, wanted)
+            yield from _parquet_blocks(path, whole, wanted, names)
         else:
             _refuse_other_formats(path, head)
-            yield from _text_blocks(path, stream, wanted)
+            yield from _text_blocks(path, stream, wanted, names)
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
@@ -106,11 +132,13 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
 # --- text
 
 
-def _text_blocks(path: Path, stream: BinaryIO, wanted: list[str]) -> Iterator[Block]:
+def _text_blocks(
+    path: Path, stream: BinaryIO, wanted: list[str], names: list[str]
+) -> Iterator[Block]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     try:
         with _long_fields():
-            yield from _csv_blocks(path, text, wanted)
+            yield from _csv_blocks(path, text, wanted, names)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
     except csv.Error as error:
@@ -126,7 +154,7 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _csv_blocks(path: Path, text: TextIO, wanted: list[str]) -> Iterator[Block]:
+def _csv_blocks(path: Path, text: TextIO, wanted: list[str], names: list[str]) -> Iterator[Block]:
     blank = 0
     while (first := text.readline()) and not first.strip():
         blank += 1
@@ -136,6 +164,7 @@ def _csv_blocks(path: Path, text: TextIO, wanted: list[str]) -> Iterator[Block]:
     header = [name.strip() for name in next(reader, [])]
     if not header:
         raise InputError(f"{path} is empty")
+    names += header
     places = [_place(path, header, name) for name in wanted]
     number, n_rows = blank + 2, 256
     while block := list(itertools.islice(reader, n_rows)):
@@ -183,7 +212,9 @@ def _without_blanks(
 # --- parquet
 
 
-def _parquet_blocks(path: Path, stream: BinaryIO, wanted: list[str]) -> Iterator[Block]:
+def _parquet_blocks(
+    path: Path, stream: BinaryIO, wanted: list[str], names: list[str]
+) -> Iterator[Block]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -194,7 +225,7 @@ def _parquet_blocks(path: Path, stream: BinaryIO, wanted: list[str]) -> Iterator
         ) from error
     try:
         file = parquet.ParquetFile(stream)
-        names = file.schema_arrow.names
+        names += file.schema_arrow.names
         for name in wanted:
             _place(path, names, name)
         number = 1

@@ -178,6 +178,26 @@ def dots_chart(points: Sequence[Sequence[float]], name: str) -> str:
     return frame.svg("".join(parts), f"{name}: predicted over true", "one")
 
 
+def scatter_chart(
+    points: Sequence[Sequence[float]], styles: Sequence[str], x_title: str, y_title: str
+) -> str:
+    """Dots (x, y), each in its style; a few that lie far out are left outside the frame."""
+    ranges = []
+    for axis in (0, 1):
+        values = sorted(point[axis] for point in points)
+        spare = len(values) // 200
+        low, high = values[spare], values[-1 - spare]
+        pad = 0.06 * (high - low) or 1.0
+        ranges.append((low - pad, high + pad))
+    frame = Frame(340, 330, (26, 14, 44, 44), ranges[0], ranges[1])
+    dots = "".join(
+        f'<circle class="point {style}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2"/>'
+        for (x, y), style in zip(points, styles, strict=True)
+    )
+    parts = [frame.horizontals(), frame.verticals(x_title), _y_title(frame, y_title)]
+    return frame.svg("".join([*parts, frame.clipped(dots)]), f"{y_title} over {x_title}", "one")
+
+
 # --- which is taken for which
 
 

@@ -347,13 +347,19 @@ def compare(model: Scores, baseline: Scores, task: Task) -> str:
     return (_compare_classes if task.has_classes else _compare_resampled)(model, baseline, task)
 
 
-def _compare_classes(model: Scores, baseline: Scores, task: Task) -> str:
+def mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> tuple[int, int, float]:
+    """(right where the other is wrong, wrong where it is right, p of McNemar's exact test)."""
     from scipy import stats
 
-    ours = model.scores.argmax(axis=1) == model.targets
-    theirs = baseline.scores.argmax(axis=1) == model.targets
     gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return gained, lost, p
+
+
+def _compare_classes(model: Scores, baseline: Scores, task: Task) -> str:
+    ours = model.scores.argmax(axis=1) == model.targets
+    theirs = baseline.scores.argmax(axis=1) == model.targets
+    gained, lost, p = mcnemar(ours, theirs)
     things = "labelled bases" if task.kind == "per_base" else "examples"
     return (
         f"The model is right in {100 * ours.mean():.1f} % of {len(ours):,} {things}, the baseline "

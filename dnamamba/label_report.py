@@ -40,7 +40,7 @@ from dnamamba.report_parts import (
 )
 
 HEADLINES = {"accuracy": "accuracy", "auprc": "mean AUPRC", "r2": "R²"}
-_NAMES = {
+NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "mcc": "MCC",
@@ -239,9 +239,9 @@ def _overview(run: _Run) -> str:
             if judged.get(who):
                 head.append(f"{_SPLITS.get(split, split)}, {title}")
                 columns.append(judged[who])
-    names = [name for name in _NAMES if any(is_number(column.get(name)) for column in columns)]
+    names = [name for name in NAMES if any(is_number(column.get(name)) for column in columns)]
     lines = [
-        [_NAMES[name], *(shown(name, column.get(name)) for column in columns)] for name in names
+        [NAMES[name], *(shown(name, column.get(name)) for column in columns)] for name in names
     ]
     described = run.baseline.get("description")
     about = f"<p>{escape(described)}.</p>" if described else ""

@@ -97,6 +97,19 @@ _LABELS = """
 .whole { stroke-dasharray: none; stroke-width: 1.5; }
 .series0.dot { fill: var(--blue); } .series1.dot { fill: var(--paper); stroke-dasharray: none; }
 .speck { fill: var(--blue); fill-opacity: .5; stroke: none; } .bar { fill: var(--rule); }
+.point0 { stroke: var(--blue); fill: var(--blue); }
+.point1 { stroke: var(--orange); fill: var(--orange); }
+.point2 { stroke: var(--green); fill: var(--green); }
+.point3 { stroke: var(--purple); fill: var(--purple); }
+.point4 { stroke: var(--ink); fill: var(--ink); }
+.point5 { stroke: var(--rule); fill: var(--rule); }
+.tone0 { --tone: var(--blue); }
+.tone1 { --tone: color-mix(in srgb, var(--blue) 75%, var(--orange)); }
+.tone2 { --tone: color-mix(in srgb, var(--blue) 50%, var(--orange)); }
+.tone3 { --tone: color-mix(in srgb, var(--blue) 25%, var(--orange)); }
+.tone4 { --tone: var(--orange); }
+.tone { stroke: var(--tone); fill: var(--tone); }
+circle.point { stroke: none; fill-opacity: .6; } line.tone { stroke-width: 4; }
 .matrix { max-width: 640px; } .cell { fill: var(--box); } .heat { fill: var(--blue); }
 .matrix .strong { fill: var(--paper); font-weight: 600; } .matrix .weak { fill: var(--ink); }
 .scroll { overflow-x: auto; } .labels th, .labels td { white-space: nowrap; }
