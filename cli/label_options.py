@@ -154,7 +154,18 @@ def _what_to_hold_out() -> list[Callable[[Command], Command]]:
         click.option(
             "--test-fraction", type=float, help="Share of sequences for the test. [default: 0.1]"
         ),
-        click.option("--rc-augment", is_flag=True, help="Train on either strand, by a coin."),
+        click.option(
+            "--rc-augment/--no-rc-augment",
+            default=None,
+            help="Train on either strand, by a coin. [default: of species]",
+        ),
+        click.option(
+            "--mutation-rate",
+            type=float,
+            default=0.0,
+            show_default=True,
+            help="Share of training bases that are changed at random.",
+        ),
     ]
 
 
@@ -190,7 +201,6 @@ def _refuse_strangers(values: dict[str, Any], source: str) -> None:
         of_others |= {
             "valid_fraction": "--valid-fraction",
             "test_fraction": "--test-fraction",
-            "rc_augment": "--rc-augment",
         }
         if values["task"] != "multiclass":
             raise click.UsageError("species are classes: --task is for other sources")
@@ -215,6 +225,8 @@ def _species(values: dict[str, Any], epoch_size: int) -> Any:
         species_config(chosen),
         chromosomes=values["chromosomes"] or "uniform",
         warmup_lengths=() if values.get("no_length_warmup") else warmup_lengths(seq_len),
+        rc_augment=values.get("rc_augment") is not False,
+        mutation_rate=values.get("mutation_rate", 0.0),
         epoch_size=epoch_size,
         n_eval=values["eval_windows"] or 1000,
     )
@@ -277,6 +289,7 @@ def _common(values: dict[str, Any]) -> dict[str, Any]:
         "shares": SplitShares(seed=values["data_seed"], **shares),
         "seq_len": values["seq_len"],
         "rc_augment": bool(values.get("rc_augment")),
+        "mutation_rate": values.get("mutation_rate", 0.0),
         "seed": values["data_seed"],
     }
 

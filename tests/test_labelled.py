@@ -335,7 +335,7 @@ def test_an_epoch_is_every_example_once_in_an_order_of_its_own(tmp_path):
 def test_a_sample_is_the_same_alone_and_in_any_batch(tmp_path_factory, samples):
     """Batches cross the ends of epochs."""
     rows = [(sequence, "ei" * 10) for sequence, _ in random_rows(25)]
-    options = {"task_kind": "per_base", "seq_len": 7, "rc_augment": True}
+    options = {"task_kind": "per_base", "seq_len": 7, "rc_augment": True, "mutation_rate": 0.2}
     train = given_splits(tmp_path_factory.mktemp("a"), rows, **options)[TRAIN]
     batch = train[samples]
     for i, sample in enumerate(samples):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,9 +24,9 @@ from dnamamba.data.species import (
 )
 from dnamamba.data_prep.genome import open_genome
 from dnamamba.errors import InputError
-from dnamamba.intervals import Interval, Split
+from dnamamba.intervals import Interval, Split, Strand
 from dnamamba.task import Task
-from dnamamba.tokenizer import decode
+from dnamamba.tokenizer import decode, encode, reverse_complement
 from genomes import (
     MemoryGenome,
     naive_parse,
@@ -67,8 +68,13 @@ def dataset_of(split=TRAIN, genome=GENOME, **settings) -> SpeciesDataset:
 
 def drawn(dataset, samples) -> list[tuple[str, Interval]]:
     """Species and place of samples, as `describe` tells them."""
-    places = [line.partition(": ")[2] for line in dataset.describe(samples)]
-    return [(place.partition("/")[0], Interval.parse(place)) for place in places]
+    windows = []
+    for line in dataset.describe(samples):
+        place, _, turned = line.partition(": ")[2].partition(", reverse")
+        found = Interval.parse(place)
+        strand = Strand.REVERSE if turned else Strand.FORWARD
+        windows.append((place.partition("/")[0], replace(found, strand=strand)))
+    return windows
 
 
 # --- a batch
@@ -87,8 +93,10 @@ def test_a_batch_is_upper_case_and_labelled_with_its_species():
     assert dataset.task == Task(labels=("bonobo", "gorilla", "human"))
     rows = zip(batch.codes.numpy(), batch.targets.tolist(), drawn(dataset, range(200)), strict=True)
     for codes, target, (species, place) in rows:
-        expected = RECORDS[place.chrom][place.start : place.end].upper()
-        assert decode(codes) == expected
+        expected = encode(RECORDS[place.chrom][place.start : place.end].upper())
+        if place.strand is Strand.REVERSE:
+            expected = reverse_complement(expected)
+        assert decode(codes) == decode(expected)
         assert dataset.task.labels[target] == species
 
 
@@ -97,6 +105,25 @@ def test_every_window_is_whole_bases_of_its_contig():
     windows = drawn(dataset_of(max_n_fraction=0.0), range(5000))
     assert all(place.length == SIZE for _, place in windows)
     assert not any("N" in RECORDS[place.chrom][place.start : place.end] for _, place in windows)
+
+
+def test_training_windows_come_from_either_strand_and_others_from_the_one_given():
+    turned = [place.strand is Strand.REVERSE for _, place in drawn(dataset_of(), range(4000))]
+    assert 0.47 < np.mean(turned) < 0.53
+    for dataset in (dataset_of(rc_augment=False), dataset_of(VALID), dataset_of(TEST)):
+        assert not any(place.strand is Strand.REVERSE for _, place in drawn(dataset, range(60)))
+
+
+def test_bases_of_training_windows_are_changed_at_the_rate_asked_for():
+    plain, changed = dataset_of(), dataset_of(mutation_rate=0.05)
+    differs = plain[range(2000)].codes != changed[range(2000)].codes
+    assert 0.04 < differs.float().mean().item() < 0.05
+    assert (changed[range(2000)].codes == changed[range(2000)].codes).all()
+    assert (changed[[7]].codes == changed[range(20)].codes[7]).all(), "whatever is beside it"
+    held_out = (dataset_of(TEST)[range(60)].codes, dataset_of(TEST, mutation_rate=0.05)[range(60)])
+    assert (held_out[0] == held_out[1].codes).all()
+    with pytest.raises(InputError, match="mutation_rate is the share of bases"):
+        config_of(mutation_rate=0.7)
 
 
 # --- how often

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from dnamamba.data.augment import check_mutation_rate
 from dnamamba.errors import InputError
 from dnamamba.task import TaskKind
 
@@ -47,14 +48,18 @@ class LabelledConfig:
     """Read each training sequence from either strand, by a fair coin; no other split's. Off: many
     labels belong to a strand."""
 
+    mutation_rate: float = 0.0
+    """Share of the bases of training sequences that are changed, see augment.substitute."""
+
     seed: int = 0
-    """Decides order, stretch and strand of training examples; nothing else does."""
+    """Decides order, stretch, strand and changes of training examples; nothing else does."""
 
     def __post_init__(self) -> None:
         if self.task_kind not in get_args(TaskKind):
             raise InputError(f"task_kind is one of {get_args(TaskKind)}, got {self.task_kind!r}")
         if self.seq_len is not None and self.seq_len < 1:
             raise InputError(f"seq_len is 1 base or more, got {self.seq_len}")
+        check_mutation_rate(self.mutation_rate)
         _refuse_seed("data seed", self.seed)
 
 

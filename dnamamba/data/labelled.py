@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dnamamba.data.augment import substitute
 from dnamamba.data.examples import Examples
 from dnamamba.data.label_configs import LabelledConfig
 from dnamamba.data.label_sources import AnyLabelledConfig, LabelledSource, Places, read_sources
@@ -25,7 +26,7 @@ from dnamamba.runtime import logger
 from dnamamba.task import IGNORED_LABEL, Task
 from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement
 
-_STRETCH, _STRAND = 1, 2
+_STRETCH, _STRAND, _MUTATIONS = 1, 2, 3
 """Keys that keep draws apart which are made for the same sample."""
 
 
@@ -67,8 +68,8 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
     """Labelled sequences of one split by running sample number (examples.LabelledDataset).
 
     is_training: shuffled anew in each epoch; a stretch at random of what is longer than seq_len;
-    the strand by a coin if rc_augment. Otherwise examples are in their order and the middle of
-    longer ones is taken; samples past the last begin again.
+    the strand by a coin if rc_augment; some bases changed by mutation_rate. Otherwise examples are
+    in their order and the middle of longer ones is taken; samples past the last begin again.
     A batch may cross the end of an epoch. Targets of bases are cut and turned with them.
     """
 
@@ -80,6 +81,7 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
         *,
         is_training: bool = False,
         rc_augment: bool = False,
+        mutation_rate: float = 0.0,
         seed: int = 0,
     ):
         self.task = task
@@ -87,6 +89,7 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
         self.seq_len = seq_len
         self.is_training = is_training
         self.rc_augment = rc_augment and is_training
+        self.mutation_rate = mutation_rate if is_training else 0.0
         self.seed = seed
 
     @property
@@ -101,6 +104,9 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
         for row, (_, start, end, reverse) in enumerate(picked):
             bases = sequences.codes[start:end]
             codes[row, : end - start] = reverse_complement(bases) if reverse else bases
+        if self.mutation_rate:
+            for i, key in enumerate(self._keys(samples)):
+                substitute(codes[i, : lengths[i]], self.mutation_rate, key)
         return Examples(
             torch.from_numpy(codes),
             torch.from_numpy(lengths),
@@ -148,6 +154,14 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
             picked += zip(*(column.tolist() for column in columns), strict=True)
         return picked
 
+    def _keys(self, samples: Sequence[int]) -> list[int]:
+        """What decides the changes of each."""
+        return [
+            int(key)
+            for epoch, numbers in self._by_epoch(samples)
+            for key in hash_u64(numbers, self.seed, epoch, _MUTATIONS)
+        ]
+
     def _by_epoch(self, samples: Sequence[int]) -> Iterator[tuple[int, Ints]]:
         places = (divmod(int(sample), self.n_examples) for sample in samples)
         for epoch, group in itertools.groupby(places, key=lambda place: place[0]):
@@ -180,6 +194,7 @@ def build_labelled_datasets(config: AnyLabelledConfig) -> dict[Split, SequenceDa
             seq_len,
             is_training=split is Split.TRAIN,
             rc_augment=config.rc_augment,
+            mutation_rate=config.mutation_rate,
             seed=config.seed,
         )
         for split in order

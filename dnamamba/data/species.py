@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dnamamba.data.augment import check_mutation_rate, substitute
 from dnamamba.data.examples import Examples
 from dnamamba.data.homology import HELD_OUT, published_split, split_by_homology, to_human
 from dnamamba.data.places import Places, starts_within_limit, weigh_contigs
@@ -26,7 +27,7 @@ from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
 from dnamamba.runtime import logger
 from dnamamba.task import Task
-from dnamamba.tokenizer import SOFT_MASK_BIT
+from dnamamba.tokenizer import SOFT_MASK_BIT, Codes, reverse_complement
 
 SpeciesSplit = Literal["homology", "hyenadna", "contigs", "bed"]
 ChromosomeWeights = Literal["uniform", "length", "callable"]
@@ -36,7 +37,7 @@ PAPER_EPOCH = 1024 * 64
 
 _FIRST_WARMUP = 1 << 14
 # Keys that keep the random draws of different purposes apart.
-_SPECIES, _CONTIG, _START = 11, 12, 13
+_SPECIES, _CONTIG, _START, _STRAND, _MUTATIONS = 11, 12, 13, 14, 15
 _EVALUATION = {Split.VALID: 21, Split.TEST: 22}
 _UPPER_CASE = np.uint8(0xFF ^ SOFT_MASK_BIT)
 
@@ -94,6 +95,13 @@ class SpeciesConfig:
     warmup_lengths: tuple[int, ...] = ()
     """Window lengths of the first epochs of training; `warmup_lengths(seq_len)` is the paper's."""
 
+    rc_augment: bool = True
+    """Read each training window from either strand, by a fair coin: a genome is written down from
+    either. No other split's."""
+
+    mutation_rate: float = 0.0
+    """Share of the bases of training windows that are changed, see augment.substitute."""
+
     epoch_size: int = PAPER_EPOCH
     """Samples in an epoch of training."""
 
@@ -117,6 +125,7 @@ class SpeciesConfig:
             )
         if not 0 <= self.max_n_fraction <= 1:
             raise InputError(f"max_n_fraction is between 0 and 1, got {self.max_n_fraction}")
+        check_mutation_rate(self.mutation_rate)
         if self.epoch_size < 1:
             raise InputError(f"epoch_size is 1 sample or more, got {self.epoch_size}")
         if self.n_eval < len(self.species):
@@ -237,14 +246,19 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
         return Examples(*map(torch.cat, zip(*parts, strict=True)))
 
     def describe(self, samples: Sequence[int]) -> list[str]:
-        """Where each sample comes from: `epoch 0: human/chr1:1-1,024`."""
+        """Where each sample comes from: `epoch 0: human/chr1:1-1,024, reverse strand`."""
         lines = []
         for epoch, i in self._by_epoch(samples):
             size = self.length(epoch)
             contigs, starts, _ = self._draw(epoch, i)
-            for contig, start in zip(contigs.tolist(), starts.tolist(), strict=True):
+            turned = np.zeros(len(i), bool)
+            if self.split is Split.TRAIN and self.config.rc_augment:
+                turned = self._turned(epoch, i)
+            columns = (contigs.tolist(), starts.tolist(), turned.tolist())
+            for contig, start, is_turned in zip(*columns, strict=True):
                 place = Interval(self._names[contig], start, start + size)
-                lines.append(f"epoch {epoch}: {place}")
+                strand = ", reverse strand" if is_turned else ""
+                lines.append(f"epoch {epoch}: {place}{strand}")
         return lines
 
     def _by_epoch(self, samples: Sequence[int]) -> Iterator[tuple[int, Ints]]:
@@ -260,11 +274,27 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
         for row, (contig, start) in enumerate(zip(contigs.tolist(), starts.tolist(), strict=True)):
             window = read(names[contig], start, start + size)
             np.bitwise_and(window, _UPPER_CASE, out=codes[row])
+        if self.split is Split.TRAIN:
+            self._augment(codes, epoch, i)
         return Examples(
             torch.from_numpy(codes),
             torch.full((len(i),), size),
             torch.from_numpy(self._targets[species]),
         )
+
+    def _augment(self, codes: Codes, epoch: int, i: Ints) -> None:
+        """Turn and change training windows (B, L), in place."""
+        if self.config.rc_augment:
+            for row in np.flatnonzero(self._turned(epoch, i)).tolist():
+                codes[row] = reverse_complement(codes[row])
+        if self.config.mutation_rate:
+            keys = self._hash(i, epoch, _MUTATIONS).tolist()
+            for row, key in zip(codes, keys, strict=True):
+                substitute(row, self.config.mutation_rate, key)
+
+    def _turned(self, epoch: int, i: Ints) -> NDArray[np.bool_]:
+        """Which training windows are read from the other strand."""
+        return self._hash(i, epoch, _STRAND) & np.uint64(1) == 1
 
     def _draw(self, epoch: int, i: Ints) -> tuple[Ints, Ints, Ints]:
         """Contig (index), start and species (index into labels) of samples of an epoch."""
