@@ -268,8 +268,8 @@ _KINDS = _kinds()
 
 def check_bases(codes: Codes) -> str:
     """What there is to say about letters, `""` where all are well; RowError without any base."""
-    n = len(codes)
-    return check_pieces((codes[i : i + _PIECE] for i in range(0, n, _PIECE)), n)
+    starts = range(0, len(codes), _PIECE)
+    return check_pieces([codes[i : i + _PIECE] for i in starts], len(codes))
 
 
 def check_window(genome: Genome, window: Interval, padding: tuple[int, int]) -> str:
