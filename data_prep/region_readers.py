@@ -4,8 +4,8 @@
         for row in table:
             row.columns, row.status, row.codes
 
-A row at a time is held, of a FASTA a record, of a table a few MB. What a row says is read here of
-FASTA and BED, and of others in variant_reader, feature_reader (GFF3, GTF), region_list and
+A row at a time is held, of a FASTA a record, of a CSV a few MB, of parquet a group of its rows.
+FASTA and BED are read here, others in variant_reader, feature_reader (GFF3, GTF), region_list and
 table_reader (CSV, TSV, parquet).
 """
 
@@ -13,6 +13,7 @@ import io
 import os.path
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
@@ -121,6 +122,7 @@ def _text_of_region(source: str) -> AbstractContextManager[TextInput]:
 
 
 def _read_fasta(text: TextInput, rule: WindowRule) -> Iterator[RegionRow]:
+    rule = replace(rule, widen=False)
     for number, (header, codes) in enumerate(_records(text), start=1):
         words = header[1:].split()
         name, description = words[0] if words else "", " ".join(words[1:])

@@ -1,7 +1,6 @@
 """Rows of what a reader found: a place in a genome, or a record with its letters."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from dnamamba.data_prep.genome import Genome
@@ -98,11 +97,11 @@ def region_row(
 def record_row(
     number: int, columns: tuple[str, ...], name: str, codes: Codes, rule: WindowRule
 ) -> RegionRow:
-    """The row of a record with its letters, around which there are none to be read."""
+    """The row of a record with its letters. rule: one that does not widen, as nothing is around."""
     n_bases = len(codes)
     region = Interval(name, 0, n_bases)
     try:
-        placed = place_window(0, n_bases, n_bases, replace(rule, widen=False))
+        placed = place_window(0, n_bases, n_bases, rule)
         codes = codes[placed.start : placed.end]
         note = join_notes(placed.note, check_bases(codes))
     except RowError as error:

@@ -1,6 +1,7 @@
 """Tables of sequences, CSV, TSV and parquet, as rows: each like a record of a FASTA."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from dnamamba.data_prep.fasta import refuse_damage
@@ -45,6 +46,7 @@ def read_sequence_table(
     if name_column is not None or header.count("name") == 1:
         name = place_column(path, header, name_column or "name", _OPTIONS)
     columns = tuple(header[:sequence] + header[sequence + 1 :])
+    rule = replace(rule, widen=False)
     return RegionTable(columns, _rows(path, blocks, len(header), sequence, name, rule))
 
 

@@ -222,8 +222,8 @@ def _parquet_blocks(path: Path, stream: BinaryIO, wanted: list[str]) -> Iterator
 def read_parquet_rows(path: Path, stream: BinaryIO) -> tuple[list[str], Iterator[RowBlock]]:
     """The columns of text and numbers of a parquet file, and its rows, from 1.
 
-    A few MB are held at a time. path: for messages. Raises InputError, also while rows are read,
-    for what is no such file.
+    What is held is what pyarrow does of a row group, and a few MB. path: for messages. Raises
+    InputError, also while rows are read, for what is no such file.
     """
     with _refuse_bad_parquet(path):
         file = _open_parquet(stream)
