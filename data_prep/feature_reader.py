@@ -23,7 +23,10 @@ from dnamamba.data_prep.region_rows import (
 from dnamamba.data_prep.row_making import Located, locate, region_row
 from dnamamba.data_prep.text_input import TextInput, is_comment
 
-_COLUMNS = tuple("seqid source type start end score strand phase attributes".split())
+_COLUMNS = (
+    *("seqid", "source", "type"),
+    *("start", "end", "score", "strand", "phase", "attributes"),
+)
 _NAMES = ("ID", "Name", "gene_id", "transcript_id")
 # ID=gene:1;Name=a%2Cb of GFF3, whose values have no ; but an escaped one,
 _GFF3 = re.compile(r'\s*[^\s=;"]+=')
