@@ -1,40 +1,55 @@
-"""FASTA, BED and VCF as rows of regions: one for every row of the input, in its order.
+"""Sequences, regions and variants as rows: one for every row of the input, in its order.
 
     with open_regions(Path("peaks.bed.gz"), genome=open_genome(["hg38.fa.gz"])) as table:
         for row in table:
             row.columns, row.status, row.codes
 
-A row at a time is held, of a FASTA a record.
+A row at a time is held, of a FASTA a record, of a CSV a few MB, of parquet a group of its rows.
+FASTA and BED are read here, others in variant_reader, feature_reader (GFF3, GTF), region_list and
+table_reader (CSV, TSV, parquet).
 """
 
+import io
+import os.path
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
+from dnamamba.data_prep.feature_reader import read_features
 from dnamamba.data_prep.genome import Genome
+from dnamamba.data_prep.region_list import read_region_list
 from dnamamba.data_prep.region_rows import (
     RegionRow,
     RegionTable,
     RowError,
-    RowStatus,
     WindowRule,
-    check_bases,
-    contig_length,
     fit_columns,
+    given_name,
     join_notes,
     parse_position,
-    place_window,
-    read_window,
     split_columns,
     unreadable,
 )
-from dnamamba.data_prep.text_input import RegionFormat, TextInput, format_of, open_text
+from dnamamba.data_prep.row_making import Located, locate, record_row, region_row
+from dnamamba.data_prep.table_reader import read_sequence_table
+from dnamamba.data_prep.text_input import (
+    RegionFormat,
+    TextInput,
+    format_of,
+    is_bed_header,
+    is_comment,
+    looks_like_region,
+    open_text,
+)
 from dnamamba.data_prep.variant_reader import read_vcf
 from dnamamba.errors import InputError
-from dnamamba.intervals import Interval, Strand
-from dnamamba.tokenizer import Codes, encode
+from dnamamba.intervals import Strand
+from dnamamba.tokenizer import ENCODE_TABLE, Codes
 
 _BED_COLUMNS = (
     *("chrom", "start", "end", "name", "score", "strand"),
@@ -46,88 +61,120 @@ _LOOK_AHEAD = 100
 
 @contextmanager
 def open_regions(
-    source: Path | BinaryIO,
+    source: Path | str | BinaryIO,
     *,
     genome: Genome | None = None,
     rule: WindowRule | None = None,
     input_format: RegionFormat | None = None,
+    sequence_column: str | None = None,
+    name_column: str | None = None,
 ) -> Iterator[RegionTable]:
-    """Open FASTA, BED or VCF, plain, gzip or BGZF, from a file or a stream such as standard input.
+    """Open FASTA, BED, VCF, GFF3, GTF, a list of regions or a table, plain, gzip or BGZF.
 
-    genome: what BED and VCF refer to. rule: how much of a region is read; default as it is, which
-    variants cannot be. input_format: default told by what the text begins with.
-    Raises FileNotFoundError, and InputError for what is none of these formats, for a BED or VCF
-    without a genome, a VCF without a window's length, and compressed data that is damaged; the last
-    while rows are read. What is wrong with a row is said in the row.
+    source: a file; a stream such as standard input; or text, which is the name of a file if there
+    is such a one, and else a region like `chr1:1-2,000`, or a contig of the genome.
+    genome: what all but FASTA and tables refer to. rule: how much of a region is read; default as
+    it is, which variants cannot be. input_format: default told by what the text begins with.
+    sequence_column, name_column: of a table; default `sequence`, and `name` if there is one. Where
+    the first is named, what would be read as BED is a table.
+    Raises FileNotFoundError, and InputError for what is none of these formats, for regions without
+    a genome, a VCF without a window's length, a table without the columns named, and compressed
+    data that is damaged; the last while rows are read. What is wrong with a row is said in the row.
     """
     rule = rule or WindowRule()
-    with open_text(source) as text:
-        found = input_format or format_of(text)
+    if isinstance(source, str) and _is_region(source, genome, input_format):
+        opened, input_format = _text_of_region(source), input_format or "region"
+    else:
+        opened = open_text(Path(source) if isinstance(source, str) else source)
+    with opened as text:
+        found = input_format or format_of(text, sequence_column)
+        if text.is_parquet and found != "table":
+            raise InputError(f"{text.name} is parquet, a table, but was to be read as {found}")
         if found == "fasta":
             yield RegionTable(("name", "description", "bases"), _read_fasta(text, rule))
-            return
-        if genome is None:
+        elif found == "table":
+            yield read_sequence_table(text, rule, sequence_column, name_column)
+        elif genome is None:
             raise InputError(
-                f"{text.name} is read as {found.upper()}, which says where sequences lie but not "
+                f"{text.name} is read as {_CALLED[found]}, which says where sequences lie but not "
                 "what they are: name the genome (--genome), or give a FASTA"
             )
-        read = read_vcf if found == "vcf" else _read_bed
-        yield read(text, genome, rule)
+        else:
+            yield _READERS[found](text, genome, rule)
+
+
+def _is_region(source: str, genome: Genome | None, input_format: RegionFormat | None) -> bool:
+    if os.path.exists(source):
+        return False
+    is_contig = genome is not None and source in genome.contigs
+    if is_contig or looks_like_region(source):
+        return input_format in (None, "region")
+    raise FileNotFoundError(
+        f"no such file: {source}; nor is it a region, which looks like chr1:1-2,000"
+    )
+
+
+def _text_of_region(source: str) -> AbstractContextManager[TextInput]:
+    return open_text(io.BytesIO(source.encode("utf-8", "surrogateescape")), source)
 
 
 # --- FASTA
 
 
 def _read_fasta(text: TextInput, rule: WindowRule) -> Iterator[RegionRow]:
+    rule = replace(rule, widen=False)
     for number, (header, codes) in enumerate(_records(text), start=1):
         words = header[1:].split()
         name, description = words[0] if words else "", " ".join(words[1:])
-        columns = (name, description, str(len(codes)))
-        try:
-            placed = place_window(0, len(codes), len(codes), _as_it_is(rule))
-            codes = codes[placed.start : placed.end]
-            note = join_notes(placed.note, check_bases(codes))
-        except RowError as error:
-            yield RegionRow(number, columns, error.status, error.note)
-            continue
-        window = Interval(name, placed.start, placed.end)
-        yield RegionRow(number, columns, placed.status, note, codes, window=window)
-
-
-def _as_it_is(rule: WindowRule) -> WindowRule:
-    return WindowRule(seq_len=rule.seq_len)
+        yield record_row(number, (name, description, str(len(codes))), name, codes, rule)
 
 
 def _records(text: TextInput) -> Iterator[tuple[str, Codes]]:
     """(header line, letters) of each record."""
-    header, letters = "", bytearray()
-    for number, line in text.lines():
-        if line.startswith(">"):
-            if header:
-                yield header, _bases(letters)
-            header, letters = line, bytearray()
-        elif not header:
+    # Letters become codes as they come: of a chromosome there is never more than one copy.
+    header, codes, in_header = bytearray(), bytearray(), False
+    for number, begins_line, piece in text.pieces():
+        if begins_line:
+            in_header = piece.startswith(b">")
+            if in_header and header:
+                yield _decode(header), np.frombuffer(codes, np.uint8)
+            if in_header:
+                header, codes = bytearray(), bytearray()
+        if in_header:
+            header += piece
+        elif header:
+            codes += _encode(piece)
+        elif not piece.isspace():
             raise InputError(
                 f"{text.name} line {number}: expected FASTA, which begins with a line starting "
-                f"with '>', got {line[:40]!r}"
+                f"with '>', got {_decode(piece)[:40]!r}"
             )
-        else:
-            letters += line.encode("latin-1", "replace")
     if header:
-        yield header, _bases(letters)
+        yield _decode(header), np.frombuffer(codes, np.uint8)
 
 
-def _bases(letters: bytearray) -> Codes:
-    return encode(letters.translate(None, b"\r\t "))
+def _decode(line: bytes | bytearray) -> str:
+    return line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+
+
+def _encode(piece: bytes) -> bytes:
+    """Codes of a line's letters, without spaces."""
+    if not piece.isascii():
+        # A letter is one, however many bytes it takes.
+        piece = _decode(piece).encode("latin-1", "replace")
+    return piece.translate(_TO_CODES, b"\r\n\t ")
+
+
+_TO_CODES = ENCODE_TABLE.tobytes()
 
 
 # --- BED
 
 
 def _read_bed(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
-    lines = ((n, split_columns(line)) for n, line in text.lines() if not _is_comment(line))
+    lines = ((n, split_columns(line)) for n, line in text.lines() if not is_comment(line))
     first = list(islice(lines, _LOOK_AHEAD))
-    columns = tuple(first.pop(0)[1]) if first and _is_header(first[0][1]) else _names(first)
+    columns = tuple(first.pop(0)[1]) if first and is_bed_header(first[0][1]) else _names(first)
     rows = (
         _bed_row(number, fields, len(columns), genome, rule)
         for number, fields in chain(first, lines)
@@ -141,53 +188,31 @@ def _names(rows: list[tuple[int, list[str]]]) -> tuple[str, ...]:
     return (*_BED_COLUMNS, *more)[:widest]
 
 
-def _is_comment(line: str) -> bool:
-    return line.startswith("#") or line.split(maxsplit=1)[0] in ("track", "browser")
-
-
-def _is_header(fields: list[str]) -> bool:
-    """Whether a first row names the columns, as tables saved with their header do."""
-    names = [field.strip().lower() for field in fields[1:3]]
-    return names in (["start", "end"], ["chromstart", "chromend"], ["start", "stop"])
-
-
 def _bed_row(
     number: int, fields: list[str], n_columns: int, genome: Genome, rule: WindowRule
 ) -> RegionRow:
     columns, cut = fit_columns(fields, n_columns)
+    name = given_name(fields[3]) if len(fields) > 3 else ""
     try:
-        region, notes, clipped = _parse_bed(fields, genome)
-        length = genome.contigs[region.chrom]
-        placed = place_window(region.start, region.end, length, rule)
-        codes = read_window(genome, region.chrom, placed, region.strand)
-        note = join_notes(cut, *notes, placed.note, check_bases(codes))
+        located = _locate_bed(fields, genome)
     except RowError as error:
-        return RegionRow(number, columns, error.status, join_notes(cut, error.note))
-    status = placed.status
-    if clipped and status == RowStatus.OK:
-        status = RowStatus.CLIPPED
-    window = Interval(region.chrom, placed.start, placed.end, region.strand)
-    return RegionRow(number, columns, status, note, codes, window=window, padding=placed.padding)
+        return RegionRow(number, columns, error.status, join_notes(cut, error.note), name=name)
+    return region_row(number, columns, name, located, genome, rule, cut)
 
 
-def _parse_bed(fields: list[str], genome: Genome) -> tuple[Interval, list[str], bool]:
-    """The region inside its contig, what there is to say of it, and whether it was cut."""
+def _locate_bed(fields: list[str], genome: Genome) -> Located:
     if len(fields) < 3:
         raise unreadable(f"a row has chrom, start and end, this has {len(fields)} columns")
-    chrom = fields[0].strip()
-    start, end = (parse_position(fields[i].strip(), what) for i, what in ((1, "start"), (2, "end")))
-    if start > end:
-        raise unreadable(f"start {start:,} is after end {end:,}")
-    length = contig_length(genome, chrom)
-    if start > length or start == length < end:
-        raise unreadable(f"lies past the end of {chrom}, which has {length:,} bases")
-    notes, strand = [], Strand.FORWARD
-    if end > length:
-        notes.append(f"end {end:,} lies past the end of {chrom}, which has {length:,} bases")
-    if len(fields) > 5:
-        given = fields[5].strip()
-        if given in tuple(Strand):
-            strand = Strand(given)
-        else:
-            notes.append(f"strand is +, - or ., got {given[:40]!r}: read as +")
-    return Interval(chrom, start, min(end, length), strand), notes, end > length
+    start = parse_position(fields[1].strip(), "start")
+    end = parse_position(fields[2].strip(), "end")
+    strand = fields[5].strip() if len(fields) > 5 else Strand.FORWARD
+    return locate(fields[0].strip(), start, end, strand, genome)
+
+
+_READERS = {
+    "bed": _read_bed,
+    "vcf": read_vcf,
+    "gtf": read_features,
+    "region": read_region_list,
+}
+_CALLED = {"bed": "BED", "vcf": "VCF", "gtf": "GFF or GTF", "region": "a list of regions"}

@@ -1,11 +1,11 @@
-"""Rows of regions: what every reader of FASTA, BED and VCF gives, and the window that is read.
+"""Rows of regions: what every reader of sequences, regions and variants gives, and their windows.
 
 A row of the input becomes a row here whatever is wrong with it, so that what is computed for each
 can be laid beside the input. Coordinates are 0-based and half-open.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, get_args
 
@@ -15,6 +15,9 @@ from dnamamba.data_prep.genome import Genome
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Strand
 from dnamamba.tokenizer import N_ID, UNK_ID, Codes, is_base, reverse_complement, token_ids
+
+# Letters are looked at so many at a time: a chromosome's are never held for it.
+_PIECE = 1 << 20
 
 Edge = Literal["shift", "pad", "clip"]
 
@@ -51,7 +54,11 @@ class WindowRule:
     """How much of a region is read."""
 
     seq_len: int | None = None
-    """Bases of a window. Longer regions are cut to their middle. None: regions as they are."""
+    """Bases of a window. None: regions as they are."""
+
+    cut: bool = True
+    """Whether longer regions and records are cut to their middle of seq_len; else they are read
+    whole."""
 
     widen: bool = False
     """Whether shorter regions get bases from around them, up to seq_len; records of a FASTA have
@@ -61,6 +68,11 @@ class WindowRule:
     """What becomes of a wider window that passes its contig's end: it is moved inside, filled up
     with N, or cut."""
 
+    lazy_from: int | None = None
+    """Windows of a genome that are longer than this, with padding, come without codes;
+    `RegionRow.read` gives pieces of them. None: none do. Records, which are held anyway, and
+    variants always have codes."""
+
     def __post_init__(self) -> None:
         if self.edge not in get_args(Edge):
             raise InputError(f"edge is one of {', '.join(get_args(Edge))}, got {self.edge!r}")
@@ -68,6 +80,8 @@ class WindowRule:
             raise InputError(f"a window has 1 base or more, got {self.seq_len}")
         if self.widen and self.seq_len is None:
             raise InputError("widening regions needs seq_len, the bases of a window")
+        if self.lazy_from is not None and self.lazy_from < 0:
+            raise InputError(f"lazy_from is a number of bases, 0 or more, got {self.lazy_from}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +97,8 @@ class RegionRow:
     status: RowStatus
     note: str = ""
     codes: Codes | None = None
-    """What is to be given to a model, in the direction of the strand; None where there is nothing.
-    Of a variant it has the reference allele."""
+    """What is to be given to a model, in the direction of the strand; None where there is nothing,
+    and where WindowRule.lazy_from leaves it to `read`. Of a variant it has the reference allele."""
 
     alternative: Codes | None = None
     """The same with the alternative allele, of a variant."""
@@ -97,6 +111,45 @@ class RegionRow:
 
     variant_start: int | None = None
     """Where the alleles begin in `codes` and in `alternative`, of a variant."""
+
+    region: Interval | None = None
+    """What the row is about, in its contig, before it was widened, moved or cut to its middle: of a
+    FASTA or table the whole record, of a variant REF. None where the row does not say it, or says
+    what no contig has; what passes a contig's end is clipped there."""
+
+    name: str = ""
+    """What the input calls it; "" where it does not, or has BED's and VCF's `.`."""
+
+    span: tuple[int, int] | None = None
+    """Where the region lies in what is read, [start, end), padding counted, in the direction of the
+    strand; all of it where the region was cut to its middle. None where nothing is read."""
+
+    genome: Genome | None = field(default=None, repr=False, compare=False)
+    """What `read` reads of where there are no codes."""
+
+    @property
+    def length(self) -> int:
+        """Bases for a model to read, with padding; 0 where there is nothing."""
+        if self.codes is not None:
+            return len(self.codes)
+        return self.window.length + sum(self.padding) if self.window is not None else 0
+
+    def read(self, start: int, end: int) -> Codes:
+        """[start, end) of what a model reads: a piece of `codes`, or of what they would be.
+
+        uint8 (end - start,), in the direction of the strand. Raises InputError for what is not
+        0 <= start <= end <= length.
+        """
+        if not 0 <= start <= end <= self.length:
+            raise InputError(
+                f"line {self.line}: expected 0 <= start <= end <= {self.length:,}, the bases that "
+                f"are read, got start {start:,}, end {end:,}"
+            )
+        if self.codes is not None:
+            return self.codes[start:end]
+        if self.window is None or self.genome is None:
+            return np.empty(0, np.uint8)
+        return read_piece(self.genome, self.window, self.padding, start, end)
 
     @property
     def sequences(self) -> list[Codes]:
@@ -131,11 +184,11 @@ class Placed:
 def place_window(start: int, end: int, length: int, rule: WindowRule) -> Placed:
     """The window of a region [start, end) that lies inside a contig of `length` bases."""
     size, seq_len = end - start, rule.seq_len
-    if seq_len is not None and size > seq_len:
+    if seq_len is not None and size > seq_len and rule.cut:
         start += (size - seq_len) // 2
         note = f"the middle {seq_len:,} of {size:,} bases"
         return Placed(start, start + seq_len, status=RowStatus.CLIPPED, note=note)
-    if seq_len is None or not rule.widen:
+    if seq_len is None or size > seq_len or not rule.widen:
         return Placed(start, end)
     start -= (seq_len - size) // 2
     return fit_window(start, start + seq_len, length, rule.edge)
@@ -164,10 +217,32 @@ def shift_note(shift: int) -> str:
     return f"moved {abs(shift):,} to the {'left' if shift < 0 else 'right'}, into the contig"
 
 
-def read_window(genome: Genome, contig: str, placed: Placed, strand: Strand) -> Codes:
-    """Codes of a window with its padding, of the reverse complement where the strand is `-`."""
-    codes = pad(genome.read(contig, placed.start, placed.end), placed.padding)
-    return reverse_complement(codes) if strand == Strand.REVERSE else codes
+def span_of(region: Interval, window: Interval, padding: tuple[int, int]) -> tuple[int, int]:
+    """Where a region lies in a window with N around, in the direction of the window's strand."""
+    before, after = padding
+    start = before + max(region.start, window.start) - window.start
+    end = before + min(region.end, window.end) - window.start
+    if window.strand != Strand.REVERSE:
+        return start, end
+    length = before + window.length + after
+    return length - end, length - start
+
+
+def read_piece(
+    genome: Genome, window: Interval, padding: tuple[int, int], start: int, end: int
+) -> Codes:
+    """[start, end) of a window with N around, in the direction of the window's strand."""
+    before, after = padding
+    is_turned = window.strand == Strand.REVERSE
+    if is_turned:
+        length = before + window.length + after
+        start, end = length - end, length - start
+    first = min(max(start - before, 0), window.length)
+    last = min(max(end - before, 0), window.length)
+    codes = genome.read(window.chrom, window.start + first, window.start + last)
+    left = min(max(before - start, 0), end - start)
+    codes = pad(codes, (left, end - start - left - len(codes)))
+    return reverse_complement(codes) if is_turned else codes
 
 
 def pad(codes: Codes, padding: tuple[int, int]) -> Codes:
@@ -177,18 +252,55 @@ def pad(codes: Codes, padding: tuple[int, int]) -> Codes:
     return np.pad(codes, padding, constant_values=N_ID)
 
 
+# What kind of letter each code is: a base, or none of DNA. bytes.translate looks it up six times as
+# fast as arrays are compared where there are few letters.
+_BASE, _FOREIGN = b"b", b"?"
+
+
+def _kinds() -> bytes:
+    codes = np.arange(256, dtype=np.uint8)
+    unknown = np.where(token_ids(codes) == UNK_ID, _FOREIGN, b"-")
+    return np.where(is_base(codes), _BASE, unknown).tobytes()
+
+
+_KINDS = _kinds()
+
+
 def check_bases(codes: Codes) -> str:
     """What there is to say about letters, `""` where all are well; RowError without any base."""
-    if not len(codes):
+    starts = range(0, len(codes), _PIECE)
+    return check_pieces([codes[i : i + _PIECE] for i in starts], len(codes))
+
+
+def check_window(genome: Genome, window: Interval, padding: tuple[int, int]) -> str:
+    """The same of a window that is not held, with N around."""
+    starts = range(window.start, window.end, _PIECE)
+    pieces = (genome.read(window.chrom, i, min(i + _PIECE, window.end)) for i in starts)
+    return check_pieces(pieces, window.length + sum(padding))
+
+
+def check_pieces(pieces: Iterable[Codes], n_letters: int) -> str:
+    """The same of n_letters, of which pieces may leave out N."""
+    if not n_letters:
         raise RowError(RowStatus.TOO_SHORT, "no base at all")
-    if not is_base(codes).any():
-        raise unreadable(f"no A, C, G or T among {len(codes):,} letters")
-    foreign = int((token_ids(codes) == UNK_ID).sum())
+    has_base, foreign = False, 0
+    for piece in pieces:
+        kinds = piece.tobytes().translate(_KINDS)
+        has_base = has_base or _BASE in kinds
+        foreign += kinds.count(_FOREIGN)
+    if not has_base:
+        raise unreadable(f"no A, C, G or T among {n_letters:,} letters")
     return f"{foreign:,} letters that are not DNA" if foreign else ""
 
 
 def join_notes(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
+
+
+def given_name(text: str) -> str:
+    """A name as BED and VCF write it, whose `.` is none."""
+    text = text.strip()
+    return "" if text == "." else text
 
 
 def contig_length(genome: Genome, contig: str) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TextIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,6 +27,9 @@ _BLOCK_CHARACTERS = 1 << 22
 
 Block = tuple[list[int], list[list[str]]]
 """Numbers of some rows, and the wanted columns of them."""
+
+RowBlock = tuple[list[int], list[list[str]]]
+"""Numbers of some rows, and the rows."""
 
 
 @dataclass(frozen=True)
@@ -93,26 +96,34 @@ def read_columns(path: Path, columns: Sequence[str]) -> tuple[dict[str, list[str
 
 def column_names(path: Path) -> list[str]:
     """What the header of a table names, in its order. Raises what `read_table` does of a file."""
-    names: list[str] = []
-    for _ in _blocks(path, [], names):
-        break
-    return names
+    with _open_table(path) as (stream, is_parquet):
+        if not is_parquet:
+            return read_text_rows(path, stream)[0]
+        with _refuse_bad_parquet(path):
+            return list(_open_parquet(stream).schema_arrow.names)
 
 
-def _blocks(path: Path, wanted: list[str], names: list[str] | None = None) -> Iterator[Block]:
-    """names: a list that the header's names are put into before the first block."""
-    names = [] if names is None else names
+def _blocks(path: Path, wanted: list[str]) -> Iterator[Block]:
+    with _open_table(path) as (stream, is_parquet):
+        read = _parquet_blocks if is_parquet else _text_blocks
+        yield from read(path, stream, wanted)
+
+
+@contextlib.contextmanager
+def _open_table(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+    """Its unpacked bytes, and whether they are parquet."""
     with open_existing(path) as raw, refuse_damage(path):
         packed = compression_of(path) != "none"
         stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
         head = stream.peek(8)[:8]  # type: ignore[attr-defined]
-        if head.startswith(b"PAR1"):
+        is_parquet = head.startswith(b"PAR1")
+        if is_parquet and packed:
             # Parquet is read from its end, which gzip can reach only by unpacking everything.
-            whole = io.BytesIO(stream.read()) if packed else stream
-            yield from _parquet_blocks(path, whole, wanted, names)
-        else:
+            yield io.BytesIO(stream.read()), True
+            return
+        if not is_parquet:
             _refuse_other_formats(path, head)
-            yield from _text_blocks(path, stream, wanted, names)
+        yield stream, is_parquet
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
@@ -132,13 +143,56 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
 # --- text
 
 
-def _text_blocks(
-    path: Path, stream: BinaryIO, wanted: list[str], names: list[str]
-) -> Iterator[Block]:
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+def _text_blocks(path: Path, stream: BinaryIO, wanted: list[str]) -> Iterator[Block]:
+    header, blocks = read_text_rows(path, stream)
+    places = [place_column(path, header, name) for name in wanted]
+    for numbers, rows in blocks:
+        _refuse_lengths(path, numbers, rows, len(header))
+        yield numbers, [list(map(itemgetter(i), rows)) for i in places]
+
+
+def read_text_rows(
+    path: Path, stream: BinaryIO, *, errors: str = "strict"
+) -> tuple[list[str], Iterator[RowBlock]]:
+    """The header of a CSV or TSV, and its rows, which may have more or fewer columns.
+
+    A few MB are held at a time. path: for messages. errors: as of str.encode, for what is not
+    UTF-8. Raises InputError, also while rows are read, for what is no such text.
+    """
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors=errors, newline="")
+    with _refuse_bad_text(path), _long_fields():
+        blank = 0
+        while (first := text.readline()) and not first.strip():
+            blank += 1
+        delimiter = next((mark for mark in "\t,;" if mark in first), ",")
+        # Strict: a quote that is never closed would swallow the rest of the file.
+        reader = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
+        header = [name.strip() for name in next(reader, [])]
+    if not header:
+        raise InputError(f"{path} is empty")
+    return header, _row_blocks(path, reader, blank + 2, len(header))
+
+
+def _row_blocks(
+    path: Path, reader: Iterator[list[str]], number: int, n_columns: int
+) -> Iterator[RowBlock]:
+    n_rows = 256
+    with _refuse_bad_text(path), _long_fields():
+        while rows := list(itertools.islice(reader, n_rows)):
+            numbers = list(range(number, number + len(rows)))
+            number += len(rows)
+            if set(map(len, rows)) != {n_columns}:
+                numbers, rows = _without_blanks(numbers, rows)
+            if rows:
+                yield numbers, rows
+                size = sum(map(len, itertools.chain.from_iterable(rows))) // len(rows) + 1
+                n_rows = min(max(_BLOCK_CHARACTERS // size, 1), 1 << 14)
+
+
+@contextlib.contextmanager
+def _refuse_bad_text(path: Path) -> Iterator[None]:
     try:
-        with _long_fields():
-            yield from _csv_blocks(path, text, wanted, names)
+        yield
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
     except csv.Error as error:
@@ -154,88 +208,112 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _csv_blocks(path: Path, text: TextIO, wanted: list[str], names: list[str]) -> Iterator[Block]:
-    blank = 0
-    while (first := text.readline()) and not first.strip():
-        blank += 1
-    delimiter = next((mark for mark in "\t,;" if mark in first), ",")
-    # Strict: a quote that is never closed would swallow the rest of the file.
-    reader = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
-    header = [name.strip() for name in next(reader, [])]
-    if not header:
-        raise InputError(f"{path} is empty")
-    names += header
-    places = [_place(path, header, name) for name in wanted]
-    number, n_rows = blank + 2, 256
-    while block := list(itertools.islice(reader, n_rows)):
-        numbers = list(range(number, number + len(block)))
-        number += len(block)
-        if set(map(len, block)) != {len(header)}:
-            numbers, block = _without_blanks(path, numbers, block, len(header))
-        if block:
-            yield numbers, [list(map(itemgetter(i), block)) for i in places]
-            size = sum(map(len, itertools.chain.from_iterable(block))) // len(block) + 1
-            n_rows = min(max(_BLOCK_CHARACTERS // size, 1), 1 << 14)
-
-
-def _place(path: Path, header: list[str], name: str) -> int:
+def place_column(
+    path: Path,
+    header: Sequence[str],
+    name: str,
+    options: str = "--sequence-column and --label-columns",
+) -> int:
+    """Which column is called so; InputError where none or several are. options: name others."""
     if header.count(name) == 1:
         return header.index(name)
     if name in header:
         raise InputError(f"{path} has {header.count(name)} columns named {name!r}: rename them")
-    _refuse_column(path, header, name)
-
-
-def _refuse_column(path: Path, there: Sequence[str], name: str) -> NoReturn:
-    shown = ", ".join(repr(one[:30]) for one in there[:12])
-    more = f", ... ({len(there)} in all)" if len(there) > 12 else ""
+    shown = ", ".join(repr(one[:30]) for one in header[:12])
+    more = f", ... ({len(header)} in all)" if len(header) > 12 else ""
     raise InputError(
         f"{path} has no column {name!r}; its first line names {shown}{more}. Name yours with "
-        "--sequence-column and --label-columns, or add a first line with the names of the columns"
+        f"{options}, or add a first line with the names of the columns"
     )
 
 
-def _without_blanks(
-    path: Path, numbers: list[int], block: list[list[str]], n_columns: int
-) -> tuple[list[int], list[list[str]]]:
-    rows = zip(numbers, block, strict=True)
-    kept = [(number, row) for number, row in rows if len(row) > 1 or "".join(row).strip()]
-    for number, row in kept:
+def _without_blanks(numbers: list[int], rows: list[list[str]]) -> RowBlock:
+    pairs = zip(numbers, rows, strict=True)
+    kept = [(number, row) for number, row in pairs if len(row) > 1 or "".join(row).strip()]
+    return [number for number, _ in kept], [row for _, row in kept]
+
+
+def _refuse_lengths(path: Path, numbers: list[int], rows: list[list[str]], n_columns: int) -> None:
+    for number, row in zip(numbers, rows, strict=True):
         if len(row) != n_columns:
             raise InputError(
                 f"{path.name} row {number} has {len(row)} columns, the header has {n_columns}: "
                 f"{', '.join(row)[:60]!r}"
             )
-    return [number for number, _ in kept], [row for _, row in kept]
 
 
 # --- parquet
 
 
-def _parquet_blocks(
-    path: Path, stream: BinaryIO, wanted: list[str], names: list[str]
-) -> Iterator[Block]:
+def _parquet_blocks(path: Path, stream: BinaryIO, wanted: list[str]) -> Iterator[Block]:
+    with _refuse_bad_parquet(path):
+        file = _open_parquet(stream)
+        for name in wanted:
+            place_column(path, file.schema_arrow.names, name)
+        yield from _parquet_columns(path, file, wanted)
+
+
+def read_parquet_rows(path: Path, stream: BinaryIO) -> tuple[list[str], Iterator[RowBlock]]:
+    """The columns of text and numbers of a parquet file, and its rows, from 1.
+
+    What is held is what pyarrow does of a row group, and a few MB. path: for messages. Raises
+    InputError, also while rows are read, for what is no such file.
+    """
+    with _refuse_bad_parquet(path):
+        file = _open_parquet(stream)
+        names = file.schema_arrow.names
+        plain = [field.name for field in file.schema_arrow if _is_plain(field.type)]
+        header = [name for name in plain if names.count(name) == 1]
+    return header, _parquet_rows(path, file, header)
+
+
+def _parquet_rows(path: Path, file: Any, header: list[str]) -> Iterator[RowBlock]:
+    with _refuse_bad_parquet(path):
+        for numbers, columns in _parquet_columns(path, file, header):
+            yield numbers, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _parquet_columns(path: Path, file: Any, wanted: list[str]) -> Iterator[Block]:
+    number = 1
+    for batch in file.iter_batches(batch_size=_batch_rows(file), columns=wanted):
+        numbers = list(range(number, number + batch.num_rows))
+        number += batch.num_rows
+        if numbers:
+            yield numbers, [_as_text(path, name, batch.column(name)) for name in wanted]
+
+
+def _batch_rows(file: Any) -> int:
+    """So many rows that about _BLOCK_CHARACTERS bytes are read at a time, at most 1024."""
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    size = max((one.total_byte_size // max(one.num_rows, 1) for one in groups), default=0)
+    return min(max(_BLOCK_CHARACTERS // (size + 1), 1), 1024)
+
+
+def _open_parquet(stream: BinaryIO) -> Any:
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(stream)
+
+
+@contextlib.contextmanager
+def _refuse_bad_parquet(path: Path) -> Iterator[None]:
     try:
         import pyarrow
-        from pyarrow import parquet
     except ImportError as error:
         raise InputError(
             f"reading {path} needs pyarrow (pip install dnamamba[parquet]), which is not "
             "installed; a CSV is read without it"
         ) from error
     try:
-        file = parquet.ParquetFile(stream)
-        names += file.schema_arrow.names
-        for name in wanted:
-            _place(path, names, name)
-        number = 1
-        for batch in file.iter_batches(batch_size=1024, columns=wanted):
-            numbers = list(range(number, number + batch.num_rows))
-            number += batch.num_rows
-            if numbers:
-                yield numbers, [_as_text(path, name, batch.column(name)) for name in wanted]
+        yield
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} cannot be read as parquet: {error}") from error
+
+
+def _is_plain(kind: Any) -> bool:
+    from pyarrow import types
+
+    return not (types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _as_text(path: Path, name: str, column: Any) -> list[str]:

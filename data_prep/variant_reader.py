@@ -16,6 +16,7 @@ from dnamamba.data_prep.region_rows import (
     check_bases,
     contig_length,
     fit_columns,
+    given_name,
     join_notes,
     pad,
     parse_position,
@@ -54,14 +55,17 @@ def read_vcf(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
 def _line_rows(number: int, line: str, genome: Genome, rule: WindowRule) -> Iterator[RegionRow]:
     fields = split_columns(line)
     columns, _ = fit_columns(fields[: len(_COLUMNS)], len(_COLUMNS))
+    name = given_name(columns[2])
     alleles = fields[4].split(",") if len(fields) > 4 else [""]
     for allele in alleles:
-        named = (*columns, allele)
+        named, region = (*columns, allele), None
         try:
             variant = _parse(fields, allele, genome)
-            yield _variant_row(number, named, variant, genome, rule)
+            region = variant.region
+            _compare(variant, genome)
+            yield _variant_row(number, named, name, variant, genome, rule)
         except RowError as error:
-            yield RegionRow(number, named, error.status, error.note)
+            yield RegionRow(number, named, error.status, error.note, region=region, name=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,10 @@ class _Variant:
     def end(self) -> int:
         return self.start + len(self.ref)
 
+    @property
+    def region(self) -> Interval:
+        return Interval(self.contig, self.start, self.end)
+
 
 def _parse(fields: list[str], allele: str, genome: Genome) -> _Variant:
     if len(fields) < 5:
@@ -87,14 +95,17 @@ def _parse(fields: list[str], allele: str, genome: Genome) -> _Variant:
     length = contig_length(genome, contig)
     if start + len(ref) > length:
         raise unreadable(f"lies past the end of {contig}, which has {length:,} bases")
-    variant = _Variant(contig, start, encode(ref), encode(allele))
-    found = genome.read(contig, start, variant.end)
+    return _Variant(contig, start, encode(ref), encode(allele))
+
+
+def _compare(variant: _Variant, genome: Genome) -> None:
+    """RowError where REF is not what the genome has."""
+    found = genome.read(variant.contig, variant.start, variant.end)
     # Files write a letter where a genome has N or an ambiguous one, and the other way round.
     both = is_base(found) & is_base(variant.ref)
     if (token_ids(found) != token_ids(variant.ref))[both].any():
         shown = decode(token_ids(found[:20])) + ("..." if len(found) > 20 else "")
         raise RowError(RowStatus.REF_MISMATCH, f"the genome has {shown}: another assembly?")
-    return variant
 
 
 def _check_alleles(ref: str, allele: str) -> None:
@@ -111,7 +122,12 @@ def _check_alleles(ref: str, allele: str) -> None:
 
 
 def _variant_row(
-    number: int, columns: tuple[str, ...], variant: _Variant, genome: Genome, rule: WindowRule
+    number: int,
+    columns: tuple[str, ...],
+    name: str,
+    variant: _Variant,
+    genome: Genome,
+    rule: WindowRule,
 ) -> RegionRow:
     length = genome.contigs[variant.contig]
     window = _place(variant, length, rule)
@@ -136,6 +152,9 @@ def _variant_row(
         Interval(variant.contig, window.start, end),
         padding,
         padding[0] + at,
+        region=variant.region,
+        name=name,
+        span=(padding[0] + at, padding[0] + at + len(variant.ref)),
     )
 
 
