@@ -20,9 +20,7 @@ _BATCHES_AHEAD = 8
 _ROWS_AHEAD = 4096
 
 
-def in_chunks(
-    items: Iterable[T], size: Callable[[T], int], batch_tokens: int
-) -> Iterator[list[T]]:
+def in_chunks(items: Iterable[T], size: Callable[[T], int], batch_tokens: int) -> Iterator[list[T]]:
     """Items a few batches at a time, in their order; size: tokens of one."""
     chunk, n_tokens = list[T](), 0
     for item in items:

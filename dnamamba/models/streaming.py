@@ -65,7 +65,7 @@ def longest_sequence(config: ModelConfig) -> int | None:
 
 
 def why_no_stream(config: ModelConfig) -> str | None:
-    """Why sequences cannot be given to a model in pieces and what is its limit; None if they can."""
+    """Why a model cannot be given pieces of a sequence and what is its limit; None if it can."""
     mixer = config.mixer
     if isinstance(mixer, HyenaConfig):
         return (
