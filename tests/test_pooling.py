@@ -1,5 +1,7 @@
 """Pooling against plain loops: of batches, of pieces, of either strand."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -22,10 +24,7 @@ def pool_plainly(text, span, hidden, pooling):
     if pooling.kind == "bins":
         size, n = end - start, pooling.n_bins
         edges = [start + i * size // n for i in range(n + 1)]
-        parts = [
-            [i for i in bases if low <= i < high]
-            for low, high in zip(edges, edges[1:], strict=False)
-        ]
+        parts = [[i for i in bases if low <= i < high] for low, high in pairwise(edges)]
         return np.stack([hidden[part].mean(0) if part else nothing for part in parts])
     if not bases:
         return nothing[None]
@@ -59,7 +58,7 @@ def pool(pooling, texts, spans, hidden, cuts=(), reverse=False):
     pooler = Pooler(pooling, np.array(spans, np.int64), reverse=reverse)
     ids = tokens_of(texts)
     edges = [0, *sorted(set(cuts)), ids.shape[1]]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         if low < high:
             pooler.add(low, ids[:, low:high], [layer[:, low:high] for layer in hidden])
     return pooler.finish()
