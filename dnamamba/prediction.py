@@ -10,22 +10,22 @@ What is held at a time is a few batches, whatever the number of rows.
 
 import gzip
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar, get_args
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dnamamba.batching import batch_width, batches_of, in_chunks, run_in_halves
 from dnamamba.data_prep.region_rows import Edge, RegionRow, RegionTable, RowStatus, WindowRule
 from dnamamba.errors import InputError
 from dnamamba.models.classifier import DnaClassifier
-from dnamamba.models.mixer_configs import HyenaConfig
+from dnamamba.models.streaming import longest_sequence
 from dnamamba.runtime import logger
 from dnamamba.task import Task
 from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
@@ -33,12 +33,6 @@ from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
 Values = NDArray[np.float32]
 Strands = Literal["none", "average"]
 BaseFormat = Literal["auto", "string", "runs"]
-T = TypeVar("T")
-
-# Sequences are sorted by length among so many batches' tokens and so many of them, so that little
-# is padding.
-_BATCHES_AHEAD = 8
-_ROWS_AHEAD = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +82,7 @@ def predict_sequences(
     Raises InputError for a sequence without bases, and for one that there is no memory for.
     """
     options = PredictOptions(batch_tokens=batch_tokens, rc=rc, autocast_dtype=autocast_dtype)
-    for some in _in_chunks(sequences, len, batch_tokens):
+    for some in in_chunks(sequences, len, batch_tokens):
         yield from _predict_chunk(classifier, some, options)
 
 
@@ -101,25 +95,11 @@ def predict_rows(
     def size(row: RegionRow) -> int:
         return sum(map(len, row.sequences))
 
-    for some in _in_chunks(rows, size, options.batch_tokens):
+    for some in in_chunks(rows, size, options.batch_tokens):
         sequences = [sequence for row in some for sequence in row.sequences]
         values = iter(_predict_chunk(classifier, sequences, options))
         for row in some:
             yield row, [next(values) for _ in row.sequences]
-
-
-def _in_chunks(
-    items: Iterable[T], size: Callable[[T], int], batch_tokens: int
-) -> Iterator[list[T]]:
-    chunk, n_tokens = list[T](), 0
-    for item in items:
-        chunk.append(item)
-        n_tokens += size(item)
-        if n_tokens >= _BATCHES_AHEAD * batch_tokens or len(chunk) == _ROWS_AHEAD:
-            yield chunk
-            chunk, n_tokens = [], 0
-    if chunk:
-        yield chunk
 
 
 def _predict_chunk(
@@ -130,7 +110,7 @@ def _predict_chunk(
     if not lengths.all():
         raise InputError("a sequence to predict has 1 base or more, got one of 0")
     results: list[Values] = [np.empty(0, np.float32)] * len(sequences)
-    for batch in _batches(lengths, options.batch_tokens):
+    for batch in batches_of(lengths, options.batch_tokens):
         chosen = [sequences[i] for i in batch]
         values = _run(classifier, chosen, options)
         if options.rc == "average":
@@ -145,52 +125,22 @@ def _predict_chunk(
     return results
 
 
-def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences of like lengths, the longest first: memory runs out at once or never."""
-    batch: list[int] = []
-    for i in np.argsort(-lengths, kind="stable").tolist():
-        if batch and (len(batch) + 1) * _round_up(int(lengths[batch[0]])) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def _width(lengths: Sequence[int], most: int | None) -> int:
-    """How wide a batch is made; most: the longest that the model takes."""
-    longest = max(lengths)
-    if min(lengths) == longest:
-        return longest
-    return min(_round_up(longest), most or sys.maxsize)
-
-
-def _round_up(length: int) -> int:
-    """Few widths, at most a sixteenth above: allocators keep what was freed in every other size,
-    and grew by half a gigabyte in 400,000 rows of 1 to 128 bases."""
-    step = 1 << max(0, length.bit_length() - 5)
-    return -(-length // step) * step
-
-
 def _run(
     classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
 ) -> list[Values]:
     """One pass, or halves of it where memory is too small for it."""
-    try:
-        return _forward(classifier, sequences, options)
-    except torch.OutOfMemoryError as error:
-        if len(sequences) == 1:
-            raise InputError(
-                f"there is no memory for a sequence of {len(sequences[0]):,} bases: read shorter "
-                "windows (--seq-len), or use a device with more memory"
-            ) from error
-    # Outside of the except, whose traceback keeps the failed pass's tensors.
-    half = len(sequences) // 2
-    return [
-        value
-        for some in (sequences[:half], sequences[half:])
-        for value in _run(classifier, some, options)
-    ]
+
+    def forward(some: Sequence[Codes]) -> list[Values]:
+        return _forward(classifier, some, options)
+
+    return [value for some in run_in_halves(sequences, forward, _give_up) for value in some]
+
+
+def _give_up(sequence: Codes, error: torch.OutOfMemoryError) -> list[Values]:
+    raise InputError(
+        f"there is no memory for a sequence of {len(sequence):,} bases: read shorter "
+        "windows (--seq-len), or use a device with more memory"
+    ) from error
 
 
 @torch.inference_mode()
@@ -199,7 +149,7 @@ def _forward(
 ) -> list[Values]:
     device = next(classifier.parameters()).device
     lengths = [len(sequence) for sequence in sequences]
-    width = _width(lengths, _longest_possible(classifier))
+    width = batch_width(lengths, longest_sequence(classifier.config))
     ids = np.full((len(sequences), width), PAD_ID, np.uint8)
     for row, sequence in zip(ids, sequences, strict=True):
         row[: len(sequence)] = token_ids(sequence)
@@ -223,7 +173,7 @@ def window_rule(
     classifier was trained on cut to their middle, and windows as long as that around variants.
     Raises InputError for more than a Hyena's filters were made for.
     """
-    trained, most = classifier.head_config.trained_seq_len, _longest_possible(classifier)
+    trained, most = classifier.head_config.trained_seq_len, longest_sequence(classifier.config)
     if seq_len is None:
         return WindowRule(seq_len=trained or most, edge=edge)
     if most is not None and seq_len > most:
@@ -238,11 +188,6 @@ def window_rule(
             f"{trained:,}",
         )
     return WindowRule(seq_len=seq_len, widen=True, edge=edge)
-
-
-def _longest_possible(classifier: DnaClassifier) -> int | None:
-    mixer = classifier.config.mixer
-    return mixer.l_max if isinstance(mixer, HyenaConfig) else None
 
 
 # --- tables
