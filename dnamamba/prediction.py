@@ -8,37 +8,35 @@
 What is held at a time is a few batches, whatever the number of rows.
 """
 
-import gzip
-import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar, get_args
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dnamamba.batching import (
+    batches_of_like_lengths,
+    in_chunks,
+    longest_possible,
+    run_in_halves,
+    stack_rows,
+)
 from dnamamba.data_prep.region_rows import Edge, RegionRow, RegionTable, RowStatus, WindowRule
 from dnamamba.errors import InputError
 from dnamamba.models.classifier import DnaClassifier
-from dnamamba.models.mixer_configs import HyenaConfig
+from dnamamba.output_file import open_output
 from dnamamba.runtime import logger
 from dnamamba.task import Task
-from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
+from dnamamba.tokenizer import Codes, reverse_complement
 
 Values = NDArray[np.float32]
 Strands = Literal["none", "average"]
 BaseFormat = Literal["auto", "string", "runs"]
-T = TypeVar("T")
-
-# Sequences are sorted by length among so many batches' tokens and so many of them, so that little
-# is padding.
-_BATCHES_AHEAD = 8
-_ROWS_AHEAD = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ def predict_sequences(
     Raises InputError for a sequence without bases, and for one that there is no memory for.
     """
     options = PredictOptions(batch_tokens=batch_tokens, rc=rc, autocast_dtype=autocast_dtype)
-    for some in _in_chunks(sequences, len, batch_tokens):
+    for some in in_chunks(sequences, len, batch_tokens):
         yield from _predict_chunk(classifier, some, options)
 
 
@@ -101,25 +99,11 @@ def predict_rows(
     def size(row: RegionRow) -> int:
         return sum(map(len, row.sequences))
 
-    for some in _in_chunks(rows, size, options.batch_tokens):
+    for some in in_chunks(rows, size, options.batch_tokens):
         sequences = [sequence for row in some for sequence in row.sequences]
         values = iter(_predict_chunk(classifier, sequences, options))
         for row in some:
             yield row, [next(values) for _ in row.sequences]
-
-
-def _in_chunks(
-    items: Iterable[T], size: Callable[[T], int], batch_tokens: int
-) -> Iterator[list[T]]:
-    chunk, n_tokens = list[T](), 0
-    for item in items:
-        chunk.append(item)
-        n_tokens += size(item)
-        if n_tokens >= _BATCHES_AHEAD * batch_tokens or len(chunk) == _ROWS_AHEAD:
-            yield chunk
-            chunk, n_tokens = [], 0
-    if chunk:
-        yield chunk
 
 
 def _predict_chunk(
@@ -129,13 +113,14 @@ def _predict_chunk(
     lengths = np.array([len(sequence) for sequence in sequences], np.int64)
     if not lengths.all():
         raise InputError("a sequence to predict has 1 base or more, got one of 0")
+    run = partial(_forward, classifier, options=options)
     results: list[Values] = [np.empty(0, np.float32)] * len(sequences)
-    for batch in _batches(lengths, options.batch_tokens):
+    for batch in batches_of_like_lengths(lengths, options.batch_tokens):
         chosen = [sequences[i] for i in batch]
-        values = _run(classifier, chosen, options)
+        values = run_in_halves(run, chosen)
         if options.rc == "average":
             turned = [reverse_complement(one) for one in chosen]
-            others = _run(classifier, turned, options)
+            others = run_in_halves(run, turned)
             if classifier.task.kind == "per_base":
                 others = [other[::-1] for other in others]
             pairs = zip(values, others, strict=True)
@@ -145,72 +130,18 @@ def _predict_chunk(
     return results
 
 
-def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences of like lengths, the longest first: memory runs out at once or never."""
-    batch: list[int] = []
-    for i in np.argsort(-lengths, kind="stable").tolist():
-        if batch and (len(batch) + 1) * _round_up(int(lengths[batch[0]])) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def _width(lengths: Sequence[int], most: int | None) -> int:
-    """How wide a batch is made; most: the longest that the model takes."""
-    longest = max(lengths)
-    if min(lengths) == longest:
-        return longest
-    return min(_round_up(longest), most or sys.maxsize)
-
-
-def _round_up(length: int) -> int:
-    """Few widths, at most a sixteenth above: allocators keep what was freed in every other size,
-    and grew by half a gigabyte in 400,000 rows of 1 to 128 bases."""
-    step = 1 << max(0, length.bit_length() - 5)
-    return -(-length // step) * step
-
-
-def _run(
-    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
-) -> list[Values]:
-    """One pass, or halves of it where memory is too small for it."""
-    try:
-        return _forward(classifier, sequences, options)
-    except torch.OutOfMemoryError as error:
-        if len(sequences) == 1:
-            raise InputError(
-                f"there is no memory for a sequence of {len(sequences[0]):,} bases: read shorter "
-                "windows (--seq-len), or use a device with more memory"
-            ) from error
-    # Outside of the except, whose traceback keeps the failed pass's tensors.
-    half = len(sequences) // 2
-    return [
-        value
-        for some in (sequences[:half], sequences[half:])
-        for value in _run(classifier, some, options)
-    ]
-
-
 @torch.inference_mode()
 def _forward(
     classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
 ) -> list[Values]:
     device = next(classifier.parameters()).device
-    lengths = [len(sequence) for sequence in sequences]
-    width = _width(lengths, _longest_possible(classifier))
-    ids = np.full((len(sequences), width), PAD_ID, np.uint8)
-    for row, sequence in zip(ids, sequences, strict=True):
-        row[: len(sequence)] = token_ids(sequence)
-    # Without padding there is nothing to mask.
-    real = None if min(lengths) == width else torch.tensor(lengths, device=device)
+    ids, real = stack_rows(sequences, longest_possible(classifier.config), device)
     dtype = options.autocast_dtype
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        values = classifier.predict(torch.from_numpy(ids).to(device), real)
+        values = classifier.predict(ids, real)
     found = values.float().cpu().numpy()
     if classifier.task.kind == "per_base":
-        return [row[:length] for row, length in zip(found, lengths, strict=True)]
+        return [row[: len(sequence)] for row, sequence in zip(found, sequences, strict=True)]
     return list(found)
 
 
@@ -223,9 +154,16 @@ def window_rule(
     classifier was trained on cut to their middle, and windows as long as that around variants.
     Raises InputError for more than a Hyena's filters were made for.
     """
-    trained, most = classifier.head_config.trained_seq_len, _longest_possible(classifier)
+    trained, most = classifier.head_config.trained_seq_len, longest_possible(classifier.config)
     if seq_len is None:
         return WindowRule(seq_len=trained or most, edge=edge)
+    check_seq_len(seq_len, trained, most)
+    return WindowRule(seq_len=seq_len, widen=True, edge=edge)
+
+
+def check_seq_len(seq_len: int, trained: int | None, most: int | None) -> None:
+    """Raises InputError for more bases than a Hyena's filters were made for (`most`); says where
+    windows are longer than those trained on."""
     if most is not None and seq_len > most:
         raise InputError(
             f"windows of {seq_len:,} bases were asked for, but this model's filters were made for "
@@ -237,12 +175,6 @@ def window_rule(
             f"{seq_len:,}",
             f"{trained:,}",
         )
-    return WindowRule(seq_len=seq_len, widen=True, edge=edge)
-
-
-def _longest_possible(classifier: DnaClassifier) -> int | None:
-    mixer = classifier.config.mixer
-    return mixer.l_max if isinstance(mixer, HyenaConfig) else None
 
 
 # --- tables
@@ -269,13 +201,13 @@ def write_predictions(
     own = ("window_start", "window_end", "status", "note", *cells.columns)
     given = (f"input_{name}" if name in own else name for name in table.columns)
     statuses: Counter[RowStatus] = Counter()
-    with _open_output(out) as file:
-        file.write(_line((*given, *own)))
+    with open_output(out) as file:
+        file.write(table_line((*given, *own)))
         for row, values in predict_rows(classifier, table, options):
             where = ("", "")
             if row.window is not None:
                 where = (str(row.window.start), str(row.window.end))
-            file.write(_line((*row.columns, *where, row.status, row.note, *cells.of(values))))
+            file.write(table_line((*row.columns, *where, row.status, row.note, *cells.of(values))))
             statuses[row.status] += 1
             if statuses.total() % 1000 == 0:
                 on_rows(statuses.total())
@@ -351,29 +283,11 @@ def _names_of_one(task: Task) -> list[str]:
     return [text, *(f"p_{label}" for label in task.labels)]
 
 
-def _line(cells: Iterable[str]) -> bytes:
+def table_line(cells: Iterable[str]) -> bytes:
+    """A row of a tab-separated table."""
     # A cell of its own is not to end one: a CSV's labels may hold tabs, a line a lone CR.
     clean = (cell.translate(_SPACES) for cell in cells)
     return ("\t".join(clean) + "\n").encode("utf-8", "surrogateescape")
 
 
 _SPACES = str.maketrans("\t\r\n", "   ")
-
-
-@contextmanager
-def _open_output(out: Path | BinaryIO) -> Iterator[BinaryIO | gzip.GzipFile]:
-    if not isinstance(out, Path):
-        yield out
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = out.with_name(f".{os.getpid()}-{out.name}.building")
-    try:
-        with open(building, "wb") as file:
-            if out.suffix == ".gz":
-                with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6) as packed:
-                    yield packed
-            else:
-                yield file
-        os.replace(building, out)
-    finally:
-        building.unlink(missing_ok=True)
