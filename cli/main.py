@@ -45,6 +45,11 @@ _COMMANDS = {
         "classify",
         "Tell sequences apart: great apes, or any labelled ones.",
     ),
+    "score": (
+        "dnamamba.cli.score",
+        "score",
+        "Score the variants of a VCF: likelihood ratios and distances.",
+    ),
     "data": (
         "dnamamba.cli.data",
         "data",
