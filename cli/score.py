@@ -62,7 +62,7 @@ from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
     type=click.Choice(["fp32", "bf16"]),
     default="fp32",
     show_default=True,
-    help="bf16 is faster on GPUs; its rounding is as large as what many variants change.",
+    help="bf16 is faster on GPUs; its rounding changes ratios by about 0.01.",
 )
 def score(model: str, source: Path, out: Path, **values: Any) -> None:
     """Write how a variant changes the likelihood of the sequence around it, and its embedding.
