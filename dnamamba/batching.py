@@ -1,8 +1,11 @@
-"""Sequences of any lengths as batches that a model reads: of like lengths, padded on the right."""
+"""Batches of sequences of like lengths, for whatever is computed of each alone.
+
+Sequences are padded on the right, which changes nothing but a result's rounding.
+"""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -10,8 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import ModelConfig
-from dnamamba.models.mixer_configs import HyenaConfig
 from dnamamba.tokenizer import PAD_ID, Codes, token_ids
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ _ROWS_AHEAD = 4096
 
 
 def in_chunks(items: Iterable[T], size: Callable[[T], int], batch_tokens: int) -> Iterator[list[T]]:
-    """Lists of items, each of a few batches; size: the tokens of an item."""
+    """Items a few batches at a time, in their order; size: tokens of one."""
     chunk, n_tokens = list[T](), 0
     for item in items:
         chunk.append(item)
@@ -36,11 +37,11 @@ def in_chunks(items: Iterable[T], size: Callable[[T], int], batch_tokens: int) -
         yield chunk
 
 
-def batches_of_like_lengths(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[list[int]]:
+def batches_of(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of sequences of like lengths, the longest first: memory runs out at once or never."""
     batch: list[int] = []
     for i in np.argsort(-lengths, kind="stable").tolist():
-        if batch and (len(batch) + 1) * _round_up(int(lengths[batch[0]])) > batch_tokens:
+        if batch and (len(batch) + 1) * round_up(int(lengths[batch[0]])) > batch_tokens:
             yield batch
             batch = []
         batch.append(i)
@@ -48,15 +49,53 @@ def batches_of_like_lengths(lengths: NDArray[np.int64], batch_tokens: int) -> It
         yield batch
 
 
+def batch_width(lengths: Sequence[int], most: int | None) -> int:
+    """How wide a batch is made; most: the longest that the model takes."""
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return longest
+    return min(round_up(longest), most or sys.maxsize)
+
+
+def round_up(length: int) -> int:
+    """Few widths, at most a sixteenth above: allocators keep what was freed in every other size,
+    and grew by half a gigabyte in 400,000 rows of 1 to 128 bases."""
+    step = 1 << max(0, length.bit_length() - 5)
+    return -(-length // step) * step
+
+
+def run_in_halves(
+    items: Sequence[T],
+    run: Callable[[Sequence[T]], R],
+    give_up: Callable[[T, torch.OutOfMemoryError], R],
+) -> list[R]:
+    """[run(items)], or results for halves of them, in order, where memory is too small for all.
+
+    give_up: what comes of one item for which memory is too small; it may raise.
+    """
+    try:
+        return [run(items)]
+    except torch.OutOfMemoryError as error:
+        if len(items) == 1:
+            return [give_up(items[0], error)]
+    # Outside of the except, whose traceback keeps the failed pass's tensors.
+    half = len(items) // 2
+    return [
+        result
+        for some in (items[:half], items[half:])
+        for result in run_in_halves(some, run, give_up)
+    ]
+
+
 def stack_rows(
     sequences: Sequence[Codes], most: int | None, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """Token ids (B, L), uint8, padded on the right, and the lengths (B,); None without padding.
+    """Token ids (B, L), uint8, padded on the right, and the lengths (B,), None without padding.
 
-    most: the longest that the model takes (`longest_possible`).
+    most: the longest that the model takes.
     """
     lengths = [len(sequence) for sequence in sequences]
-    width = _width(lengths, most)
+    width = batch_width(lengths, most)
     ids = np.full((len(sequences), width), PAD_ID, np.uint8)
     for row, sequence in zip(ids, sequences, strict=True):
         row[: len(sequence)] = token_ids(sequence)
@@ -65,35 +104,9 @@ def stack_rows(
     return torch.from_numpy(ids).to(device), real
 
 
-def _width(lengths: Sequence[int], most: int | None) -> int:
-    longest = max(lengths)
-    if min(lengths) == longest:
-        return longest
-    return min(_round_up(longest), most or sys.maxsize)
-
-
-def _round_up(length: int) -> int:
-    """Few widths, at most a sixteenth above: allocators keep what was freed in every other size,
-    and grew by half a gigabyte in 400,000 rows of 1 to 128 bases."""
-    step = 1 << max(0, length.bit_length() - 5)
-    return -(-length // step) * step
-
-
-def run_in_halves(run: Callable[[Sequence[Codes]], list[R]], sequences: Sequence[Codes]) -> list[R]:
-    """What a pass makes of each sequence; of halves of them where memory is too small for all."""
-    try:
-        return run(sequences)
-    except torch.OutOfMemoryError as error:
-        if len(sequences) == 1:
-            raise InputError(
-                f"there is no memory for a sequence of {len(sequences[0]):,} bases: read shorter "
-                "windows (--seq-len), or use a device with more memory"
-            ) from error
-    # Outside of the except, whose traceback keeps the failed pass's tensors.
-    half = len(sequences) // 2
-    return run_in_halves(run, sequences[:half]) + run_in_halves(run, sequences[half:])
-
-
-def longest_possible(config: ModelConfig) -> int | None:
-    """The longest sequence a model can read, in bases; None where there is no limit."""
-    return config.mixer.l_max if isinstance(config.mixer, HyenaConfig) else None
+def no_memory(sequence: Codes, error: torch.OutOfMemoryError) -> NoReturn:
+    """What `run_in_halves` gives up with where each sequence has to have a result."""
+    raise InputError(
+        f"there is no memory for a sequence of {len(sequence):,} bases: read shorter "
+        "windows (--seq-len), or use a device with more memory"
+    ) from error

@@ -19,19 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dnamamba.batching import (
-    batches_of_like_lengths,
-    in_chunks,
-    longest_possible,
-    run_in_halves,
-    stack_rows,
-)
+from dnamamba.batching import batches_of, in_chunks, no_memory, run_in_halves, stack_rows
 from dnamamba.errors import InputError
-from dnamamba.models.backbone import LayerStates
-from dnamamba.models.config import ModelConfig
 from dnamamba.models.language_model import DnaModel
-from dnamamba.models.mixer_configs import HyenaConfig
-from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID, MASK_ID, Codes, is_base, token_ids
+from dnamamba.models.streaming import longest_sequence, why_no_stream
+from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID, MASK_ID, Codes, token_ids
 
 Values = NDArray[np.float32]
 T = TypeVar("T")
@@ -102,7 +94,7 @@ def read_sequences(
     require_causal(model)
 
     def read(some: Sequence[Codes]) -> list[Reading]:
-        if len(some[0]) > options.chunk_tokens and can_stream(model.config):
+        if len(some[0]) > options.chunk_tokens and why_no_stream(model.config) is None:
             return [_read_long(model, one, options) for one in some]
         return _read_batch(model, some, options)
 
@@ -114,24 +106,14 @@ def stream_log_probabilities(
 ) -> Iterator[Values]:
     """Log probabilities of one sequence that comes in pieces, of any length, in bounded memory.
 
-    pieces: codes (uint8, one dimension) of any lengths, read when they are needed. Yields float32
-    arrays that together are as long; the values are those of `log_probabilities`. Raises InputError
-    for a model that carries no state.
+    pieces: codes (uint8, one dimension) of any lengths, read when they are needed, and cut or joined
+    to chunk_tokens. Yields float32 arrays that together are as long; the values are those of
+    `log_probabilities`. Raises InputError
+    for a model that carries no state of fixed size from one piece to the next: Hyena, attention.
     """
     require_causal(model)
-    if not can_stream(model.config):
-        raise InputError(
-            "a Hyena model carries no state from one piece to the next: give whole sequences, up "
-            f"to the {longest_possible(model.config):,} bases that its filters were made for"
-        )
     for log_probs, _, _ in _stream(model, pieces, options or LikelihoodOptions()):
         yield log_probs.cpu().numpy()
-
-
-def can_stream(config: ModelConfig) -> bool:
-    """Whether a model reads a sequence in pieces."""
-    is_causal = config.strands == "one" and config.has_causal_mixer
-    return is_causal and not isinstance(config.mixer, HyenaConfig)
 
 
 def require_causal(model: DnaModel) -> None:
@@ -202,15 +184,16 @@ def _in_batches(
     lengths = np.array([len(sequence) for sequence in sequences], np.int64)
     if not lengths.all():
         raise InputError("a sequence to read has 1 base or more, got one of 0")
-    most = longest_possible(model.config)
+    most = longest_sequence(model.config)
     if most is not None and len(lengths) and lengths.max() > most:
         raise InputError(
             f"a sequence of {lengths.max():,} bases is longer than this model's filters, which "
             f"were made for {most:,}: give shorter ones"
         )
     results: dict[int, T] = {}
-    for batch in batches_of_like_lengths(lengths, options.batch_tokens):
-        found = run_in_halves(read, [sequences[i] for i in batch])
+    for batch in batches_of(lengths, options.batch_tokens):
+        parts = run_in_halves([sequences[i] for i in batch], read, no_memory)
+        found = [result for part in parts for result in part]
         results |= zip(batch, found, strict=True)
     return [results[i] for i in range(len(sequences))]
 
@@ -219,7 +202,7 @@ def _in_batches(
 def _read_batch(
     model: DnaModel, sequences: Sequence[Codes], options: LikelihoodOptions
 ) -> list[Reading]:
-    ids, lengths = stack_rows(sequences, longest_possible(model.config), _device(model))
+    ids, lengths = stack_rows(sequences, longest_sequence(model.config), _device(model))
     with _autocast(model, options):
         hidden = model.embed(ids, lengths)
     given = base_log_probs(model, hidden)
@@ -236,7 +219,7 @@ def _read_batch(
 def _read_means(
     model: DnaModel, sequences: Sequence[Codes], options: LikelihoodOptions
 ) -> list[Values]:
-    ids, lengths = stack_rows(sequences, longest_possible(model.config), _device(model))
+    ids, lengths = stack_rows(sequences, longest_sequence(model.config), _device(model))
     with _autocast(model, options):
         hidden = model.embed(ids, lengths)
     return list(_mean_of_bases(hidden, ids))
@@ -247,7 +230,7 @@ def _read_hidden(
     model: DnaModel, shown: Sequence[Codes], options: LikelihoodOptions
 ) -> list[Values]:
     """shown: token ids, one of each row [MASK]."""
-    ids, lengths = stack_rows(shown, longest_possible(model.config), _device(model))
+    ids, lengths = stack_rows(shown, longest_sequence(model.config), _device(model))
     with _autocast(model, options):
         logits = model(ids, lengths=lengths)
     rows, positions = torch.nonzero(ids == MASK_ID, as_tuple=True)
@@ -269,31 +252,21 @@ def _stream(
     """Of a piece at a time: log probabilities (l,), hidden states added up over its bases (D,), and
     how many bases these are."""
     model.eval()
-    state: LayerStates | None = None
+    tokens = (torch.from_numpy(token_ids(codes))[None] for codes in pieces)
+    stream = model.stream(tokens, chunk_tokens=options.chunk_tokens)
+    # What the model said of the first base of the next piece.
     before = torch.full((1, 1, 4), torch.nan, device=_device(model))
-    for piece in pieces:
-        for start in range(0, len(piece), options.chunk_tokens):
-            codes = piece[start : start + options.chunk_tokens]
-            values, sums, before, state = _read_piece(model, codes, before, state, options)
-            yield values, sums, int(is_base(codes).sum())
-
-
-@torch.inference_mode()
-def _read_piece(
-    model: DnaModel,
-    codes: Codes,
-    before: Tensor,
-    state: LayerStates | None,
-    options: LikelihoodOptions,
-) -> tuple[Tensor, Tensor, Tensor, LayerStates]:
-    """before: (1, 1, 4), what the model said of the first base here; returned for the next."""
-    ids = torch.from_numpy(token_ids(codes)).to(_device(model))[None]
-    with _autocast(model, options):
-        hidden, state = model.backbone(ids, state, return_states=True)
-    given = torch.cat([before, base_log_probs(model, hidden)], 1)
-    values = _choose(given[:, :-1], ids)[0]
-    # A copy: the whole piece's would be kept with it.
-    return values, _sum_of_bases(hidden, ids)[0], given[:, -1:].clone(), state
+    while True:
+        # Around each piece alone: what the caller does between them is its own business.
+        with _autocast(model, options), torch.no_grad():
+            chunk = next(stream, None)
+            if chunk is None:
+                return
+            given = torch.cat([before, base_log_probs(model, chunk.hidden[0])], 1)
+            values = _choose(given[:, :-1], chunk.token_ids)[0]
+            sums = _sum_of_bases(chunk.hidden[0], chunk.token_ids)[0]
+            before, n_bases = given[:, -1:].clone(), int(_is_base(chunk.token_ids).sum())
+        yield values, sums, n_bases
 
 
 def base_log_probs(model: DnaModel, hidden: Tensor) -> Tensor:

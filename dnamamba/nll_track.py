@@ -29,12 +29,12 @@ from dnamamba.intervals import Interval, Strand
 from dnamamba.likelihood import (
     LikelihoodOptions,
     Values,
-    can_stream,
     log_probabilities,
     require_causal,
     stream_log_probabilities,
 )
 from dnamamba.models.language_model import DnaModel
+from dnamamba.models.streaming import why_no_stream
 from dnamamba.output_file import PACKED, building, open_output
 from dnamamba.runtime import logger
 from dnamamba.tokenizer import Codes, reverse_complement
@@ -160,7 +160,7 @@ def _log_probs(
 
     def is_long(region: Interval) -> bool:
         length = region.length + options.context
-        return length > options.likelihood.chunk_tokens and can_stream(model.config)
+        return length > options.likelihood.chunk_tokens and why_no_stream(model.config) is None
 
     def length(region: Interval) -> int:
         return region.length + options.context

@@ -11,7 +11,6 @@ What is held at a time is a few batches, whatever the number of rows.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
@@ -19,16 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.batching import (
-    batches_of_like_lengths,
-    in_chunks,
-    longest_possible,
-    run_in_halves,
-    stack_rows,
-)
+from dnamamba.batching import batches_of, in_chunks, no_memory, run_in_halves, stack_rows
 from dnamamba.data_prep.region_rows import Edge, RegionRow, RegionTable, RowStatus, WindowRule
 from dnamamba.errors import InputError
 from dnamamba.models.classifier import DnaClassifier
+from dnamamba.models.streaming import longest_sequence
 from dnamamba.output_file import open_output
 from dnamamba.runtime import logger
 from dnamamba.task import Task
@@ -113,14 +107,13 @@ def _predict_chunk(
     lengths = np.array([len(sequence) for sequence in sequences], np.int64)
     if not lengths.all():
         raise InputError("a sequence to predict has 1 base or more, got one of 0")
-    run = partial(_forward, classifier, options=options)
     results: list[Values] = [np.empty(0, np.float32)] * len(sequences)
-    for batch in batches_of_like_lengths(lengths, options.batch_tokens):
+    for batch in batches_of(lengths, options.batch_tokens):
         chosen = [sequences[i] for i in batch]
-        values = run_in_halves(run, chosen)
+        values = _run(classifier, chosen, options)
         if options.rc == "average":
             turned = [reverse_complement(one) for one in chosen]
-            others = run_in_halves(run, turned)
+            others = _run(classifier, turned, options)
             if classifier.task.kind == "per_base":
                 others = [other[::-1] for other in others]
             pairs = zip(values, others, strict=True)
@@ -130,12 +123,23 @@ def _predict_chunk(
     return results
 
 
+def _run(
+    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
+) -> list[Values]:
+    """One pass, or halves of it where memory is too small for it."""
+
+    def forward(some: Sequence[Codes]) -> list[Values]:
+        return _forward(classifier, some, options)
+
+    return [value for some in run_in_halves(sequences, forward, no_memory) for value in some]
+
+
 @torch.inference_mode()
 def _forward(
     classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
 ) -> list[Values]:
     device = next(classifier.parameters()).device
-    ids, real = stack_rows(sequences, longest_possible(classifier.config), device)
+    ids, real = stack_rows(sequences, longest_sequence(classifier.config), device)
     dtype = options.autocast_dtype
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         values = classifier.predict(ids, real)
@@ -154,7 +158,7 @@ def window_rule(
     classifier was trained on cut to their middle, and windows as long as that around variants.
     Raises InputError for more than a Hyena's filters were made for.
     """
-    trained, most = classifier.head_config.trained_seq_len, longest_possible(classifier.config)
+    trained, most = classifier.head_config.trained_seq_len, longest_sequence(classifier.config)
     if seq_len is None:
         return WindowRule(seq_len=trained or most, edge=edge)
     check_seq_len(seq_len, trained, most)

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
-from dnamamba.batching import in_chunks, longest_possible
+from dnamamba.batching import in_chunks
 from dnamamba.data_prep.region_rows import Edge, RegionRow, WindowRule, join_notes
 from dnamamba.errors import InputError
 from dnamamba.likelihood import (
@@ -30,6 +30,7 @@ from dnamamba.likelihood import (
     read_sequences,
 )
 from dnamamba.models.language_model import DnaModel
+from dnamamba.models.streaming import longest_sequence
 from dnamamba.prediction import check_seq_len
 from dnamamba.tokenizer import FIRST_BASE_ID, Codes, reverse_complement, token_ids
 
@@ -231,7 +232,7 @@ def scoring_rule(
     (`trained`, see `trained_seq_len`), or 2,048 where that is not known. Raises InputError for more
     than a Hyena's filters were made for.
     """
-    most = longest_possible(model.config)
+    most = longest_sequence(model.config)
     if seq_len is None:
         seq_len = min(trained or DEFAULT_SEQ_LEN, most or trained or DEFAULT_SEQ_LEN)
     check_seq_len(seq_len, trained, most)

@@ -103,13 +103,41 @@ class Backbone(nn.Module):
 
     def hidden_states(self, token_ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """The residual stream before the first block and after each, then the final norm."""
-        hidden = [self.embed(token_ids)]
+        return self.hidden_at(token_ids, range(len(self.layers) + 2), mask)[0]
+
+    def hidden_at(
+        self,
+        token_ids: Tensor,
+        layers: Sequence[int],
+        mask: Tensor | None = None,
+        states: Sequence[MixerState] | None = None,
+        return_states: bool = False,
+    ) -> tuple[list[Tensor], LayerStates]:
+        """Some of `hidden_states`, by their indices from 0, and the states of the blocks that were
+        run for them (none unless asked for); the others are not kept. Arguments as in `forward`."""
+        wanted, n_blocks = set(layers), self.count_blocks(layers)
+        found: dict[int, Tensor] = {}
+        x, residual = self.embed(token_ids), None
+        after: list[MixerState] = []
         mask = None if self.has_causal_mixer else mask
-        for block in self.layers:
-            x, residual, _ = block(hidden[-1], None, mask=mask)
-            hidden.append(self._add(x, residual))
-        dtype = torch.promote_types(hidden[-1].dtype, torch.float32)
-        return [*hidden, self.norm_f(hidden[-1], out_dtype=dtype)[0]]
+        for index in range(n_blocks + 1):
+            if index in wanted:
+                x, residual = self._add(x, residual), None
+                found[index] = x
+            if index < n_blocks:
+                more = (None if states is None else states[index], return_states, mask)
+                x, residual, state = self.layers[index](x, residual, *more)
+                if state is not None:
+                    after.append(state)
+        if len(self.layers) + 1 in wanted:
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            normed, _ = self.norm_f(x, residual, self.residual_in_fp32, dtype)
+            found[len(self.layers) + 1] = normed
+        return [found[layer] for layer in layers], tuple(after)
+
+    def count_blocks(self, layers: Sequence[int]) -> int:
+        """How many blocks are run for these of `hidden_states`."""
+        return min(max(layers), len(self.layers))
 
     def _add(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """The residual stream with x, as the norms add it up."""

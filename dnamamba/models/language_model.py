@@ -1,6 +1,6 @@
 """`DnaModel`, the backbone with a head of logits; model_folder.py has its files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -10,13 +10,14 @@ from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
-from dnamamba.models import strands
+from dnamamba.models import strands, streaming
 from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import GatedNorm, Norm
 from dnamamba.models.mixers import MixerState
 from dnamamba.models.model_folder import SavedModel, check_weights
 from dnamamba.models.recompute import Recompute
+from dnamamba.models.streaming import StreamedChunk, resolve_layers
 
 HEAD_WEIGHT = "lm_head.weight"
 
@@ -85,12 +86,15 @@ class DnaModel(SavedModel):
         lengths = _on_device(lengths, token_ids)
         inputs, mask = self._inputs(token_ids, lengths)
         hidden, after = self.backbone(inputs, state, return_state, recompute, mask)
+        logits = self.predict(hidden, lengths)
+        return (logits, after) if return_state else logits
+
+    def predict(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits (B, L, V) of what the backbone made: (B, L, D), or of both strands (2B, L, D)."""
         head = (self.lm_head.weight, self._head_bias)
         if self.config.strands == "both":
-            logits = strands.predict(hidden, *head, self._complement, lengths)
-        else:
-            logits = functional.linear(hidden, *head)
-        return (logits, after) if return_state else logits
+            return strands.predict(hidden, *head, self._complement, lengths)
+        return functional.linear(hidden, *head)
 
     def embed(
         self, token_ids: Tensor, lengths: Tensor | None = None, recompute: Recompute = "nothing"
@@ -118,6 +122,55 @@ class DnaModel(SavedModel):
         if self.config.strands == "one":
             return hidden
         return [strands.join_hidden(tensor, lengths) for tensor in hidden]
+
+    def hidden_at(
+        self, token_ids: Tensor, layers: Sequence[int], lengths: Tensor | None = None
+    ) -> list[Tensor]:
+        """Some layers of `hidden_states`, in one pass that keeps and computes nothing else.
+
+        layers: indices into what `hidden_states` gives, negative ones from the end, -1 being the
+        final norm. Returns (B, L, D) for each; of both strands the mean at each base, as `embed`
+        has it. Raises InputError for a layer that the model does not have; see `forward`.
+        """
+        numbers = resolve_layers(self.config, layers)
+        self._check(token_ids, None, False, lengths)
+        lengths = _on_device(lengths, token_ids)
+        inputs, mask = self._inputs(token_ids, lengths)
+        hidden, _ = self.backbone.hidden_at(inputs, numbers, mask)
+        if self.config.strands == "one":
+            return hidden
+        return [strands.mean_hidden(tensor, lengths) for tensor in hidden]
+
+    def stream(
+        self,
+        token_ids: Tensor | Iterable[Tensor],
+        *,
+        layers: Sequence[int] = (-1,),
+        chunk_tokens: int = 1 << 16,
+        return_logits: bool = False,
+        state: Sequence[MixerState] | None = None,
+    ) -> Iterator[StreamedChunk]:
+        """Hidden states, and logits if asked for, of sequences of any length, piece by piece.
+
+        The numbers are those of one pass whatever the pieces; memory is that of a piece, and of
+        what the caller keeps. There are no gradients.
+
+        token_ids: (B, L) of any integer dtype on any device, or an iterable of pieces (B, l) of
+        any sizes, which are cut anew; pieces are moved to the model's device one at a time.
+        layers: as in `hidden_at`. chunk_tokens: tokens in one pass, of all rows together.
+        state: of the tokens before, what a stream of the same layers gave; None at the start.
+
+        Raises InputError where the model carries no state of a fixed size (Hyena, attention, models
+        of both directions or of both strands), which says what its limit is.
+        """
+        return streaming.stream(
+            self,
+            token_ids,
+            layers=layers,
+            chunk_tokens=chunk_tokens,
+            return_logits=return_logits,
+            state=state,
+        )
 
     def _inputs(self, token_ids: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the backbone reads and its mask: as many rows as there are strands."""

@@ -1,0 +1,235 @@
+"""Hidden states of a span to one vector, or to a few: of whole padded batches, and of rows that
+come in pieces.
+
+Only A, C, G and T are pooled: never padding, N or other letters. Shape letters: B rows, L positions
+of a piece, D channels, N vectors of a row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from dnamamba.errors import InputError
+from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID
+
+PoolingKind = Literal["none", "mean", "last", "max", "center", "bins"]
+
+_BAG = 64
+"""Positions that are added up one after the other, in float32; what they give is added in float64.
+Long sums lose no digits, and a GPU has enough of them at once."""
+
+_NO_KEY = torch.iinfo(torch.int64).max
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """What stands for a span of bases.
+
+    mean, max: of each channel over its bases. last: its last base. center: the base nearest to its
+    middle, of two equally near the one on the right, so base L // 2 of L. bins: the mean of each of
+    n_bins parts, from floor(i L / n_bins) on, N counted in; NaN of a part without bases. none:
+    every position, N too.
+    """
+
+    kind: PoolingKind
+    n_bins: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(PoolingKind):
+            choices = ", ".join(get_args(PoolingKind)[:-1])
+            raise InputError(f"pooling is one of {choices} or bins:N, got {self.kind!r}")
+        if (self.n_bins is not None) != (self.kind == "bins"):
+            raise InputError(
+                f"pooling {self.kind!r} with n_bins {self.n_bins}: only bins have some"
+            )
+        if self.n_bins is not None and self.n_bins < 1:
+            raise InputError(f"pooling bins:N has 1 part or more, got {self.n_bins}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Pooling":
+        """`mean`, `last`, `max`, `center`, `none` or `bins:16`. Raises InputError for all else."""
+        name, colon, number = text.partition(":")
+        if not colon and name != "bins" and name in get_args(PoolingKind):
+            return cls(name)  # type: ignore[arg-type]
+        if name == "bins" and number.isascii() and number.isdigit():
+            return cls("bins", int(number))
+        choices = ", ".join(get_args(PoolingKind)[:-1])
+        raise InputError(f"pooling is one of {choices} or bins:N (such as bins:16), got {text!r}")
+
+    def __str__(self) -> str:
+        return self.kind if self.n_bins is None else f"bins:{self.n_bins}"
+
+    @property
+    def n_vectors(self) -> int:
+        """Vectors of a span; of `none` one for each position."""
+        return self.n_bins or 1
+
+
+class Pooled(NamedTuple):
+    """vectors: (B, layers, N, D), float32 (float64 if hidden states are), NaN where there was no
+    base. n_bases: (B, N) int64, how many bases each vector is made of. Both on the device."""
+
+    vectors: Tensor
+    n_bases: Tensor
+
+
+class Pooler:
+    """Pools a span of each row of a batch, whose positions come in pieces or all at once.
+
+    spans: (B, 2) int64, [start, end) of each row. reverse: the rows are reverse complements and
+    spans lie in these; bins are then those of the forward strand, in its order, and a center that
+    lies between two bases is the same base.
+
+    Nothing waits for the device, and there are no gradients. Sums over pieces are in float64.
+    """
+
+    def __init__(
+        self, pooling: Pooling, spans: NDArray[np.int64], *, reverse: bool = False
+    ) -> None:
+        if pooling.kind == "none":
+            raise ValueError("pooling none keeps every position: there is nothing to add up")
+        self._kind, self._spans, self._reverse = pooling.kind, spans, reverse
+        self._edges = _bin_edges(spans, pooling.n_vectors, reverse)
+        self._values: list[Tensor] = []
+        self._n_bases = torch.empty(0)
+        self._key = torch.empty(0)
+
+    @torch.no_grad()
+    def add(self, start: int, token_ids: Tensor, hidden: Sequence[Tensor]) -> None:
+        """Positions start to start + L - 1, pieces in their order: token_ids (B, L), padding being
+        no base; hidden: (B, L, D) of each layer, the same layers each time."""
+        seq_len = token_ids.shape[1]
+        if not self._values:
+            self._begin(hidden)
+        elif self._spans[:, 0].min() >= start + seq_len or self._spans[:, 1].max() <= start:
+            return
+        is_base = (token_ids >= FIRST_BASE_ID) & (token_ids <= LAST_BASE_ID)
+        if self._kind in ("mean", "bins"):
+            self._add_sums(start, is_base, hidden)
+            return
+        positions = torch.arange(start, start + seq_len, device=is_base.device)
+        low, high = _to_device(self._spans, is_base.device).unsqueeze(1).unbind(-1)  # (B, 1) each
+        is_base &= (positions >= low) & (positions < high)
+        self._n_bases += is_base.sum(1, keepdim=True)
+        if self._kind == "max":
+            for value, layer in zip(self._values, hidden, strict=True):
+                seen = layer.masked_fill(~is_base.unsqueeze(-1), -torch.inf).amax(1)
+                torch.maximum(value, seen.unsqueeze(1).to(value.dtype), out=value)
+            return
+        keys = positions.neg() if self._kind == "last" else self._distances(positions, low + high)
+        self._take_nearest(keys.masked_fill(~is_base, _NO_KEY), hidden)
+
+    def finish(self) -> Pooled:
+        """What was pooled; call it once, after the last piece."""
+        if not self._values:
+            raise ValueError("nothing was added to this pooler")
+        n_bases = self._n_bases
+        vectors = torch.stack(self._values, 1)
+        if self._kind in ("mean", "bins"):
+            # 0 / 0 is NaN.
+            vectors = vectors / n_bases[:, None, :, None]
+        else:
+            vectors = vectors.masked_fill((n_bases == 0)[:, None, :, None], torch.nan)
+            n_bases = n_bases if self._kind == "max" else n_bases.clamp(max=1)
+        if self._reverse:
+            vectors, n_bases = vectors.flip(2), n_bases.flip(1)
+        return Pooled(vectors.to(self._dtype), n_bases)
+
+    def _begin(self, hidden: Sequence[Tensor]) -> None:
+        batch, _, width = hidden[0].shape
+        device, n_vectors = hidden[0].device, self._edges.shape[1] - 1
+        self._dtype = torch.promote_types(hidden[0].dtype, torch.float32)
+        is_sum = self._kind in ("mean", "bins")
+        dtype = torch.float64 if is_sum else self._dtype
+        fill = -torch.inf if self._kind == "max" else 0.0
+        shape = (batch, n_vectors, width)
+        self._values = [torch.full(shape, fill, dtype=dtype, device=device) for _ in hidden]
+        self._n_bases = torch.zeros(shape[:2], dtype=torch.int64, device=device)
+        self._key = torch.full((batch, 1), _NO_KEY, device=device)
+
+    def _add_sums(self, start: int, is_base: Tensor, hidden: Sequence[Tensor]) -> None:
+        bags = _Bags.of(np.clip(self._edges - start, 0, is_base.shape[1]), is_base)
+        self._n_bases += bags.add_up(is_base.unsqueeze(-1).to(self._dtype)).squeeze(-1).long()
+        for value, layer in zip(self._values, hidden, strict=True):
+            value += bags.add_up(layer.to(self._dtype))
+
+    def _distances(self, positions: Tensor, ends: Tensor) -> Tensor:
+        """From each position to the middle of the span, (B, L), no two of them equal; ends: start +
+        end of the span."""
+        twice = 2 * positions + 1 - ends
+        is_worse = twice > 0 if self._reverse else twice < 0
+        return 2 * twice.abs() + is_worse
+
+    def _take_nearest(self, keys: Tensor, hidden: Sequence[Tensor]) -> None:
+        """Where a piece has a smaller key (B, L) than all before, the hidden state there."""
+        key, index = keys.min(1, keepdim=True)  # (B, 1)
+        is_nearer = (key < self._key).unsqueeze(-1)
+        self._key = torch.minimum(key, self._key)
+        for value, layer in zip(self._values, hidden, strict=True):
+            found = layer.gather(1, index.unsqueeze(-1).expand(-1, -1, layer.shape[2]))
+            torch.where(is_nearer, found.to(value.dtype), value, out=value)
+
+
+def _bin_edges(spans: NDArray[np.int64], n_bins: int, reverse: bool) -> NDArray[np.int64]:
+    """Where the parts of each span begin, and the last one ends: (B, n_bins + 1)."""
+    start, end = spans[:, :1], spans[:, 1:]
+    steps = np.arange(n_bins + 1) * (end - start) // n_bins
+    return end - steps[:, ::-1] if reverse else start + steps
+
+
+class _Bags(NamedTuple):
+    """Positions of a batch, row after row, in bags of a few; bags in parts: of each row what lies
+    before its span, its bins, and what lies behind.
+
+    weights: (B L,), 1 for what counts and 0 for the rest. positions: 0 to B L - 1. bags, parts:
+    where each begins among the positions, and among the bags. n_parts: of a row.
+    """
+
+    weights: Tensor
+    positions: Tensor
+    bags: Tensor
+    parts: Tensor
+    n_parts: int
+
+    @classmethod
+    def of(cls, edges: NDArray[np.int64], is_base: Tensor) -> "_Bags":
+        """edges: (B, N + 1) within the L positions of is_base (B, L)."""
+        batch, seq_len = is_base.shape
+        from_zero = np.insert(edges, 0, 0, axis=1)
+        starts = (from_zero + np.arange(batch)[:, None] * seq_len).ravel()
+        n_bags = -(-np.diff(starts, append=batch * seq_len) // _BAG)
+        first_bags = np.cumsum(n_bags) - n_bags
+        within = np.arange(n_bags.sum()) - np.repeat(first_bags, n_bags)
+        bags = np.repeat(starts, n_bags) + _BAG * within
+        both = _to_device(np.concatenate([bags, first_bags]), is_base.device)
+        return cls(
+            is_base.flatten(),
+            torch.arange(batch * seq_len, device=is_base.device),
+            both[: len(bags)],
+            both[len(bags) :],
+            from_zero.shape[1],
+        )
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """values: (B, L, D). Sums of each bin (B, N, D), float64. One pass over the values."""
+        rows, weights = values.flatten(0, 1), self.weights.to(values.dtype)
+        few = functional.embedding_bag(
+            self.positions, rows, self.bags, mode="sum", per_sample_weights=weights
+        )
+        among = self.positions[: len(few)]
+        sums = functional.embedding_bag(among, few.double(), self.parts, mode="sum")
+        return sums.unflatten(0, (-1, self.n_parts))[:, 1:-1]
+
+
+def _to_device(array: NDArray[np.int64], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        # What is not pinned would be waited for.
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -1,0 +1,162 @@
+"""Sequences of any length in pieces: convolution and state space states are carried from one to the
+next, so the numbers are those of one pass and memory is that of a piece.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dnamamba.errors import InputError
+from dnamamba.models.backbone import LayerStates
+from dnamamba.models.config import ModelConfig
+from dnamamba.models.mixer_configs import (
+    AttentionConfig,
+    HyenaConfig,
+    Mamba2Config,
+    MambaConfig,
+    S4Config,
+)
+from dnamamba.models.mixers import MixerState
+
+if TYPE_CHECKING:
+    from dnamamba.models.language_model import DnaModel
+
+
+class StreamedChunk(NamedTuple):
+    """What a model makes of tokens start to start + l - 1 of each of B rows.
+
+    hidden: (B, l, D) for each layer that was asked for. logits: (B, l, padded_vocab_size), None
+    unless asked for. state: after the last token, to go on from with the same layers. token_ids:
+    (B, l), the tokens themselves, on the model's device.
+    """
+
+    start: int
+    hidden: tuple[Tensor, ...]
+    logits: Tensor | None
+    state: LayerStates
+    token_ids: Tensor
+
+
+def resolve_layers(config: ModelConfig, layers: Sequence[int] | Literal["all"]) -> tuple[int, ...]:
+    """Layer numbers from 0 on: 0 is the embedding, k the stream after block k, n_layers + 1 the
+    final norm. Negative ones count from the end, -1 being the final norm.
+
+    Raises InputError for none and for one that the model does not have.
+    """
+    count = config.n_layers + 2
+    if layers == "all":
+        return tuple(range(count))
+    if not layers:
+        raise InputError(f"no layer was asked for: give numbers from 0 to {count - 1}, or all")
+    for layer in layers:
+        if isinstance(layer, str) or not -count <= layer < count:
+            raise InputError(
+                f"the model has no layer {layer!r}: 0 is the embedding, 1 to {config.n_layers} are "
+                f"the outputs of its blocks and {count - 1} (or -1) is the final norm"
+            )
+    return tuple(int(layer) % count for layer in layers)
+
+
+def longest_sequence(config: ModelConfig) -> int | None:
+    """The most tokens that a model takes; None where only memory is a limit."""
+    return config.mixer.l_max if isinstance(config.mixer, HyenaConfig) else None
+
+
+def why_no_stream(config: ModelConfig) -> str | None:
+    """Why a model cannot be given pieces of a sequence and what is its limit; None if it can."""
+    mixer = config.mixer
+    if isinstance(mixer, HyenaConfig):
+        return (
+            "a Hyena model carries no state, as its filters are as long as the sequence: give "
+            f"whole sequences, of up to the {mixer.l_max:,} tokens that its filters were made for"
+        )
+    if config.strands == "both" or not config.has_causal_mixer:
+        return (
+            "this model reads in both directions, so what it makes of a base depends on all that "
+            "follows: give whole sequences, as long as memory allows, or take a causal model such "
+            "as mamba-7m"
+        )
+    if isinstance(mixer, AttentionConfig):
+        return (
+            "attention carries the keys and values of all tokens, so its memory grows with the "
+            "sequence: give whole sequences, as long as memory allows, or take a model such as "
+            "mamba-7m"
+        )
+    assert isinstance(mixer, MambaConfig | Mamba2Config | S4Config)
+    return None
+
+
+def stream(
+    model: "DnaModel",
+    token_ids: Tensor | Iterable[Tensor],
+    *,
+    layers: Sequence[int] = (-1,),
+    chunk_tokens: int = 1 << 16,
+    return_logits: bool = False,
+    state: Sequence[MixerState] | None = None,
+) -> Iterator[StreamedChunk]:
+    """See `DnaModel.stream`."""
+    reason = why_no_stream(model.config)
+    if reason is not None:
+        raise InputError(f"no stream of this model: {reason}")
+    if chunk_tokens < 1:
+        raise InputError(f"chunk_tokens is 1 or more, got {chunk_tokens}")
+    numbers = resolve_layers(model.config, layers)
+    n_blocks = model.backbone.count_blocks(numbers) if not return_logits else model.config.n_layers
+    if state is not None and len(state) != n_blocks:
+        raise ValueError(
+            f"state is of {len(state)} blocks, where {n_blocks} are run for layers {list(numbers)}"
+            f"{' and logits' if return_logits else ''}: give back what a stream of the same layers "
+            "returned"
+        )
+    pieces = [token_ids] if isinstance(token_ids, Tensor) else token_ids
+    return _run(model, _cut(pieces, chunk_tokens), numbers, return_logits, state)
+
+
+@torch.no_grad()
+def _run(
+    model: "DnaModel",
+    pieces: Iterable[Tensor],
+    layers: tuple[int, ...],
+    return_logits: bool,
+    state: Sequence[MixerState] | None,
+) -> Iterator[StreamedChunk]:
+    device, start = next(model.parameters()).device, 0
+    final = model.config.n_layers + 1
+    wanted = (*layers, final) if return_logits else layers
+    for piece in pieces:
+        piece = piece.to(device, non_blocking=True)
+        hidden, state = model.backbone.hidden_at(piece, wanted, None, state, True)
+        logits = model.predict(hidden.pop()) if return_logits else None
+        yield StreamedChunk(start, tuple(hidden), logits, state, piece)
+        start += piece.shape[1]
+        del hidden, logits  # before the next ones are there
+
+
+def _cut(pieces: Iterable[Tensor], chunk_tokens: int) -> Iterator[Tensor]:
+    """Tokens (B, l) of all rows together at most chunk_tokens, but one of each row at least."""
+    held: list[Tensor] = []
+    n_held, n_rows = 0, None
+    for piece in pieces:
+        if piece.dim() != 2 or piece.is_floating_point() or piece.is_complex():
+            raise ValueError(
+                f"token_ids are (B, L) of integers, got {tuple(piece.shape)} {piece.dtype}"
+            )
+        if n_rows not in (None, piece.shape[0]):
+            raise ValueError(f"pieces have {n_rows} rows each, got one of {piece.shape[0]}")
+        n_rows = piece.shape[0]
+        size = max(1, chunk_tokens // max(1, n_rows))
+        while n_held + piece.shape[1] >= size:
+            yield _join([*held, piece[:, : size - n_held]])
+            piece, held, n_held = piece[:, size - n_held :], [], 0
+        if piece.shape[1]:
+            held.append(piece)
+            n_held += piece.shape[1]
+    if held:
+        yield _join(held)
+
+
+def _join(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
