@@ -1,16 +1,13 @@
 """`dnamamba classify predict`."""
 
 import sys
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dnamamba.cli.options import FILE, SIZE
-
-_PROGRESS_SECONDS = 5
+from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
 
 
 @click.command()
@@ -95,7 +92,7 @@ def predict(model: str, source: Path, out: Path, **values: Any) -> None:
 
     is_piped = str(out) == "-"
     if not is_piped:
-        _refuse_output(out, source, force=values["force"])
+        refuse_output(out, source, force=values["force"], example="predictions.tsv")
     device = choose_device(values["device"])
     genome = open_genome(values["genome"]) if values["genome"] else None
     classifier = DnaClassifier.from_pretrained(model).to(device)
@@ -113,44 +110,6 @@ def predict(model: str, source: Path, out: Path, **values: Any) -> None:
     )
     with opened as table:
         target = sys.stdout.buffer if is_piped else out
-        statuses = write_predictions(classifier, table, target, options, _Progress())
-    _conclude(statuses, out)
-
-
-def _refuse_output(out: Path, source: Path, *, force: bool) -> None:
-    from dnamamba.errors import InputError
-
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder: name a file, e.g. {out / 'predictions.tsv'}")
-    if out.exists() and source.exists() and out.samefile(source):
-        raise InputError(f"--out {out} is the input: name another file")
-    if out.exists() and not force:
-        raise InputError(f"{out} exists already: use --force to replace it, or another --out")
-
-
-class _Progress:
-    """Says on standard error every few seconds how far it is."""
-
-    def __init__(self) -> None:
-        self._started = self._said = time.monotonic()
-
-    def __call__(self, n_rows: int) -> None:
-        now = time.monotonic()
-        if now - self._said >= _PROGRESS_SECONDS:
-            self._said = now
-            rate = n_rows / (now - self._started)
-            click.echo(f"{n_rows:,} rows, {rate:,.0f} a second", err=True)
-
-
-def _conclude(statuses: "Counter[Any]", out: Path) -> None:
-    from dnamamba.data_prep.region_rows import WITHOUT_SEQUENCE
-
-    total = statuses.total()
-    if total == 0:
-        click.echo(f"{out}: the input has no rows, so only the names of columns", err=True)
-        return
-    counts = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common())
-    click.echo(f"{out}: {total:,} rows: {counts}", err=True)
-    if not set(statuses) - WITHOUT_SEQUENCE:
-        click.echo("Error: nothing could be predicted; the column note says why", err=True)
-        click.get_current_context().exit(1)
+        statuses = write_predictions(classifier, table, target, options, RowProgress())
+    failure = "nothing could be predicted; the column note says why"
+    conclude_rows(statuses, out, what="rows", failure=failure)

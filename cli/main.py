@@ -50,6 +50,11 @@ _COMMANDS = {
         "probe",
         "Judge what embeddings tell of labels, beside k-mers.",
     ),
+    "score": (
+        "dnamamba.cli.score",
+        "score",
+        "Score the variants of a VCF: likelihood ratios and distances.",
+    ),
     "data": (
         "dnamamba.cli.data",
         "data",

@@ -1,7 +1,11 @@
-"""VCF as rows of regions: each alternative allele, and the reference, with the bases around."""
+"""VCF as rows of regions: each alternative allele, and the reference, with the bases around.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+`read_vcf` has windows of one length from one start, for what reads sequences of one length;
+`read_variants` has the same flanks around both alleles (variant_windows.py), and keeps the lines.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -24,13 +28,18 @@ from dnamamba.data_prep.region_rows import (
     split_columns,
     unreadable,
 )
-from dnamamba.data_prep.text_input import TextInput
+from dnamamba.data_prep.text_input import TextInput, format_of
+from dnamamba.data_prep.variant_windows import Variant, same_flanks
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval
-from dnamamba.tokenizer import IUPAC_AMBIGUOUS, Codes, decode, encode, is_base, token_ids
+from dnamamba.tokenizer import IUPAC_AMBIGUOUS, decode, encode, is_base, token_ids
 
-_COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO")
+VCF_COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO")
+ROW_COLUMNS = (*VCF_COLUMNS, "allele")
 _LETTERS = frozenset("ACGT" + IUPAC_AMBIGUOUS)
+
+MakeRow = Callable[[int, tuple[str, ...], Variant, Genome, WindowRule], RegionRow]
+"""(line, columns, variant, genome, rule) to the row of one allele; RowError where there is none."""
 
 
 def read_vcf(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
@@ -40,51 +49,91 @@ def read_vcf(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
     the row is about. The window has rule.seq_len bases with the reference, with the alternative as
     many: both begin at the same base, and more or fewer follow after the alleles.
     """
+    _check_rule(text, rule)
+    rows = chain.from_iterable(
+        _line_rows(number, line, genome, rule, _same_start)
+        for number, line in text.lines()
+        if not line.startswith("#")
+    )
+    return RegionTable(ROW_COLUMNS, rows, has_alternatives=True)
+
+
+@dataclass(frozen=True, slots=True)
+class VariantLine:
+    """A line of a VCF, without its end, and a row for each alternative allele; one without any."""
+
+    text: str
+    rows: tuple[RegionRow, ...]
+
+
+class VariantFile:
+    """Lines of a VCF in their order, once; what was wrong with an allele is in its row.
+
+    header: the lines before the first record, as they stand.
+    """
+
+    def __init__(self, name: str, header: list[str], lines: Iterator[VariantLine]):
+        self.name = name
+        self.header = header
+        self._lines = lines
+
+    def __iter__(self) -> Iterator[VariantLine]:
+        return self._lines
+
+
+def read_variants(text: TextInput, genome: Genome, rule: WindowRule) -> VariantFile:
+    """Windows with the same flanks around both alleles, see variant_windows.same_flanks.
+
+    Columns of a row are ROW_COLUMNS. Raises InputError for what is no VCF and without rule.seq_len.
+    """
+    _check_rule(text, rule)
+    if format_of(text) != "vcf":
+        raise InputError(
+            f"{text.name} is no VCF, which begins with ##fileformat=VCFv4: variants are read from "
+            "VCF alone (of BCF: bcftools view)"
+        )
+    header, first = list[str](), list[tuple[int, str]]()
+    lines = text.lines()
+    for number, line in lines:
+        if not line.startswith("#"):
+            first.append((number, line))
+            break
+        header.append(line)
+    records = (
+        VariantLine(line, tuple(_line_rows(number, line, genome, rule, same_flanks)))
+        for number, line in chain(first, lines)
+        if not line.startswith("#")
+    )
+    return VariantFile(text.name, header, records)
+
+
+def _check_rule(text: TextInput, rule: WindowRule) -> None:
     if rule.seq_len is None:
         raise InputError(
             f"{text.name} holds variants, of which a window is read: say how many bases (--seq-len)"
         )
-    rows = chain.from_iterable(
-        _line_rows(number, line, genome, rule)
-        for number, line in text.lines()
-        if not line.startswith("#")
-    )
-    return RegionTable((*_COLUMNS, "allele"), rows, has_alternatives=True)
 
 
-def _line_rows(number: int, line: str, genome: Genome, rule: WindowRule) -> Iterator[RegionRow]:
+def _line_rows(
+    number: int, line: str, genome: Genome, rule: WindowRule, make_row: MakeRow
+) -> Iterator[RegionRow]:
     fields = split_columns(line)
-    columns, _ = fit_columns(fields[: len(_COLUMNS)], len(_COLUMNS))
+    columns, _ = fit_columns(fields[: len(VCF_COLUMNS)], len(VCF_COLUMNS))
     name = given_name(columns[2])
     alleles = fields[4].split(",") if len(fields) > 4 else [""]
     for allele in alleles:
         named, region = (*columns, allele), None
         try:
             variant = _parse(fields, allele, genome)
-            region = variant.region
+            region = Interval(variant.contig, variant.start, variant.end)
             _compare(variant, genome)
-            yield _variant_row(number, named, name, variant, genome, rule)
+            row = make_row(number, named, variant, genome, rule)
+            yield replace(row, region=region, name=name)
         except RowError as error:
             yield RegionRow(number, named, error.status, error.note, region=region, name=name)
 
 
-@dataclass(frozen=True, slots=True)
-class _Variant:
-    contig: str
-    start: int
-    ref: Codes
-    alt: Codes
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.ref)
-
-    @property
-    def region(self) -> Interval:
-        return Interval(self.contig, self.start, self.end)
-
-
-def _parse(fields: list[str], allele: str, genome: Genome) -> _Variant:
+def _parse(fields: list[str], allele: str, genome: Genome) -> Variant:
     if len(fields) < 5:
         raise unreadable(f"a row has CHROM, POS, ID, REF and ALT, this has {len(fields)} columns")
     contig, ref = fields[0], fields[3]
@@ -95,10 +144,10 @@ def _parse(fields: list[str], allele: str, genome: Genome) -> _Variant:
     length = contig_length(genome, contig)
     if start + len(ref) > length:
         raise unreadable(f"lies past the end of {contig}, which has {length:,} bases")
-    return _Variant(contig, start, encode(ref), encode(allele))
+    return Variant(contig, start, encode(ref), encode(allele))
 
 
-def _compare(variant: _Variant, genome: Genome) -> None:
+def _compare(variant: Variant, genome: Genome) -> None:
     """RowError where REF is not what the genome has."""
     found = genome.read(variant.contig, variant.start, variant.end)
     # Files write a letter where a genome has N or an ambiguous one, and the other way round.
@@ -121,13 +170,8 @@ def _check_alleles(ref: str, allele: str) -> None:
         raise unreadable(what or f"ALT is letters of DNA, got {allele[:40]!r}")
 
 
-def _variant_row(
-    number: int,
-    columns: tuple[str, ...],
-    name: str,
-    variant: _Variant,
-    genome: Genome,
-    rule: WindowRule,
+def _same_start(
+    number: int, columns: tuple[str, ...], variant: Variant, genome: Genome, rule: WindowRule
 ) -> RegionRow:
     length = genome.contigs[variant.contig]
     window = _place(variant, length, rule)
@@ -152,8 +196,6 @@ def _variant_row(
         Interval(variant.contig, window.start, end),
         padding,
         padding[0] + at,
-        region=variant.region,
-        name=name,
         span=(padding[0] + at, padding[0] + at + len(variant.ref)),
     )
 
@@ -173,7 +215,7 @@ class _Window:
         return self.start + self.size
 
 
-def _place(variant: _Variant, length: int, rule: WindowRule) -> _Window:
+def _place(variant: Variant, length: int, rule: WindowRule) -> _Window:
     seq_len, longest = rule.seq_len or 0, max(len(variant.ref), len(variant.alt))
     if longest > seq_len:
         raise unreadable(f"an allele of {longest:,} bases, longer than the window of {seq_len:,}")

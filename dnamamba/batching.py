@@ -5,11 +5,15 @@ Sequences are padded on the right, which changes nothing but a result's rounding
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from dnamamba.errors import InputError
+from dnamamba.tokenizer import PAD_ID, Codes, token_ids
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,3 +85,28 @@ def run_in_halves(
         for some in (items[:half], items[half:])
         for result in run_in_halves(some, run, give_up)
     ]
+
+
+def stack_rows(
+    sequences: Sequence[Codes], most: int | None, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Token ids (B, L), uint8, padded on the right, and the lengths (B,), None without padding.
+
+    most: the longest that the model takes.
+    """
+    lengths = [len(sequence) for sequence in sequences]
+    width = batch_width(lengths, most)
+    ids = np.full((len(sequences), width), PAD_ID, np.uint8)
+    for row, sequence in zip(ids, sequences, strict=True):
+        row[: len(sequence)] = token_ids(sequence)
+    # Without padding there is nothing to mask.
+    real = None if min(lengths) == width else torch.tensor(lengths, device=device)
+    return torch.from_numpy(ids).to(device), real
+
+
+def no_memory(sequence: Codes, error: torch.OutOfMemoryError) -> NoReturn:
+    """What `run_in_halves` gives up with where each sequence has to have a result."""
+    raise InputError(
+        f"there is no memory for a sequence of {len(sequence):,} bases: read shorter "
+        "windows (--seq-len), or use a device with more memory"
+    ) from error

@@ -8,11 +8,8 @@
 What is held at a time is a few batches, whatever the number of rows.
 """
 
-import gzip
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
@@ -21,14 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.batching import batch_width, batches_of, in_chunks, run_in_halves
+from dnamamba.batching import batches_of, in_chunks, no_memory, run_in_halves, stack_rows
 from dnamamba.data_prep.region_rows import Edge, RegionRow, RegionTable, RowStatus, WindowRule
 from dnamamba.errors import InputError
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.streaming import longest_sequence
+from dnamamba.output_file import open_output
 from dnamamba.runtime import logger
 from dnamamba.task import Task
-from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
+from dnamamba.tokenizer import Codes, reverse_complement
 
 Values = NDArray[np.float32]
 Strands = Literal["none", "average"]
@@ -133,14 +131,7 @@ def _run(
     def forward(some: Sequence[Codes]) -> list[Values]:
         return _forward(classifier, some, options)
 
-    return [value for some in run_in_halves(sequences, forward, _give_up) for value in some]
-
-
-def _give_up(sequence: Codes, error: torch.OutOfMemoryError) -> list[Values]:
-    raise InputError(
-        f"there is no memory for a sequence of {len(sequence):,} bases: read shorter "
-        "windows (--seq-len), or use a device with more memory"
-    ) from error
+    return [value for some in run_in_halves(sequences, forward, no_memory) for value in some]
 
 
 @torch.inference_mode()
@@ -148,19 +139,13 @@ def _forward(
     classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
 ) -> list[Values]:
     device = next(classifier.parameters()).device
-    lengths = [len(sequence) for sequence in sequences]
-    width = batch_width(lengths, longest_sequence(classifier.config))
-    ids = np.full((len(sequences), width), PAD_ID, np.uint8)
-    for row, sequence in zip(ids, sequences, strict=True):
-        row[: len(sequence)] = token_ids(sequence)
-    # Without padding there is nothing to mask.
-    real = None if min(lengths) == width else torch.tensor(lengths, device=device)
+    ids, real = stack_rows(sequences, longest_sequence(classifier.config), device)
     dtype = options.autocast_dtype
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        values = classifier.predict(torch.from_numpy(ids).to(device), real)
+        values = classifier.predict(ids, real)
     found = values.float().cpu().numpy()
     if classifier.task.kind == "per_base":
-        return [row[:length] for row, length in zip(found, lengths, strict=True)]
+        return [row[: len(sequence)] for row, sequence in zip(found, sequences, strict=True)]
     return list(found)
 
 
@@ -176,6 +161,13 @@ def window_rule(
     trained, most = classifier.head_config.trained_seq_len, longest_sequence(classifier.config)
     if seq_len is None:
         return WindowRule(seq_len=trained or most, edge=edge)
+    check_seq_len(seq_len, trained, most)
+    return WindowRule(seq_len=seq_len, widen=True, edge=edge)
+
+
+def check_seq_len(seq_len: int, trained: int | None, most: int | None) -> None:
+    """Raises InputError for more bases than a Hyena's filters were made for (`most`); says where
+    windows are longer than those trained on."""
     if most is not None and seq_len > most:
         raise InputError(
             f"windows of {seq_len:,} bases were asked for, but this model's filters were made for "
@@ -187,7 +179,6 @@ def window_rule(
             f"{seq_len:,}",
             f"{trained:,}",
         )
-    return WindowRule(seq_len=seq_len, widen=True, edge=edge)
 
 
 # --- tables
@@ -214,13 +205,13 @@ def write_predictions(
     own = ("window_start", "window_end", "status", "note", *cells.columns)
     given = (f"input_{name}" if name in own else name for name in table.columns)
     statuses: Counter[RowStatus] = Counter()
-    with _open_output(out) as file:
-        file.write(_line((*given, *own)))
+    with open_output(out) as file:
+        file.write(table_line((*given, *own)))
         for row, values in predict_rows(classifier, table, options):
             where = ("", "")
             if row.window is not None:
                 where = (str(row.window.start), str(row.window.end))
-            file.write(_line((*row.columns, *where, row.status, row.note, *cells.of(values))))
+            file.write(table_line((*row.columns, *where, row.status, row.note, *cells.of(values))))
             statuses[row.status] += 1
             if statuses.total() % 1000 == 0:
                 on_rows(statuses.total())
@@ -296,29 +287,11 @@ def _names_of_one(task: Task) -> list[str]:
     return [text, *(f"p_{label}" for label in task.labels)]
 
 
-def _line(cells: Iterable[str]) -> bytes:
+def table_line(cells: Iterable[str]) -> bytes:
+    """A row of a tab-separated table."""
     # A cell of its own is not to end one: a CSV's labels may hold tabs, a line a lone CR.
     clean = (cell.translate(_SPACES) for cell in cells)
     return ("\t".join(clean) + "\n").encode("utf-8", "surrogateescape")
 
 
 _SPACES = str.maketrans("\t\r\n", "   ")
-
-
-@contextmanager
-def _open_output(out: Path | BinaryIO) -> Iterator[BinaryIO | gzip.GzipFile]:
-    if not isinstance(out, Path):
-        yield out
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = out.with_name(f".{os.getpid()}-{out.name}.building")
-    try:
-        with open(building, "wb") as file:
-            if out.suffix == ".gz":
-                with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6) as packed:
-                    yield packed
-            else:
-                yield file
-        os.replace(building, out)
-    finally:
-        building.unlink(missing_ok=True)

@@ -140,7 +140,7 @@ def test_wrong_inputs_are_one_sentence(run_folder, genome, tmp_path):
 
 
 def test_long_runs_say_how_far_they_are(run_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("dnamamba.cli.classify_predict._PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("dnamamba.cli.row_output._PROGRESS_SECONDS", 0)
     reads = write_fasta(tmp_path / "reads.fa", {f"r{i}": "ACGT" for i in range(2000)})
     code, stdout, stderr = predict(run_folder, reads, "--out", "-")
     assert code == 0

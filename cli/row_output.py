@@ -1,0 +1,58 @@
+"""What commands that write a row for each of their input's have in common."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnamamba.errors import InputError
+
+_PROGRESS_SECONDS = 5
+
+
+def refuse_output(out: Path, source: Path, *, force: bool, example: str) -> None:
+    """Raises InputError for a folder, the input itself and, without force, what exists.
+
+    example: a file's name, for the message.
+    """
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder: name a file, e.g. {out / example}")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise InputError(f"--out {out} is the input: name another file")
+    if out.exists() and not force:
+        raise InputError(f"{out} exists already: use --force to replace it, or another --out")
+
+
+class RowProgress:
+    """Says on standard error every few seconds how far it is. what: the name of what is counted."""
+
+    def __init__(self, what: str = "rows") -> None:
+        self._what = what
+        self._started = self._said = time.monotonic()
+
+    def __call__(self, n_rows: int) -> None:
+        now = time.monotonic()
+        if now - self._said >= _PROGRESS_SECONDS:
+            self._said = now
+            rate = n_rows / (now - self._started)
+            click.echo(f"{n_rows:,} {self._what}, {rate:,.0f} a second", err=True)
+
+
+def conclude_rows(statuses: "Counter[Any]", out: Path, *, what: str, failure: str) -> None:
+    """Say how many rows there are of each status; exit code 1 where nothing came out of any.
+
+    what: the name of what is counted. failure: what is said then.
+    """
+    from dnamamba.data_prep.region_rows import WITHOUT_SEQUENCE
+
+    total = statuses.total()
+    if total == 0:
+        click.echo(f"{out}: the input has no rows, so there is nothing but a header", err=True)
+        return
+    counts = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common())
+    click.echo(f"{out}: {total:,} {what}: {counts}", err=True)
+    if not set(statuses) - WITHOUT_SEQUENCE:
+        click.echo(f"Error: {failure}", err=True)
+        click.get_current_context().exit(1)
