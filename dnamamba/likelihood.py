@@ -106,8 +106,8 @@ def stream_log_probabilities(
 ) -> Iterator[Values]:
     """Log probabilities of one sequence that comes in pieces, of any length, in bounded memory.
 
-    pieces: codes (uint8, one dimension) of any lengths, read when they are needed, and cut or
-    joined to chunk_tokens. Yields float32 arrays that together are as long; the values are those of
+    pieces: codes (uint8, one dimension) of any lengths, read when needed, and cut or joined
+    to chunk_tokens. Yields float32 arrays that together are as long; the values are those of
     `log_probabilities`. Raises InputError
     for a model that carries no state of fixed size from one piece to the next: Hyena, attention.
     """

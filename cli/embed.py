@@ -1,0 +1,145 @@
+"""`dnamamba embed`."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dnamamba.cli.options import FILE, SIZE, Parsed
+
+if TYPE_CHECKING:
+    from dnamamba.embedding_run import Counts
+
+_PROGRESS_SECONDS = 5
+
+
+def _parse_layers(text: str) -> Any:
+    from dnamamba.errors import InputError
+
+    if text.strip() == "all":
+        return "all"
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"layers are numbers like -1 or 4,8, or `all`; got {text!r}") from error
+
+
+@click.command()
+@click.argument("model", metavar="MODEL_OR_RUN")
+@click.option(
+    "--regions",
+    "source",
+    required=True,
+    metavar="FILE|chr1:1-2,000|-",
+    help="BED, VCF, GTF or GFF3, a FASTA or table of sequences, one region, or - for standard "
+    "input.",
+)
+@click.option(
+    "--genome",
+    type=FILE,
+    multiple=True,
+    help="FASTA or store that regions lie on; may be given several times.",
+)
+@click.option("--out", type=FILE, required=True, help="File to write.")
+@click.option("--force", is_flag=True, help="Replace a file, or what is there of one.")
+@click.option(
+    "--layers",
+    type=Parsed(_parse_layers, "layers"),
+    default="-1",
+    show_default=True,
+    help="0 is the embedding, 1, 2 ... the blocks, -1 the final norm; 4,8 or all for several.",
+)
+@click.option(
+    "--pooling",
+    default="mean",
+    show_default=True,
+    metavar="[none|mean|last|max|center|bins:N]",
+    help="What stands for a region; none is a vector for each base.",
+)
+@click.option(
+    "--rc",
+    type=click.Choice(["none", "average", "concat"]),
+    default="none",
+    show_default=True,
+    help="What becomes of the reverse complement's vectors.",
+)
+@click.option(
+    "--context",
+    type=SIZE,
+    help="Bases that the model sees of and around a shorter region; the region alone is pooled. "
+    "[default: the region; of a variant what the model was trained on]",
+)
+@click.option(
+    "--edge",
+    type=click.Choice(["shift", "pad", "clip"]),
+    default="shift",
+    show_default=True,
+    help="Context past a contig's end: moved inside, filled up with N or cut.",
+)
+@click.option(
+    "--allele",
+    type=click.Choice(["ref", "alt"]),
+    default="ref",
+    show_default=True,
+    help="Of a VCF: which allele is read.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Numbers in the file.",
+)
+@click.option(
+    "--format",
+    "out_format",
+    type=click.Choice(["h5", "npz", "parquet", "tsv"]),
+    help="Of the file; the last three for small jobs. [default: told by its name]",
+)
+@click.option(
+    "--input-format",
+    type=click.Choice(["fasta", "bed", "vcf", "gtf", "region", "table"]),
+    help="What --regions is. [default: told by how it begins]",
+)
+@click.option("--sequence-column", default="sequence", show_default=True, help="Of a table.")
+@click.option("--name-column", metavar="NAME", help="Of a table.")
+@click.option(
+    "--track",
+    type=click.Choice(["nll"]),
+    help="Write a track for genome browsers (.bw, .bedGraph, .bedGraph.gz) in place of "
+    "embeddings: nll, bits that each base takes.",
+)
+@click.option(
+    "--batch-tokens", type=SIZE, help="Tokens in one pass. [default: 1M on a GPU, 64k on a CPU]"
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "bf16", "fp32"]),
+    default="auto",
+    show_default=True,
+    help="auto is bf16 on GPUs.",
+)
+def embed(model: str, source: str, out: Path, **values: Any) -> None:
+    """Write what a pretrained model makes of regions of a genome, with their coordinates.
+
+    MODEL_OR_RUN: a run of `dnamamba pretrain` or `classify train`, a model's folder or repository
+    on the Hub. Rows come out in the order of the input, one for each whatever happened to it; the
+    column status says. A job that was stopped goes on when the same command is run again. Regions
+    of any length are read in pieces where the model carries a state (Mamba): whole chromosomes
+    take no more memory than short ones.
+
+    \b
+    Examples:
+      dnamamba embed runs/demo --genome hg38.fa --regions peaks.bed --out peaks.h5
+      dnamamba embed runs/demo --genome hg38.h5 --regions genes.gtf.gz --context 128k --out genes.h5
+      dnamamba embed runs/demo --genome hg38.fa --regions 'chr1:1-2,000' --pooling none --out x.h5
+      dnamamba embed runs/demo --regions reads.fa --layers all --rc average --out reads.h5
+      torchrun --nproc-per-node 4 -m dnamamba embed runs/demo ... --out peaks.h5
+
+    `dnamamba.read_embeddings(path)` reads the file, docs/formats.md describes it.
+    """
