@@ -1,20 +1,13 @@
 """`dnamamba embed`."""
 
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from dnamamba.cli.embed_file import write_embeddings
+from dnamamba.cli.embed_track import refuse_options, write_track
 from dnamamba.cli.options import FILE, SIZE, Parsed
-
-if TYPE_CHECKING:
-    from dnamamba.embedding_run import Counts
-
-_PROGRESS_SECONDS = 5
 
 
 def _parse_layers(text: str) -> Any:
@@ -33,10 +26,9 @@ def _parse_layers(text: str) -> Any:
 @click.option(
     "--regions",
     "source",
-    required=True,
     metavar="FILE|chr1:1-2,000|-",
     help="BED, VCF, GTF or GFF3, a FASTA or table of sequences, one region, or - for standard "
-    "input.",
+    "input. [of a track: default the whole genome]",
 )
 @click.option(
     "--genome",
@@ -70,8 +62,8 @@ def _parse_layers(text: str) -> Any:
 @click.option(
     "--context",
     type=SIZE,
-    help="Bases that the model sees of and around a shorter region; the region alone is pooled. "
-    "[default: the region; of a variant what the model was trained on]",
+    help="Bases that the model sees of and around a shorter region, which alone is pooled; of a "
+    "track, those before it. [default: the region; of a variant as many as in training]",
 )
 @click.option(
     "--edge",
@@ -105,7 +97,7 @@ def _parse_layers(text: str) -> Any:
     type=click.Choice(["fasta", "bed", "vcf", "gtf", "region", "table"]),
     help="What --regions is. [default: told by how it begins]",
 )
-@click.option("--sequence-column", default="sequence", show_default=True, help="Of a table.")
+@click.option("--sequence-column", metavar="NAME", help="Of a table. [default: sequence]")
 @click.option("--name-column", metavar="NAME", help="Of a table.")
 @click.option(
     "--track",
@@ -124,7 +116,8 @@ def _parse_layers(text: str) -> Any:
     show_default=True,
     help="auto is bf16 on GPUs.",
 )
-def embed(model: str, source: str, out: Path, **values: Any) -> None:
+@click.pass_context
+def embed(ctx: click.Context, model: str, source: str, out: Path, **values: Any) -> None:
     """Write what a pretrained model makes of regions of a genome, with their coordinates.
 
     MODEL_OR_RUN: a run of `dnamamba pretrain` or `classify train`, a model's folder or repository
@@ -143,3 +136,17 @@ def embed(model: str, source: str, out: Path, **values: Any) -> None:
 
     `dnamamba.read_embeddings(path)` reads the file, docs/formats.md describes it.
     """
+    from dnamamba.data_prep.genome import open_genome
+    from dnamamba.label_setup import read_language_model
+    from dnamamba.runtime import open_compute
+
+    genome = open_genome(values["genome"]) if values["genome"] else None
+    with open_compute(values["device"], values["precision"]) as compute:
+        reader = read_language_model(model).to(compute.device)
+        if values["track"] is not None:
+            refuse_options(ctx)
+            write_track(reader, source, genome, out, values, compute)
+            return
+        if source is None:
+            raise click.UsageError("name --regions: a file, a region like chr1:1-2,000, or -")
+        write_embeddings(reader, model, source, genome, out, values, compute)

@@ -45,6 +45,11 @@ _COMMANDS = {
         "classify",
         "Tell sequences apart: great apes, or any labelled ones.",
     ),
+    "embed": (
+        "dnamamba.cli.embed",
+        "embed",
+        "Write embeddings of regions, or per-base tracks, of any length.",
+    ),
     "probe": (
         "dnamamba.cli.probe",
         "probe",

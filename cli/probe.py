@@ -154,7 +154,7 @@ def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:
     ]
     facts = asdict(info) if is_dataclass(info) and not isinstance(info, type) else {}
     # Paths are of the machine that embedded.
-    return layers, facts | {"model": Path(str(info.model)).name, "source": Path(info.source).name}
+    return layers, facts | {"model": Path(str(info.model)).name}
 
 
 def _sequences(genome: Sequence[Path], file: Path | None) -> Any:

@@ -44,9 +44,14 @@ class RowStatus(StrEnum):
     UNREADABLE = "unreadable"
     """nor of a row that makes no sense."""
 
+    FAILED = "failed"
+    """It was read, but the model could do nothing with it; readers never say so."""
 
-WITHOUT_SEQUENCE = frozenset((RowStatus.TOO_SHORT, RowStatus.REF_MISMATCH, RowStatus.UNREADABLE))
-"""Those of rows that have nothing for a model to read."""
+
+WITHOUT_SEQUENCE = frozenset(
+    (RowStatus.TOO_SHORT, RowStatus.REF_MISMATCH, RowStatus.UNREADABLE, RowStatus.FAILED)
+)
+"""Those of rows of which nothing is computed."""
 
 
 @dataclass(frozen=True, kw_only=True)

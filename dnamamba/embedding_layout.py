@@ -61,17 +61,18 @@ class EmbeddingInfo:
     precision: str
     """What the model computed in."""
 
-    source: str
-    """The file that the rows are those of,"""
-
     source_sha256: str
-    """and its checksum."""
+    """Checksum of the text that the rows are those of, unpacked: where it came from, and how it was
+    packed, changes nothing."""
 
     genome: tuple[Mapping[str, Any], ...]
     """Files that the bases are from: name, sha256 and whatever else is known."""
 
     columns: tuple[str, ...]
     """Names of the input's own columns."""
+
+    allele: str = "ref"
+    """Of a VCF: which allele was read, ref or alt."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "genome", "columns"):

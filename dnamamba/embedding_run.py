@@ -1,107 +1,119 @@
-"""A file of embeddings made of a table of regions, part by part; `dnamamba embed`.
+"""A file of embeddings made of rows of regions, part by part; `dnamamba embed`.
 
 Rows are cut into parts by what they are alone, so that any number of processes, stopped and started
 again at any moment, make the same file.
 """
 
+import gzip
 import hashlib
+import os
 import shutil
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dnamamba.data_prep.fasta import compression_of, refuse_damage
 from dnamamba.data_prep.region_rows import RegionRow, RowStatus, join_notes
-from dnamamba.embedding import EmbedInput, Embedder
+from dnamamba.embedding import Embedded, Embedder, EmbedInput
 from dnamamba.embedding_file import EmbeddedRow, EmbeddingWriter
 from dnamamba.runtime import Ranks
 
-Vectors = list[NDArray[np.float32]]
+Allele = Literal["ref", "alt"]
 T = TypeVar("T")
 
 PART_ROWS, PART_BASES, PART_BYTES = 8192, 1 << 24, 1 << 26
-"""What a part holds at most, of more than one row: rows, bases that are read, bytes of vectors."""
+"""What a part of more than one row holds at most: rows, bases that are read, bytes of vectors."""
+
+DIVISION = f"{PART_ROWS} rows, {PART_BASES} bases, {PART_BYTES} bytes of float32 a part"
+"""The same for EmbeddingWriter, which goes on with parts of the same division alone."""
+
+LAZY_FROM = 1 << 22
+"""Longer windows are read piece by piece (WindowRule.lazy_from)."""
 
 
 @dataclass
-class Counts:
-    """What became of the rows: in this process of those it did itself."""
+class Done:
+    """How far this process is: rows and bases embedded, rows of parts that were there already."""
 
-    statuses: Counter[RowStatus] = field(default_factory=Counter)
-    """Rows embedded now, by their status."""
-
-    resumed: int = 0
-    """Rows of parts that an earlier run had written."""
-
+    rows: int = 0
     bases: int = 0
-    """Bases that the model read."""
-
-    started: float = field(default_factory=time.monotonic)
+    resumed: int = 0
 
 
 def embed_rows(
-    rows: Iterator[RegionRow],
+    rows: Iterable[RegionRow],
     embedder: Embedder,
     writer: EmbeddingWriter,
     *,
+    allele: Allele = "ref",
     ranks: Ranks | None = None,
-    on_part: Callable[[Counts], None] = lambda counts: None,
-) -> tuple[int, Counts]:
-    """Embed rows and write them in parts; returns how many parts there are, and what was done.
+    on_part: Callable[[Done], None] = lambda done: None,
+) -> int:
+    """Embed rows and write them in parts; returns how many parts there are, for `writer.finish`.
 
-    Every process goes through all rows and takes each world_size-th part. Reading, computing and
-    writing go on at the same time. on_part: called after each part.
+    Each of several processes goes through all rows and takes every world_size-th part. Reading,
+    computing and writing go on at the same time. allele: of a variant, which one is read. on_part:
+    called after each part.
     """
     rank, world_size = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
-    counts, number = Counts(), -1
+    done, n_parts = Done(), 0
     with _InTurn() as writing:
-        for number, part in enumerate(_ahead(_parts(rows, embedder))):
+        for number, part in enumerate(_ahead(_parts(iter(rows), embedder))):
+            n_parts += 1
             if number % world_size != rank:
                 continue
             if writer.done(number):
-                counts.resumed += len(part)
-                continue
-            records = _embed_part(part, embedder, counts)
-            writing.submit(writer.write, number, records)
-            on_part(counts)
-    return number + 1, counts
+                done.resumed += len(part)
+            else:
+                writing.submit(writer.write, number, _embed_part(part, embedder, allele))
+                done.rows += len(part)
+                done.bases += sum(row.length for row in part)
+            on_part(done)
+    return n_parts
 
 
 def _parts(rows: Iterator[RegionRow], embedder: Embedder) -> Iterator[list[RegionRow]]:
     part, n_bases, n_bytes = list[RegionRow](), 0, 0
     for row in rows:
-        bases = row.length
-        size = embedder.bytes_of(bases)
-        is_full = len(part) == PART_ROWS or n_bases + bases > PART_BASES
+        size = _bytes_of(row, embedder)
+        is_full = len(part) == PART_ROWS or n_bases + row.length > PART_BASES
         if part and (is_full or n_bytes + size > PART_BYTES):
             yield part
             part, n_bases, n_bytes = [], 0, 0
         part.append(row)
-        n_bases, n_bytes = n_bases + bases, n_bytes + size
+        n_bases, n_bytes = n_bases + row.length, n_bytes + size
     if part:
         yield part
 
 
-def _embed_part(
-    part: Sequence[RegionRow], embedder: Embedder, counts: Counts
-) -> list[EmbeddedRow]:
-    readable = [row for row in part if row.length]
-    inputs = [EmbedInput(row.length, row.read, row.span or (0, row.length)) for row in readable]
-    found = dict(zip(map(id, readable), embedder(inputs), strict=True))
-    records = [_record(row, found.get(id(row))) for row in part]
-    counts.statuses.update(RowStatus(record.status) for record in records)
-    counts.bases += sum(row.length for row in readable)
-    return records
+def _bytes_of(row: RegionRow, embedder: Embedder) -> int:
+    pooling = embedder.options.pooling
+    start, end = row.span or (0, 0)
+    n_vectors = end - start if pooling.kind == "none" else pooling.n_vectors
+    return 4 * n_vectors * embedder.d_out * len(embedder.layers)
 
 
-def _record(row: RegionRow, found: Vectors | str | None) -> EmbeddedRow:
+def _embed_part(part: Sequence[RegionRow], embedder: Embedder, allele: Allele) -> list[EmbeddedRow]:
+    inputs = [None if row.length == 0 else _input_of(row, allele) for row in part]
+    found = iter(embedder([one for one in inputs if one is not None]))
+    return [
+        _record(row, None if one is None else next(found))
+        for row, one in zip(part, inputs, strict=True)
+    ]
+
+
+def _input_of(row: RegionRow, allele: Allele) -> EmbedInput:
+    if allele == "alt" and row.alternative is not None:
+        assert row.variant_start is not None, "rows with an alternative say where it begins"
+        start = row.variant_start
+        return EmbedInput.of(row.alternative, (start, start + len(row.columns[-1])))
+    assert row.span is not None, "what is read has a span"
+    return EmbedInput(row.length, row.read, row.span)
+
+
+def _record(row: RegionRow, found: Embedded | None) -> EmbeddedRow:
     region, window = row.region, row.window
     status, note, vectors = row.status, row.note, None
     if isinstance(found, str):
@@ -124,11 +136,11 @@ def _record(row: RegionRow, found: Vectors | str | None) -> EmbeddedRow:
     )
 
 
-# --- one thing after another, in a thread of its own
+# --- side by side
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, the next one being made while one is at work."""
+    """The same items, the next one being made in a thread while one is at work."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, None)
         while (item := coming.result()) is not None:
@@ -163,22 +175,26 @@ class _InTurn:
             self._pool.shutdown()
 
 
-# --- what is read: hashed, and kept where it can be read again
+# --- what is read
 
 
-@contextmanager
-def keep_input(source: BinaryIO, folder: Path) -> Iterator[Path]:
+def keep_stream(source: BinaryIO, path: Path) -> Path:
     """A stream, such as standard input, as a file that several processes can read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / ".input.building"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        with open(kept, "wb") as file:
+        with open(building, "wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
-        yield kept
+        os.replace(building, path)
     finally:
-        kept.unlink(missing_ok=True)
+        building.unlink(missing_ok=True)
+    return path
 
 
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
+def checksum(source: Path | str) -> str:
+    """sha256 of what a file holds, unpacked, or of a text."""
+    if isinstance(source, str):
+        return hashlib.sha256(source.encode()).hexdigest()
+    packed = compression_of(source) != "none"
+    with gzip.open(source) if packed else open(source, "rb") as file, refuse_damage(source):
         return hashlib.file_digest(file, "sha256").hexdigest()

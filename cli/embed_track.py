@@ -1,0 +1,78 @@
+"""What `dnamamba embed --track` does."""
+
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+from click.core import ParameterSource
+
+from dnamamba.cli.embed_file import batch_tokens
+from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
+
+if TYPE_CHECKING:
+    from dnamamba.data_prep.genome import Genome
+    from dnamamba.models import DnaModel
+    from dnamamba.runtime import Compute
+
+_NOT_OF_TRACKS = (
+    *("layers", "pooling", "rc", "edge", "allele", "dtype", "out_format"),
+    *("sequence_column", "name_column"),
+)
+
+
+def refuse_options(ctx: click.Context) -> None:
+    """Options that a track would ignore."""
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        is_typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if name in _NOT_OF_TRACKS and is_typed:
+            raise click.UsageError(f"{parameter.opts[0]} has no meaning for a track: leave it out")
+
+
+def write_track(
+    reader: "DnaModel",
+    source: str | None,
+    genome: "Genome | None",
+    out: Path,
+    values: dict[str, Any],
+    compute: "Compute",
+) -> None:
+    from dnamamba.data_prep.region_readers import open_regions
+    from dnamamba.data_prep.region_rows import WindowRule
+    from dnamamba.embedding_run import LAZY_FROM
+    from dnamamba.errors import InputError
+    from dnamamba.likelihood import LikelihoodOptions
+    from dnamamba.nll_track import TrackOptions, write_nll_track
+
+    if genome is None:
+        raise click.UsageError("a track lies on a genome: name it (--genome)")
+    if compute.ranks.world_size > 1:
+        raise InputError(
+            "a track is written by one process, as its values are in order: start it without "
+            "torchrun, for each chromosome if several GPUs are to share it"
+        )
+    refuse_output(out, Path(source or "-"), force=values["force"], example="nll.bw")
+    size = batch_tokens(values, compute)
+    options = TrackOptions(
+        context=values["context"] or 0,
+        likelihood=LikelihoodOptions(
+            batch_tokens=size,
+            chunk_tokens=max(size, 1 << 16),
+            autocast_dtype=compute.autocast_dtype,
+        ),
+    )
+    regions: Path | str | BinaryIO
+    input_format = values["input_format"]
+    if source is None:
+        regions, input_format = BytesIO("\n".join(genome.contigs).encode()), "region"
+    elif source == "-":
+        regions = sys.stdin.buffer
+    else:
+        regions = Path(source) if Path(source).exists() else source
+    rule = WindowRule(lazy_from=LAZY_FROM)
+    opened = open_regions(regions, genome=genome, rule=rule, input_format=input_format)
+    with opened as table:
+        statuses = write_nll_track(reader, table, genome, out, options, RowProgress("bases"))
+    conclude_rows(statuses, out, what="regions", failure="no region could be read")
