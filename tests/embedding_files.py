@@ -23,7 +23,6 @@ def make_info(**changes) -> EmbeddingInfo:
         "edge": "shift",
         "dtype": "float32",
         "precision": "fp32",
-        "source": "peaks.bed",
         "source_sha256": "cd34",
         "genome": ({"name": "hg38.fa", "sha256": "ef56"},),
         "columns": ("chrom", "score", "a/b"),
