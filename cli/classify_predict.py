@@ -45,9 +45,7 @@ from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
 @click.option(
     "--rc",
     type=click.Choice(["none", "average"]),
-    default="none",
-    show_default=True,
-    help="average: the mean of both strands' predictions.",
+    help="average: the mean of both strands' predictions. [default: as the model was judged]",
 )
 @click.option(
     "--per-base",
@@ -98,7 +96,7 @@ def predict(model: str, source: Path, out: Path, **values: Any) -> None:
     classifier = DnaClassifier.from_pretrained(model).to(device)
     options = PredictOptions(
         batch_tokens=values["batch_tokens"] or (1 << 20 if device.type == "cuda" else 1 << 16),
-        rc=values["rc"],
+        rc=values["rc"] or ("average" if classifier.head_config.averages_strands else "none"),
         autocast_dtype=choose_precision(values["precision"], device),
         base_format=values["base_format"],
     )

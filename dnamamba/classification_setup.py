@@ -68,10 +68,12 @@ class ClassifierSetup:
         torch.manual_seed(config.train.seed)
         start = self._build_model(config, train_set.seq_len, has_weights)
         model = start.model if isinstance(start, DnaClassifier) else start
+        rc = config.train.rc or ("average" if isinstance(config.data, SpeciesConfig) else "none")
         head = HeadConfig(
             task=self.task,
             pool=config.train.pool,
             dropout=config.train.dropout,
+            averages_strands=rc == "average",
             trained_seq_len=train_set.seq_len,
             **target_scaling(train_set),
         )
@@ -89,7 +91,7 @@ class ClassifierSetup:
             micro_batch=self.plan.micro_batch,
             recompute=self.plan.recompute,
             precision="fp32" if compute.autocast_dtype is None else "bf16",
-            rc=config.train.rc or ("average" if isinstance(config.data, SpeciesConfig) else "none"),
+            rc=rc,
         )
         self.config = replace(config, train=resolved, architecture=model.config)
         self.stream = self._stream()

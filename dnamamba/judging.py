@@ -51,7 +51,7 @@ def judge_classifier(
     data: labelled sequences, all of which are judged (of species those of the test split); None:
         the run's own validation and test.
     lengths: windows of species, judged one after the other; empty: that of data.
-    rc: `average` judges the mean of both strands; None: as the run did.
+    rc: `average` judges the mean of both strands; None: as it was judged in training.
     Raises InputError for labels that the model does not know.
     """
     options = options or RunOptions()
@@ -63,7 +63,7 @@ def judge_classifier(
         task = classifier.task
         datasets = _open(run, data, task, lengths)
         if rc is None:
-            rc = "none" if run is None else read_classify_config(run).train.rc or "none"
+            rc = "average" if classifier.head_config.averages_strands else "none"
         found = {
             name: _score(loss, parts, compute, options.micro_batch, rc == "average")
             for name, parts in datasets.items()

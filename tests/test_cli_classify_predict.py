@@ -2,6 +2,7 @@
 
 import gzip
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,6 +78,21 @@ def test_a_bed_by_a_pipe_to_a_pipe(run_folder, genome):
         ("85", "125"),
         ("475", "500"),
     ]
+
+
+def test_strands_are_averaged_where_the_model_was_judged_so(run_folder, tmp_path):
+    reads = tmp_path / "reads.fa"
+    reads.write_text(f">a\n{CONTIG[:60]}\n")
+    classifier = DnaClassifier.from_pretrained(run_folder)
+    classifier.head_config = replace(classifier.head_config, averages_strands=True)
+    classifier.save_pretrained(tmp_path / "of-species")
+    (by_itself, asked, one), _ = zip(
+        predict(tmp_path / "of-species", reads, "--out", "-")[1:],
+        predict(run_folder, reads, "--rc", "average", "--out", "-")[1:],
+        predict(tmp_path / "of-species", reads, "--rc", "none", "--out", "-")[1:],
+        strict=True,
+    )
+    assert by_itself == asked != one
 
 
 def test_variants_get_windows_of_the_length_trained_on(run_folder, genome, tmp_path):

@@ -48,6 +48,9 @@ class HeadConfig:
     target_scales: tuple[float, ...] = ()
     """See target_means; there are as many."""
 
+    averages_strands: bool = False
+    """Whether it was chosen and judged by the mean of what it says of both strands."""
+
     trained_seq_len: int | None = None
     """The longest sequence it was trained on, in bases; None where that is not known."""
 
