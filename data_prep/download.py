@@ -31,6 +31,7 @@ from dnamamba.data_prep.registry import (
     has_checksum,
 )
 from dnamamba.errors import InputError
+from dnamamba.runtime import sync_to_disk
 
 logger = logging.getLogger(__name__)
 
@@ -393,8 +394,4 @@ def _size(path: Path) -> int:
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself survive a power cut, on file systems that can."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_to_disk(folder)

@@ -33,6 +33,7 @@ from dnamamba.data_prep.assembly_report import read_aliases, rename
 from dnamamba.data_prep.facts import ContigFacts, Runs, facts_of_record
 from dnamamba.data_prep.fasta import FastaReader, compression_of, refuse_truncated_bgzf
 from dnamamba.errors import InputError
+from dnamamba.runtime import is_running
 from dnamamba.tokenizer import VOCABULARY, Codes
 
 FORMAT = "dnamamba-genome"
@@ -105,20 +106,10 @@ def _remove_stale(out: Path) -> None:
     for path in out.parent.iterdir():
         match = pattern.fullmatch(path.name)
         # One of another machine that shares the folder has no process here, but it still grows.
-        if match and not _is_running(int(match[1])):
+        if match and not is_running(int(match[1])):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                     path.unlink()
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _require_space(folder: Path, n_bytes: int) -> None:

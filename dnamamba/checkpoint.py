@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dnamamba.errors import InputError
-from dnamamba.runtime import logger
+from dnamamba.runtime import logger, sync_to_disk
 
 FORMAT_VERSION = 1
 STATE_NAME = "state.safetensors"
@@ -62,7 +62,7 @@ def save_checkpoint(
             _write(building, facts, _model_tensors(model) | _optimizer_tensors(optimizer))
             shutil.rmtree(target, ignore_errors=True)  # of use only if it had loaded
             os.replace(building, target)
-            _sync(folder)
+            sync_to_disk(folder)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(building, ignore_errors=True)
         raise OSError(f"{target} cannot be written: {error}") from error
@@ -169,16 +169,7 @@ def _write(building: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tenso
     # safetensors makes files for their owner alone; runs are shared as the umask says.
     shutil.copymode(building / FACTS_NAME, building / STATE_NAME)
     for path in (building / STATE_NAME, building / FACTS_NAME, building):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+        sync_to_disk(path)
 
 
 def _loads(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:

@@ -4,7 +4,6 @@ What is written depends on the content alone: the same content gives the same by
 """
 
 import io
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -114,15 +113,6 @@ def create_file(path: Path, userblock: int = 0) -> Iterator[tuple[h5py.File, Che
             check()
             raise
         check()
-
-
-def sync(path: Path) -> None:
-    """Wait until what was written is on the disk (of a folder: its names)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- text

@@ -23,7 +23,7 @@ from typing import Any
 import h5py
 
 from dnamamba import __version__
-from dnamamba.embedding_datasets import no_room, sync
+from dnamamba.embedding_datasets import no_room
 from dnamamba.embedding_export import export
 from dnamamba.embedding_join import join_parts
 from dnamamba.embedding_layout import (
@@ -36,7 +36,7 @@ from dnamamba.embedding_layout import (
 from dnamamba.embedding_parts import is_whole, write_part
 from dnamamba.embedding_reader import Embeddings, read_embeddings
 from dnamamba.errors import InputError
-from dnamamba.runtime import logger
+from dnamamba.runtime import is_running, logger, sync_to_disk
 
 __all__ = [
     "EmbeddedRow",
@@ -139,9 +139,9 @@ class EmbeddingWriter:
         try:
             with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
                 join_parts(paths, building, self.info, pool, on_part)
-            sync(building)
+            sync_to_disk(building)
             os.replace(building, self.out)
-            sync(self.out.parent)
+            sync_to_disk(self.out.parent)
         except OSError as error:
             raise no_room(self.out, error) from error
         finally:
@@ -198,7 +198,7 @@ class EmbeddingWriter:
         pattern = re.compile(r"[^@]+@(.+)@(\d+)\.(building|scratch)")
         for path in self.folder.iterdir():
             match = pattern.fullmatch(path.name)
-            if match and match[1] == socket.gethostname() and not _is_running(int(match[2])):
+            if match and match[1] == socket.gethostname() and not is_running(int(match[2])):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
@@ -227,16 +227,6 @@ class EmbeddingWriter:
                 f"{self.out} was to have {n_parts} parts, but part {beyond[0]} is there too: the "
                 "rows were divided otherwise before. Use --force to start over"
             )
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _short(value: Any) -> str:

@@ -58,6 +58,26 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "dnamamba"
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has that number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def set_up_logging() -> None:
     """Send the library's messages to standard error; called by entry points only."""
     handler = logging.StreamHandler(sys.stderr)
