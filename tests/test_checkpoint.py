@@ -221,7 +221,7 @@ def test_what_a_killed_process_left_is_never_loaded_and_cleared_away(tmp_path):
     assert names_in(tmp_path) == ["step_00000001", "step_00000003"]
 
 
-@pytest.mark.parametrize("moment", ["save_file", "_sync"])
+@pytest.mark.parametrize("moment", ["save_file", "sync_to_disk"])
 def test_a_process_killed_while_saving_leaves_the_older_checkpoint(tmp_path, monkeypatch, moment):
     class Killed(BaseException):
         """No handler for ordinary errors sees it, just as none sees SIGKILL."""
