@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnamamba.embedding import Embedder, EmbedInput, EmbedOptions, embed_sequences
-from dnamamba.embedding_passes import PositionStore
+from dnamamba.embedding_passes import Passes, PositionStore
 from dnamamba.errors import InputError
 from dnamamba.models import (
     AttentionConfig,
@@ -419,3 +419,37 @@ def test_embed_sequences_says_which_cannot_be_embedded():
         embed_sequences(MAMBA, [""])
     with pytest.raises(InputError, match=r"pooling none has as many vectors .* use Embedder"):
         embed_sequences(MAMBA, ["ACGT"], pooling="none")
+
+
+# --- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("chunk_tokens", [32, 1000])
+def test_a_gpu_gives_the_same(pooling, chunk_tokens):
+    inputs = as_inputs(draw_inputs())
+    options = {"rc": "average", "batch_tokens": 500, "chunk_tokens": chunk_tokens}
+    expected = embed(MAMBA, inputs, pooling, **options)
+    found = embed(build().cuda(), inputs, pooling, **options)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_nothing_waits_for_a_gpu_but_results(pooling):
+    options = EmbedOptions(pooling=Pooling.parse(pooling), rc="concat")
+    passes = Passes(build().cuda(), (3, 1), options)
+    inputs = as_inputs(draw_inputs())
+    with torch.inference_mode():
+        # The first compiles kernels.
+        expected = passes.start_batch(inputs).wait()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            started = passes.start_batch(inputs)
+            if pooling != "none":
+                passes.pool_stream(inputs[0])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    np.testing.assert_array_equal(started.wait()[0], expected[0])

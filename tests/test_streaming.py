@@ -1,6 +1,5 @@
 """Any division of a sequence gives the numbers of one pass, in the memory of a piece."""
 
-import gc
 import weakref
 
 import pytest
@@ -216,7 +215,6 @@ def test_memory_does_not_grow_with_the_length():
                 sizes = [part.untyped_storage().nbytes() for layer in chunk.state for part in layer]
                 assert max(sizes) <= 16 * 16 * 4, "not views of a whole piece"
                 del chunk
-                gc.collect()
                 assert sum(ref() is not None for ref in living) <= 1
         largest.append(seen.n_bytes)
     assert largest[0] == largest[1]
