@@ -1,16 +1,18 @@
 """Embedding: streamed against one pass, its memory, and its speed against the bare model's.
 
-    python benchmarks/embed.py genome.h5 [more.h5 ...] [--json results.json] [--parts check,speed]
+    python benchmarks/embed.py genome.h5 [more.h5 ...] [--parts check,speed,hf] [--json out.json]
 
 check: mamba-7m in float32 on real bases, in pieces of several sizes; then 16 M bases by the same
 pieces as a million. speed: BED to a finished HDF5, in this process by what `dnamamba embed` calls,
-beside forward passes of the same batches that lie on the device already. Numbers of a run whose
-check fails are not written.
+beside forward passes of the same batches that lie on the device already. hf: the same vectors by
+transformers' Mamba in plain PyTorch, on a CPU. Numbers of a run whose check fails are not written.
 """
 
 import argparse
 import json
 import resource
+import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,7 +32,7 @@ from dnamamba.embedding_file import EmbeddingInfo, EmbeddingWriter, read_embeddi
 from dnamamba.embedding_passes import EmbedOptions
 from dnamamba.embedding_run import DIVISION, LAZY_FROM, embed_rows
 from dnamamba.errors import WrongResultError
-from dnamamba.models import DnaModel, preset
+from dnamamba.models import DnaModel, preset, to_huggingface_mamba
 from dnamamba.models.pooling import Pooling
 from dnamamba.runtime import choose_device
 from dnamamba.tokenizer import Codes, token_ids
@@ -215,6 +217,75 @@ def speed(
     return rows
 
 
+# --- beside transformers' slow path
+
+
+def hugging_face(model: DnaModel, codes: Codes, rounds: int, quick: bool) -> list[dict[str, Any]]:
+    """Mean-pooled vectors by us and by transformers' Mamba in plain PyTorch, in turns."""
+    theirs = load_huggingface(model)
+    options = EmbedOptions(pooling=Pooling.parse("mean"))
+    embedder, rows = Embedder(model, options), []
+    for n_rows, length in ((4, 512),) if quick else ((64, 2048), (2, 16_384)):
+        sequences = [codes[i * length : (i + 1) * length] for i in range(n_rows)]
+        seconds: dict[str, list[float]] = {"ours": [], "transformers": []}
+        for _ in range(rounds):
+            started = time.perf_counter()
+            ours = embedder([EmbedInput.of(one) for one in sequences])
+            seconds["ours"].append(time.perf_counter() - started)
+            started = time.perf_counter()
+            expected = theirs(sequences)
+            seconds["transformers"].append(time.perf_counter() - started)
+        error = relative_error(torch.from_numpy(np.stack([one[0] for one in ours])), expected)
+        if error > 1e-4:
+            raise WrongResultError(f"transformers' vectors differ by {error}")
+        medians = {name: statistics.median(times) for name, times in seconds.items()}
+        row = {"regions": n_rows, "length": length, "relative_error": error, **medians}
+        rows.append(row | {"ratio": medians["transformers"] / medians["ours"]})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def load_huggingface(model: DnaModel) -> "SlowPath":
+    """transformers' class with the model's weights."""
+    # transformers looks for a package called kernels and would take our folder for it.
+    root = Path(__file__).resolve().parents[1]
+    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != root]
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config, mixer = model.config, model.config.mixer
+    theirs = MambaForCausalLM(
+        MambaConfig(
+            vocab_size=config.padded_vocab_size,
+            hidden_size=config.d_model,
+            num_hidden_layers=config.n_layers,
+            state_size=mixer.d_state,
+            conv_kernel=mixer.d_conv,
+            expand=mixer.expand,
+            time_step_rank=mixer.dt_rank,
+            layer_norm_epsilon=config.norm_eps,
+            use_cache=False,
+        )
+    )
+    found = theirs.load_state_dict(to_huggingface_mamba(model), strict=False)
+    if set(found.missing_keys) - {"lm_head.weight"} or found.unexpected_keys:
+        raise WrongResultError(f"transformers' model is another: {found}")
+    return SlowPath(theirs.eval().backbone)
+
+
+class SlowPath:
+    """Vectors of sequences of one length, as many at a time as in a batch of ours."""
+
+    def __init__(self, backbone: torch.nn.Module) -> None:
+        self.backbone = backbone
+
+    @torch.inference_mode()
+    def __call__(self, sequences: Sequence[Codes]) -> Tensor:
+        ids = torch.from_numpy(np.stack([token_ids(one) for one in sequences])).long()
+        batch = max(1, (1 << 16) // ids.shape[1])
+        found = [self.backbone(some).last_hidden_state.mean(1) for some in ids.split(batch)]
+        return torch.cat(found)
+
+
 # --- the device
 
 
@@ -252,6 +323,10 @@ def main() -> None:
         print(json.dumps(found["check"], indent=1), flush=True)
     if "speed" in arguments.parts:
         found["speed"] = speed(model, genome, arguments.batch_tokens, arguments.quick)
+    if "hf" in arguments.parts:
+        codes = bases_of(genome, 1 << 17)
+        rounds = 1 if arguments.quick else 3
+        found["hf"] = hugging_face(model, codes, rounds, arguments.quick)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
