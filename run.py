@@ -162,7 +162,10 @@ def job(arguments):
         commands[-1] += rest
         return "", commands
     if arguments[:1] == ["test"]:
-        return "[test]", [[VENV_PYTHON, "-m", "pytest"] + arguments[1:]]
+        chosen = arguments[1:]
+        # All of them on every core, a file's tests in one process; some alone start at once.
+        every = [] if chosen else ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+        return "[test]", [[VENV_PYTHON, "-m", "pytest"] + (chosen or every)]
     print(__doc__)
     sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
 
