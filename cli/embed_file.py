@@ -52,8 +52,10 @@ def write_embeddings(
 
     pooling = Pooling.parse(values["pooling"])
     layers = _resolve_layers(reader, values["layers"])
-    if compute.ranks.is_main:
-        refuse_output(out, Path(source), force=_is_open(out, values), example="peaks.h5")
+    allowed = _is_open(out, values)
+    compute.on_main_first(
+        lambda: refuse_output(out, Path(source), force=allowed, example="peaks.h5")
+    )
     out_format = _format_of(out, values["out_format"], layers)
     file = out if out_format == "h5" else out.with_name(f".{out.name}.h5")
     with (

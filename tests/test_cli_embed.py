@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import json
+import os
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -191,6 +193,29 @@ def test_plain_gzip_bgzf_and_standard_input_are_the_same(run_folder, genome, mod
     check_rows(tmp_path / "0.h5", model, 1000)
     assert len(set(files)) == 1
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_people_s_files_have(run_folder, genome, model, tmp_path):
+    """Lines before the header, spaces, names that are no UTF-8, long ones, huge numbers; by a named
+    pipe, as `<(zcat x.bed.gz)` is one."""
+    text = (
+        b"track name=x\nbrowser y\n#c\n\nchrom\tstart\tend\tname\nchr1\t0\t30\tcaf\xe9\xff\n"
+        b"chr1\t0\t99999999999999999999\nchr1\t0\t50\t" + 3000 * b"a" + b"\nchr1 5 9\n \t \n"
+    )
+    pipe, out = tmp_path / "pipe", tmp_path / "x.h5"
+    os.mkfifo(pipe)
+    feeding = threading.Thread(target=pipe.write_bytes, args=(gzip.compress(text),))
+    feeding.start()
+    code, _ = embed(run_folder, "--genome", genome, "--regions", pipe, "--out", out)
+    feeding.join()
+    assert code == 0
+    with read_embeddings(out) as found:
+        assert found.info.columns == ("chrom", "start", "end", "name")
+        assert found.table["line"].tolist() == [6, 7, 8, 9]
+        assert found.table["name"].tolist() == ["caf\u00e9\u00ff", "", 3000 * "a", ""]
+        assert found.table["note"][1] == "end is larger than any contig: 99999999999999999999"
+        pieces = [CONTIG[:30], CONTIG[:50], CONTIG[5:9]]
+        close(found.vectors[:][found.ok], of(model, *pieces))
 
 
 # --- kinds of input
