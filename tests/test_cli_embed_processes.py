@@ -67,6 +67,7 @@ def test_two_ranks_go_on_with_the_work_of_one(outcome):
     assert found["hidden"] == []
 
 
+@pytest.mark.slow
 def test_two_ranks_by_torchrun_write_the_same_file(tmp_path):
     torch.manual_seed(0)
     DnaModel(ModelConfig(d_model=8, n_layers=1)).save_pretrained(tmp_path / "run" / "model")
@@ -83,7 +84,9 @@ def test_two_ranks_by_torchrun_write_the_same_file(tmp_path):
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
 
 
+@pytest.mark.slow
 def test_host_memory_does_not_grow_with_a_region(outcome):
-    """8 Mb against 1 Mb, of which hidden states alone would be 256 MB."""
-    short, long = outcome("memory")["most"]
-    assert long - short < 48e6
+    """8 Mb against 1 Mb, of which hidden states alone would be 256 MB; those of every base, which
+    are kept, wait in files."""
+    for short, long in outcome("memory").values():
+        assert long - short < 64e6
