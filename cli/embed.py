@@ -1,5 +1,6 @@
 """`dnamamba embed`."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,11 @@ def embed(ctx: click.Context, model: str, source: str, out: Path, **values: Any)
     from dnamamba.label_setup import read_language_model
     from dnamamba.runtime import open_compute
 
+    # Ranks have different work: who is done first waits.
+    patience = timedelta(days=7)
+
     genome = open_genome(values["genome"]) if values["genome"] else None
-    with open_compute(values["device"], values["precision"]) as compute:
+    with open_compute(values["device"], values["precision"], patience) as compute:
         reader = read_language_model(model).to(compute.device)
         if values["track"] is not None:
             refuse_options(ctx)

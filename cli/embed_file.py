@@ -16,10 +16,11 @@ from dnamamba.cli.row_output import conclude_rows, refuse_output
 if TYPE_CHECKING:
     from dnamamba.data_prep.genome import Genome
     from dnamamba.data_prep.region_rows import RegionTable, WindowRule
-    from dnamamba.embedding_file import EmbeddingInfo
+    from dnamamba.embedding_file import EmbeddingInfo, EmbeddingWriter
     from dnamamba.embedding_run import Done
     from dnamamba.models import DnaModel
-    from dnamamba.runtime import Compute
+    from dnamamba.models.pooling import Pooling
+    from dnamamba.runtime import Compute, Ranks
 
 Format = Literal["h5", "npz", "parquet", "tsv"]
 
@@ -46,74 +47,140 @@ def write_embeddings(
     values: dict[str, Any],
     compute: "Compute",
 ) -> None:
-    from dnamamba.embedding import Embedder
-    from dnamamba.embedding_file import EmbeddingWriter, export
-    from dnamamba.embedding_passes import EmbedOptions
-    from dnamamba.embedding_run import DIVISION, embed_rows
+    from dnamamba.embedding_export import export
     from dnamamba.models.pooling import Pooling
-    from dnamamba.models.streaming import resolve_layers
 
-    out_format: Format = values["out_format"] or _format_of(out)
     pooling = Pooling.parse(values["pooling"])
-    layers = resolve_layers(reader.config, values["layers"])
-    if compute.ranks.is_main:
-        refuse_output(out, Path(source), force=values["force"], example="peaks.h5")
+    layers = _resolve_layers(reader, values["layers"])
+    allowed = _is_open(out, values)
+    compute.on_main_first(
+        lambda: refuse_output(out, Path(source), force=allowed, example="peaks.h5")
+    )
+    out_format = _format_of(out, values["out_format"], layers)
     file = out if out_format == "h5" else out.with_name(f".{out.name}.h5")
-    with _kept(source, file, compute) as given:
-        rule = _rule(reader, model, values)
-        with _open_table(given, genome, rule, values) as table:
-            info = _info(reader, model, given, genome, layers, table.columns, values)
-            force = values["force"] or out_format != "h5"
-
-            def open_writer() -> EmbeddingWriter:
-                return EmbeddingWriter(file, info, force=force, division=DIVISION)
-
-            writer = compute.on_main_first(open_writer) or open_writer()
-            size = batch_tokens(values, compute)
-            options = EmbedOptions(
-                layers=layers,
-                pooling=pooling,
-                rc=values["rc"],
-                batch_tokens=size,
-                chunk_tokens=max(size, 1 << 16),
-                autocast_dtype=compute.autocast_dtype,
-                scratch=writer.scratch,
-            )
-            n_parts = embed_rows(
-                table,
-                Embedder(reader, options),
-                writer,
-                allele=values["allele"],
-                ranks=compute.ranks,
-                on_part=_Progress(),
-            )
-    compute.wait_for_ranks()
-    if not compute.ranks.is_main:
-        return
-    writer.finish(n_parts)
-    statuses = _statuses(file)
+    with (
+        _kept(source, file, compute) as given,
+        _open_table(given, genome, reader, model, values) as table,
+    ):
+        info = _info(reader, model, given, genome, layers, table.columns, values)
+        with _open_writer(file, out, info, compute, force=values["force"]) as writer:
+            n_parts = _embed(reader, table, writer, pooling, values, compute)
+            compute.wait_for_ranks()
+            if not compute.ranks.is_main:
+                return
+            writer.finish(n_parts)
+    statuses, note = _statuses(file)
     if out_format != "h5":
         export(file, out, out_format, force=values["force"])
         file.unlink()
-    conclude_rows(statuses, out, what="rows", failure="nothing could be embedded; note says why")
+    failure = f"nothing could be embedded; {note}"
+    conclude_rows(statuses, out, what="rows", failure=failure)
 
 
-def _format_of(out: Path) -> Format:
+def _is_open(out: Path, values: dict[str, Any]) -> bool:
+    """Whether a file that is there is no matter, or one for the writer, which also clears away what
+    is left of a run that was killed when it had made it."""
+    return values["force"] or out.with_name(f".{out.name}.parts").exists()
+
+
+def _resolve_layers(reader: "DnaModel", given: Any) -> tuple[int, ...]:
+    from dnamamba.errors import InputError
+    from dnamamba.models.streaming import resolve_layers
+
+    layers = resolve_layers(reader.config, given)
+    if twice := [layer for layer, count in Counter(layers).items() if count > 1]:
+        raise InputError(
+            f"--layers {','.join(map(str, given))} names layer {twice[0]} twice: leave one out"
+        )
+    return layers
+
+
+def _format_of(out: Path, given: Format | None, layers: tuple[int, ...]) -> Format:
+    """What --format or the file's name says. Raises InputError for what could not be written in the
+    end, when everything is computed."""
+    from dnamamba.embedding_export import require_export
     from dnamamba.errors import InputError
 
     name = out.name.removesuffix(".gz").lower()
-    endings: dict[str, Format] = {
-        ".h5": "h5",
-        ".hdf5": "h5",
-        ".npz": "npz",
-        ".parquet": "parquet",
-        ".tsv": "tsv",
-    }
-    for ending, found in endings.items():
-        if name.endswith(ending):
-            return found
-    raise InputError(
-        f"--out {out} is named like none of {', '.join(endings)}: name it so, or give --format"
+    found = given or next((kind for end, kind in _ENDINGS.items() if name.endswith(end)), None)
+    if found is None:
+        raise InputError(
+            f"--out {out} is named like none of {', '.join(_ENDINGS)}: name it so, or give --format"
+        )
+    if found == "h5":
+        return found
+    if len(layers) > 1:
+        raise InputError(
+            f"a file of {found} holds one layer, not {len(layers)}: write an .h5 file, or run the "
+            "command once for each layer"
+        )
+    require_export(found, out)
+    return found
+
+
+@contextmanager
+def _open_writer(
+    file: Path, out: Path, info: "EmbeddingInfo", compute: "Compute", *, force: bool
+) -> "Iterator[EmbeddingWriter]":
+    """Says what of the file is there already and, where the run is stopped, what is kept."""
+    from dnamamba.embedding_file import EmbeddingWriter
+    from dnamamba.embedding_run import DIVISION
+
+    def open_writer() -> EmbeddingWriter:
+        if file != out:
+            # Of a run that was killed when it had all but the other format.
+            file.unlink(missing_ok=True)
+        return EmbeddingWriter(file, info, force=force, division=DIVISION)
+
+    writer = compute.on_main_first(open_writer) or open_writer()
+    is_main = compute.ranks.is_main
+    if is_main and writer.n_parts:
+        click.echo(f"{out} was begun before, and {_parts(writer.n_parts)} kept", err=True)
+    try:
+        yield writer
+    except KeyboardInterrupt:
+        if is_main:
+            kept = f"{_parts(writer.n_parts)} kept, and the same command goes on from there"
+            click.echo(f"\n{out} is not whole yet: {kept}", err=True)
+        raise
+    finally:
+        writer.leave()
+
+
+def _parts(number: int) -> str:
+    return "1 part is" if number == 1 else f"{number:,} parts are"
+
+
+def _embed(
+    reader: "DnaModel",
+    table: "RegionTable",
+    writer: "EmbeddingWriter",
+    pooling: "Pooling",
+    values: dict[str, Any],
+    compute: "Compute",
+) -> int:
+    """Make the parts of this process; returns how many there are of all."""
+    from dnamamba.embedding import Embedder
+    from dnamamba.embedding_passes import EmbedOptions
+    from dnamamba.embedding_run import embed_rows
+
+    size = batch_tokens(values, compute)
+    options = EmbedOptions(
+        layers=writer.info.layers,
+        pooling=pooling,
+        rc=values["rc"],
+        batch_tokens=size,
+        chunk_tokens=max(size, 1 << 16),
+        autocast_dtype=compute.autocast_dtype,
+        scratch=writer.scratch,
+    )
+    return embed_rows(
+        table,
+        Embedder(reader, options),
+        writer,
+        allele=values["allele"],
+        ranks=compute.ranks,
+        on_part=_Progress(compute.ranks),
     )
 
 
@@ -129,18 +196,26 @@ def _rule(reader: "DnaModel", model: str, values: dict[str, Any]) -> "WindowRule
 
 @contextmanager
 def _open_table(
-    given: Path | str, genome: "Genome | None", rule: "WindowRule", values: dict[str, Any]
+    given: Path | str,
+    genome: "Genome | None",
+    reader: "DnaModel",
+    model: str,
+    values: dict[str, Any],
 ) -> "Iterator[RegionTable]":
     from dnamamba.data_prep.region_readers import open_regions
 
     with open_regions(
         given,
         genome=genome,
-        rule=rule,
+        rule=_rule(reader, model, values),
         input_format=values["input_format"],
         sequence_column=values["sequence_column"],
         name_column=values["name_column"],
     ) as table:
+        if values["allele"] == "alt" and not table.has_alternatives:
+            raise click.UsageError(
+                "--allele alt is of a VCF, whose rows are variants: leave it out"
+            )
         yield table
 
 
@@ -199,31 +274,44 @@ def _info(
         dtype=values["dtype"],
         precision=values["precision"],
         source_sha256=checksum(given),
-        genome=() if genome is None else tuple(genome.sources()),
+        genome=() if genome is None else tuple(map(_named, genome.sources())),
         columns=columns,
         allele=values["allele"],
     )
 
 
-def _statuses(path: Path) -> "Counter[Any]":
+def _named(source: dict[str, Any]) -> dict[str, Any]:
+    """A genome's file by the keys of docs/formats.md."""
+    return {"name" if key == "file" else key: value for key, value in source.items()}
+
+
+def _statuses(path: Path) -> "tuple[Counter[Any], str]":
+    """How many rows there are of each, and what is wrong with the first that has no vectors."""
     from dnamamba.data_prep.region_rows import RowStatus
     from dnamamba.embedding_reader import read_embeddings
 
     with read_embeddings(path) as found:
-        return Counter(map(RowStatus, found.table["status"].tolist()))
+        table = found.table
+        statuses = Counter(map(RowStatus, table["status"].tolist()))
+        if found.ok.all():
+            return statuses, ""
+        row = int(found.ok.argmin())
+        return statuses, f"line {table['line'][row]}: {table['note'][row]}"
 
 
 class _Progress:
-    """Says on standard error every few seconds how far this process is."""
+    """Says on standard error every few seconds how far it is; of several processes one does."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: "Ranks") -> None:
+        self._ranks = ranks
         self._started = self._said = time.monotonic()
 
     def __call__(self, done: "Done") -> None:
         now = time.monotonic()
-        if now - self._said < _PROGRESS_SECONDS:
+        if now - self._said < _PROGRESS_SECONDS or not self._ranks.is_main:
             return
         self._said = now
         before = f", {done.resumed:,} were there" if done.resumed else ""
+        shared = f" (by 1 of {self._ranks.world_size})" if self._ranks.world_size > 1 else ""
         rate = done.bases / (now - self._started)
-        click.echo(f"{done.rows:,} rows{before}, {rate:,.0f} bases a second", err=True)
+        click.echo(f"{done.rows:,} rows{before}, {rate:,.0f} bases a second{shared}", err=True)

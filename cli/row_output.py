@@ -43,16 +43,17 @@ class RowProgress:
 def conclude_rows(statuses: "Counter[Any]", out: Path, *, what: str, failure: str) -> None:
     """Say how many rows there are of each status; exit code 1 where nothing came out of any.
 
-    what: the name of what is counted. failure: what is said then.
+    what: the name of what is counted, in the plural. failure: what is said then.
     """
     from dnamamba.data_prep.region_rows import WITHOUT_SEQUENCE
 
     total = statuses.total()
     if total == 0:
-        click.echo(f"{out}: the input has no rows, so there is nothing but a header", err=True)
+        click.echo(f"{out}: the input has no rows, so the file has none either", err=True)
         return
     counts = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common())
-    click.echo(f"{out}: {total:,} {what}: {counts}", err=True)
+    counted = what.removesuffix("s") if total == 1 else what
+    click.echo(f"{out}: {total:,} {counted}: {counts}", err=True)
     if not set(statuses) - WITHOUT_SEQUENCE:
         click.echo(f"Error: {failure}", err=True)
         click.get_current_context().exit(1)

@@ -319,12 +319,14 @@ def contig_length(genome: Genome, contig: str) -> int:
 
 
 def parse_position(text: str, what: str) -> int:
-    """A whole number written in digits; RowError for anything else."""
+    """A whole number written in digits, that fits into 64 bits; RowError for anything else."""
     digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
+    if not (digits.isascii() and digits.isdigit()):
         raise unreadable(f"{what} is a whole number, got {text[:40]!r}")
     if text.startswith("-"):
-        raise unreadable(f"{what} is negative: {text}")
+        raise unreadable(f"{what} is negative: {text[:40]}")
+    if len(digits) > 18:
+        raise unreadable(f"{what} is larger than any contig: {text[:40]}")
     return int(text)
 
 

@@ -131,13 +131,15 @@ class Embedder:
             sizes = [one.span[1] - one.span[0] for one in inputs]
             parts = np.split(vectors[0], np.cumsum(sizes)[:-1], axis=1)
             return [list(part) for part in parts]
-        is_wrong = ~np.isfinite(vectors).all((1, 3)) & (n_bases > 0)
+        is_finite = np.isfinite(vectors).all((1, 3))
+        is_wrong = np.any(~is_finite & (n_bases > 0), axis=1)
+        is_empty = np.all(n_bases == 0, axis=1)
         found: list[Embedded] = []
         for i, one in enumerate(inputs):
-            if not n_bases[i].any():
+            if is_empty[i]:
                 size = one.span[1] - one.span[0]
                 found.append(f"no A, C, G or T among the {size:,} letters of the span")
-            elif is_wrong[i].any():
+            elif is_wrong[i]:
                 found.append("the model makes numbers of it that are not finite")
             else:
                 row = vectors[i] if self.options.pooling.kind == "bins" else vectors[i, :, 0]

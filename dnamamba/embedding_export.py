@@ -53,6 +53,12 @@ def export(
     return out
 
 
+def require_export(format: ExportFormat, out: Path) -> None:
+    """Raise InputError where `export` would for want of a library."""
+    if format == "parquet":
+        _import_parquet(out)
+
+
 def _format_of(out: Path) -> str:
     name = out.name.removesuffix(".gz")
     for kind in get_args(ExportFormat):
@@ -141,7 +147,7 @@ def _write_lines(embeddings: Embeddings, file: Any) -> None:
             file.write(("\t".join(chain(row, texts)) + "\n").encode())
 
 
-def _write_parquet(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
+def _import_parquet(out: Path) -> tuple[Any, Any]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -150,6 +156,11 @@ def _write_parquet(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
             f"writing {out} needs pyarrow (pip install dnamamba[parquet]), which is not installed; "
             "npz and tsv are written without it"
         ) from error
+    return pyarrow, parquet
+
+
+def _write_parquet(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
+    pyarrow, parquet = _import_parquet(out)
     fields = []
     for shown, name in _column_names(embeddings).items():
         is_text = name in embeddings.table and embeddings.table[name].dtype == object

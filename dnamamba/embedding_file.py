@@ -98,6 +98,18 @@ class EmbeddingWriter:
         folder.mkdir(exist_ok=True)
         return folder
 
+    @property
+    def n_parts(self) -> int:
+        """How many parts are there, those of a run that was stopped too; not all may be whole."""
+        return sum(1 for _ in self.folder.glob("part-*.h5"))
+
+    def leave(self) -> None:
+        """Remove this process's temporary files, and the folder if it holds no work: for a run that
+        ends before `finish`."""
+        shutil.rmtree(self.folder / f"work@{self._process}.scratch", ignore_errors=True)
+        if [path.name for path in self.folder.glob("*")] == ["info.json"]:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def done(self, part: int) -> bool:
         """Whether a part was written and is whole; those of others are read for that, once."""
         if part not in self._whole:
@@ -161,7 +173,8 @@ class EmbeddingWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         found = self._found_settings()
         if found is not None and found != json.loads(self._settings):
-            if not force:
+            # Settings alone, such as a mistaken command leaves, are nothing to keep.
+            if self.n_parts and not force:
                 raise InputError(self._other_settings(found))
             for path in self.folder.glob("part-*.h5"):
                 path.unlink(missing_ok=True)

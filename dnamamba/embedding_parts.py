@@ -6,6 +6,7 @@ packed, and with /regions/positions (int64, 0 or more for a row) in place of off
 """
 
 import json
+import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -60,12 +61,29 @@ def rows_in_block(info: EmbeddingInfo) -> int:
 def _vectors(rows: Sequence[EmbeddedRow], i: int, info: EmbeddingInfo) -> Iterator[NDArray[Any]]:
     """Those of a layer, (rows, ...) of some rows, or without pooling (L, D) of each."""
     if info.per_position:
-        yield from (row.vectors[i] for row in rows if row.vectors is not None)
+        for row in rows:
+            if row.vectors is not None:
+                yield from _blocks(row.vectors[i], rows_in_block(info))
         return
     missing, step = np.full(info.vector_shape, np.nan, np.float32), rows_in_block(info)
     for start in range(0, len(rows), step):
         some = rows[start : start + step]
         yield np.stack([missing if row.vectors is None else row.vectors[i] for row in some])
+
+
+def _blocks(vectors: NDArray[Any], step: int) -> Iterator[NDArray[Any]]:
+    """Rows of an array, some at a time. Of a memmap those that were taken are let go: pages of a
+    file that are mapped count as memory used, until somebody needs it."""
+    mapped = vectors.base if isinstance(vectors, np.memmap) and vectors.mode != "c" else None
+    for start in range(0, len(vectors), step):
+        block = vectors[start : start + step]
+        if not isinstance(mapped, mmap.mmap) or not hasattr(mapped, "madvise"):
+            yield block
+            continue
+        yield np.array(block)
+        first = vectors.offset % mmap.ALLOCATIONGRANULARITY + start * vectors[0].nbytes
+        page = first - first % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_DONTNEED, page, first + block.nbytes - page)
 
 
 def _storing(

@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -188,8 +189,14 @@ class Compute:
 
 
 @contextlib.contextmanager
-def open_compute(device: str = "auto", precision: str = "auto") -> Iterator[Compute]:
-    """Choose device and precision and, under torchrun, join the other ranks; leaves on exit."""
+def open_compute(
+    device: str = "auto", precision: str = "auto", patience: timedelta | None = None
+) -> Iterator[Compute]:
+    """Choose device and precision and, under torchrun, join the other ranks; leaves on exit.
+
+    patience: how long a rank waits for the others before it fails; None: as long as torch does,
+    which is made for ranks that do the same at the same time.
+    """
     import torch.distributed
 
     ranks = read_ranks()
@@ -198,7 +205,8 @@ def open_compute(device: str = "auto", precision: str = "auto") -> Iterator[Comp
     if ranks.world_size == 1:
         yield compute
         return
-    torch.distributed.init_process_group("gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl")
+    backends = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
+    torch.distributed.init_process_group(backends, timeout=patience)
     try:
         yield compute
     finally:

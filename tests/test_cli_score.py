@@ -215,7 +215,7 @@ def test_nothing_scored_fails_and_is_written(model, genome, tmp_path):
     text = META + NAMES + record(200, ref=OTHERS[200][1], alt=CONTIG[200])
     code, _, stderr = score(model, "-", "--genome", genome, "--out", out, stdin=text.encode())
     assert code == 1
-    assert "1 alleles: 1 ref mismatch" in stderr
+    assert "1 allele: 1 ref mismatch" in stderr
     assert "nothing could be scored; the column note says why" in stderr
     assert table_of(out.read_text())[0]["llr"] == ""
     code, stdout, stderr = score(

@@ -157,7 +157,7 @@ BAD_ROWS = {
     "chr1\t1_0\t20": ("unreadable", "start is a whole number, got '1_0'"),
     "chr1\t10.0\t20": ("unreadable", "start is a whole number"),
     "chr1\t\u0661\t20": ("unreadable", "start is a whole number"),
-    "chr1\t1\t" + "9" * 5000: ("unreadable", "end is a whole number"),
+    "chr1\t1\t" + "9" * 5000: ("unreadable", "end is larger than any contig"),
     "chr1\t10": ("unreadable", "this has 2 columns"),
     "nonsense": ("unreadable", "this has 1 columns"),
     "chr1\t10\t10": ("too short", "no base at all"),
