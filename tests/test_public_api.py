@@ -17,9 +17,9 @@ PUBLIC_NAMES = [
     "Interval", "MambaConfig", "ModelConfig", "PretrainConfig", "RecordsConfig", "RegionsConfig",
     "RunFolder", "RunOptions", "SpeciesConfig", "SpeciesFiles", "SplitConfig", "TableConfig",
     "TrainConfig", "VOCABULARY", "WindowConfig", "__version__", "count_parameters", "decode",
-    "encode", "open_genome", "parse_size", "plan_pretraining", "predict_sequences", "preset",
-    "preset_names", "pretrain", "resume", "resume_classifier", "reverse_complement",
-    "train_classifier",
+    "embed_sequences", "encode", "open_genome", "parse_size", "plan_pretraining",
+    "predict_sequences", "preset", "preset_names", "pretrain", "read_embeddings", "resume",
+    "resume_classifier", "reverse_complement", "train_classifier",
 ]
 # fmt: on
 
@@ -46,13 +46,26 @@ FINE_TUNING = """
 OPTIONS = {
     "classify train": f"""
         MODEL --out --force --resume --dry-run {LABELLED} --valid-table --test-table --split-column
-        --group-column --valid-fraction --test-fraction --rc-augment {FINE_TUNING} --device
-        --workers --micro-batch --recompute
+        --group-column --valid-fraction --test-fraction --rc-augment --no-rc-augment
+        --mutation-rate {FINE_TUNING} --device --workers --micro-batch --recompute
     """,
     "classify eval": f"RUN --out --lengths {LABELLED} --rc --device --micro-batch",
     "classify predict": """
         MODEL SOURCE --out --force --genome --format --seq-len --edge --rc --per-base
         --batch-tokens --device --precision
+    """,
+    "embed": """
+        MODEL --regions --genome --out --force --layers --pooling --rc --context --edge --allele
+        --dtype --format --input-format --sequence-column --name-column --track --batch-tokens
+        --device --precision
+    """,
+    "probe": """
+        EMBEDDINGS --labels --task --label-column --join --name-column --group-column --group-by
+        --split-column --folds --model --layer --genome --sequences --max-k --seed --out --force
+    """,
+    "score": """
+        MODEL SOURCE --genome --out --force --format --seq-len --edge --strand --batch-tokens
+        --device --precision
     """,
     "pretrain": f"""
         DATA --model --out --force --resume --dry-run {WINDOWS} {RECIPE} --device --workers
