@@ -102,18 +102,11 @@ def _format_of(out: Path) -> Format:
     from dnamamba.errors import InputError
 
     name = out.name.removesuffix(".gz").lower()
-    endings: dict[str, Format] = {
-        ".h5": "h5",
-        ".hdf5": "h5",
-        ".npz": "npz",
-        ".parquet": "parquet",
-        ".tsv": "tsv",
-    }
-    for ending, found in endings.items():
+    for ending, found in _ENDINGS.items():
         if name.endswith(ending):
             return found
     raise InputError(
-        f"--out {out} is named like none of {', '.join(endings)}: name it so, or give --format"
+        f"--out {out} is named like none of {', '.join(_ENDINGS)}: name it so, or give --format"
     )
 
 
