@@ -64,7 +64,6 @@ def files(tmp_path_factory) -> Path:
         edge="shift",
         dtype="float32",
         precision="fp32",
-        source="peaks.bed",
         source_sha256="ab" * 32,
         genome=(),
         columns=(),
