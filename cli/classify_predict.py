@@ -21,13 +21,13 @@ from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
     "--genome",
     type=FILE,
     multiple=True,
-    help="FASTA or store that a BED or VCF refers to; may be given several times.",
+    help="FASTA or store that regions and variants refer to; may be given several times.",
 )
 @click.option(
     "--format",
     "input_format",
-    type=click.Choice(["fasta", "bed", "vcf"]),
-    help="What INPUT is. [default: told by its first line]",
+    type=click.Choice(["fasta", "bed", "vcf", "gtf", "region", "table"]),
+    help="What INPUT is. [default: told by how it begins]",
 )
 @click.option(
     "--seq-len",
@@ -72,9 +72,10 @@ def predict(model: str, source: Path, out: Path, **values: Any) -> None:
     """Write what a model says about sequences, regions or variants: a row for each of the input.
 
     MODEL_OR_RUN is a run of `dnamamba classify train`, its model folder or a repository owner/name
-    on the Hugging Face Hub. INPUT is a FASTA, a BED (whose strand counts) or a VCF (a row for each
-    alternative allele), plain, gzip or BGZF; - is standard input. What could not be read has a
-    row that says why. Exit code 1 where nothing could be.
+    on the Hugging Face Hub. INPUT is a FASTA, a table of sequences, regions (BED, whose strand
+    counts, GTF, GFF3 or a list like chr1:1-2,000) or a VCF (a row for each alternative allele),
+    plain, gzip or BGZF; - is standard input. What could not be read has a row that says why. Exit
+    code 1 where nothing could be.
 
     \b
     Examples:
