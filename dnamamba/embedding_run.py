@@ -67,7 +67,8 @@ def embed_rows(
             if writer.done(number):
                 done.resumed += len(part)
             else:
-                writing.submit(writer.write, number, _embed_part(part, embedder, allele))
+                found = _embed_part(part, embedder, allele)
+                writing.submit(_write_part, writer, number, part, found)
                 done.rows += len(part)
                 done.bases += sum(row.length for row in part)
             on_part(done)
@@ -95,13 +96,21 @@ def _bytes_of(row: RegionRow, embedder: Embedder) -> int:
     return 4 * n_vectors * embedder.d_out * len(embedder.layers)
 
 
-def _embed_part(part: Sequence[RegionRow], embedder: Embedder, allele: Allele) -> list[EmbeddedRow]:
-    inputs = [None if row.length == 0 else _input_of(row, allele) for row in part]
-    found = iter(embedder([one for one in inputs if one is not None]))
-    return [
-        _record(row, None if one is None else next(found))
-        for row, one in zip(part, inputs, strict=True)
-    ]
+def _embed_part(
+    part: Sequence[RegionRow], embedder: Embedder, allele: Allele
+) -> list[Embedded | None]:
+    """What is made of each row; None of one that has nothing to read."""
+    found = iter(embedder([_input_of(row, allele) for row in part if row.length]))
+    return [next(found) if row.length else None for row in part]
+
+
+def _write_part(
+    writer: EmbeddingWriter,
+    number: int,
+    part: Sequence[RegionRow],
+    found: Sequence[Embedded | None],
+) -> None:
+    writer.write(number, list(map(_record, part, found)))
 
 
 def _input_of(row: RegionRow, allele: Allele) -> EmbedInput:
