@@ -30,7 +30,7 @@ from dnamamba.data_prep.region_rows import WindowRule
 from dnamamba.embedding import Embedder, EmbedInput
 from dnamamba.embedding_file import EmbeddingInfo, EmbeddingWriter, read_embeddings
 from dnamamba.embedding_passes import EmbedOptions
-from dnamamba.embedding_run import DIVISION, LAZY_FROM, embed_rows
+from dnamamba.embedding_run import LAZY_FROM, division, embed_rows
 from dnamamba.errors import WrongResultError
 from dnamamba.models import DnaModel, preset, to_huggingface_mamba
 from dnamamba.models.pooling import Pooling
@@ -159,7 +159,7 @@ def embed_bed(model: DnaModel, genome: Genome, bed: Path, batch_tokens: int) -> 
     )
     out = bed.with_suffix(".h5")
     started = time.perf_counter()
-    writer = EmbeddingWriter(out, info, force=True, division=DIVISION)
+    writer = EmbeddingWriter(out, info, force=True, division=division(device))
     rule = WindowRule(cut=False, lazy_from=LAZY_FROM)
     with open_regions(bed, genome=genome, rule=rule) as table:
         n_parts = embed_rows(table, Embedder(model, options), writer)

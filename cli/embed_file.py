@@ -124,13 +124,13 @@ def _open_writer(
 ) -> "Iterator[EmbeddingWriter]":
     """Says what of the file is there already and, where the run is stopped, what is kept."""
     from dnamamba.embedding_file import EmbeddingWriter
-    from dnamamba.embedding_run import DIVISION
+    from dnamamba.embedding_run import division
 
     def open_writer() -> EmbeddingWriter:
         if file != out:
             # Of a run that was killed when it had all but the other format.
             file.unlink(missing_ok=True)
-        return EmbeddingWriter(file, info, force=force, division=DIVISION)
+        return EmbeddingWriter(file, info, force=force, division=division(compute.device))
 
     writer = compute.on_main_first(open_writer) or open_writer()
     is_main = compute.ranks.is_main

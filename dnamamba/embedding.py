@@ -50,6 +50,10 @@ class Embedder:
         self._is_streamed = why_no_stream(model.config) is None
 
     @property
+    def device(self) -> torch.device:
+        return self._passes.device
+
+    @property
     def d_out(self) -> int:
         """Width of a vector."""
         return self.model.config.d_model * (2 if self.options.rc == "concat" else 1)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
 
+import torch
+
 from dnamamba.data_prep.fasta import compression_of, refuse_damage
 from dnamamba.data_prep.region_rows import RegionRow, RowStatus, join_notes
 from dnamamba.embedding import Embedded, Embedder, EmbedInput
@@ -23,11 +25,12 @@ from dnamamba.runtime import Ranks
 Allele = Literal["ref", "alt"]
 T = TypeVar("T")
 
-PART_ROWS, PART_BASES, PART_BYTES = 8192, 1 << 24, 1 << 26
-"""What a part of more than one row holds at most: rows, bases that are read, bytes of vectors."""
+PART_ROWS, PART_BYTES = 8192, 1 << 26
+"""What a part of more than one row holds at most: rows, bytes of vectors."""
 
-DIVISION = f"{PART_ROWS} rows, {PART_BASES} bases, {PART_BYTES} bytes of float32 a part"
-"""The same for EmbeddingWriter, which goes on with parts of the same division alone."""
+PART_BASES = {"cuda": 1 << 24, "cpu": 1 << 20}
+"""The same, bases that are read: seconds of work on a GPU, half a minute on a CPU. A kill costs as
+much, and progress is told after each part."""
 
 LAZY_FROM = 1 << 22
 """Longer windows are read piece by piece (WindowRule.lazy_from)."""
@@ -40,6 +43,12 @@ class Done:
     rows: int = 0
     bases: int = 0
     resumed: int = 0
+
+
+def division(device: torch.device) -> str:
+    """How rows are divided into parts, for EmbeddingWriter, which goes on with such parts alone."""
+    bases = PART_BASES[device.type]
+    return f"{PART_ROWS} rows, {bases} bases, {PART_BYTES} bytes of float32 a part"
 
 
 def embed_rows(
@@ -77,9 +86,10 @@ def embed_rows(
 
 def _parts(rows: Iterator[RegionRow], embedder: Embedder) -> Iterator[list[RegionRow]]:
     part, n_bases, n_bytes = list[RegionRow](), 0, 0
+    most_bases = PART_BASES[embedder.device.type]
     for row in rows:
         size = _bytes_of(row, embedder)
-        is_full = len(part) == PART_ROWS or n_bases + row.length > PART_BASES
+        is_full = len(part) == PART_ROWS or n_bases + row.length > most_bases
         if part and (is_full or n_bytes + size > PART_BYTES):
             yield part
             part, n_bases, n_bytes = [], 0, 0

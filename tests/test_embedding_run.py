@@ -79,6 +79,7 @@ def test_parts_are_cut_by_rows_bases_and_bytes(model, monkeypatch, limit, value,
         # A region of more bases is a part of its own, and so is one of as many.
         lengths = [10] * 10 + [400, 50] + [12] * 8 + [30]
         text = "".join(f"chr1\t0\t{length}\n" for length in lengths)
+        value = {"cpu": value}
     monkeypatch.setattr(embedding_run, limit, value)
     assert sizes(model, text, pooling) == expected
     assert sizes(model, text, pooling, batch_tokens=64) == expected, "by what rows are alone"
