@@ -7,7 +7,8 @@ Host memory is that of a few batches, whatever the length of a sequence.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +33,8 @@ Embedded = list[Vectors] | str
 """One float32 array a layer: (D_out,), of bins (N, D_out), of pooling none (span length, D_out); or
 why there are none."""
 
-# While a GPU is at one batch the next is made ready; more would only take memory.
-_BATCHES_UNDER_WAY = 2
+# While a GPU is at one batch two more wait for it, which bridges what holds Python up meanwhile.
+_BATCHES_UNDER_WAY = 3
 
 
 class Embedder:
@@ -58,7 +59,6 @@ class Embedder:
         """Width of a vector."""
         return self.model.config.d_model * (2 if self.options.rc == "concat" else 1)
 
-    @torch.inference_mode()
     def __call__(self, inputs: Sequence[EmbedInput]) -> list[Embedded]:
         """What is made of each input, in their order.
 
@@ -67,21 +67,52 @@ class Embedder:
         the span, numbers that are not finite) is a text in its place; what its `read` raises is
         raised.
         """
-        results: list[Embedded] = [""] * len(inputs)
-        whole: list[int] = []
+        found: list[list[Embedded]] = []
+        self.run([inputs], found.append)
+        return found[0]
+
+    @torch.inference_mode()
+    def run(
+        self, groups: Iterable[Sequence[EmbedInput]], take: Callable[[list[Embedded]], None]
+    ) -> None:
+        """The same for one group after another, each embedded by itself. `take` gets what is made
+        of each, in their order, while the device is at the next."""
         dtype = self.options.autocast_dtype
+        under_way = deque[_UnderWay]()
+        open_groups = deque[_Group]()
+
+        def collect(n_left: int) -> None:
+            while len(under_way) > n_left:
+                one = under_way.popleft()
+                one.group.put(one.chosen, self._unpack(one))
+            while open_groups and open_groups[0].is_whole:
+                take(open_groups.popleft().results)
+
         # Around all passes: the weights are rounded once.
         with torch.autocast(self._passes.device.type, dtype, enabled=dtype is not None):
-            for i, one in enumerate(inputs):
-                reason = self._refuse(one)
-                if reason is not None:
-                    results[i] = reason
-                elif self._is_streamed and one.length > self.options.chunk_tokens:
-                    results[i] = self._embed_long(one)
-                else:
-                    whole.append(i)
-            self._embed_whole(inputs, whole, results)
-        return results
+            for inputs in groups:
+                group = _Group(inputs)
+                open_groups.append(group)
+                for started in self._start(group):
+                    under_way.append(started)
+                    collect(_BATCHES_UNDER_WAY - 1)
+                collect(_BATCHES_UNDER_WAY - 1)
+            collect(0)
+
+    def _start(self, group: "_Group") -> "Iterator[_UnderWay]":
+        """Launch all that a group needs; what needs no wait is put into it."""
+        whole: list[int] = []
+        for i, one in enumerate(group.inputs):
+            reason = self._refuse(one)
+            if reason is not None:
+                group.put([i], [reason])
+            elif self._is_streamed and one.length > self.options.chunk_tokens:
+                yield from self._start_long(group, i)
+            else:
+                whole.append(i)
+        lengths = np.array([group.inputs[i].length for i in whole], np.int64)
+        for batch in batches_of(lengths, self.options.batch_tokens):
+            yield from self._start_whole(group, [whole[i] for i in batch])
 
     def _refuse(self, one: EmbedInput) -> str | None:
         start, end = one.span
@@ -94,61 +125,72 @@ class Embedder:
             )
         return None
 
-    def _embed_whole(
-        self, inputs: Sequence[EmbedInput], chosen: list[int], results: list[Embedded]
-    ) -> None:
-        under_way: deque[tuple[Sequence[int], Started]] = deque()
+    def _start_whole(self, group: "_Group", chosen: list[int]) -> "list[_UnderWay]":
+        def start(some: Sequence[int]) -> "_UnderWay | None":
+            started = self._passes.start_batch([group.inputs[i] for i in some])
+            return _UnderWay(group, some, started)
 
-        def start(batch: Sequence[int]) -> bool:
-            under_way.append((batch, self._passes.start_batch([inputs[i] for i in batch])))
-            return True
+        def give_up(i: int, error: torch.OutOfMemoryError) -> "_UnderWay | None":
+            group.put([i], [_no_memory(f"a sequence of {group.inputs[i].length:,} bases")])
+            return None
 
-        def give_up(i: int, error: torch.OutOfMemoryError) -> bool:
-            results[i] = _no_memory(f"a sequence of {inputs[i].length:,} bases")
-            return False
+        return [one for one in run_in_halves(chosen, start, give_up) if one is not None]
 
-        def collect(n_left: int) -> None:
-            while len(under_way) > n_left:
-                batch, started = under_way.popleft()
-                found = self._unpack([inputs[i] for i in batch], started)
-                for i, one in zip(batch, found, strict=True):
-                    results[i] = one
-
-        lengths = np.array([inputs[i].length for i in chosen], np.int64)
-        for batch in batches_of(lengths, self.options.batch_tokens):
-            run_in_halves([chosen[i] for i in batch], start, give_up)
-            collect(_BATCHES_UNDER_WAY - 1)
-        collect(0)
-
-    def _embed_long(self, one: EmbedInput) -> Embedded:
+    def _start_long(self, group: "_Group", i: int) -> "list[_UnderWay]":
+        one = group.inputs[i]
         try:
-            if self.options.pooling.kind == "none":
-                return self._passes.keep_stream(one)
-            (found,) = self._unpack([one], self._passes.pool_stream(one))
-            return found
+            if self.options.pooling.kind != "none":
+                return [_UnderWay(group, [i], self._passes.pool_stream(one))]
+            group.put([i], [self._passes.keep_stream(one)])
         except torch.OutOfMemoryError:
-            return _no_memory(f"a piece of {self.options.chunk_tokens:,} bases (chunk_tokens)")
+            size = f"{self.options.chunk_tokens:,}"
+            group.put([i], [_no_memory(f"a piece of {size} bases (chunk_tokens)")])
+        return []
 
-    def _unpack(self, inputs: Sequence[EmbedInput], started: Started) -> list[Embedded]:
-        vectors, n_bases = started.wait()
+    def _unpack(self, under_way: "_UnderWay") -> list[Embedded]:
+        inputs = [under_way.group.inputs[i] for i in under_way.chosen]
+        vectors, n_bases = under_way.started.wait()
         if self.options.pooling.kind == "none":
             sizes = [one.span[1] - one.span[0] for one in inputs]
             parts = np.split(vectors[0], np.cumsum(sizes)[:-1], axis=1)
             return [list(part) for part in parts]
-        is_finite = np.isfinite(vectors).all((1, 3))
-        is_wrong = np.any(~is_finite & (n_bases > 0), axis=1)
-        is_empty = np.all(n_bases == 0, axis=1)
-        found: list[Embedded] = []
-        for i, one in enumerate(inputs):
-            if is_empty[i]:
-                size = one.span[1] - one.span[0]
-                found.append(f"no A, C, G or T among the {size:,} letters of the span")
-            elif is_wrong[i]:
-                found.append("the model makes numbers of it that are not finite")
+        is_finite = np.isfinite(vectors).all((1, 3)) | (n_bases == 0)
+        is_wrong, has_bases = ~np.all(is_finite, axis=1), np.any(n_bases, axis=1)
+        rows = vectors if self.options.pooling.kind == "bins" else vectors[:, :, 0]
+        found: list[Embedded] = [list(row) for row in rows]
+        for i in np.flatnonzero(is_wrong | ~has_bases).tolist():
+            if has_bases[i]:
+                found[i] = "the model makes numbers of it that are not finite"
             else:
-                row = vectors[i] if self.options.pooling.kind == "bins" else vectors[i, :, 0]
-                found.append(list(row))
+                size = inputs[i].span[1] - inputs[i].span[0]
+                found[i] = f"no A, C, G or T among the {size:,} letters of the span"
         return found
+
+
+class _Group:
+    """Inputs, and what is known so far of what is made of them."""
+
+    def __init__(self, inputs: Sequence[EmbedInput]) -> None:
+        self.inputs = inputs
+        self.results: list[Embedded] = [""] * len(inputs)
+        self._n_missing = len(inputs)
+
+    def put(self, chosen: Sequence[int], found: Sequence[Embedded]) -> None:
+        for i, one in zip(chosen, found, strict=True):
+            self.results[i] = one
+        self._n_missing -= len(chosen)
+
+    @property
+    def is_whole(self) -> bool:
+        return self._n_missing == 0
+
+
+class _UnderWay(NamedTuple):
+    """Some inputs of a group, by their numbers, and the results that are on their way."""
+
+    group: _Group
+    chosen: Sequence[int]
+    started: Started
 
 
 def _no_memory(what: str) -> str:

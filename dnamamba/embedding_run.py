@@ -8,8 +8,11 @@ import gzip
 import hashlib
 import os
 import shutil
+import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
@@ -68,19 +71,34 @@ def embed_rows(
     """
     rank, world_size = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
     done, n_parts = Done(), 0
-    with _InTurn() as writing:
-        for number, part in enumerate(_ahead(_parts(iter(rows), embedder))):
+    at_work = deque[tuple[int, list[RegionRow]]]()
+
+    def parts() -> Iterator[tuple[list[RegionRow], list[EmbedInput]]]:
+        for part in _parts(iter(rows), embedder):
+            yield part, [_input_of(row, allele) for row in part if row.length]
+
+    def inputs_to_embed() -> Iterator[list[EmbedInput]]:
+        nonlocal n_parts
+        for number, (part, inputs) in enumerate(_ahead(parts())):
             n_parts += 1
             if number % world_size != rank:
                 continue
             if writer.done(number):
                 done.resumed += len(part)
-            else:
-                found = _embed_part(part, embedder, allele)
-                writing.submit(_write_part, writer, number, part, found)
-                done.rows += len(part)
-                done.bases += sum(row.length for row in part)
-            on_part(done)
+                on_part(done)
+                continue
+            at_work.append((number, part))
+            yield inputs
+
+    def take(found: list[Embedded]) -> None:
+        number, part = at_work.popleft()
+        writing.submit(_write_part, writer, number, part, found)
+        done.rows += len(part)
+        done.bases += sum(row.length for row in part)
+        on_part(done)
+
+    with _frequent_turns(), _InTurn() as writing:
+        embedder.run(inputs_to_embed(), take)
     return n_parts
 
 
@@ -106,21 +124,13 @@ def _bytes_of(row: RegionRow, embedder: Embedder) -> int:
     return 4 * n_vectors * embedder.d_out * len(embedder.layers)
 
 
-def _embed_part(
-    part: Sequence[RegionRow], embedder: Embedder, allele: Allele
-) -> list[Embedded | None]:
-    """What is made of each row; None of one that has nothing to read."""
-    found = iter(embedder([_input_of(row, allele) for row in part if row.length]))
-    return [next(found) if row.length else None for row in part]
-
-
 def _write_part(
-    writer: EmbeddingWriter,
-    number: int,
-    part: Sequence[RegionRow],
-    found: Sequence[Embedded | None],
+    writer: EmbeddingWriter, number: int, part: Sequence[RegionRow], found: Sequence[Embedded]
 ) -> None:
-    writer.write(number, list(map(_record, part, found)))
+    """found: of each row that has something to read."""
+    results = iter(found)
+    records = [_record(row, next(results) if row.length else None) for row in part]
+    writer.write(number, records)
 
 
 def _input_of(row: RegionRow, allele: Allele) -> EmbedInput:
@@ -165,6 +175,18 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := coming.result()) is not None:
             coming = pool.submit(next, items, None)
             yield item
+
+
+@contextmanager
+def _frequent_turns() -> Iterator[None]:
+    """Let Python's threads take turns ten times as often: who launches a batch gives way at each of
+    its hundreds of operations, and would wait 5 ms every time while rows are read or written."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, 5e-4))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 class _InTurn:

@@ -44,7 +44,8 @@ class Interval:
                 f"an interval needs 0 <= start <= end, got {self.chrom} start {self.start} "
                 f"end {self.end} (0-based, half-open)"
             )
-        object.__setattr__(self, "strand", Strand(self.strand))
+        if type(self.strand) is not Strand:
+            object.__setattr__(self, "strand", Strand(self.strand))
 
     @property
     def length(self) -> int:

@@ -362,6 +362,47 @@ def test_wrong_options_are_said():
 # --- memory
 
 
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_groups_come_out_as_each_alone_while_the_next_is_at_work(pooling):
+    inputs = as_inputs(draw_inputs(20))
+    empty_span = EmbedInput.of(encode("ACGT"), (2, 2))
+    groups = [inputs[:5], [], [empty_span], inputs[5:6], [*inputs[6:], empty_span], [empty_span]]
+    # 60: some are streamed, batches are of one sequence or two.
+    options = {"batch_tokens": 150, "chunk_tokens": 60}
+    embedder = Embedder(MAMBA, EmbedOptions(pooling=Pooling.parse(pooling), **options))
+    events, found = [], []
+
+    def given():
+        for i, group in enumerate(groups):
+            events.append(f"given {i}")
+            yield group
+
+    def take(results):
+        events.append(f"taken {len(found)}")
+        found.append(results)
+
+    embedder.run(given(), take)
+    assert len(found) == len(groups)
+    for results, group in zip(found, groups, strict=True):
+        for one, other in zip(results, embed(MAMBA, group, pooling, **options), strict=True):
+            if isinstance(other, str):
+                assert one == other
+            else:
+                np.testing.assert_array_equal(one[0], other[0])
+    assert events.index("given 1") < events.index("taken 0") < events.index("given 5")
+
+
+def test_an_error_among_groups_is_raised():
+    def given():
+        yield as_inputs(draw_inputs(3))
+        raise InputError("the file ends too early")
+
+    embedder = Embedder(MAMBA, EmbedOptions(pooling=Pooling("mean")))
+    with pytest.raises(InputError, match="ends too early"):
+        embedder.run(given(), lambda results: None)
+    assert not torch.is_inference_mode_enabled()
+
+
 def test_positions_of_long_sequences_are_on_disk(tmp_path):
     embedder = Embedder(
         MAMBA, EmbedOptions(pooling=Pooling("none"), chunk_tokens=2000, scratch=tmp_path / "new")
