@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from dnamamba.bench.results import describe_setup
+from dnamamba.bench.timing import time_calls
 from dnamamba.data_prep.genome import Genome, open_genome
 from dnamamba.data_prep.region_readers import open_regions
 from dnamamba.data_prep.region_rows import WindowRule
@@ -180,15 +181,16 @@ def forward_rate(model: DnaModel, length: int, batch_tokens: int, seconds: float
     ids = ids.to(torch.uint8)
     dtype = torch.bfloat16 if device.type == "cuda" else None
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        for _ in range(3):
-            model.hidden_at(ids, (-1,))
-        synchronise(device)
-        started, n = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
-            model.hidden_at(ids, (-1,))
-            n += 1
-            synchronise(device)
-    return n * ids.numel() / (time.perf_counter() - started)
+        # As many as fill the time. Nothing waits between them, as nothing does in `embed`.
+        _, one = time_calls(lambda: model.hidden_at(ids, (-1,)), device, 2)
+        n = max(1, round(1e3 * seconds / one))
+
+        def passes() -> None:
+            for _ in range(n):
+                model.hidden_at(ids, (-1,))
+
+        (milliseconds,) = time_calls(passes, device, 1)
+    return n * ids.numel() / milliseconds * 1e3
 
 
 def speed(
@@ -287,11 +289,6 @@ class SlowPath:
 
 
 # --- the device
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def reset_peak(device: torch.device) -> None:
