@@ -112,13 +112,16 @@ def test_what_is_there_is_not_embedded_again(model, tmp_path, small_parts, monke
     embed_rows(rows(), embedder(model), first, ranks=Ranks(1, 1, 2, 2))
     damaged = first.folder / "part-000003.h5"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    calls, embed = [], Embedder.__call__
+    calls, run = [], Embedder.run
 
-    def count(self, inputs):
-        calls.append(len(inputs))
-        return embed(self, inputs)
+    def counted(groups):
+        for inputs in groups:
+            calls.append(len(inputs))
+            yield inputs
 
-    monkeypatch.setattr(Embedder, "__call__", count)
+    monkeypatch.setattr(
+        Embedder, "run", lambda self, groups, take: run(self, counted(groups), take)
+    )
     again = writer(tmp_path / "x.h5")
     seen = []
     again.finish(
@@ -146,7 +149,7 @@ def test_rows_that_cannot_be_read_any_further(model, tmp_path, small_parts):
     one = writer(tmp_path / "x.h5")
     with pytest.raises(InputError, match="cut off or damaged"):
         embed_rows(breaks(), embedder(model), one)
-    assert one.n_parts == 6
+    assert 4 <= one.n_parts <= 6, "what was under way is made again"
     expected = whole_file(model, tmp_path / "one.h5")
     again = writer(tmp_path / "x.h5")
     again.finish(embed_rows(rows(), embedder(model), again))
