@@ -7,7 +7,16 @@ from typing import Any
 import click
 
 from dnamamba.cli.options import FILE, SIZE
-from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
+from dnamamba.cli.row_output import (
+    BATCH_TOKENS,
+    DEVICE,
+    EDGE,
+    PRECISION,
+    RowProgress,
+    batch_tokens,
+    conclude_rows,
+    refuse_output,
+)
 
 
 @click.command()
@@ -35,13 +44,7 @@ from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
     help="Bases of a window: shorter regions get bases from around, longer ones are cut to their "
     "middle. [default: as they are, up to the length trained on, which variants get]",
 )
-@click.option(
-    "--edge",
-    type=click.Choice(["shift", "pad", "clip"]),
-    default="shift",
-    show_default=True,
-    help="Windows past a contig's end: moved inside, filled up with N or cut.",
-)
+@EDGE
 @click.option(
     "--rc",
     type=click.Choice(["none", "average"]),
@@ -55,19 +58,9 @@ from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
     show_default=True,
     help="Labels of bases as one letter each, or as label:bases;...",
 )
-@click.option(
-    "--batch-tokens",
-    type=SIZE,
-    help="Tokens in one pass. [default: 1M on a GPU, 64k on a CPU]",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "bf16", "fp32"]),
-    default="auto",
-    show_default=True,
-    help="auto is bf16 on GPUs.",
-)
+@BATCH_TOKENS
+@DEVICE
+@PRECISION
 def predict(model: str, source: Path, out: Path, **values: Any) -> None:
     """Write what a model says about sequences, regions or variants: a row for each of the input.
 
@@ -96,7 +89,7 @@ def predict(model: str, source: Path, out: Path, **values: Any) -> None:
     genome = open_genome(values["genome"]) if values["genome"] else None
     classifier = DnaClassifier.from_pretrained(model).to(device)
     options = PredictOptions(
-        batch_tokens=values["batch_tokens"] or (1 << 20 if device.type == "cuda" else 1 << 16),
+        batch_tokens=batch_tokens(values["batch_tokens"], device),
         rc=values["rc"] or ("average" if classifier.head_config.averages_strands else "none"),
         autocast_dtype=choose_precision(values["precision"], device),
         base_format=values["base_format"],

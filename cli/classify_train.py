@@ -214,6 +214,8 @@ _RECIPE = (
 
 
 def _default_out(config: "ClassifyConfig", values: dict[str, Any]) -> Path:
+    from dnamamba.run_folder import name_of_model
+
     named = values["table"] or values["regions"]
     data = "species"
     if named is not None:
@@ -224,6 +226,4 @@ def _default_out(config: "ClassifyConfig", values: dict[str, Any]) -> Path:
         data = "records"
     elif not values["species"]:
         data = "demo"
-    path = Path(config.model)
-    model = path.parent.name if path.name == "model" else path.name
-    return Path("runs") / f"classify-{data}-{model}"
+    return Path("runs") / f"classify-{data}-{name_of_model(config.model)}"

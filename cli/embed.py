@@ -9,6 +9,7 @@ import click
 from dnamamba.cli.embed_file import write_embeddings
 from dnamamba.cli.embed_track import refuse_options, write_track
 from dnamamba.cli.options import FILE, SIZE, Parsed
+from dnamamba.cli.row_output import BATCH_TOKENS, DEVICE, EDGE, PRECISION
 
 
 def _parse_layers(text: str) -> Any:
@@ -66,13 +67,7 @@ def _parse_layers(text: str) -> Any:
     help="Bases that the model sees of and around a shorter region, which alone is pooled; of a "
     "track, those before it. [default: the region; of a variant as many as in training]",
 )
-@click.option(
-    "--edge",
-    type=click.Choice(["shift", "pad", "clip"]),
-    default="shift",
-    show_default=True,
-    help="Context past a contig's end: moved inside, filled up with N or cut.",
-)
+@EDGE
 @click.option(
     "--allele",
     type=click.Choice(["ref", "alt"]),
@@ -106,17 +101,9 @@ def _parse_layers(text: str) -> Any:
     help="Write a track for genome browsers (.bw, .bedGraph, .bedGraph.gz) in place of "
     "embeddings: nll, bits that each base takes.",
 )
-@click.option(
-    "--batch-tokens", type=SIZE, help="Tokens in one pass. [default: 1M on a GPU, 64k on a CPU]"
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "bf16", "fp32"]),
-    default="auto",
-    show_default=True,
-    help="auto is bf16 on GPUs.",
-)
+@BATCH_TOKENS
+@DEVICE
+@PRECISION
 @click.pass_context
 def embed(ctx: click.Context, model: str, source: str, out: Path, **values: Any) -> None:
     """Write what a pretrained model makes of regions of a genome, with their coordinates.

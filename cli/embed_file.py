@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from dnamamba.cli.row_output import conclude_rows, refuse_output
+from dnamamba.cli.row_output import batch_tokens, conclude_rows, refuse_output
 
 if TYPE_CHECKING:
     from dnamamba.data_prep.genome import Genome
@@ -31,11 +31,6 @@ _ENDINGS: dict[str, Format] = {
     ".tsv": "tsv",
 }
 _PROGRESS_SECONDS = 5
-
-
-def batch_tokens(values: dict[str, Any], compute: "Compute") -> int:
-    """What --batch-tokens says, or what suits the device."""
-    return values["batch_tokens"] or (1 << 20 if compute.device.type == "cuda" else 1 << 16)
 
 
 def write_embeddings(
@@ -164,7 +159,7 @@ def _embed(
     from dnamamba.embedding_passes import EmbedOptions
     from dnamamba.embedding_run import embed_rows
 
-    size = batch_tokens(values, compute)
+    size = batch_tokens(values["batch_tokens"], compute.device)
     options = EmbedOptions(
         layers=writer.info.layers,
         pooling=pooling,
@@ -187,10 +182,10 @@ def _embed(
 def _rule(reader: "DnaModel", model: str, values: dict[str, Any]) -> "WindowRule":
     """What is read of each row. Variants always have a window, others with --context."""
     from dnamamba.embedding_run import LAZY_FROM
-    from dnamamba.scoring import scoring_rule, trained_seq_len
+    from dnamamba.scoring import trained_seq_len, variant_rule
 
     context = values["context"]
-    rule = scoring_rule(reader, context, values["edge"], trained_seq_len(model))
+    rule = variant_rule(reader, context, values["edge"], trained_seq_len(model))
     return replace(rule, cut=False, widen=context is not None, lazy_from=LAZY_FROM)
 
 
@@ -259,11 +254,11 @@ def _info(
     from dnamamba.embedding_run import checksum
     from dnamamba.label_setup import weights_of
     from dnamamba.models.pooling import Pooling
+    from dnamamba.run_folder import name_of_model
 
-    folder = Path(model)
     width = reader.config.d_model
     return EmbeddingInfo(
-        model=folder.parent.name if folder.name == "model" else folder.name,
+        model=name_of_model(model),
         model_sha256=weights_of(model),
         layers=layers,
         d_out=2 * width if values["rc"] == "concat" else width,

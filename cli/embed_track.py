@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 from click.core import ParameterSource
 
-from dnamamba.cli.embed_file import batch_tokens
-from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
+from dnamamba.cli.row_output import RowProgress, batch_tokens, conclude_rows, refuse_output
 
 if TYPE_CHECKING:
     from dnamamba.data_prep.genome import Genome
@@ -54,7 +53,7 @@ def write_track(
             "torchrun, for each chromosome if several GPUs are to share it"
         )
     refuse_output(out, Path(source or "-"), force=values["force"], example="nll.bw")
-    size = batch_tokens(values, compute)
+    size = batch_tokens(values["batch_tokens"], compute.device)
     options = TrackOptions(
         context=values["context"] or 0,
         likelihood=LikelihoodOptions(

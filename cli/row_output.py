@@ -1,15 +1,45 @@
-"""What commands that write a row for each of their input's have in common."""
+"""What commands that write a row for each of their input's have in common: options and words."""
 
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from dnamamba.cli.options import SIZE
 from dnamamba.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+
 _PROGRESS_SECONDS = 5
+
+EDGE = click.option(
+    "--edge",
+    type=click.Choice(["shift", "pad", "clip"]),
+    default="shift",
+    show_default=True,
+    help="Windows past a contig's end: moved inside, filled up with N or cut.",
+)
+BATCH_TOKENS = click.option(
+    "--batch-tokens", type=SIZE, help="Tokens in one pass. [default: 1M on a GPU, 64k on a CPU]"
+)
+DEVICE = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+)
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["auto", "bf16", "fp32"]),
+    default="auto",
+    show_default=True,
+    help="auto is bf16 on GPUs.",
+)
+
+
+def batch_tokens(asked: int | None, device: "torch.device") -> int:
+    """What BATCH_TOKENS says, or what suits the device."""
+    return asked or (1 << 20 if device.type == "cuda" else 1 << 16)
 
 
 def refuse_output(out: Path, source: Path, *, force: bool, example: str) -> None:

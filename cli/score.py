@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from dnamamba.cli.options import FILE, SIZE
-from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
+from dnamamba.cli.row_output import (
+    BATCH_TOKENS,
+    DEVICE,
+    EDGE,
+    RowProgress,
+    batch_tokens,
+    conclude_rows,
+    refuse_output,
+)
 
 
 @click.command()
@@ -39,13 +47,7 @@ from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
     type=SIZE,
     help="Bases of the longer allele's window. [default: as the model was trained, else 2k]",
 )
-@click.option(
-    "--edge",
-    type=click.Choice(["shift", "pad", "clip"]),
-    default="shift",
-    show_default=True,
-    help="Windows past a contig's end: moved inside, filled up with N or cut.",
-)
+@EDGE
 @click.option(
     "--strand",
     type=click.Choice(["both", "forward"]),
@@ -53,10 +55,8 @@ from dnamamba.cli.row_output import RowProgress, conclude_rows, refuse_output
     show_default=True,
     help="both: the mean of both strands' scores; forward: half the work.",
 )
-@click.option(
-    "--batch-tokens", type=SIZE, help="Tokens in one pass. [default: 1M on a GPU, 64k on a CPU]"
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@BATCH_TOKENS
+@DEVICE
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16"]),
@@ -87,7 +87,7 @@ def score(model: str, source: Path, out: Path, **values: Any) -> None:
     from dnamamba.models.language_model import DnaModel
     from dnamamba.runtime import choose_device, choose_precision
     from dnamamba.score_output import format_of_output, write_scores
-    from dnamamba.scoring import ScoreOptions, scoring_rule, trained_seq_len
+    from dnamamba.scoring import ScoreOptions, trained_seq_len, variant_rule
 
     is_piped = str(out) == "-"
     if not is_piped:
@@ -96,11 +96,11 @@ def score(model: str, source: Path, out: Path, **values: Any) -> None:
     device = choose_device(values["device"])
     genome = open_genome(values["genome"])
     reader = DnaModel.from_pretrained(model).to(device)
-    rule = scoring_rule(reader, values["seq_len"], values["edge"], trained_seq_len(model))
+    rule = variant_rule(reader, values["seq_len"], values["edge"], trained_seq_len(model))
     options = ScoreOptions(
         strand=values["strand"],
         likelihood=LikelihoodOptions(
-            batch_tokens=values["batch_tokens"] or (1 << 20 if device.type == "cuda" else 1 << 16),
+            batch_tokens=batch_tokens(values["batch_tokens"], device),
             autocast_dtype=choose_precision(values["precision"], device),
         ),
     )
@@ -121,9 +121,10 @@ def score(model: str, source: Path, out: Path, **values: Any) -> None:
 
 def _about(model: str, rule: Any, values: dict[str, Any]) -> dict[str, str]:
     """What a VCF's header says of a scoring: names, without their folders."""
-    folder = Path(model)
+    from dnamamba.run_folder import name_of_model
+
     return {
-        "model": folder.parent.name if folder.name == "model" else folder.name,
+        "model": name_of_model(model),
         "genome": ",".join(path.name for path in values["genome"]),
         "seq_len": str(rule.seq_len),
         "edge": rule.edge,

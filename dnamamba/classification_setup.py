@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dnamamba import __version__
 from dnamamba.classify_config import ClassifyConfig, LabelSource, describe_source
 from dnamamba.data.examples import Examples, LabelledDataset
 from dnamamba.data.label_sources import source_files
@@ -35,8 +33,8 @@ from dnamamba.models import DnaModel, HyenaConfig
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.planning import Plan, Workload, make_plan, probe_length
 from dnamamba.pretraining import RunOptions
-from dnamamba.run_folder import describe_file
-from dnamamba.runtime import Compute, describe_machine, logger
+from dnamamba.run_folder import describe_file, describe_start
+from dnamamba.runtime import Compute, logger
 from dnamamba.task import Task
 from dnamamba.training import Stream
 
@@ -181,11 +179,7 @@ class ClassifierSetup:
 
     def manifest(self) -> dict[str, Any]:
         return {
-            "dnamamba": __version__,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": describe_machine(),
-            "device": str(self.compute.device),
-            "ranks": self.compute.ranks.world_size,
+            **describe_start(self.compute),
             "data": {
                 "description": describe_source(self.config.data),
                 "files": self.files(),

@@ -198,13 +198,20 @@ def _in_batches(
     return [results[i] for i in range(len(sequences))]
 
 
+def _hidden_of(
+    model: DnaModel, sequences: Sequence[Codes], options: LikelihoodOptions
+) -> tuple[Tensor, Tensor]:
+    """Token ids (B, L) of a padded batch and the final norm's output (B, L, D)."""
+    ids, lengths = stack_rows(sequences, longest_sequence(model.config), _device(model))
+    with _autocast(model, options):
+        return ids, model.embed(ids, lengths)
+
+
 @torch.inference_mode()
 def _read_batch(
     model: DnaModel, sequences: Sequence[Codes], options: LikelihoodOptions
 ) -> list[Reading]:
-    ids, lengths = stack_rows(sequences, longest_sequence(model.config), _device(model))
-    with _autocast(model, options):
-        hidden = model.embed(ids, lengths)
+    ids, hidden = _hidden_of(model, sequences, options)
     given = base_log_probs(model, hidden)
     unknown = given.new_full((len(ids), 1, given.shape[-1]), torch.nan)
     log_probs = _choose(torch.cat([unknown, given[:, :-1]], 1), ids).cpu().numpy()
@@ -219,9 +226,7 @@ def _read_batch(
 def _read_means(
     model: DnaModel, sequences: Sequence[Codes], options: LikelihoodOptions
 ) -> list[Values]:
-    ids, lengths = stack_rows(sequences, longest_sequence(model.config), _device(model))
-    with _autocast(model, options):
-        hidden = model.embed(ids, lengths)
+    ids, hidden = _hidden_of(model, sequences, options)
     return list(_mean_of_bases(hidden, ids))
 
 

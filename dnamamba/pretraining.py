@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from dnamamba import __version__
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.dataset import (
     DataConfig,
@@ -30,10 +29,9 @@ from dnamamba.objectives import OBJECTIVES, ObjectiveName, choose_objective
 from dnamamba.planning import Plan, Workload, make_plan, shareable
 from dnamamba.recipe import TrainConfig
 from dnamamba.report import write_report
-from dnamamba.run_folder import RunFolder, describe_file
+from dnamamba.run_folder import RunFolder, describe_file, describe_start
 from dnamamba.runtime import (
     Compute,
-    describe_machine,
     logger,
     open_compute,
 )
@@ -299,11 +297,7 @@ class _Setup:
 
     def manifest(self) -> dict[str, Any]:
         return {
-            "dnamamba": __version__,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": describe_machine(),
-            "device": str(self.compute.device),
-            "ranks": self.compute.ranks.world_size,
+            **describe_start(self.compute),
             "data": {
                 "description": self.description(),
                 "files": self.files(),

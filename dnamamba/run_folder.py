@@ -15,11 +15,31 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dnamamba import __version__
 from dnamamba.errors import InputError
 from dnamamba.metrics import MetricsFile
+from dnamamba.runtime import Compute, describe_machine
+
+
+def name_of_model(source: str | Path) -> str:
+    """What a model is called by where it is: of the model in a run, the run's name."""
+    path = Path(source)
+    return path.parent.name if path.name == "model" else path.name
+
+
+def describe_start(compute: Compute) -> dict[str, Any]:
+    """What every manifest begins with: version, time, machine, device, ranks."""
+    return {
+        "dnamamba": __version__,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "device": str(compute.device),
+        "ranks": compute.ranks.world_size,
+    }
 
 
 class RunFolder:

@@ -2,7 +2,7 @@
 
     model = DnaModel.from_pretrained("runs/human")
     with open_text(Path("variants.vcf.gz")) as text:
-        variants = read_variants(text, genome, scoring_rule(model))
+        variants = read_variants(text, genome, variant_rule(model))
         for row, score in score_rows(model, (row for line in variants for row in line.rows)):
             ...
 
@@ -223,7 +223,7 @@ def _letters(codes: Codes) -> bytes:
 # --- windows
 
 
-def scoring_rule(
+def variant_rule(
     model: DnaModel, seq_len: int | None = None, edge: Edge = "shift", trained: int | None = None
 ) -> WindowRule:
     """The windows that variants are read in.

@@ -17,8 +17,8 @@ from dnamamba.scoring import (
     VariantScore,
     score_pairs,
     score_rows,
-    scoring_rule,
     trained_seq_len,
+    variant_rule,
 )
 from dnamamba.tokenizer import decode, encode, reverse_complement, token_ids
 from genomes import (
@@ -223,14 +223,14 @@ def test_models_that_read_both_ways_say_the_same_of_the_other_strand():
 
 def test_windows_are_as_long_as_those_trained_on(tmp_path, caplog):
     model, hyena = make_model(), make_model(HyenaConfig(l_max=512))
-    assert scoring_rule(model) == WindowRule(seq_len=2048)
-    assert scoring_rule(model, trained=100) == WindowRule(seq_len=100)
-    assert scoring_rule(model, 50, "pad", 100) == WindowRule(seq_len=50, edge="pad")
-    assert scoring_rule(hyena) == WindowRule(seq_len=512)
+    assert variant_rule(model) == WindowRule(seq_len=2048)
+    assert variant_rule(model, trained=100) == WindowRule(seq_len=100)
+    assert variant_rule(model, 50, "pad", 100) == WindowRule(seq_len=50, edge="pad")
+    assert variant_rule(hyena) == WindowRule(seq_len=512)
     with pytest.raises(InputError, match=r"windows of 513 bases .* made for 512"):
-        scoring_rule(hyena, 513)
+        variant_rule(hyena, 513)
     with caplog.at_level("WARNING", "dnamamba"):
-        scoring_rule(model, 200, trained=100)
+        variant_rule(model, 200, trained=100)
     assert "windows of 200 bases are longer than any" in caplog.text
 
 

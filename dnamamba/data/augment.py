@@ -3,6 +3,8 @@
 Which ones is a pure function of a key, so that a stream of samples resumes exactly.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from dnamamba.data.shuffle import hash_u64
@@ -19,6 +21,13 @@ def check_mutation_rate(rate: float) -> None:
         raise InputError(
             f"mutation_rate is the share of bases that are changed, 0 to 0.5, got {rate}"
         )
+
+
+def substitute_each(rows: Iterable[Codes], rate: float, keys: Iterable[int]) -> None:
+    """`substitute` in each of some sequences, by a key of its own."""
+    if rate:
+        for codes, key in zip(rows, keys, strict=True):
+            substitute(codes, rate, key)
 
 
 def substitute(codes: Codes, rate: float, key: int) -> None:

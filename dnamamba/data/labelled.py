@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.data.augment import substitute
+from dnamamba.data.augment import substitute_each
 from dnamamba.data.examples import Examples
 from dnamamba.data.label_configs import LabelledConfig
 from dnamamba.data.label_sources import AnyLabelledConfig, LabelledSource, Places, read_sources
@@ -105,8 +105,8 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
             bases = sequences.codes[start:end]
             codes[row, : end - start] = reverse_complement(bases) if reverse else bases
         if self.mutation_rate:
-            for i, key in enumerate(self._keys(samples)):
-                substitute(codes[i, : lengths[i]], self.mutation_rate, key)
+            rows = (row[:length] for row, length in zip(codes, lengths, strict=True))
+            substitute_each(rows, self.mutation_rate, self._keys(samples))
         return Examples(
             torch.from_numpy(codes),
             torch.from_numpy(lengths),

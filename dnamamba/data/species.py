@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.data.augment import check_mutation_rate, substitute
+from dnamamba.data.augment import check_mutation_rate, substitute_each
 from dnamamba.data.examples import Examples
 from dnamamba.data.homology import HELD_OUT, published_split, split_by_homology, to_human
 from dnamamba.data.places import Places, starts_within_limit, weigh_contigs
@@ -287,10 +287,8 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
         if self.config.rc_augment:
             for row in np.flatnonzero(self._turned(epoch, i)).tolist():
                 codes[row] = reverse_complement(codes[row])
-        if self.config.mutation_rate:
-            keys = self._hash(i, epoch, _MUTATIONS).tolist()
-            for row, key in zip(codes, keys, strict=True):
-                substitute(row, self.config.mutation_rate, key)
+        keys = self._hash(i, epoch, _MUTATIONS).tolist()
+        substitute_each(codes, self.config.mutation_rate, keys)
 
     def _turned(self, epoch: int, i: Ints) -> NDArray[np.bool_]:
         """Which training windows are read from the other strand."""
