@@ -40,7 +40,7 @@ DEMO_COMMANDS = {
             *("classify", "train", "runs/demo-apes", "--seq-len", "8k", "--pool", "max"),
             *("--batch-size", "2", "--epochs", "2", "--steps-per-epoch", "475"),
             *("--learning-rate", "5e-4", "--warmup-fraction", "0.1", "--no-rc-augment"),
-            *("--eval-windows", "800", "--eval-examples", "100"),
+            *("--eval-windows", "500", "--eval-examples", "100"),
             *("--out", "runs/demo-classify", "--force"),
         ],
     ],

@@ -5,11 +5,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from dnamamba.bench.shapes import ScanShape, doubled_lengths
 from dnamamba.cli.bench import DEVICE, JSON, precision_option
-from dnamamba.cli.options import FILE, SIZE, Parsed, apply_options
+from dnamamba.cli.options import FILE, SIZE, Parsed, apply_options, typed_options
 
 if TYPE_CHECKING:
     from dnamamba.bench.scan import ScanBenchmark, ScanRow
@@ -154,13 +153,8 @@ def _describe(row: "ScanRow") -> str:
 
 
 def _refuse_sweep_with_shapes(ctx: click.Context) -> None:
-    given = [
-        parameter
-        for parameter in ctx.command.params
-        if parameter.name in _SWEEP
-        and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-    ]
+    given = [flag for name, flag in typed_options().items() if name in _SWEEP]
     if ctx.params["shapes"] and given:
         raise click.UsageError(
-            f"--shape times the scan alone at shapes of its own: leave out {given[0].opts[0]}"
+            f"--shape times the scan alone at shapes of its own: leave out {given[0]}"
         )

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from dnamamba.cli.label_options import SOURCES, evaluation_options, source_config
-from dnamamba.cli.options import FILE
+from dnamamba.cli.options import FILE, typed_options
 
 
 @click.command("eval")
@@ -48,7 +47,7 @@ def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) ->
 
     named = any(values[name] for name in SOURCES)
     if not named:
-        _refuse_source_options(click.get_current_context())
+        _refuse_source_options()
     sizes = tuple(parse_size(text) for text in lengths.split(",")) if lengths else ()
     folder = out or run / "evaluation"
     lines = judge_classifier(
@@ -65,13 +64,12 @@ def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) ->
         click.echo(f"Report: {folder / 'report.html'}")
 
 
-def _refuse_source_options(context: click.Context) -> None:
+def _refuse_source_options() -> None:
     """Options of other sequences, where the run's own are judged."""
     own = ("run", "out", "lengths", "rc", "device", "micro_batch")
-    for parameter in context.command.params:
-        typed = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-        if typed and parameter.name not in own:
+    for name, flag in typed_options().items():
+        if name not in own:
             raise click.UsageError(
-                f"{parameter.opts[0]} is for other sequences than the run's own: name them by "
+                f"{flag} is for other sequences than the run's own: name them by "
                 "--species, --table, --records or --regions, or leave it out"
             )

@@ -12,16 +12,18 @@ from dnamamba.cli.row_output import (
     DEVICE,
     EDGE,
     PRECISION,
+    SEQUENCE_COLUMN,
     RowProgress,
     batch_tokens,
     conclude_rows,
+    refuse_edge,
     refuse_output,
 )
 
 
 @click.command()
 @click.argument("model", metavar="MODEL_OR_RUN")
-@click.argument("source", metavar="INPUT", type=FILE)
+@click.argument("source", metavar="INPUT")
 @click.option(
     "--out", type=FILE, required=True, help="Table to write (.tsv, .tsv.gz); - for standard output."
 )
@@ -45,6 +47,7 @@ from dnamamba.cli.row_output import (
     "middle. [default: as they are, up to the length trained on, which variants get]",
 )
 @EDGE
+@SEQUENCE_COLUMN
 @click.option(
     "--rc",
     type=click.Choice(["none", "average"]),
@@ -61,14 +64,14 @@ from dnamamba.cli.row_output import (
 @BATCH_TOKENS
 @DEVICE
 @PRECISION
-def predict(model: str, source: Path, out: Path, **values: Any) -> None:
+def predict(model: str, source: str, out: Path, **values: Any) -> None:
     """Write what a model says about sequences, regions or variants: a row for each of the input.
 
     MODEL_OR_RUN is a run of `dnamamba classify train`, its model folder or a repository owner/name
     on the Hugging Face Hub. INPUT is a FASTA, a table of sequences, regions (BED, whose strand
-    counts, GTF, GFF3 or a list like chr1:1-2,000) or a VCF (a row for each alternative allele),
-    plain, gzip or BGZF; - is standard input. What could not be read has a row that says why. Exit
-    code 1 where nothing could be.
+    counts, GTF, GFF3, a list, or one itself, like chr1:1-2,000) or a VCF (a row for each
+    alternative allele), plain, gzip or BGZF; - is standard input. What could not be read has a row
+    that says why. Exit code 1 where nothing could be.
 
     \b
     Examples:
@@ -84,7 +87,7 @@ def predict(model: str, source: Path, out: Path, **values: Any) -> None:
 
     is_piped = str(out) == "-"
     if not is_piped:
-        refuse_output(out, source, force=values["force"], example="predictions.tsv")
+        refuse_output(out, Path(source), force=values["force"], example="predictions.tsv")
     device = choose_device(values["device"])
     genome = open_genome(values["genome"]) if values["genome"] else None
     classifier = DnaClassifier.from_pretrained(model).to(device)
@@ -95,12 +98,14 @@ def predict(model: str, source: Path, out: Path, **values: Any) -> None:
         base_format=values["base_format"],
     )
     opened = open_regions(
-        sys.stdin.buffer if str(source) == "-" else source,
+        sys.stdin.buffer if source == "-" else source,
         genome=genome,
         rule=window_rule(classifier, values["seq_len"], values["edge"]),
         input_format=values["input_format"],
+        sequence_column=values["sequence_column"],
     )
     with opened as table:
+        refuse_edge(table, is_widened=values["seq_len"] is not None)
         target = sys.stdout.buffer if is_piped else out
         statuses = write_predictions(classifier, table, target, options, RowProgress())
     failure = "nothing could be predicted; the column note says why"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from dnamamba.cli.label_options import source_config, source_options
 from dnamamba.cli.options import (
@@ -19,6 +18,7 @@ from dnamamba.cli.options import (
     refuse_settings,
     repeat_options,
     run_options,
+    typed_options,
 )
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def train(ctx: click.Context, **values: Any) -> None:
 
     options = read_run_options(values)
     if values["resume"] is not None:
-        refuse_settings(ctx)
+        refuse_settings()
         out = values["resume"]
         outcome = classification.resume_classifier(out, options)
     else:
@@ -153,7 +153,7 @@ def _resolve(values: dict[str, Any]) -> "ClassifyConfig":
     if values["model"] is None:
         raise click.UsageError("name a MODEL: a run of `dnamamba pretrain`, or a preset")
     if values["tune"] == "probe":
-        _refuse_steps(click.get_current_context())
+        _refuse_steps()
     if values["epochs"] is not None and values["max_steps"] is not None:
         raise click.UsageError("--epochs and --steps both say how long: give one")
     on_gpu = choose_device(values["device"]).type == "cuda"
@@ -179,13 +179,12 @@ _OF_STEPS = (
 )
 
 
-def _refuse_steps(context: click.Context) -> None:
+def _refuse_steps() -> None:
     """Options of training by steps, which a probe does without."""
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name in _OF_STEPS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+    for name, flag in typed_options().items():
+        if name in _OF_STEPS:
             raise click.UsageError(
-                f"a probe is fitted without steps, so {parameter.opts[0]} has no meaning: leave it "
+                f"a probe is fitted without steps, so {flag} has no meaning: leave it "
                 "out, or use --tune head"
             )
 

@@ -9,7 +9,14 @@ import click
 from dnamamba.cli.embed_file import write_embeddings
 from dnamamba.cli.embed_track import refuse_options, write_track
 from dnamamba.cli.options import FILE, SIZE, Parsed
-from dnamamba.cli.row_output import BATCH_TOKENS, DEVICE, EDGE, PRECISION
+from dnamamba.cli.row_output import (
+    BATCH_TOKENS,
+    DEVICE,
+    EDGE,
+    NAME_COLUMN,
+    PRECISION,
+    SEQUENCE_COLUMN,
+)
 
 
 def _parse_layers(text: str) -> Any:
@@ -93,8 +100,8 @@ def _parse_layers(text: str) -> Any:
     type=click.Choice(["fasta", "bed", "vcf", "gtf", "region", "table"]),
     help="What --regions is. [default: told by how it begins]",
 )
-@click.option("--sequence-column", metavar="NAME", help="Of a table. [default: sequence]")
-@click.option("--name-column", metavar="NAME", help="Of a table.")
+@SEQUENCE_COLUMN
+@NAME_COLUMN
 @click.option(
     "--track",
     type=click.Choice(["nll"]),
@@ -104,8 +111,7 @@ def _parse_layers(text: str) -> Any:
 @BATCH_TOKENS
 @DEVICE
 @PRECISION
-@click.pass_context
-def embed(ctx: click.Context, model: str, source: str, out: Path, **values: Any) -> None:
+def embed(model: str, source: str, out: Path, **values: Any) -> None:
     """Write what a pretrained model makes of regions of a genome, with their coordinates.
 
     MODEL_OR_RUN: a run of `dnamamba pretrain` or `classify train`, a model's folder or repository
@@ -135,7 +141,7 @@ def embed(ctx: click.Context, model: str, source: str, out: Path, **values: Any)
     with open_compute(values["device"], values["precision"], patience) as compute:
         reader = read_language_model(model).to(compute.device)
         if values["track"] is not None:
-            refuse_options(ctx)
+            refuse_options()
             write_track(reader, source, genome, out, values, compute)
             return
         if source is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from dnamamba.cli.row_output import batch_tokens, conclude_rows, refuse_output
+from dnamamba.cli.row_output import batch_tokens, conclude_rows, refuse_edge, refuse_output
 
 if TYPE_CHECKING:
     from dnamamba.data_prep.genome import Genome
@@ -211,6 +211,12 @@ def _open_table(
             raise click.UsageError(
                 "--allele alt is of a VCF, whose rows are variants: leave it out"
             )
+        if values["context"] and not table.has_surroundings:
+            raise click.UsageError(
+                "--context is of regions of a genome, and sequences have no bases around them: "
+                "leave it out"
+            )
+        refuse_edge(table, is_widened=values["context"] is not None)
         yield table
 
 

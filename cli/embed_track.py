@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-from click.core import ParameterSource
 
+from dnamamba.cli.options import typed_options
 from dnamamba.cli.row_output import RowProgress, batch_tokens, conclude_rows, refuse_output
 
 if TYPE_CHECKING:
@@ -21,13 +21,11 @@ _NOT_OF_TRACKS = (
 )
 
 
-def refuse_options(ctx: click.Context) -> None:
+def refuse_options() -> None:
     """Options that a track would ignore."""
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        is_typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if name in _NOT_OF_TRACKS and is_typed:
-            raise click.UsageError(f"{parameter.opts[0]} has no meaning for a track: leave it out")
+    for name, flag in typed_options().items():
+        if name in _NOT_OF_TRACKS:
+            raise click.UsageError(f"{flag} has no meaning for a track: leave it out")
 
 
 def write_track(
@@ -62,14 +60,12 @@ def write_track(
             autocast_dtype=compute.autocast_dtype,
         ),
     )
-    regions: Path | str | BinaryIO
+    regions: str | BinaryIO
     input_format = values["input_format"]
     if source is None:
         regions, input_format = BytesIO("\n".join(genome.contigs).encode()), "region"
-    elif source == "-":
-        regions = sys.stdin.buffer
     else:
-        regions = Path(source) if Path(source).exists() else source
+        regions = sys.stdin.buffer if source == "-" else source
     rule = WindowRule(lazy_from=LAZY_FROM)
     opened = open_regions(regions, genome=genome, rule=rule, input_format=input_format)
     with opened as table:

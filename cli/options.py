@@ -225,18 +225,13 @@ def read_run_options(values: dict[str, Any]) -> Any:
     return RunOptions(**{name: values[name] for name in _RUN_SETTINGS})
 
 
-def refuse_settings(context: click.Context) -> None:
+def refuse_settings() -> None:
     """Beside --resume: settings that would change the result."""
-    given = [
-        parameter
-        for parameter in context.command.params
-        if parameter.name not in ("resume", *_RUN_SETTINGS)
-        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise click.UsageError(
-            f"--resume continues a run with its own settings: leave out {given[0].opts[0]}"
-        )
+    for name, flag in typed_options().items():
+        if name not in ("resume", *_RUN_SETTINGS):
+            raise click.UsageError(
+                f"--resume continues a run with its own settings: leave out {flag}"
+            )
 
 
 def print_plan(plan: Any) -> None:
@@ -272,7 +267,7 @@ def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = Tru
 
     bed = values["bed"]
     valid, test = (split_names(values[key]) for key in ("valid_contigs", "test_contigs"))
-    fractions_given = any(map(_is_typed, ("valid_fraction", "test_fraction")))
+    fractions_given = {"valid_fraction", "test_fraction"} & set(typed_options())
     if fractions_given and (bed is not None or valid or test):
         raise click.UsageError(
             "--valid-fraction and --test-fraction divide each contig; with a BED or contigs held "
@@ -310,11 +305,11 @@ def species_config(values: dict[str, Any]) -> Any:
     """
     from dnamamba.data.species import SpeciesConfig, SpeciesFiles
 
-    for parameter in ("rule", "edge", "keep_overlap", "valid_fraction", "test_fraction"):
-        if parameter in values and _is_typed(parameter):
-            option = "--windows" if parameter == "rule" else f"--{parameter.replace('_', '-')}"
+    of_tiles = ("rule", "edge", "keep_overlap", "valid_fraction", "test_fraction")
+    for name, flag in typed_options().items():
+        if name in of_tiles:
             raise click.UsageError(
-                f"{option} is for windows that tile a genome; those of --species are drawn at "
+                f"{flag} is for windows that tile a genome; those of --species are drawn at "
                 "random from whole contigs or rows of a BED: leave it out"
             )
     bed = values["bed"]
@@ -340,6 +335,12 @@ def split_names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-def _is_typed(parameter: str) -> bool:
+def typed_options() -> dict[str, str]:
+    """What is on this command line: the parameters' names and how they are called there."""
     context = click.get_current_context()
-    return context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+    return {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    }

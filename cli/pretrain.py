@@ -119,7 +119,7 @@ def pretrain(ctx: click.Context, **values: Any) -> None:
         return
     options = read_run_options(values)
     if values["resume"] is not None:
-        refuse_settings(ctx)
+        refuse_settings()
         out = values["resume"]
         outcome = pretraining.resume(out, options)
     else:

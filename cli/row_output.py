@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnamamba.cli.options import SIZE
+from dnamamba.cli.options import SIZE, typed_options
 from dnamamba.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+
+    from dnamamba.data_prep.region_rows import RegionTable
 
 _PROGRESS_SECONDS = 5
 
@@ -22,6 +24,10 @@ EDGE = click.option(
     show_default=True,
     help="Windows past a contig's end: moved inside, filled up with N or cut.",
 )
+SEQUENCE_COLUMN = click.option(
+    "--sequence-column", metavar="NAME", help="Of a table. [default: sequence]"
+)
+NAME_COLUMN = click.option("--name-column", metavar="NAME", help="Of a table.")
 BATCH_TOKENS = click.option(
     "--batch-tokens", type=SIZE, help="Tokens in one pass. [default: 1M on a GPU, 64k on a CPU]"
 )
@@ -40,6 +46,16 @@ PRECISION = click.option(
 def batch_tokens(asked: int | None, device: "torch.device") -> int:
     """What BATCH_TOKENS says, or what suits the device."""
     return asked or (1 << 20 if device.type == "cuda" else 1 << 16)
+
+
+def refuse_edge(table: "RegionTable", *, is_widened: bool) -> None:
+    """--edge where no window is wider than its region. is_widened: whether those of regions are."""
+    has_windows = table.has_alternatives or (table.has_surroundings and is_widened)
+    if "edge" in typed_options() and not has_windows:
+        raise click.UsageError(
+            "--edge is of windows of a genome that are wider than the region, and here are none: "
+            "leave it out"
+        )
 
 
 def refuse_output(out: Path, source: Path, *, force: bool, example: str) -> None:

@@ -78,8 +78,9 @@ def open_regions(
     sequence_column, name_column: of a table; default `sequence`, and `name` if there is one. Where
     the first is named, what would be read as BED is a table.
     Raises FileNotFoundError, and InputError for what is none of these formats, for regions without
-    a genome, a VCF without a window's length, a table without the columns named, and compressed
-    data that is damaged; the last while rows are read. What is wrong with a row is said in the row.
+    a genome, a VCF without a window's length, a table without the columns named, columns named of
+    what is no table, and compressed data that is damaged; the last while rows are read. What is
+    wrong with a row is said in the row.
     """
     rule = rule or WindowRule()
     if isinstance(source, str) and _is_region(source, genome, input_format):
@@ -90,8 +91,14 @@ def open_regions(
         found = input_format or format_of(text, sequence_column)
         if text.is_parquet and found != "table":
             raise InputError(f"{text.name} is parquet, a table, but was to be read as {found}")
+        if found != "table" and (column := sequence_column or name_column):
+            raise InputError(
+                f"column {column!r} is of a table, but {text.name} is read as {_CALLED[found]}: "
+                "name no column, or say that it is a table"
+            )
         if found == "fasta":
-            yield RegionTable(("name", "description", "bases"), _read_fasta(text, rule))
+            columns = ("name", "description", "bases")
+            yield RegionTable(columns, _read_fasta(text, rule), has_surroundings=False)
         elif found == "table":
             yield read_sequence_table(text, rule, sequence_column, name_column)
         elif genome is None:
@@ -215,4 +222,10 @@ _READERS = {
     "gtf": read_features,
     "region": read_region_list,
 }
-_CALLED = {"bed": "BED", "vcf": "VCF", "gtf": "GFF or GTF", "region": "a list of regions"}
+_CALLED = {
+    "fasta": "FASTA",
+    "bed": "BED",
+    "vcf": "VCF",
+    "gtf": "GFF or GTF",
+    "region": "a list of regions",
+}

@@ -347,13 +347,20 @@ class RegionTable:
     """Rows of one input, read once, in its order.
 
     columns: names of what `RegionRow.columns` holds. has_alternatives: whether rows are variants.
+    has_surroundings: whether rows lie on a genome, and so have bases around them.
     """
 
     def __init__(
-        self, columns: tuple[str, ...], rows: Iterator[RegionRow], *, has_alternatives: bool = False
+        self,
+        columns: tuple[str, ...],
+        rows: Iterator[RegionRow],
+        *,
+        has_alternatives: bool = False,
+        has_surroundings: bool = True,
     ):
         self.columns = columns
         self.has_alternatives = has_alternatives
+        self.has_surroundings = has_surroundings
         self._rows = rows
 
     def __iter__(self) -> Iterator[RegionRow]:

@@ -47,7 +47,8 @@ def read_sequence_table(
         name = place_column(path, header, name_column or "name", _OPTIONS)
     columns = tuple(header[:sequence] + header[sequence + 1 :])
     rule = replace(rule, widen=False)
-    return RegionTable(columns, _rows(path, blocks, len(header), sequence, name, rule))
+    rows = _rows(path, blocks, len(header), sequence, name, rule)
+    return RegionTable(columns, rows, has_surroundings=False)
 
 
 def _rows(

@@ -80,6 +80,20 @@ def test_a_bed_by_a_pipe_to_a_pipe(run_folder, genome):
     ]
 
 
+def test_a_region_and_a_table_by_its_columns(run_folder, genome, tmp_path):
+    table = tmp_path / "x.csv"
+    table.write_text(f"read,seq\nr1,{CONTIG[10:40]}\n")
+    _, of_table, _ = predict(run_folder, table, "--sequence-column", "seq", "--out", "-")
+    _, of_region, _ = predict(run_folder, "chr1:11-40", "--genome", genome, "--out", "-")
+    (read,), (region,) = table_of(of_table), table_of(of_region)
+    assert read["read"] == "r1"
+    assert read["p_human"] == region["p_human"]
+    code, _, err = predict(
+        *(run_folder, "chr1:11-40", "--genome", genome, "--edge", "pad", "--out", "-")
+    )
+    assert (code, "--edge is of windows of a genome that are wider" in err) == (2, True)
+
+
 def test_strands_are_averaged_where_the_model_was_judged_so(run_folder, tmp_path):
     reads = tmp_path / "reads.fa"
     reads.write_text(f">a\n{CONTIG[:60]}\n")

@@ -615,6 +615,7 @@ USAGE = {
     ("--rc", "both"): "'both' is not one of 'none', 'average', 'concat'",
     ("--dtype", "int8"): "'int8' is not one of",
     ("--allele", "alt"): "--allele alt is of a VCF, whose rows are variants: leave it out",
+    ("--edge", "pad"): "--edge is of windows of a genome that are wider than the region",
 }
 
 
@@ -627,6 +628,16 @@ def test_mistakes_in_usage(run_folder, genome, tmp_path, option):
     assert not (tmp_path / "x.h5").exists()
 
 
+def test_what_sequences_have_no_use_for(run_folder, tmp_path):
+    reads = tmp_path / "reads.fa"
+    reads.write_text(">a\nACGT\n")
+    given = (run_folder, "--regions", reads, "--out", tmp_path / "x.h5")
+    for option in (("--context", "16"), ("--edge", "shift")):
+        code, err = embed(*given, *option)
+        assert (code, f"{option[0]} is of" in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["reads.fa"]
+
+
 INPUTS = {
     ("--layers", "7"): "the model has no layer 7: 0 is the embedding",
     ("--layers", "2,-1"): "--layers 2,-1 names layer 2 twice",
@@ -634,6 +645,7 @@ INPUTS = {
     ("--pooling", "bins:0"): "bins:N has 1 part or more, got 0",
     ("--device", "gpu"): "--device is auto, cpu, cuda or cuda:N, got 'gpu'",
     ("--regions", "chr1:1-20", "--input-format", "bed"): "no such file",
+    ("--name-column", "x"): "column 'x' is of a table, but chr1:1-9 is read as a list of regions",
     ("--regions", "."): "expected a file, got a folder",
 }
 

@@ -52,8 +52,8 @@ OPTIONS = {
     """,
     "classify eval": f"RUN --out --lengths {LABELLED} --rc --device --micro-batch",
     "classify predict": """
-        MODEL SOURCE --out --force --genome --format --seq-len --edge --rc --per-base
-        --batch-tokens --device --precision
+        MODEL SOURCE --out --force --genome --format --seq-len --edge --sequence-column --rc
+        --per-base --batch-tokens --device --precision
     """,
     "pretrain": f"""
         DATA --model --out --force --resume --dry-run {WINDOWS} {RECIPE} --device --workers
