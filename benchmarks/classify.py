@@ -33,9 +33,9 @@ def visible_gpus(n: int) -> list[str]:
     return (named.split(",") if named else [str(i) for i in range(n)])[:n]
 
 
-def train(arguments: list[str], out: Path, gpu: str | None) -> tuple[int, float]:
+def run_command(arguments: list[str], out: Path, gpu: str | None) -> tuple[int, float]:
     """One run by the command a user types; exit code and seconds. Its log is out.log."""
-    command = [sys.executable, "-m", "dnamamba", "classify", "train", *arguments]
+    command = [sys.executable, "-m", "dnamamba", *arguments]
     environment = dict(os.environ)
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
@@ -114,7 +114,7 @@ def main() -> None:
         number, (name, options) = job
         out = arguments.out / name.replace(" ", "_").replace("#", "")
         gpu = gpus[number % len(gpus)] if device.type == "cuda" else None
-        code, seconds = train(options, out, gpu)
+        code, seconds = run_command(["classify", "train", *options], out, gpu)
         if code:
             print(f"{name} failed, see {out}.log", flush=True)
             return

@@ -17,6 +17,7 @@ from dnamamba.cli.row_output import (
     batch_tokens,
     conclude_rows,
     refuse_edge,
+    refuse_genome,
     refuse_output,
 )
 
@@ -59,7 +60,8 @@ from dnamamba.cli.row_output import (
     type=click.Choice(["auto", "string", "runs"]),
     default="auto",
     show_default=True,
-    help="Labels of bases as one letter each, or as label:bases;...",
+    help="Labels of bases as one letter each, or as label:bases;...; of a region on strand - in "
+    "its direction. [default: string where all labels are letters]",
 )
 @BATCH_TOKENS
 @DEVICE
@@ -87,7 +89,9 @@ def predict(model: str, source: str, out: Path, **values: Any) -> None:
 
     is_piped = str(out) == "-"
     if not is_piped:
-        refuse_output(out, Path(source), force=values["force"], example="predictions.tsv")
+        refuse_output(
+            out, Path(source), *values["genome"], force=values["force"], example="predictions.tsv"
+        )
     device = choose_device(values["device"])
     genome = open_genome(values["genome"]) if values["genome"] else None
     classifier = DnaClassifier.from_pretrained(model).to(device)
@@ -105,6 +109,7 @@ def predict(model: str, source: str, out: Path, **values: Any) -> None:
         sequence_column=values["sequence_column"],
     )
     with opened as table:
+        refuse_genome(table, genome)
         refuse_edge(table, is_widened=values["seq_len"] is not None)
         target = sys.stdout.buffer if is_piped else out
         statuses = write_predictions(classifier, table, target, options, RowProgress())

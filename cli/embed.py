@@ -131,7 +131,7 @@ def embed(model: str, source: str, out: Path, **values: Any) -> None:
     `dnamamba.read_embeddings(path)` reads the file, docs/formats.md describes it.
     """
     from dnamamba.data_prep.genome import open_genome
-    from dnamamba.label_setup import read_language_model
+    from dnamamba.label_setup import read_trained_model
     from dnamamba.runtime import open_compute
 
     # Ranks have different work: who is done first waits.
@@ -139,7 +139,7 @@ def embed(model: str, source: str, out: Path, **values: Any) -> None:
 
     genome = open_genome(values["genome"]) if values["genome"] else None
     with open_compute(values["device"], values["precision"], patience) as compute:
-        reader = read_language_model(model).to(compute.device)
+        reader = read_trained_model(model).to(compute.device)
         if values["track"] is not None:
             refuse_options()
             write_track(reader, source, genome, out, values, compute)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from dnamamba.cli.row_output import batch_tokens, conclude_rows, refuse_edge, refuse_output
+from dnamamba.cli.row_output import (
+    batch_tokens,
+    conclude_rows,
+    refuse_edge,
+    refuse_genome,
+    refuse_output,
+)
 
 if TYPE_CHECKING:
     from dnamamba.data_prep.genome import Genome
@@ -49,7 +55,9 @@ def write_embeddings(
     layers = _resolve_layers(reader, values["layers"])
     allowed = _is_open(out, values)
     compute.on_main_first(
-        lambda: refuse_output(out, Path(source), force=allowed, example="peaks.h5")
+        lambda: refuse_output(
+            out, Path(source), *values["genome"], force=allowed, example="peaks.h5"
+        )
     )
     out_format = _format_of(out, values["out_format"], layers)
     file = out if out_format == "h5" else out.with_name(f".{out.name}.h5")
@@ -57,8 +65,8 @@ def write_embeddings(
         _kept(source, file, compute) as given,
         _open_table(given, genome, reader, model, values) as table,
     ):
-        info = _info(reader, model, given, genome, layers, table.columns, values)
-        with _open_writer(file, out, info, compute, force=values["force"]) as writer:
+        info = _info(reader, model, given, genome, layers, table, values, compute)
+        with _open_writer(file, out, info, values, compute) as writer:
             n_parts = _embed(reader, table, writer, pooling, values, compute)
             compute.wait_for_ranks()
             if not compute.ranks.is_main:
@@ -115,7 +123,7 @@ def _format_of(out: Path, given: Format | None, layers: tuple[int, ...]) -> Form
 
 @contextmanager
 def _open_writer(
-    file: Path, out: Path, info: "EmbeddingInfo", compute: "Compute", *, force: bool
+    file: Path, out: Path, info: "EmbeddingInfo", values: dict[str, Any], compute: "Compute"
 ) -> "Iterator[EmbeddingWriter]":
     """Says what of the file is there already and, where the run is stopped, what is kept."""
     from dnamamba.embedding_file import EmbeddingWriter
@@ -125,7 +133,11 @@ def _open_writer(
         if file != out:
             # Of a run that was killed when it had all but the other format.
             file.unlink(missing_ok=True)
-        return EmbeddingWriter(file, info, force=force, division=division(compute.device))
+        # What rows are called and which sequences are read is no setting of the file's, but parts
+        # of other columns do not belong together.
+        columns = f"columns {values['sequence_column']}, {values['name_column']}"
+        parts = f"{division(compute.device)}, {columns}"
+        return EmbeddingWriter(file, info, force=values["force"], division=parts)
 
     writer = compute.on_main_first(open_writer) or open_writer()
     is_main = compute.ranks.is_main
@@ -216,6 +228,7 @@ def _open_table(
                 "--context is of regions of a genome, and sequences have no bases around them: "
                 "leave it out"
             )
+        refuse_genome(table, genome)
         refuse_edge(table, is_widened=values["context"] is not None)
         yield table
 
@@ -253,8 +266,9 @@ def _info(
     given: Path | str,
     genome: "Genome | None",
     layers: tuple[int, ...],
-    columns: tuple[str, ...],
+    table: "RegionTable",
     values: dict[str, Any],
+    compute: "Compute",
 ) -> "EmbeddingInfo":
     from dnamamba.embedding_file import EmbeddingInfo
     from dnamamba.embedding_run import checksum
@@ -270,13 +284,15 @@ def _info(
         d_out=2 * width if values["rc"] == "concat" else width,
         pooling=str(Pooling.parse(values["pooling"])),
         rc=values["rc"],
-        context=values["context"],
+        context=_rule(reader, model, values).seq_len
+        if table.has_alternatives
+        else values["context"],
         edge=values["edge"],
         dtype=values["dtype"],
-        precision=values["precision"],
+        precision="fp32" if compute.autocast_dtype is None else "bf16",
         source_sha256=checksum(given),
         genome=() if genome is None else tuple(map(_named, genome.sources())),
-        columns=columns,
+        columns=table.columns,
         allele=values["allele"],
     )
 

@@ -50,7 +50,9 @@ def write_track(
             "a track is written by one process, as its values are in order: start it without "
             "torchrun, for each chromosome if several GPUs are to share it"
         )
-    refuse_output(out, Path(source or "-"), force=values["force"], example="nll.bw")
+    refuse_output(
+        out, Path(source or "-"), *values["genome"], force=values["force"], example="nll.bw"
+    )
     size = batch_tokens(values["batch_tokens"], compute.device)
     options = TrackOptions(
         context=values["context"] or 0,
@@ -63,11 +65,19 @@ def write_track(
     regions: str | BinaryIO
     input_format = values["input_format"]
     if source is None:
+        if input_format is not None:
+            raise click.UsageError("--input-format is of --regions, which are not named")
         regions, input_format = BytesIO("\n".join(genome.contigs).encode()), "region"
     else:
         regions = sys.stdin.buffer if source == "-" else source
-    rule = WindowRule(lazy_from=LAZY_FROM)
+    # A VCF's rows need a window, but are refused below.
+    rule = WindowRule(seq_len=1, cut=False, lazy_from=LAZY_FROM)
     opened = open_regions(regions, genome=genome, rule=rule, input_format=input_format)
     with opened as table:
+        if table.has_alternatives or not table.has_surroundings:
+            raise click.UsageError(
+                "a track is of regions of the genome (BED, GTF, GFF3, a list or chr1:1-2,000), not "
+                "of variants or sequences"
+            )
         statuses = write_nll_track(reader, table, genome, out, options, RowProgress("bases"))
     conclude_rows(statuses, out, what="regions", failure="no region could be read")

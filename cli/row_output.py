@@ -13,6 +13,7 @@ from dnamamba.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+    from dnamamba.data_prep.genome import Genome
     from dnamamba.data_prep.region_rows import RegionTable
 
 _PROGRESS_SECONDS = 5
@@ -48,6 +49,15 @@ def batch_tokens(asked: int | None, device: "torch.device") -> int:
     return asked or (1 << 20 if device.type == "cuda" else 1 << 16)
 
 
+def refuse_genome(table: "RegionTable", genome: "Genome | None") -> None:
+    """--genome beside sequences, which lie on none."""
+    if genome is not None and not table.has_surroundings:
+        raise click.UsageError(
+            "--genome is of regions and variants, and here are the sequences themselves: leave it "
+            "out"
+        )
+
+
 def refuse_edge(table: "RegionTable", *, is_widened: bool) -> None:
     """--edge where no window is wider than its region. is_widened: whether those of regions are."""
     has_windows = table.has_alternatives or (table.has_surroundings and is_widened)
@@ -58,14 +68,14 @@ def refuse_edge(table: "RegionTable", *, is_widened: bool) -> None:
         )
 
 
-def refuse_output(out: Path, source: Path, *, force: bool, example: str) -> None:
-    """Raises InputError for a folder, the input itself and, without force, what exists.
+def refuse_output(out: Path, *inputs: Path, force: bool, example: str) -> None:
+    """Raises InputError for a folder, one of the inputs itself and, without force, what exists.
 
     example: a file's name, for the message.
     """
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: name a file, e.g. {out / example}")
-    if out.exists() and source.exists() and out.samefile(source):
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
         raise InputError(f"--out {out} is the input: name another file")
     if out.exists() and not force:
         raise InputError(f"{out} exists already: use --force to replace it, or another --out")

@@ -91,7 +91,9 @@ def score(model: str, source: Path, out: Path, **values: Any) -> None:
 
     is_piped = str(out) == "-"
     if not is_piped:
-        refuse_output(out, source, force=values["force"], example="scored.vcf.gz")
+        refuse_output(
+            out, source, *values["genome"], force=values["force"], example="scored.vcf.gz"
+        )
     output_format = values["output_format"] or ("vcf" if is_piped else format_of_output(out))
     device = choose_device(values["device"])
     genome = open_genome(values["genome"])

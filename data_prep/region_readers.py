@@ -181,7 +181,8 @@ _TO_CODES = ENCODE_TABLE.tobytes()
 def _read_bed(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
     lines = ((n, split_columns(line)) for n, line in text.lines() if not is_comment(line))
     first = list(islice(lines, _LOOK_AHEAD))
-    columns = tuple(first.pop(0)[1]) if first and is_bed_header(first[0][1]) else _names(first)
+    has_header = bool(first) and is_bed_header(first[0][1])
+    columns = _header(text, first.pop(0)[1]) if has_header else _names(first)
     rows = (
         _bed_row(number, fields, len(columns), genome, rule)
         for number, fields in chain(first, lines)
@@ -205,6 +206,18 @@ def _bed_row(
     except RowError as error:
         return RegionRow(number, columns, error.status, join_notes(cut, error.note), name=name)
     return region_row(number, columns, name, located, genome, rule, cut)
+
+
+def _header(text: TextInput, fields: list[str]) -> tuple[str, ...]:
+    """Names from a first row. Raises InputError for a strand that would be overlooked."""
+    names = [field.strip().lower() for field in fields]
+    place = _BED_COLUMNS.index("strand")
+    if "strand" in names and names.index("strand") != place:
+        raise InputError(
+            f"{text.name} has strand in column {names.index('strand') + 1} by its header, BED has "
+            f"it in column {place + 1}: move it there"
+        )
+    return tuple(fields)
 
 
 def _locate_bed(fields: list[str], genome: Genome) -> Located:

@@ -64,10 +64,15 @@ def round_up(length: int) -> int:
     return -(-length // step) * step
 
 
+def is_no_memory(error: RuntimeError) -> bool:
+    """Whether torch found too little memory; on CPUs it has no error of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def run_in_halves(
     items: Sequence[T],
     run: Callable[[Sequence[T]], R],
-    give_up: Callable[[T, torch.OutOfMemoryError], R],
+    give_up: Callable[[T, RuntimeError], R],
 ) -> list[R]:
     """[run(items)], or results for halves of them, in order, where memory is too small for all.
 
@@ -75,7 +80,9 @@ def run_in_halves(
     """
     try:
         return [run(items)]
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_no_memory(error):
+            raise
         if len(items) == 1:
             return [give_up(items[0], error)]
     # Outside of the except, whose traceback keeps the failed pass's tensors.
@@ -104,7 +111,7 @@ def stack_rows(
     return torch.from_numpy(ids).to(device), real
 
 
-def no_memory(sequence: Codes, error: torch.OutOfMemoryError) -> NoReturn:
+def no_memory(sequence: Codes, error: RuntimeError) -> NoReturn:
     """What `run_in_halves` gives up with where each sequence has to have a result."""
     raise InputError(
         f"there is no memory for a sequence of {len(sequence):,} bases: read shorter "

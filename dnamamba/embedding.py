@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.batching import batches_of, in_chunks, run_in_halves
+from dnamamba.batching import batches_of, in_chunks, is_no_memory, run_in_halves
 from dnamamba.embedding_passes import (
     EmbedInput,
     EmbedOptions,
@@ -130,7 +130,7 @@ class Embedder:
             started = self._passes.start_batch([group.inputs[i] for i in some])
             return _UnderWay(group, some, started)
 
-        def give_up(i: int, error: torch.OutOfMemoryError) -> "_UnderWay | None":
+        def give_up(i: int, error: RuntimeError) -> "_UnderWay | None":
             group.put([i], [_no_memory(f"a sequence of {group.inputs[i].length:,} bases")])
             return None
 
@@ -142,7 +142,9 @@ class Embedder:
             if self.options.pooling.kind != "none":
                 return [_UnderWay(group, [i], self._passes.pool_stream(one))]
             group.put([i], [self._passes.keep_stream(one)])
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_no_memory(error):
+                raise
             size = f"{self.options.chunk_tokens:,}"
             group.put([i], [_no_memory(f"a piece of {size} bases (chunk_tokens)")])
         return []

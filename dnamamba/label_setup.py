@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dnamamba.data.examples import Examples, LabelledDataset
 from dnamamba.data.labelled import SequenceDataset
+from dnamamba.errors import InputError
 from dnamamba.label_loss import ClassWeights, class_weights_of
 from dnamamba.models import DnaModel, preset, preset_names
 from dnamamba.models.classifier import DnaClassifier
@@ -73,6 +74,16 @@ def read_model(source: str, seq_len: int | None = None) -> DnaModel | DnaClassif
     if settings.is_file() and "head" in read_json(settings):
         return DnaClassifier.from_pretrained(source)
     return DnaModel.from_pretrained(source)
+
+
+def read_trained_model(source: str) -> DnaModel:
+    """`read_language_model` of anything but a preset, whose weights are random."""
+    if source in preset_names() and not Path(source).exists():
+        raise InputError(
+            f"{source} is a preset, a model with random weights: name a run of `dnamamba pretrain` "
+            "or `classify train`, a model's folder, or a repository"
+        )
+    return read_language_model(source)
 
 
 def read_language_model(source: str, seq_len: int | None = None) -> DnaModel:

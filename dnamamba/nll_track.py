@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dnamamba.batching import in_chunks
 from dnamamba.data_prep.genome import Genome
-from dnamamba.data_prep.region_rows import RegionRow, RowStatus
+from dnamamba.data_prep.region_rows import WITHOUT_SEQUENCE, RegionRow, RowStatus
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Strand
 from dnamamba.likelihood import (
@@ -106,6 +106,9 @@ def write_nll_track(
     statuses: Counter[RowStatus] = Counter()
     regions = []
     for row in rows:
+        if row.status in WITHOUT_SEQUENCE and not set(statuses) & WITHOUT_SEQUENCE:
+            # A track has no place for notes: the first says what is wrong, the counts how often.
+            logger.warning("line %s is not in the track: %s", f"{row.line:,}", row.note)
         statuses[row.status] += 1
         if row.window is not None and row.window.length:
             regions.append(row.window)

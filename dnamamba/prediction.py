@@ -228,6 +228,17 @@ class PredictionCells:
                 "regions (BED or FASTA), or a model that labels sequences"
             )
         self.task = task
+        if base_format != "auto" and task.kind != "per_base":
+            raise InputError(
+                f"per_base {base_format!r} says how labels of bases are written, but this model "
+                "labels sequences: leave it out"
+            )
+        long = [label for label in task.labels if len(label) > 1]
+        if base_format == "string" and long:
+            raise InputError(
+                f"a letter a base cannot stand for the label {long[0]!r}: ask for runs "
+                "(--per-base runs)"
+            )
         self._as_string = base_format == "string"
         if base_format == "auto":
             self._as_string = all(len(label) == 1 for label in task.labels)

@@ -28,6 +28,7 @@ from dnamamba.runtime import Compute, describe_machine
 def name_of_model(source: str | Path) -> str:
     """What a model is called by where it is: of the model in a run, the run's name."""
     path = Path(source)
+    path = path.resolve() if path.exists() else path
     return path.parent.name if path.name == "model" else path.name
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from dnamamba import __version__
-from dnamamba.data_prep.region_rows import RegionRow, RowStatus
+from dnamamba.data_prep.region_rows import RegionRow, RowStatus, split_columns
 from dnamamba.data_prep.variant_reader import ROW_COLUMNS, VCF_COLUMNS, VariantFile, VariantLine
 from dnamamba.errors import InputError
 from dnamamba.models.language_model import DnaModel
@@ -100,8 +100,9 @@ def write_scores(
 ) -> Counter[RowStatus]:
     """Write what `score_rows` finds, and count the alleles' statuses.
 
-    vcf: the lines of the input in their order, as they are but for fields added to INFO, which the
-    header describes; those of an earlier scoring are replaced. Packed as BGZF where `out` ends in
+    vcf: the header and the records of the input in their order, as they are but for tabs between
+    columns and fields added to INFO, which the header describes; those of an earlier scoring are
+    replaced. Packed as BGZF where `out` ends in
     .gz. A line of fewer than 8 columns, or without alternative allele, stays as it is.
     tsv: a row for each alternative allele: the first eight columns, the allele, where the window of
     the reference lies (0-based, half-open), status, note and VariantScore's fields, empty where
@@ -174,7 +175,7 @@ class _VcfWriter:
         return b"".join(map(_encode, lines))
 
     def line(self, line: VariantLine, scored: Sequence[Scored]) -> bytes:
-        columns = line.text.split("\t")
+        columns = split_columns(line.text)
         if len(columns) < len(VCF_COLUMNS):
             self._n_short += 1
             if self._n_short == 1:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from dnamamba import read_embeddings
 from dnamamba.cli.main import cli
 from dnamamba.embedding import embed_sequences
+from dnamamba.embedding_file import EmbeddingWriter
 from dnamamba.embedding_layout import to_float32
 from dnamamba.errors import InputError
 from dnamamba.models import BiMambaConfig, DnaModel, HyenaConfig, ModelConfig
@@ -521,6 +522,11 @@ def test_tracks_that_make_no_sense(run_folder, genome, tmp_path):
     assert "a track lies on a genome: name it (--genome)" in err
     with pytest.raises(InputError, match="named like no track"):
         embed(run_folder, "--genome", genome, "--track", "nll", "--out", tmp_path / "x.h5")
+    code, err = embed(*given, "--input-format", "bed")
+    assert (code, "--input-format is of --regions" in err) == (2, True)
+    for text in (">chr1\nACGT\n", "##fileformat=VCFv4.2\nchr1\t9\t.\tA\tT\t.\t.\t.\n"):
+        code, err = embed(*given, "--regions", "-", stdin=text)
+        assert (code, "a track is of regions of the genome" in err) == (2, True)
     bed = tmp_path / "rows.bed"
     bed.write_text("chr1\t0\t20\nchr1\t10\t30\n")
     with pytest.raises(InputError, match=r"regions overlap: chr1:1-20 .* and chr1:11-30"):
@@ -599,7 +605,7 @@ def test_a_mistake_leaves_nothing_that_the_next_command_trips_over(run_folder, g
     bed.write_text("chr1\t0\t50\n")
     given = (run_folder, "--genome", genome, "--regions", bed, "--out", out)
     with pytest.raises(InputError, match="expected FASTA, which begins with"):
-        embed(*given, "--input-format", "fasta")
+        embed(run_folder, *given[3:], "--input-format", "fasta")
     cut = tmp_path / "cut.bed.gz"
     cut.write_bytes(gzip.compress(b"chr1\t0\t50\n" * 9)[:-9])
     with pytest.raises(InputError, match="cut off or damaged"):
@@ -628,14 +634,54 @@ def test_mistakes_in_usage(run_folder, genome, tmp_path, option):
     assert not (tmp_path / "x.h5").exists()
 
 
-def test_what_sequences_have_no_use_for(run_folder, tmp_path):
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_sequences_have_no_use_for(run_folder, genome, tmp_path):
     reads = tmp_path / "reads.fa"
     reads.write_text(">a\nACGT\n")
     given = (run_folder, "--regions", reads, "--out", tmp_path / "x.h5")
-    for option in (("--context", "16"), ("--edge", "shift")):
+    for option in (("--context", "16"), ("--edge", "shift"), ("--genome", genome)):
         code, err = embed(*given, *option)
         assert (code, f"{option[0]} is of" in err) == (2, True)
-    assert [path.name for path in tmp_path.iterdir()] == ["reads.fa"]
+    assert not [path.name for path in tmp_path.iterdir() if "x.h5" in path.name]
+
+
+def test_the_genome_is_not_written_over(run_folder, genome, tmp_path):
+    copy = tmp_path / "copy.fa"
+    copy.write_bytes(genome.read_bytes())
+    given = ("--genome", copy, "--regions", "chr1:1-9", "--out", copy, "--format", "h5", "--force")
+    with pytest.raises(InputError, match="is the input: name another file"):
+        embed(run_folder, *given)
+    assert copy.read_bytes() == genome.read_bytes()
+
+
+def test_a_preset_is_no_pretrained_model(genome, tmp_path):
+    given = ("--genome", genome, "--regions", "chr1:1-9", "--out", tmp_path / "x.h5")
+    with pytest.raises(InputError, match="mamba-demo is a preset, a model with random weights"):
+        embed("mamba-demo", *given)
+
+
+def test_the_model_is_named_wherever_it_is(run_folder, genome, tmp_path, monkeypatch):
+    given = ("--genome", genome, "--regions", "chr1:1-9", "--force", "--out", tmp_path / "x.h5")
+    monkeypatch.chdir(run_folder)
+    for model in (".", "model", run_folder / "model"):
+        assert embed(model, *given)[0] == 0
+        with read_embeddings(tmp_path / "x.h5") as found:
+            assert (found.info.model, found.info.precision) == (run_folder.name, "fp32")
+
+
+def test_parts_of_other_columns_do_not_belong_together(run_folder, tmp_path, monkeypatch):
+    table = tmp_path / "x.tsv"
+    rows = "".join(f"a{n}\tb{n}\tACGT\n" for n in range(9))
+    table.write_text(f"one\tother\tsequence\n{rows}")
+    given = (run_folder, "--regions", table, "--out", tmp_path / "x.h5", "--name-column")
+    monkeypatch.setattr(EmbeddingWriter, "finish", stop)
+    code, err = embed(*given, "one")
+    assert (code, "1 part is kept" in err) == (1, True)
+    with pytest.raises(InputError, match="other settings"):
+        embed(*given, "other")
 
 
 INPUTS = {

@@ -155,6 +155,21 @@ def test_scoring_what_was_scored_replaces_the_scores(model, genome):
     assert sum(line.startswith("##dnamamba_score=") for line in changed) == 1
 
 
+def test_columns_between_spaces_are_columns(model, genome):
+    base = CONTIG[299]
+    _, (line,) = scored_lines(model, genome, META + NAMES + f"chr1 300 z {base} TT . . AC=1\n")
+    assert line.split("\t")[:5] == ["chr1", "300", "z", base, "TT"]
+    assert float(info_of(line)["DNAMAMBA_LLR"])
+
+
+def test_the_genome_is_not_written_over(model, genome, tmp_path):
+    vcf = tmp_path / "x.vcf"
+    vcf.write_text(VCF)
+    given = (model, vcf, "--genome", genome, "--format", "tsv", "--force", "--out", genome)
+    with pytest.raises(InputError, match="is the input: name another file"):
+        score(*given)
+
+
 def test_the_table_and_the_vcf_say_the_same_and_what_python_does(model, genome, tmp_path):
     changes = [anchored(CONTIG, *change) for change in draw_changes(CONTIG, 20)]
     text = vcf_text("chr1", changes)

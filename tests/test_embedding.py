@@ -318,16 +318,34 @@ def test_a_batch_that_memory_is_too_small_for_is_halved():
     np.testing.assert_allclose([found[0], found[2]], expected[:2], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "none"])
-def test_no_memory_for_a_piece_is_a_text(pooling):
-    model = build()
+def no_memory_on_a_gpu(*args):
+    raise torch.OutOfMemoryError("too much")
 
-    def small(*args):
-        raise torch.OutOfMemoryError("too much")
+
+def no_memory_on_a_cpu(*args):
+    return torch.empty(1 << 60, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("small", [no_memory_on_a_gpu, no_memory_on_a_cpu])
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_no_memory_for_a_piece_is_a_text(pooling, small):
+    model = build()
 
     model.backbone.hidden_at = small
     (found,) = embed(model, [EmbedInput.of(encode("A" * 50))], pooling, chunk_tokens=20)
     assert found.startswith("there is no memory for a piece of 20 bases")
+
+
+def test_other_errors_of_a_pass_are_not_taken_for_too_little_memory():
+    model = build()
+
+    def wrong(*args, **options):
+        raise RuntimeError("shapes do not fit")
+
+    model.hidden_at = model.backbone.hidden_at = wrong
+    for options in ({}, {"chunk_tokens": 20}):
+        with pytest.raises(RuntimeError, match="shapes do not fit"):
+            embed(model, [EmbedInput.of(encode("A" * 50))], **options)
 
 
 def test_numbers_that_are_not_finite_are_said():

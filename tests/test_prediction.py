@@ -197,6 +197,11 @@ def test_a_pass_that_memory_is_too_small_for_is_halved():
 def test_wrong_options_and_empty_sequences_are_said():
     with pytest.raises(InputError, match="rc is one of none, average, got 'both'"):
         PredictOptions(rc="both")
+    letters = Task(kind="per_base", labels=("exon", "i"))
+    with pytest.raises(InputError, match="a letter a base cannot stand for the label 'exon'"):
+        PredictionCells(letters, False, "string")
+    with pytest.raises(InputError, match="but this model labels sequences: leave it out"):
+        PredictionCells(APES, False, "runs")
     with pytest.raises(InputError, match="base_format is one of auto, string, runs, got 'x'"):
         PredictOptions(base_format="x")
     with pytest.raises(InputError, match="batch_tokens is 1 or more, got 0"):

@@ -113,6 +113,12 @@ def test_what_is_no_such_text_is_refused(raw, message):
         read(raw)
 
 
+def test_a_bed_whose_header_has_the_strand_elsewhere_is_refused():
+    text = b"chrom\tstart\tend\tstrand\nchr1\t0\t9\t-\n"
+    with pytest.raises(InputError, match="has strand in column 4 by its header, BED has it in col"):
+        read(text)
+
+
 @pytest.mark.parametrize("piped", [True, False])
 def test_bgzf_cut_between_two_blocks_is_refused(piped, tmp_path):
     path = write_bgzf(tmp_path / "x.bed.gz", BED, block_bases=7)
