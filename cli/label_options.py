@@ -205,7 +205,9 @@ def _refuse_strangers(values: dict[str, Any], source: str) -> None:
         if values["task"] != "multiclass":
             raise click.UsageError("species are classes: --task is for other sources")
     for name, option in of_others.items():
-        if values.get(name) not in (None, False, ()):
+        value = values.get(name)
+        # 0 equals False, but is a value that was named.
+        if not (value is None or value is False or value == ()):
             raise click.UsageError(f"{option} has no meaning for --{source}: leave it out")
 
 
@@ -268,7 +270,7 @@ def _regions(values: dict[str, Any]) -> Any:
     return RegionsConfig(
         regions=_path(values["regions"]),
         genome=tuple(_path(path) for path in values["genome"]),
-        label_column=values["label_column"] or 4,
+        label_column=4 if values["label_column"] is None else values["label_column"],
         group_by=values["group_by"] or "contig",
         valid_contigs=split_names(values["valid_contigs"]),
         test_contigs=split_names(values["test_contigs"]),

@@ -77,7 +77,13 @@ def _parse_layer(text: str) -> str:
     show_default=True,
     help="Bases of the longest words that the baseline counts.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="How folds are cut.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="How folds are cut.",
+)
 @click.option("--out", type=FILE, help="Folder. [default: EMBEDDINGS with .probe as its ending]")
 @click.option("--force", is_flag=True, help="Replace an earlier probe in that folder.")
 def probe(embeddings: Path, out: Path | None, **values: Any) -> None:

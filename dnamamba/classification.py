@@ -154,7 +154,9 @@ def _fine_tune(setup: ClassifierSetup, run: RunFolder, options: RunOptions) -> O
         found, _ = pooled_features(
             setup.classifier, examples, setup.compute, setup.plan.micro_batch
         )
-        setup.classifier.scale_features(*spread(found.astype(np.float64)))
+        setup.classifier.scale_features(
+            *spread(found.astype(np.float64)), keeps_answers=setup.has_trained_head
+        )
     trainer.restore()
     return trainer.fit()
 

@@ -76,7 +76,10 @@ class ClassifierSetup:
             **target_scaling(train_set),
         )
         self.classifier = DnaClassifier.from_language_model(model, head).to(compute.device)
-        if isinstance(start, DnaClassifier) and self.classifier.adopt_head(start):
+        self.has_trained_head = isinstance(start, DnaClassifier) and self.classifier.adopt_head(
+            start
+        )
+        if self.has_trained_head:
             logger.info("head: that of %s, which tells the same labels", config.model)
         weights = class_weights(config.train.class_weights, train_set)
         self.loss = LabelLoss(self.classifier, weights)

@@ -186,6 +186,8 @@ def _joined(
 def _choose_join(names: Sequence[str], labels: LabelTable, n_rows: int) -> Join:
     if labels.name_column in names:
         return "name"
+    if labels.name_column != LabelTable.name_column:
+        _require(labels.name_column, names, labels.path)
     if all(set(aliases) & set(names) for aliases in _ALIASES.values()):
         return "region"
     _, numbers = read_columns(labels.path, [])

@@ -265,7 +265,8 @@ def _loss(found: NDArray[Any], targets: NDArray[Any], task: Task, labels: Sequen
         given = np.where(right > 0.5, found, 1 - found)
         return float(-np.log(np.maximum(given, 1e-9)).mean())
     scale = np.maximum(right.var(axis=0, dtype=np.float64), 1e-30)
-    return float((((found - right) ** 2).mean(axis=0) / scale).mean())
+    squares = (found.astype(np.float64) - right) ** 2  # float32 ends at 3e38
+    return float((squares.mean(axis=0) / scale).mean())
 
 
 def _predict(features: Matrix, linear: _Linear, task: Task) -> NDArray[np.float32]:

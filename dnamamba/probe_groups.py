@@ -62,7 +62,7 @@ def _overlapping(rows: Ints, table: Mapping[str, NDArray[Any]]) -> list[str]:
     """Regions named by where the first they overlap with begins; rows without one are alone, but
     for those of one name."""
     names = [str(table["name"][row]) or f"row {row + 1}" for row in rows]
-    starts, ends = (np.asarray(table[name], np.int64)[rows] for name in ("start", "end"))
+    starts, ends = _bases_read(rows, table)
     placed = np.flatnonzero((starts >= 0) & (ends > starts))
     if len(placed):
         contigs = [str(table["chrom"][row]) for row in rows[placed]]
@@ -74,6 +74,21 @@ def _overlapping(rows: Ints, table: Mapping[str, NDArray[Any]]) -> list[str]:
         for i, place in enumerate(placed.tolist()):
             names[place] = first[int(groups[i])]
     return names
+
+
+def _bases_read(rows: Ints, table: Mapping[str, NDArray[Any]]) -> tuple[Ints, Ints]:
+    """From where to where: of variants and of regions with context more than the region."""
+    starts, ends = (np.asarray(table[name], np.int64)[rows] for name in ("start", "end"))
+    if "window_start" not in table:
+        return starts, ends
+    first, last = (
+        np.asarray(table[name], np.int64)[rows] for name in ("window_start", "window_end")
+    )
+    is_read = first >= 0
+    return (
+        np.where(is_read, np.minimum(starts, first), starts),
+        np.where(is_read, np.maximum(ends, last), ends),
+    )
 
 
 def merged(names: Sequence[str] | None, others: Sequence[str]) -> list[str]:

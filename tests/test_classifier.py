@@ -284,6 +284,12 @@ def test_a_head_that_reads_standardised_features(tmp_path):
     torch.testing.assert_close(DnaClassifier.from_pretrained(tmp_path)(ids), expected)
     assert "feature_means" not in dict(classifier.named_parameters())
 
+    classifier.scale_features(means - 3, scales * 7, keeps_answers=True)
+    torch.testing.assert_close(classifier(ids), expected)
+    other = build().eval()
+    assert other.adopt_head(classifier)
+    torch.testing.assert_close(other(ids), expected)
+
     classifier.set_head(np.ones((3, 8)), np.zeros(3))  # fitted to raw features
     raw = features.sum(1, keepdim=True).expand(-1, 3)
     torch.testing.assert_close(classifier(ids), raw)

@@ -137,6 +137,14 @@ def test_regions_that_are_no_numbers_name_their_row(tmp_path: Path) -> None:
         join_labels(made(), table)
 
 
+def test_a_column_of_names_that_was_named_is_there(tmp_path: Path) -> None:
+    table = labels(tmp_path / "x.tsv", named("abcd"), ("id", "label"), name_column="Id")
+    with pytest.raises(
+        InputError, match=r"x\.tsv has no column 'Id'; its first line names 'id', 'la"
+    ):
+        join_labels(made(), table)
+
+
 def test_names_that_are_all_empty_are_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the embeddings have no names.*region or row"):
         join_labels(made(name=[""] * 4), labels(tmp_path / "x.tsv", named("abcd")))
@@ -173,6 +181,16 @@ def test_overlapping_regions_are_groups_by_default(tmp_path: Path) -> None:
     assert names == ["chr1:0", "chr1:500", "chr1:0", "chr1:0"]
     assert "regions that overlap" in about
     assert groups(tmp_path, embedded, "none")[0] is None
+
+
+def test_what_was_read_around_regions_counts_as_theirs(tmp_path: Path) -> None:
+    embedded = made(
+        start=np.array([100, 300, 900, -1]),
+        end=np.array([101, 301, 901, -1]),
+        window_start=np.array([0, 200, 800, -1]),
+        window_end=np.array([201, 401, 1000, -1]),
+    )
+    assert groups(tmp_path, embedded)[0] == ["chr1:0", "chr1:0", "chr1:800", "p3"]
 
 
 def test_without_overlap_every_row_is_by_itself(tmp_path: Path) -> None:

@@ -224,6 +224,19 @@ def test_groups_are_held_out_together(tmp_path):
         datasets(tmp_path, [("A", "a", "")], header, group_column="gene")
 
 
+def test_a_column_of_splits_that_tears_groups_is_refused(tmp_path):
+    header = ("sequence", "label", "fold", "gene")
+    folds = ("train", "train", "valid", "test")
+    rows = [(*row, folds[i % 4], f"gene{i // 4}") for i, row in enumerate(random_rows(40))]
+    with pytest.raises(
+        InputError, match=r"10 groups of train\.csv have rows in train and in valid"
+    ):
+        datasets(tmp_path, rows, header, split_column="fold", group_column="gene")
+    whole = [(*row[:3], f"{row[2]} {row[3]}") for row in rows]
+    parts = datasets(tmp_path, whole, header, split_column="fold", group_column="gene")
+    assert [parts[split].n_examples for split in Split] == [20, 10, 10]
+
+
 def test_what_is_held_out_depends_on_the_shares_seed_and_not_on_the_order_of_rows(tmp_path):
     rows = random_rows(100)
     first = sequences_of(datasets(tmp_path, rows)[TEST])

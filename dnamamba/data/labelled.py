@@ -21,6 +21,7 @@ from dnamamba.data.label_splits import (
 from dnamamba.data.label_targets import Targets, read_targets, read_task
 from dnamamba.data.shuffle import hash_u64, permute
 from dnamamba.data_prep.sequences import Ints, sequence_keys
+from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger
 from dnamamba.task import IGNORED_LABEL, Task
@@ -230,6 +231,8 @@ def _divide(
 ) -> dict[Split, Ints]:
     """What the training file's examples are for; nothing where validation has its own file."""
     divided = dict(source.splits or {})
+    if source.groups is not None:
+        _refuse_torn_groups(source, divided)
     if Split.VALID in given | set(divided):
         return divided
     rest = divided.get(Split.TRAIN, np.arange(len(train)))
@@ -237,6 +240,18 @@ def _divide(
     fractions = fractions_of(config.shares, with_test=not source.splits and Split.TEST not in given)
     cut = cut_shares(groups[rest], _shown(task, train)[rest], fractions, config.shares.seed)
     return divided | {split: rest[examples] for split, examples in cut.items()}
+
+
+def _refuse_torn_groups(source: LabelledSource, divided: Mapping[Split, Ints]) -> None:
+    """Groups of which a column of splits puts rows into several."""
+    assert source.groups is not None, "asked by the caller"
+    found = {split: set(source.groups[examples].tolist()) for split, examples in divided.items()}
+    for one, other in itertools.combinations(found, 2):
+        if torn := found[one] & found[other]:
+            raise InputError(
+                f"{len(torn):,} groups of {source.name} have rows in {one.value} and in "
+                f"{other.value}: change the column of splits, or leave one of both columns out"
+            )
 
 
 def _shown(task: Task, sequences: LabelledSequences) -> NDArray[np.bool_]:

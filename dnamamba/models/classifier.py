@@ -197,15 +197,25 @@ class DnaClassifier(SavedModel):
         self.model.requires_grad_(False)
 
     @torch.no_grad()
-    def scale_features(self, means: NDArray[Any], scales: NDArray[Any]) -> None:
+    def scale_features(
+        self, means: NDArray[Any], scales: NDArray[Any], *, keeps_answers: bool = False
+    ) -> None:
         """Let the head read (features - means) / scales from now on: both (D,), scales above 0.
+
+        keeps_answers: change its weights so that it says what it said before, as one that was
+        trained must; one that was drawn is to be of the size that it was drawn with.
 
         With the mean and spread of what the backbone makes of training sequences its weights learn
         as fast as any. Without, what tells one sequence's mean over thousands of bases from
         another's is so much smaller than what they share that a head hardly sees it.
         """
+        before = self.feature_means.clone(), self.feature_scales.clone()
         self.feature_means.copy_(torch.tensor(means))
         self.feature_scales.copy_(torch.tensor(scales))
+        if keeps_answers:
+            in_old_units = self.head.weight / before[1]
+            self.head.bias.add_(in_old_units @ (self.feature_means - before[0]))
+            self.head.weight.copy_(in_old_units * self.feature_scales)
 
     @torch.no_grad()
     def set_head(self, weight: NDArray[Any], bias: NDArray[Any]) -> None:
@@ -224,6 +234,8 @@ class DnaClassifier(SavedModel):
         if own.task != theirs.task or own.pool != theirs.pool or own.task.kind == "regression":
             return False
         self.head.load_state_dict(other.head.state_dict())
+        self.feature_means.copy_(other.feature_means)
+        self.feature_scales.copy_(other.feature_scales)
         return True
 
     def _score(self, features: Tensor, hidden_share: float = 0.0) -> Tensor:
