@@ -488,7 +488,7 @@ def test_a_track_of_regions_on_both_strands(run_folder, genome, model, tmp_path)
     out = tmp_path / "x.bedGraph"
     given = (run_folder, "--genome", genome, "--regions", bed, "--track", "nll", "--out", out)
     code, err = embed(*given, "--context", "32")
-    assert (code, err) == (0, f"{out}: 3 regions: 2 ok, 1 unreadable\n")
+    assert (code, err.endswith(f"{out}: 3 regions: 2 ok, 1 unreadable\n")) == (0, True)
     values = read_bedgraph(out)
     forward = bits(model, encode(CONTIG[68:140]))[-40:]
     found = [values["chr1", at] for at in range(100, 140)]
