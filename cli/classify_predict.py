@@ -16,8 +16,8 @@ from dnamamba.cli.row_output import (
     RowProgress,
     batch_tokens,
     conclude_rows,
-    refuse_edge,
-    refuse_genome,
+    input_of,
+    refuse_idle_options,
     refuse_output,
 )
 
@@ -102,15 +102,14 @@ def predict(model: str, source: str, out: Path, **values: Any) -> None:
         base_format=values["base_format"],
     )
     opened = open_regions(
-        sys.stdin.buffer if source == "-" else source,
+        input_of(source),
         genome=genome,
         rule=window_rule(classifier, values["seq_len"], values["edge"]),
         input_format=values["input_format"],
         sequence_column=values["sequence_column"],
     )
     with opened as table:
-        refuse_genome(table, genome)
-        refuse_edge(table, is_widened=values["seq_len"] is not None)
+        refuse_idle_options(table, genome, is_widened=values["seq_len"] is not None)
         target = sys.stdout.buffer if is_piped else out
         statuses = write_predictions(classifier, table, target, options, RowProgress())
     failure = "nothing could be predicted; the column note says why"

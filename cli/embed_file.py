@@ -14,8 +14,7 @@ import click
 from dnamamba.cli.row_output import (
     batch_tokens,
     conclude_rows,
-    refuse_edge,
-    refuse_genome,
+    refuse_idle_options,
     refuse_output,
 )
 
@@ -228,8 +227,7 @@ def _open_table(
                 "--context is of regions of a genome, and sequences have no bases around them: "
                 "leave it out"
             )
-        refuse_genome(table, genome)
-        refuse_edge(table, is_widened=values["context"] is not None)
+        refuse_idle_options(table, genome, is_widened=values["context"] is not None)
         yield table
 
 

@@ -1,17 +1,26 @@
 """What `dnamamba embed --track` does."""
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dnamamba.cli.options import typed_options
-from dnamamba.cli.row_output import RowProgress, batch_tokens, conclude_rows, refuse_output
+from dnamamba.cli.row_output import (
+    RowProgress,
+    batch_tokens,
+    conclude_rows,
+    input_of,
+    refuse_output,
+)
 
 if TYPE_CHECKING:
     from dnamamba.data_prep.genome import Genome
+    from dnamamba.data_prep.region_rows import RegionTable
+    from dnamamba.data_prep.text_input import RegionFormat
     from dnamamba.models import DnaModel
     from dnamamba.runtime import Compute
 
@@ -36,9 +45,6 @@ def write_track(
     values: dict[str, Any],
     compute: "Compute",
 ) -> None:
-    from dnamamba.data_prep.region_readers import open_regions
-    from dnamamba.data_prep.region_rows import WindowRule
-    from dnamamba.embedding_run import LAZY_FROM
     from dnamamba.errors import InputError
     from dnamamba.likelihood import LikelihoodOptions
     from dnamamba.nll_track import TrackOptions, write_nll_track
@@ -62,14 +68,26 @@ def write_track(
             autocast_dtype=compute.autocast_dtype,
         ),
     )
-    regions: str | BinaryIO
-    input_format = values["input_format"]
-    if source is None:
-        if input_format is not None:
-            raise click.UsageError("--input-format is of --regions, which are not named")
+    with _open_regions(source, genome, values["input_format"]) as table:
+        statuses = write_nll_track(reader, table, genome, out, options, RowProgress("bases"))
+    conclude_rows(statuses, out, what="regions", failure="no region could be read")
+
+
+@contextmanager
+def _open_regions(
+    source: str | None, genome: "Genome", input_format: "RegionFormat | None"
+) -> "Iterator[RegionTable]":
+    """What --regions names, or all contigs of the genome."""
+    from dnamamba.data_prep.region_readers import open_regions
+    from dnamamba.data_prep.region_rows import WindowRule
+    from dnamamba.embedding_run import LAZY_FROM
+
+    if source is not None:
+        regions = input_of(source)
+    elif input_format is None:
         regions, input_format = BytesIO("\n".join(genome.contigs).encode()), "region"
     else:
-        regions = sys.stdin.buffer if source == "-" else source
+        raise click.UsageError("--input-format is of --regions, which are not named")
     # A VCF's rows need a window, but are refused below.
     rule = WindowRule(seq_len=1, cut=False, lazy_from=LAZY_FROM)
     opened = open_regions(regions, genome=genome, rule=rule, input_format=input_format)
@@ -79,5 +97,4 @@ def write_track(
                 "a track is of regions of the genome (BED, GTF, GFF3, a list or chr1:1-2,000), not "
                 "of variants or sequences"
             )
-        statuses = write_nll_track(reader, table, genome, out, options, RowProgress("bases"))
-    conclude_rows(statuses, out, what="regions", failure="no region could be read")
+        yield table

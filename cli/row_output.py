@@ -1,9 +1,10 @@
 """What commands that write a row for each of their input's have in common: options and words."""
 
+import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from dnamamba.data_prep.genome import Genome
     from dnamamba.data_prep.region_rows import RegionTable
+
+Named = TypeVar("Named", str, Path)
 
 _PROGRESS_SECONDS = 5
 
@@ -49,17 +52,19 @@ def batch_tokens(asked: int | None, device: "torch.device") -> int:
     return asked or (1 << 20 if device.type == "cuda" else 1 << 16)
 
 
-def refuse_genome(table: "RegionTable", genome: "Genome | None") -> None:
-    """--genome beside sequences, which lie on none."""
+def input_of(source: Named) -> Named | BinaryIO:
+    """Standard input for -, else what was named."""
+    return sys.stdin.buffer if str(source) == "-" else source
+
+
+def refuse_idle_options(table: "RegionTable", genome: "Genome | None", *, is_widened: bool) -> None:
+    """--genome beside sequences, which lie on none, and --edge where no window is wider than its
+    region. is_widened: whether those of regions are."""
     if genome is not None and not table.has_surroundings:
         raise click.UsageError(
             "--genome is of regions and variants, and here are the sequences themselves: leave it "
             "out"
         )
-
-
-def refuse_edge(table: "RegionTable", *, is_widened: bool) -> None:
-    """--edge where no window is wider than its region. is_widened: whether those of regions are."""
     has_windows = table.has_alternatives or (table.has_surroundings and is_widened)
     if "edge" in typed_options() and not has_windows:
         raise click.UsageError(

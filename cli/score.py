@@ -14,6 +14,7 @@ from dnamamba.cli.row_output import (
     RowProgress,
     batch_tokens,
     conclude_rows,
+    input_of,
     refuse_output,
 )
 
@@ -106,7 +107,7 @@ def score(model: str, source: Path, out: Path, **values: Any) -> None:
             autocast_dtype=choose_precision(values["precision"], device),
         ),
     )
-    with open_text(sys.stdin.buffer if str(source) == "-" else source) as text:
+    with open_text(input_of(source)) as text:
         statuses = write_scores(
             reader,
             read_variants(text, genome, rule),

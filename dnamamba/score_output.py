@@ -102,8 +102,8 @@ def write_scores(
 
     vcf: the header and the records of the input in their order, as they are but for tabs between
     columns and fields added to INFO, which the header describes; those of an earlier scoring are
-    replaced. Packed as BGZF where `out` ends in
-    .gz. A line of fewer than 8 columns, or without alternative allele, stays as it is.
+    replaced. Packed as BGZF where `out` ends in .gz. A line of fewer than 8 columns, or without
+    alternative allele, stays as it is.
     tsv: a row for each alternative allele: the first eight columns, the allele, where the window of
     the reference lies (0-based, half-open), status, note and VariantScore's fields, empty where
     there are none.

@@ -232,7 +232,7 @@ def _divide(
     """What the training file's examples are for; nothing where validation has its own file."""
     divided = dict(source.splits or {})
     if source.groups is not None:
-        _refuse_torn_groups(source, divided)
+        _refuse_torn_groups(source.groups, divided, source.name)
     if Split.VALID in given | set(divided):
         return divided
     rest = divided.get(Split.TRAIN, np.arange(len(train)))
@@ -242,14 +242,13 @@ def _divide(
     return divided | {split: rest[examples] for split, examples in cut.items()}
 
 
-def _refuse_torn_groups(source: LabelledSource, divided: Mapping[Split, Ints]) -> None:
+def _refuse_torn_groups(groups: Keys, divided: Mapping[Split, Ints], name: str) -> None:
     """Groups of which a column of splits puts rows into several."""
-    assert source.groups is not None, "asked by the caller"
-    found = {split: set(source.groups[examples].tolist()) for split, examples in divided.items()}
+    found = {split: set(groups[examples].tolist()) for split, examples in divided.items()}
     for one, other in itertools.combinations(found, 2):
         if torn := found[one] & found[other]:
             raise InputError(
-                f"{len(torn):,} groups of {source.name} have rows in {one.value} and in "
+                f"{len(torn):,} groups of {name} have rows in {one.value} and in "
                 f"{other.value}: change the column of splits, or leave one of both columns out"
             )
 

@@ -209,13 +209,13 @@ class DnaClassifier(SavedModel):
         as fast as any. Without, what tells one sequence's mean over thousands of bases from
         another's is so much smaller than what they share that a head hardly sees it.
         """
-        before = self.feature_means.clone(), self.feature_scales.clone()
+        old_means, old_scales = self.feature_means.clone(), self.feature_scales.clone()
         self.feature_means.copy_(torch.tensor(means))
         self.feature_scales.copy_(torch.tensor(scales))
         if keeps_answers:
-            in_old_units = self.head.weight / before[1]
-            self.head.bias.add_(in_old_units @ (self.feature_means - before[0]))
-            self.head.weight.copy_(in_old_units * self.feature_scales)
+            of_features = self.head.weight / old_scales
+            self.head.bias.add_(of_features @ (self.feature_means - old_means))
+            self.head.weight.copy_(of_features * self.feature_scales)
 
     @torch.no_grad()
     def set_head(self, weight: NDArray[Any], bias: NDArray[Any]) -> None:
