@@ -158,7 +158,7 @@ class EmbeddingWriter:
             raise no_room(self.out, error) from error
         finally:
             building.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove_folder()
         return self.out
 
     # --- the folder
@@ -217,13 +217,26 @@ class EmbeddingWriter:
                 else:
                     path.unlink(missing_ok=True)
 
+    def _remove_folder(self) -> None:
+        """Settings last: by them a run knows the folder again that a kill left half removed."""
+        with suppress(OSError):
+            for path in list(self.folder.iterdir()):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name != "info.json":
+                    path.unlink(missing_ok=True)
+            (self.folder / "info.json").unlink(missing_ok=True)
+            self.folder.rmdir()
+
     def _remove_if_finished(self) -> None:
-        """Remove the folder of a run that was killed between its last two steps."""
+        """Remove what is left of the folder of a run that was killed while removing it."""
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
         if self._found_settings() != json.loads(self._settings):
             return
         with suppress(OSError, KeyError), h5py.File(self.out, "r") as file:
             if file.attrs["format"] == FORMAT and file.attrs["settings"] == self.info.to_json():
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._remove_folder()
 
     def _check_parts(self, n_parts: int) -> None:
         missing = [str(part) for part in range(n_parts) if not self.done(part)]

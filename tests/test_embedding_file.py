@@ -351,17 +351,50 @@ def test_what_exists_is_replaced_only_when_asked(tmp_path):
         EmbeddingWriter(tmp_path, info, force=True)
 
 
-def test_a_kill_between_the_last_two_steps_leaves_no_folder(tmp_path, monkeypatch):
+def test_a_kill_while_the_folder_is_removed_leaves_none(tmp_path, monkeypatch):
+    """At each removal of a file or a folder, and before the first of the parts'."""
     info = make_info()
-    writer = EmbeddingWriter(tmp_path / "x.h5", info)
-    n_parts = write_parts(writer, make_rows(info), 7)
-    monkeypatch.setattr("shutil.rmtree", lambda *args, **options: None)
-    writer.finish(n_parts)
-    monkeypatch.undo()
-    assert writer.folder.exists()
-    with pytest.raises(InputError, match="exists already"):
-        EmbeddingWriter(tmp_path / "x.h5", info)
-    assert not writer.folder.exists()
+    n_kills = 0
+    while True:
+        out = tmp_path / f"{n_kills}.h5"
+        writer = EmbeddingWriter(out, info)
+        n_parts = write_parts(writer, make_rows(info), 7)
+        (writer.scratch / "strand.npy").write_bytes(b"0")
+        with monkeypatch.context() as patch:
+            killer = Killer(after=n_kills)
+            for removal in ("unlink", "rmdir"):
+                patch.setattr(os, removal, killer.instead_of(getattr(os, removal)))
+            try:
+                writer.finish(n_parts)
+                break
+            except Killed:
+                n_kills += 1
+        assert writer.folder.exists()
+        with pytest.raises(InputError, match="exists already"):
+            EmbeddingWriter(out, info)
+        assert not writer.folder.exists()
+    # The joined file's temporary name, three parts or more, a scratch file, and the folders.
+    assert n_kills >= 8
+
+
+class Killed(BaseException):
+    pass
+
+
+class Killer:
+    """Ends the process, so to say, after a number of calls."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def instead_of(self, function):
+        def counted(*arguments, **options):
+            if not self.left:
+                raise Killed
+            self.left -= 1
+            return function(*arguments, **options)
+
+        return counted
 
 
 def write_with_a_limit(folder, limit):
