@@ -8,6 +8,14 @@ import click
 from dnamamba.cli.label_options import SOURCES, evaluation_options, source_config
 from dnamamba.cli.options import FILE, typed_options
 
+_OF_ALL = ("run", "out", "lengths", "rc", "device", "micro_batch")
+_NOT_THE_OWN = (
+    "is for other sequences than the run's own: name them by --species, --table, --records or "
+    "--regions, or leave it out"
+)
+_ALL_ARE_JUDGED = "holds some sequences out, and of these all are judged: leave it out"
+_TWO_LENGTHS = "and --lengths both say how long windows are: leave one out"
+
 
 @click.command("eval")
 @click.argument("run", type=FILE, metavar="RUN")
@@ -45,15 +53,12 @@ def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) ->
     from dnamamba.pretraining import RunOptions
     from dnamamba.runtime import read_ranks
 
-    named = any(values[name] for name in SOURCES)
-    if not named:
-        _refuse_source_options()
     sizes = tuple(parse_size(text) for text in lengths.split(",")) if lengths else ()
     folder = out or run / "evaluation"
     lines = judge_classifier(
         run,
         folder,
-        source_config(values, epoch_size=1) if named else None,
+        _source(run, values),
         lengths=sizes,
         rc=values["rc"],
         options=RunOptions(device=values["device"], micro_batch=values["micro_batch"]),
@@ -64,12 +69,24 @@ def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) ->
         click.echo(f"Report: {folder / 'report.html'}")
 
 
-def _refuse_source_options() -> None:
-    """Options of other sequences, where the run's own are judged."""
-    own = ("run", "out", "lengths", "rc", "device", "micro_batch")
-    for name, flag in typed_options().items():
-        if name not in own:
-            raise click.UsageError(
-                f"{flag} is for other sequences than the run's own: name them by "
-                "--species, --table, --records or --regions, or leave it out"
-            )
+def _source(run: Path, values: dict[str, Any]) -> Any:
+    """The config of the sequences that are named; None for the run's own."""
+    from dnamamba.models.classifier import DnaClassifier
+
+    typed = typed_options()
+    if not any(values[name] for name in SOURCES):
+        _refuse(typed, set(typed) - set(_OF_ALL), _NOT_THE_OWN)
+        return None
+    if values["species"]:
+        _refuse(typed, {"seq_len"} if "lengths" in typed else set(), _TWO_LENGTHS)
+    else:
+        _refuse(typed, {"valid_contigs", "test_contigs", "data_seed"}, _ALL_ARE_JUDGED)
+    kind = DnaClassifier.from_pretrained(run).task.kind
+    return source_config(values | {"task": kind.replace("_", "-")}, epoch_size=1)
+
+
+def _refuse(typed: dict[str, str], names: set[str], why: str) -> None:
+    """Options that would be ignored."""
+    for name, flag in typed.items():
+        if name in names:
+            raise click.UsageError(f"{flag} {why}")

@@ -45,11 +45,11 @@ _TABLE_OPTIONS = {
 
 def source_options(command: Command) -> Command:
     """Where labelled sequences come from, and what of them is held out."""
-    return apply_options([*_what_to_read(), *_what_to_hold_out()], command)
+    return apply_options([*_what_to_read(), *_what_labels_are(), *_what_to_hold_out()], command)
 
 
 def evaluation_options(command: Command) -> Command:
-    """Where labelled sequences come from that are all judged."""
+    """Where labelled sequences come from that a classifier, which knows its task, is judged on."""
     return apply_options(_what_to_read(), command)
 
 
@@ -76,19 +76,6 @@ def _labelled_files() -> list[Callable[[Command], Command]]:
         ),
         click.option("--genome", multiple=True, type=FILE, help="What the regions lie on."),
         click.option("--label-column", type=int, help="Column of the BED. [default: 4]"),
-        click.option(
-            "--group-by",
-            type=click.Choice(["contig", "overlap"]),
-            help="Regions that are held out together: of a contig, or those that overlap. "
-            "[default: contig]",
-        ),
-        click.option(
-            "--task",
-            type=click.Choice(["multiclass", "multilabel", "regression", "per-base"]),
-            default="multiclass",
-            show_default=True,
-            help="What labels are: one class a sequence, several, numbers, or one a base.",
-        ),
     ]
 
 
@@ -138,8 +125,26 @@ def _windows() -> list[Callable[[Command], Command]]:
     ]
 
 
+def _what_labels_are() -> list[Callable[[Command], Command]]:
+    return [
+        click.option(
+            "--task",
+            type=click.Choice(["multiclass", "multilabel", "regression", "per-base"]),
+            default="multiclass",
+            show_default=True,
+            help="What labels are: one class a sequence, several, numbers, or one a base.",
+        ),
+    ]
+
+
 def _what_to_hold_out() -> list[Callable[[Command], Command]]:
     return [
+        click.option(
+            "--group-by",
+            type=click.Choice(["contig", "overlap"]),
+            help="Regions that are held out together: of a contig, or those that overlap. "
+            "[default: contig]",
+        ),
         click.option("--valid-table", type=FILE, help="Another table, for validation."),
         click.option("--test-table", type=FILE, help="Another table, for the test."),
         click.option(
@@ -203,7 +208,10 @@ def _refuse_strangers(values: dict[str, Any], source: str) -> None:
             "test_fraction": "--test-fraction",
         }
         if values["task"] != "multiclass":
-            raise click.UsageError("species are classes: --task is for other sources")
+            raise click.UsageError(
+                f"species make a multiclass task, not {values['task']}: name --table, --records or "
+                "--regions"
+            )
     for name, option in of_others.items():
         value = values.get(name)
         # 0 equals False, but is a value that was named.
@@ -271,7 +279,7 @@ def _regions(values: dict[str, Any]) -> Any:
         regions=_path(values["regions"]),
         genome=tuple(_path(path) for path in values["genome"]),
         label_column=4 if values["label_column"] is None else values["label_column"],
-        group_by=values["group_by"] or "contig",
+        group_by=values.get("group_by") or "contig",
         valid_contigs=split_names(values["valid_contigs"]),
         test_contigs=split_names(values["test_contigs"]),
         **_common(values),

@@ -192,7 +192,8 @@ def repeat_options(*, seeded: str) -> list[Callable[[Command], Command]]:
             type=click.Choice(["auto", "bf16", "fp32"]),
             default="auto",
             show_default=True,
-            help="auto is bf16 on GPUs; parameters stay fp32.",
+            help="auto is bf16 on GPUs, fp32 on CPUs, though those with AVX512-BF16 or AMX train "
+            "a quarter faster in bf16; parameters stay fp32.",
         ),
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dnamamba.cli.options import FILE
+from dnamamba.cli.options import FILE, typed_options
 
 
 def _parse_layer(text: str) -> str:
@@ -103,8 +103,7 @@ def probe(embeddings: Path, out: Path | None, **values: Any) -> None:
     from dnamamba.probe_problem import ProbeConfig
     from dnamamba.probe_report import write_probe_report
 
-    if values["genome"] and values["sequences"]:
-        raise click.UsageError("--genome and --sequences both say what was embedded: name one")
+    _refuse_idle(values)
     folder = out or embeddings.with_suffix(".probe")
     _refuse_output(folder, force=values["force"])
     layers, info = _layers(embeddings, values["layer"])
@@ -122,6 +121,20 @@ def probe(embeddings: Path, out: Path | None, **values: Any) -> None:
     for line in result.described():
         click.echo(line)
     click.echo(f"Report: {report}")
+
+
+def _refuse_idle(values: dict[str, Any]) -> None:
+    """Options that would be ignored, or that say one thing twice."""
+    typed = typed_options()
+    if values["genome"] and values["sequences"]:
+        raise click.UsageError("--genome and --sequences both say what was embedded: name one")
+    if "folds" in typed and values["split_column"]:
+        raise click.UsageError("--folds and --split-column both say what is held out: name one")
+    if "max_k" in typed and not (values["genome"] or values["sequences"]):
+        raise click.UsageError(
+            "--max-k is of the k-mer baseline, which needs the sequences: name --genome or "
+            "--sequences too"
+        )
 
 
 def _refuse_output(folder: Path, *, force: bool) -> None:

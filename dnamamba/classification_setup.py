@@ -17,6 +17,7 @@ from dnamamba.data.species import (
     build_species_datasets,
     open_species,
 )
+from dnamamba.data.species_check import leak_doubt
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.label_evaluation import LabelJudge, evaluation_examples, in_batches
@@ -40,9 +41,13 @@ from dnamamba.training import Stream
 
 
 def open_datasets(data: LabelSource) -> Mapping[Split, LabelledDataset]:
-    """A dataset for each split; see SpeciesDataset and SequenceDataset."""
+    """A dataset for each split; see SpeciesDataset and SequenceDataset. Warns of splits that share
+    homologous chromosomes."""
     if isinstance(data, SpeciesConfig):
-        return build_species_datasets(open_species(data), data)
+        genome = open_species(data)
+        if (doubt := leak_doubt(genome.contigs, data)) is not None:
+            logger.warning("%s", doubt)
+        return build_species_datasets(genome, data)
     return build_labelled_datasets(data)
 
 

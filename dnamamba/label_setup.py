@@ -11,9 +11,9 @@ from dnamamba.data.examples import Examples, LabelledDataset
 from dnamamba.data.labelled import SequenceDataset
 from dnamamba.errors import InputError
 from dnamamba.label_loss import ClassWeights, class_weights_of
-from dnamamba.models import DnaModel, preset, preset_names
+from dnamamba.models import DnaModel, hub, preset, preset_names
 from dnamamba.models.classifier import DnaClassifier
-from dnamamba.models.model_folder import CONFIG_NAME, enter_run
+from dnamamba.models.model_folder import CONFIG_NAME, WEIGHTS_NAME, enter_run
 from dnamamba.models.weight_files import read_json
 from dnamamba.task import Task
 from dnamamba.tokenizer import FIRST_BASE_ID
@@ -54,9 +54,13 @@ def probe_examples(task: Task, n_tokens: int, device: torch.device) -> Examples:
 
 
 def weights_of(model: str) -> str | None:
-    """The sha256 of a pretrained model's weights; None of a preset and of a repository."""
-    for folder in (Path(model) / "model", Path(model)):
-        if (file := folder / "model.safetensors").is_file():
+    """The sha256 of a pretrained model's weights, of a repository those in the Hub's cache, which
+    must have been read; None of a preset."""
+    folder = Path(model)
+    if hub.is_repository(model):
+        folder = hub.download(model, (WEIGHTS_NAME,), None, None, local_files_only=True)
+    for each in (folder / "model", folder):
+        if (file := each / WEIGHTS_NAME).is_file():
             with open(file, "rb") as opened:
                 return hashlib.file_digest(opened, "sha256").hexdigest()
     return None

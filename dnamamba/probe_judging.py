@@ -5,8 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dnamamba.label_metrics import Result, Scores, headline_name, judge, mcnemar
+from dnamamba.label_metrics import (
+    Result,
+    Scores,
+    headline_name,
+    judge,
+    mcnemar,
+    wilson_interval,
+)
 from dnamamba.label_report import NAMES
 from dnamamba.label_sections import shown
 from dnamamba.resampling import (
@@ -46,7 +54,8 @@ def judge_probe(
     """What probe.json keeps of the rows held out.
 
     model, baseline: label_metrics.judge's results with `intervals`: 95 % of each of METRICS that is
-    defined, None of very many rows. comparison: None without a baseline, else `differences` (model
+    defined, None of very many rows and of all but the accuracy where every row is right.
+    comparison: None without a baseline, else `differences` (model
     less baseline, with intervals; both resampled alike), `test` (name, p) and `sentence`.
     groups: (n,) the number of each row's group, from 0 up: what is resampled.
     """
@@ -59,11 +68,10 @@ def judge_probe(
     draws = _draws(numbers, model, groups)
     judged: dict[str, Any] = {"model": None, "baseline": None, "comparison": None}
     for who, scores in parts.items():
-        intervals = {
-            name: middle_95(draws[f"{who} {name}"]) if draws else None for name in _names(task)
-        }
         result = judge(scores, task)
-        intervals = {name: value for name, value in intervals.items() if result[name] is not None}
+        names = [name for name in _names(task) if result[name] is not None]
+        drawn = {name: draws[f"{who} {name}"] if draws else None for name in names}
+        intervals = {name: _interval(name, drawn[name], model, groups) for name in names}
         judged[who] = result | {"intervals": intervals}
     judged["resampled"] = _what_is_drawn(model, groups)
     if baseline is not None:
@@ -84,6 +92,20 @@ def _draws(
         return {}
     named = {" ".join(key): number for key, number in numbers.items()}
     return resampled(named, n, groups, N_RESAMPLES)
+
+
+def _interval(
+    name: str, drawn: NDArray[np.float64] | None, scores: Scores, groups: Ids | None
+) -> list[float] | None:
+    """What resampling gives; where every row is right, or wrong, that is a point, which says
+    nothing: then Wilson's of the accuracy, and none of other numbers."""
+    if drawn is None:
+        return None
+    interval = middle_95(drawn)
+    if interval is None or interval[0] < interval[1]:
+        return interval
+    n = len(scores.scores) if groups is None else int(groups.max()) + 1
+    return wilson_interval(round(interval[0] * n), n) if name == "accuracy" else None
 
 
 def _what_is_drawn(scores: Scores, groups: Ids | None) -> str:

@@ -14,8 +14,9 @@ from dnamamba.cli.main import cli, main
 from dnamamba.data.species import SpeciesFiles
 from dnamamba.metrics import MetricsFile
 from dnamamba.models import DnaModel, ModelConfig
-from dnamamba.models.classifier import DnaClassifier
+from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.run_folder import RunFolder
+from dnamamba.task import Task
 from dnamamba.training import Outcome
 from label_runs import write_table
 from runs import run, start
@@ -137,7 +138,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(folder, tmp_path):
         (["mamba-demo", "--group-column", "gene"], 2, "no meaning for --species"),
         (["mamba-demo", "--species", "human"], 2, "a label and its files look like"),
         (["mamba-demo", "--epochs", "2", "--steps", "5"], 2, "both say how long"),
-        (["mamba-demo", "--task", "regression"], 2, "species are classes"),
+        (["mamba-demo", "--task", "regression"], 2, "species make a multiclass task"),
         (["--resume", "run", "--epochs", "5"], 2, "leave out --epochs"),
         (["--resume", "nowhere"], 1, "no run in nowhere"),
         (["pretrained", *TABLE, "--tune", "probe", "--epochs", "3"], 2, "fitted without steps"),
@@ -179,11 +180,41 @@ def test_eval_judges_again(folder, undisturbed, tmp_path):
     assert (out / "report.html").exists()
 
 
-def test_eval_refuses_options_of_other_sequences_without_any(undisturbed, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seq-len", "20"], "--seq-len is for other sequences than the run's own"),
+        (["--task", "regression"], "No such option"),
+        (["--table", "test.csv", "--data-seed", "1"], "of these all are judged: leave it out"),
+        (
+            ["--species", "a=a.fa", "--seq-len", "20", "--lengths", "30,40"],
+            "--seq-len and --lengths both say how long windows are",
+        ),
+    ],
+)
+def test_eval_refuses_what_it_would_ignore(arguments, message, undisturbed, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["classify", "eval", str(undisturbed[0].path), "--seq-len", "20"])
+        main(["classify", "eval", str(undisturbed[0].path), *arguments])
     assert ended.value.code == 2
-    assert "--seq-len is for other sequences than the run's own" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+def test_eval_knows_the_task_of_several_columns(folder, tmp_path):
+    """Two columns of numbers, which are no classes."""
+    labels = {"header": ("sequence", "a", "b"), "label": lambda has, _: (str(int(has)), "0.5")}
+    write_table(tmp_path / "numbers.csv", 40, **labels)
+    torch.manual_seed(0)
+    task = Task(kind="regression", labels=("a", "b"))
+    model = DnaModel.from_pretrained(folder / "pretrained")
+    classifier = DnaClassifier.from_language_model(model, HeadConfig(task=task, pool="mean"))
+    classifier.save_pretrained(tmp_path / "classifier")
+    given = ("--table", str(tmp_path / "numbers.csv"), "--label-columns", "a,b")
+    out = ("--out", str(tmp_path / "out"))
+    code, printed, err = run(
+        *("classify", "eval", str(tmp_path / "classifier")), *given, *out, cache=folder
+    )
+    assert code == 0, err
+    assert "test: " in printed
 
 
 def test_options_become_exactly_these_settings(folder, tmp_path):

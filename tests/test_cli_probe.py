@@ -133,6 +133,8 @@ def test_mistakes_are_named(files: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--layer is a number or all, got 'last'"):
         probe(*arguments, "--layer", "last")
     assert "name one" in probe(*arguments, "--genome", "x", "--sequences", "y")
+    assert "name one" in probe(*arguments, "--split-column", "split", "--folds", "3")
+    assert "needs the sequences" in probe(*arguments, "--max-k", "4")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="a folder with other files in it"):

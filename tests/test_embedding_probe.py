@@ -20,6 +20,7 @@ from dnamamba.probe_problem import Layer, ProbeConfig
 from dnamamba.probe_report import write_probe_report
 from dnamamba.probe_sequences import sequences_in, sequences_of, span_of, word_sets
 from dnamamba.resampling import (
+    Ids,
     resampled,
     weighted_auroc,
     weighted_mae,
@@ -351,6 +352,18 @@ def test_what_is_resampled_is_what_is_judged(task: Task) -> None:
         assert number(np.ones(60)) == pytest.approx(judged[name]), name
         low, high = judged["intervals"][name]
         assert low < judged[name] < high
+
+
+@pytest.mark.parametrize(("groups", "n"), [(None, 60), (np.arange(60) // 6, 10)])
+def test_right_in_every_row_is_no_certainty(groups: Ids | None, n: int) -> None:
+    """Resampling never draws a wrong row; Wilson's interval is that of n rows, or groups, right."""
+    scores = class_scores(CLASSES, 60, 0.0)
+    right = scores._replace(targets=scores.scores.argmax(axis=1))
+    judged = judge_probe(right, None, CLASSES, groups)["model"]
+    assert judged["accuracy"] == 1
+    low, high = judged["intervals"]["accuracy"]
+    assert (low, high) == pytest.approx((n / (n + 1.96**2), 1), abs=1e-4)
+    assert judged["intervals"]["mcc"] is None
 
 
 def test_groups_are_drawn_whole() -> None:

@@ -1,5 +1,6 @@
 """Models from and to the Hugging Face Hub: a stand-in for its package, and a server on loopback."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from dnamamba.errors import InputError
+from dnamamba.label_setup import weights_of
 from dnamamba.models import DnaModel, MambaConfig, ModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +76,15 @@ def test_a_repository_is_downloaded(fake_hub):
     options = {"revision": "v1", "cache_dir": "here", "local_files_only": False}
     names = ["config.json", "model.safetensors"]
     assert fake_hub.calls == [("owner/name", {**options, "allow_patterns": names})]
+
+
+def test_weights_of_a_repository_have_a_checksum(fake_hub):
+    """That of the file in the cache, so that a job notices when the repository has changed."""
+    build_tiny().save_pretrained(fake_hub.folder)
+    content = (fake_hub.folder / "model.safetensors").read_bytes()
+    assert weights_of("owner/name") == hashlib.sha256(content).hexdigest()
+    assert fake_hub.calls[-1][1]["local_files_only"] is True
+    assert weights_of("mamba-demo") is None
 
 
 def test_a_folder_of_that_name_comes_first(fake_hub):

@@ -11,10 +11,15 @@ import pytest
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.label_configs import LabelFiles, RecordsConfig, RegionsConfig, TableConfig
 from dnamamba.data.label_sources import source_files
-from dnamamba.data.labelled import SequenceDataset, build_labelled_datasets
+from dnamamba.data.labelled import (
+    SequenceDataset,
+    build_evaluation_dataset,
+    build_labelled_datasets,
+)
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger
+from dnamamba.task import Task
 from dnamamba.tokenizer import decode
 from genomes import (
     own_cache_folder,  # noqa: F401
@@ -195,6 +200,17 @@ def test_a_single_contig_is_divided_by_what_overlaps(tmp_path):
         starts = [int(place.split(":")[1].split("-")[0]) - 1 for place in examples_of(part)]
         covered.append({base for start in starts for base in range(start, start + 15)})
     assert sum(map(len, covered)) == len(set.union(*covered))
+
+
+def test_what_is_judged_as_a_whole_may_lie_on_one_contig(tmp_path):
+    """Nothing is held out of it; splits that the config names are not looked at."""
+    lines = [bed_line("a", i, i + 15, "xy"[i // 20 % 2]) for i in range(0, 300, 20)]
+    for options in ({}, {"valid_contigs": ("a",)}):
+        whole = build_evaluation_dataset(
+            regions_config(tmp_path, lines, **options), Task(labels=("x", "y"))
+        )
+        assert whole.n_examples == 15
+        assert whole[range(4)].targets.tolist() == [0, 1, 0, 1]
 
 
 def test_numbers_stand_in_any_column(tmp_path):

@@ -36,7 +36,7 @@ RECIPE = """
 LABELLED = """
     --species --split --bed --valid-contigs --test-contigs --chromosomes --max-n-fraction
     --eval-windows --table --sequence-column --label-columns --records --regions --genome
-    --label-column --group-by --task --seq-len --data-seed
+    --label-column --seq-len --data-seed
 """
 FINE_TUNING = """
     --tune --pool --epochs --steps-per-epoch --steps --batch-size --learning-rate
@@ -46,8 +46,8 @@ FINE_TUNING = """
 """
 OPTIONS = {
     "classify train": f"""
-        MODEL --out --force --resume --dry-run {LABELLED} --valid-table --test-table --split-column
-        --group-column --valid-fraction --test-fraction --rc-augment
+        MODEL --out --force --resume --dry-run {LABELLED} --task --group-by --valid-table --test-table
+        --split-column --group-column --valid-fraction --test-fraction --rc-augment
         --no-rc-augment --mutation-rate {FINE_TUNING} --device --workers --micro-batch --recompute
     """,
     "classify eval": f"RUN --out --lengths {LABELLED} --rc --device --micro-batch",

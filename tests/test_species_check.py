@@ -6,10 +6,11 @@ from click.testing import CliRunner
 from dnamamba.cli.main import cli
 from dnamamba.cli.options import parse_labelled
 from dnamamba.data.species import SpeciesConfig, SpeciesFiles
-from dnamamba.data.species_check import SpeciesRow, check_species
+from dnamamba.data.species_check import SpeciesRow, check_species, leak_doubt
 from dnamamba.data_prep.apes import human_name
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
+from dnamamba.runtime import logger
 from genomes import (
     MemoryGenome,
     own_cache_folder,  # noqa: F401 (a fixture)
@@ -102,6 +103,33 @@ def test_contigs_held_out_in_one_species_alone_leak():
     assert result.shared == {"2": {TRAIN: ["gorilla/chr2"], TEST: ["human/chr2"]}}
     assert result.problem.startswith("gorilla has nothing for test by the contigs split")
     assert f"  Cannot be used: {result.problem}" in result.lines()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"split": "hyenadna"}, "splits share homologues of human 5, 17: "),
+        (
+            {"split": "contigs", "valid_contigs": ("chr1",), "test_contigs": ("human/chr2",)},
+            "splits share homologues of human 2: ",
+        ),
+        ({"split": "contigs", "valid_contigs": ("chr1",), "test_contigs": ("chr2",)}, None),
+        ({"split": "homology"}, None),
+    ],
+)
+def test_training_is_told_of_homologues_in_several_splits(settings, said):
+    doubt = leak_doubt(GENOME.contigs, config_of(**settings))
+    assert doubt is None if said is None else doubt.startswith(said)
+
+
+def test_a_classifiers_training_warns_of_them(genomes, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logger, "propagate", True)
+    given = ["classify", "train", "mamba-demo", *genomes, "--seq-len", "50", "--dry-run"]
+    held_out = ["--valid-contigs", "chr1", "--test-contigs", "chr2,human/chr5"]
+    out = ["--out", str(tmp_path / "run"), "--device", "cpu"]
+    done = CliRunner().invoke(cli, [*given, *held_out, *out])
+    assert done.exit_code == 0, done.stderr
+    assert "splits share homologues of human 5" in caplog.text
 
 
 def test_names_that_tell_nothing_are_said_to():

@@ -1,7 +1,7 @@
 """Labelled sequences as they are read: tables, a FASTA for each class, regions of a genome."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,17 @@ def read_sources(config: AnyLabelledConfig) -> dict[Split, LabelledSource]:
     if isinstance(config, RecordsConfig):
         return {Split.TRAIN: _read_records(config)}
     return {Split.TRAIN: _read_regions(config)}
+
+
+def read_undivided(config: AnyLabelledConfig) -> LabelledSource:
+    """The training source alone, whatever the config says of splits and of groups."""
+    if isinstance(config, TableConfig):
+        alone = replace(config, split_column=None, group_column=None)
+        return _read_table(alone, Path(config.train), Split.TRAIN)
+    if isinstance(config, RecordsConfig):
+        return _read_records(config)
+    # Any number of contigs will do for groups of regions that overlap.
+    return _read_regions(replace(config, valid_contigs=(), test_contigs=(), group_by="overlap"))
 
 
 def source_files(config: AnyLabelledConfig) -> list[dict[str, Any]]:

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from dnamamba.data.augment import substitute_each
 from dnamamba.data.examples import Examples
 from dnamamba.data.label_configs import LabelledConfig
-from dnamamba.data.label_sources import AnyLabelledConfig, LabelledSource, Places, read_sources
+from dnamamba.data.label_sources import (
+    AnyLabelledConfig,
+    LabelledSource,
+    Places,
+    read_sources,
+    read_undivided,
+)
 from dnamamba.data.label_splits import (
     Keys,
     cut_shares,
@@ -205,10 +211,10 @@ def build_labelled_datasets(config: AnyLabelledConfig) -> dict[Split, SequenceDa
 def build_evaluation_dataset(config: AnyLabelledConfig, task: Task) -> SequenceDataset:
     """All examples of a source in their order, to judge a model by that knows its labels.
 
-    Files named for validation or the test are not read. Raises InputError for labels that are not
-    the task's, else as `build_labelled_datasets`.
+    Files named for validation or the test are not read, columns of splits and groups neither.
+    Raises InputError for labels that are not the task's, else as `build_labelled_datasets`.
     """
-    source = read_sources(config)[Split.TRAIN]
+    source = read_undivided(config)
     sequences = _with_targets(source, task)
     seq_len = config.seq_len or int(sequences.lengths.max())
     return SequenceDataset(task, sequences, seq_len, seed=config.seed)

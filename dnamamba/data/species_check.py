@@ -156,6 +156,21 @@ def check_species(genome: Genome, config: SpeciesConfig) -> SpeciesCheck:
     )
 
 
+def leak_doubt(contigs: Mapping[str, int], config: SpeciesConfig) -> str | None:
+    """What a training run should say of splits that share homologous chromosomes; None where they
+    do not, and of a BED, as `SpeciesCheck.leaks`."""
+    if config.split == "bed":
+        return None
+    shared = _shared(_match(resolve_species_splits(contigs, config), to_human(contigs)))
+    if not shared:
+        return None
+    return (
+        f"splits share homologues of human {_some(list(shared))}: what is learned from one is "
+        "found again in the others, and results will look better than they are. `dnamamba data "
+        "check` says which contigs; --split homology keeps them apart"
+    )
+
+
 def _count(genome: Genome, config: SpeciesConfig, splits: Splits) -> list[SpeciesRow]:
     windows = WindowConfig(seq_len=config.seq_len, max_n_fraction=config.max_n_fraction)
     n_runs = {i: genome.n_runs(name) for i, name in enumerate(genome.contigs)}

@@ -30,8 +30,13 @@ def _refuse_triton(x: Tensor) -> str | None:
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
-    # PyTorch's norms are fused kernels themselves; beside them there is an addition.
-    Backend(name="reference", run=reference.add_norm, refuse=refuse_nothing, is_fused=True),
+    Backend(
+        name="reference",
+        run=reference.add_norm,
+        refuse=refuse_nothing,
+        is_fused=False,
+        unfused="PyTorch's own fused norm, after an addition",
+    ),
 )
 
 
