@@ -46,8 +46,8 @@ FINE_TUNING = """
 """
 OPTIONS = {
     "classify train": f"""
-        MODEL --out --force --resume --dry-run {LABELLED} --task --group-by --valid-table --test-table
-        --split-column --group-column --valid-fraction --test-fraction --rc-augment
+        MODEL --out --force --resume --dry-run {LABELLED} --task --group-by --valid-table
+        --test-table --split-column --group-column --valid-fraction --test-fraction --rc-augment
         --no-rc-augment --mutation-rate {FINE_TUNING} --device --workers --micro-batch --recompute
     """,
     "classify eval": f"RUN --out --lengths {LABELLED} --rc --device --micro-batch",
