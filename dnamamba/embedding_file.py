@@ -108,7 +108,7 @@ class EmbeddingWriter:
         ends before `finish`."""
         shutil.rmtree(self.folder / f"work@{self._process}.scratch", ignore_errors=True)
         if [path.name for path in self.folder.glob("*")] == ["info.json"]:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove_folder()
 
     def done(self, part: int) -> bool:
         """Whether a part was written and is whole; those of others are read for that, once."""

@@ -54,9 +54,9 @@ def judge_probe(
     """What probe.json keeps of the rows held out.
 
     model, baseline: label_metrics.judge's results with `intervals`: 95 % of each of METRICS that is
-    defined, None of very many rows and of all but the accuracy where every row is right.
-    comparison: None without a baseline, else `differences` (model
-    less baseline, with intervals; both resampled alike), `test` (name, p) and `sentence`.
+    defined. There is none of very many rows, and where every row is right one of the accuracy alone
+    (Wilson's). comparison: None without a baseline, else `differences` (model less baseline, with
+    intervals; both resampled alike), `test` (name, p) and `sentence`.
     groups: (n,) the number of each row's group, from 0 up: what is resampled.
     """
     parts = {"model": model} | ({} if baseline is None else {"baseline": baseline})
@@ -69,9 +69,11 @@ def judge_probe(
     judged: dict[str, Any] = {"model": None, "baseline": None, "comparison": None}
     for who, scores in parts.items():
         result = judge(scores, task)
-        names = [name for name in _names(task) if result[name] is not None]
-        drawn = {name: draws[f"{who} {name}"] if draws else None for name in names}
-        intervals = {name: _interval(name, drawn[name], model, groups) for name in names}
+        intervals = {
+            name: _interval(name, draws.get(f"{who} {name}"), model, groups)
+            for name in _names(task)
+            if result[name] is not None
+        }
         judged[who] = result | {"intervals": intervals}
     judged["resampled"] = _what_is_drawn(model, groups)
     if baseline is not None:
