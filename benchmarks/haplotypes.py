@@ -9,9 +9,10 @@ LOCUS_hap2, or LOCUS_hap0 where there is one haplotype. The first of two trains;
 in turn, and the first 80 KiB tested on validate. `prepare` writes a store for each species and
 split.bed.
 
-`train` pretrains each model on what trains, at 64k, and fine-tunes it at 1k, from there at 4k, and
-so on: what RECIPES says, by the commands a user types. Every model has a GPU of its own, if there
-are enough.
+`train` pretrains each model on what trains and fine-tunes it at 1k, from there at 4k, and so on:
+what RECIPES says, by the commands a user types. Hyena's filters, functions of position / l_max, are
+made for 1k: made for 64k they are too coarse to learn words. Every model has a GPU of its own, if
+there are enough. What --json has is kept, so that a benchmark that was stopped goes on.
 """
 
 import argparse
@@ -38,28 +39,31 @@ SPLIT = "split.bed"
 
 @dataclass(frozen=True)
 class Stage:
-    """Fine-tuning at one length. steps are optimiser steps of batch windows."""
+    """Training at one length. steps are optimiser steps of batch windows; pretraining's have 256k
+    tokens, at the default rate."""
 
     seq_len: str
-    batch: int
     steps: int
-    learning_rate: str
+    batch: int = 256
+    learning_rate: str = ""
 
 
-PRETRAINING_STEPS = 1600  # of 256k tokens
+@dataclass(frozen=True)
+class Recipe:
+    pretraining: Stage
+    fine_tuning: tuple[Stage, ...]
+
+
+# The longer the windows, the fewer different ones there are: rates and steps fall, and the model of
+# the best validation is kept, be it that of the length before.
+LONGER = (
+    Stage("4k", 400, 64, "2e-4"),
+    Stage("16k", 300, 16, "1e-4"),
+    Stage("64k", 150, 8, "5e-5"),
+)
 RECIPES = {
-    "mamba-1.4m": (
-        Stage("1k", 256, 2800, "1e-3"),
-        Stage("4k", 64, 500, "3e-4"),
-        Stage("16k", 16, 800, "3e-4"),
-        Stage("64k", 8, 450, "3e-4"),
-    ),
-    "hyena-1.4m": (
-        Stage("1k", 256, 4600, "8e-4"),
-        Stage("4k", 64, 1400, "4e-4"),
-        Stage("16k", 16, 1400, "4e-4"),
-        Stage("64k", 8, 600, "3e-4"),
-    ),
+    "mamba-1.4m": Recipe(Stage("64k", 1600), (Stage("1k", 6400, 256, "1e-3"), *LONGER)),
+    "hyena-1.4m": Recipe(Stage("1k", 2400), (Stage("1k", 4000, 256, "8e-4"), *LONGER)),
 }
 
 
@@ -101,15 +105,17 @@ def prepare(folder: Path, out: Path) -> None:
     (out / SPLIT).write_text("".join(lines))
 
 
-def pretraining(model: str, data: Path, steps: int) -> list[str]:
+def pretraining(model: str, data: Path, seq_len: str, steps: int) -> list[str]:
     stores = [str(path) for path in sorted(data.glob("*.h5"))]
     return [
         *("pretrain", *stores, "--model", model, "--bed", str(data / SPLIT), "--windows", "tile"),
-        *("--seq-len", "64k", "--batch-tokens", "256k", "--steps", str(steps)),
+        *("--seq-len", seq_len, "--batch-tokens", "256k", "--steps", str(steps)),
     ]
 
 
-def fine_tuning(start: Path, data: Path, stage: Stage, steps: int, windows: int) -> list[str]:
+def fine_tuning(
+    start: Path, data: Path, stage: Stage, steps: int, windows: int, extends_filters: bool
+) -> list[str]:
     species = [f"{path.stem}={path}" for path in sorted(data.glob("*.h5"))]
     named = [word for each in species for word in ("--species", each)]
     return [
@@ -117,8 +123,9 @@ def fine_tuning(start: Path, data: Path, stage: Stage, steps: int, windows: int)
         *("--seq-len", stage.seq_len, "--no-length-warmup", "--pool", "mean"),
         *("--batch-size", str(stage.batch), "--micro-batch", str(stage.batch)),
         *("--steps", str(steps), "--learning-rate", stage.learning_rate),
-        *("--warmup-fraction", "0.1", "--keep", "last", "--eval-every", str(steps)),
+        *("--warmup-fraction", "0.1", "--eval-every", str(max(1, steps // 2))),
         *("--eval-windows", str(windows), "--workers", "3"),
+        *(["--extend-filters"] if extends_filters else []),
     ]
 
 
@@ -130,26 +137,30 @@ class Benchmark:
         self.device = choose_device()
         self.gpus = visible_gpus(arguments.gpus)
         self.rows: list[dict[str, Any]] = []
+        if arguments.json and arguments.json.exists():
+            self.rows = json.loads(arguments.json.read_text())["rows"]
         self._lock = threading.Lock()
 
     def run(self, number: int, model: str) -> None:
         """One model from pretraining to the longest windows."""
         out, data = self.arguments.out, self.arguments.data
         gpu = self.gpus[number % len(self.gpus)] if self.device.type == "cuda" else None
-        start = out / f"pretrained-{model}"
+        start, first = out / f"pretrained-{model}", RECIPES[model].pretraining
         if not (start / "model").exists():
-            options = pretraining(model, data, self._share(PRETRAINING_STEPS))
+            options = pretraining(model, data, first.seq_len, self._share(first.steps))
             if run_command(options, start, gpu)[0]:
                 sys.exit(f"pretraining of {model} failed, see {start}.log")
-        for stage in RECIPES[model]:
+        for stage in RECIPES[model].fine_tuning:
             name = f"{model} {stage.seq_len}"
             run = out / name.replace(" ", "-")
-            steps = self._share(stage.steps)
-            options = fine_tuning(start, data, stage, steps, self.arguments.windows)
-            code, seconds = run_command(options, run, gpu)
-            if code:
-                sys.exit(f"{name} failed, see {run}.log")
-            self._add(summarise(name, options[2:], run, seconds))
+            if not any(row["name"] == name for row in self.rows):
+                extends = model.startswith("hyena") and stage.seq_len != first.seq_len
+                steps = self._share(stage.steps)
+                options = fine_tuning(start, data, stage, steps, self.arguments.windows, extends)
+                code, seconds = run_command(options, run, gpu)
+                if code:
+                    sys.exit(f"{name} failed, see {run}.log")
+                self._add(summarise(name, options[2:], run, seconds))
             start = run
 
     def _share(self, steps: int) -> int:

@@ -47,6 +47,12 @@ def _learning_options() -> list[Callable[..., Any]]:
             type=click.Choice(["last", "mean", "max", "first"]),
             help="What stands for a sequence. [default: last; mean for models that read both ways]",
         ),
+        click.option(
+            "--extend-filters",
+            is_flag=True,
+            help="Hyena: sequences longer than its filters, which end where they do. [default: "
+            "refused]",
+        ),
         whole("--epochs", help="Passes over the training examples. [default: 10]"),
         whole(
             "--steps-per-epoch",
@@ -192,6 +198,7 @@ def _refuse_steps() -> None:
 _RECIPE = (
     "tune",
     "pool",
+    "extend_filters",
     "epochs",
     "learning_rate",
     "min_learning_rate",

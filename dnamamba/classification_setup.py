@@ -30,8 +30,10 @@ from dnamamba.label_setup import (
     target_scaling,
     weights_of,
 )
-from dnamamba.models import DnaModel, HyenaConfig
+from dnamamba.models import DnaModel
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
+from dnamamba.models.language_model import extend_filters
+from dnamamba.models.streaming import longest_sequence
 from dnamamba.planning import Plan, Workload, make_plan, probe_length
 from dnamamba.pretraining import RunOptions
 from dnamamba.run_folder import describe_file, describe_start
@@ -49,6 +51,23 @@ def open_datasets(data: LabelSource) -> Mapping[Split, LabelledDataset]:
             logger.warning("%s", doubt)
         return build_species_datasets(genome, data)
     return build_labelled_datasets(data)
+
+
+def language_model_of(
+    start: DnaModel | DnaClassifier, seq_len: int, extends_filters: bool
+) -> DnaModel:
+    """The model that is fine-tuned. Raises InputError for sequences longer than its filters."""
+    model = start.model if isinstance(start, DnaClassifier) else start
+    if extends_filters:
+        model = extend_filters(model)
+    most = longest_sequence(model.config)
+    if most is not None and seq_len > most:
+        raise InputError(
+            f"sequences of {seq_len:,} bases are longer than this model's filters (l_max "
+            f"{most:,}): use a shorter --seq-len or a model made for longer ones, or have the "
+            "filters end there by --extend-filters"
+        )
+    return model
 
 
 class ClassifierSetup:
@@ -69,8 +88,8 @@ class ClassifierSetup:
         self.task: Task = train_set.task
         config = replace(config, train=config.train.for_examples(train_set.n_examples))
         torch.manual_seed(config.train.seed)
-        start = self._build_model(config, train_set.seq_len, has_weights)
-        model = start.model if isinstance(start, DnaClassifier) else start
+        start = self._read_start(config, train_set.seq_len, has_weights)
+        model = language_model_of(start, train_set.seq_len, config.train.extend_filters)
         rc = config.train.rc or ("average" if isinstance(config.data, SpeciesConfig) else "none")
         head = HeadConfig(
             task=self.task,
@@ -107,22 +126,13 @@ class ClassifierSetup:
         found = self.compute.on_main_first(lambda: open_datasets(data))
         return open_datasets(data) if found is None else found
 
-    def _build_model(
+    def _read_start(
         self, config: ClassifyConfig, seq_len: int, has_weights: bool
     ) -> DnaModel | DnaClassifier:
         """What training starts from: a language model, or a classifier to go on with."""
-        model: DnaModel | DnaClassifier
         if has_weights and config.architecture is not None:
-            model = DnaModel(config.architecture)
-        else:
-            model = read_model(config.model, seq_len)
-        mixer = model.config.mixer
-        if isinstance(mixer, HyenaConfig) and seq_len > mixer.l_max:
-            raise InputError(
-                f"sequences of {seq_len:,} bases are longer than this model's filters (l_max "
-                f"{mixer.l_max:,}): use a shorter --seq-len or a model made for longer ones"
-            )
-        return model
+            return DnaModel(config.architecture)
+        return read_model(config.model, seq_len)
 
     def _make_plan(self, config: ClassifyConfig, options: RunOptions) -> Plan:
         train, model = config.train, self.classifier.config

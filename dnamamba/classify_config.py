@@ -70,6 +70,9 @@ class FineTuneConfig(Recipe):
     pool: Pool | None = None
     """What stands for a sequence (HeadConfig.pool); None: what fits the model."""
 
+    extend_filters: bool = False
+    """Take sequences longer than a Hyena's filters, which end at l_max (HyenaConfig.beyond)."""
+
     dropout: float = 0.0
     """Share of the channels that are hidden from the head in training."""
 

@@ -22,7 +22,7 @@ from dnamamba.data.species import SpeciesConfig, SpeciesFiles
 from dnamamba.errors import InputError
 from dnamamba.label_evaluation import evaluation_examples
 from dnamamba.label_setup import read_language_model
-from dnamamba.models import DnaModel, ModelConfig
+from dnamamba.models import DnaModel, HyenaConfig, ModelConfig
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.run_folder import RunFolder
 from dnamamba.tokenizer import encode, token_ids
@@ -288,6 +288,23 @@ def test_a_classifier_is_gone_on_from(folder, finished, tmp_path, caplog):
         other = replace(config, train=replace(config.train, pool="max"))
         train_classifier(other, tmp_path / "other", OPTIONS)
     assert "head: that of" not in caplog.text
+
+
+def test_sequences_beyond_a_hyenas_filters(folder, tmp_path):
+    mixer = HyenaConfig(l_max=24, filter_order=8)
+    DnaModel(ModelConfig(d_model=16, n_layers=2, mixer=mixer)).save_pretrained(tmp_path / "hyena")
+    config = replace(tiny_classify(folder), model=str(tmp_path / "hyena"))
+    with pytest.raises(InputError, match=r"32 bases are .* \(l_max 24\): .*--extend-filters"):
+        train_classifier(config, tmp_path / "refused", OPTIONS)
+    extended = replace(config, train=replace(config.train, extend_filters=True))
+    train_classifier(extended, tmp_path / "run", OPTIONS)
+    kept = DnaClassifier.from_pretrained(tmp_path / "run" / "model")
+    assert kept.config.mixer == replace(mixer, beyond="zero")
+    # It stays so for whoever goes on from it.
+    more = replace(config, model=str(tmp_path / "run"))
+    train_classifier(more, tmp_path / "more", OPTIONS)
+    with pytest.raises(InputError, match="only a Hyena has filters to extend"):
+        train_classifier(tiny_classify(folder, extend_filters=True), tmp_path / "no", OPTIONS)
 
 
 def test_features_are_standardised_by_training_examples(finished, folder):

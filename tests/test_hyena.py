@@ -23,6 +23,8 @@ from dnamamba.models import (
 )
 from dnamamba.models.hyena import Hyena
 from dnamamba.models.interop.hyena import load_positions
+from dnamamba.models.language_model import extend_filters
+from dnamamba.models.streaming import longest_sequence
 from golden import Golden, assert_close, load_golden
 from golden_models import (
     GRADIENTS,
@@ -116,6 +118,7 @@ def test_config_survives_json():
         ({"emb_dim": 4}, "emb_dim is odd and at least 3 .*, got 4"),
         ({"l_max": 0}, "l_max is a whole number of at least 1, got 0"),
         ({"filter_layers": 0}, "filter_layers is a whole number of at least 1, got 0"),
+        ({"beyond": "wrap"}, r"beyond: expected one of .'refuse', 'zero'., got 'wrap'"),
         ({"dropout": 0.1}, "unknown setting 'dropout'"),
     ],
 )
@@ -269,6 +272,61 @@ def test_a_state_is_refused():
 def test_a_sequence_longer_than_the_filters_is_refused():
     with pytest.raises(InputError, match=r"65 tokens is longer than .* l_max = 64: use shorter"):
         build_tiny()(draw_ids(seq_len=65))
+
+
+def extended_layer() -> tuple[Hyena, Hyena]:
+    """A layer with filters of 16 taps, and the same with filters that are zero from there on."""
+    config = HyenaConfig(l_max=16, filter_order=8)
+    torch.manual_seed(0)
+    layers = [Hyena(4, replace(config, beyond=each)).double() for each in ("refuse", "zero")]
+    for parameter in layers[0].parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    layers[1].load_state_dict(layers[0].state_dict())
+    return layers[0], layers[1]
+
+
+def test_filters_that_end_are_those_of_short_sequences():
+    layer, extended = extended_layer()
+    x = torch.randn(2, 16, 4, dtype=torch.float64)
+    assert torch.equal(extended(x)[0], layer(x)[0])
+    filters = layer.filter_fn(16)
+    long = torch.randn(1, 50, 4, dtype=torch.float64)
+    taps = extended.short_filter
+    projected = functional.conv1d(extended.in_proj(long).mT, taps.weight, taps.bias, 1, 2, 1, 12)
+    gate_out, gate_in, v = projected[..., :50].mT.split(4, -1)
+    u = gate_in * v
+    y = torch.stack(
+        [sum(filters[n] * u[0, t - n] for n in range(min(16, t + 1))) for t in range(50)]
+    )
+    expected = extended.out_proj(gate_out[0] * (y + layer.filter_fn.bias * u[0]))
+    assert_close(extended(long)[0][0], expected, rtol=1e-9, atol=1e-9, what="y")
+
+
+def test_a_layer_sees_as_far_back_as_its_filters_reach():
+    _, extended = extended_layer()
+    x = torch.randn(1, 50, 4, dtype=torch.float64).requires_grad_()
+    extended(x)[0][0, -1].sum().backward()
+    seen = x.grad[0].abs().sum(-1) > 1e-9
+    # 16 taps, each of what three taps of the short convolution see.
+    assert torch.equal(seen, torch.arange(50) >= 50 - 18)
+
+
+def test_an_extended_model_is_saved_as_such(tmp_path):
+    model = build_tiny(torch.float32)
+    extended = extend_filters(model)
+    ids = draw_ids(seq_len=64)
+    assert torch.equal(extended(ids), model(ids))
+    extended.save_pretrained(tmp_path)
+    read = DnaModel.from_pretrained(tmp_path)
+    ids = draw_ids(seq_len=200)
+    assert torch.equal(read(ids), extended(ids))
+    assert longest_sequence(read.config) is None
+    assert longest_sequence(model.config) == 64
+
+
+def test_only_a_hyenas_filters_are_extended():
+    with pytest.raises(InputError, match=r"only a Hyena has filters to extend; .* 'mamba'"):
+        extend_filters(DnaModel(ModelConfig(d_model=8, n_layers=1)))
 
 
 def test_a_saved_model_is_the_same(tmp_path):

@@ -40,7 +40,8 @@ LABELLED = """
 """
 FINE_TUNING = """
     --tune --pool --epochs --steps-per-epoch --steps --batch-size --learning-rate
-    --min-learning-rate --warmup-fraction --weight-decay --grad-clip --dropout --class-weights --rc
+    --min-learning-rate --warmup-fraction --weight-decay --grad-clip --extend-filters --dropout
+    --class-weights --rc
     --eval-every --eval-examples --patience --keep --save-every --log-every --seed --precision
     --no-length-warmup
 """

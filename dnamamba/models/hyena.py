@@ -39,7 +39,8 @@ class Positions(NamedTuple):
 
 
 class Hyena(nn.Module):
-    """(B, L, D) to (B, L, D), each position seeing those before it; L is at most l_max.
+    """(B, L, D) to (B, L, D), each position seeing those before it, up to l_max of them; L is at
+    most l_max unless the config says that filters are zero beyond it.
 
     Of the order + 1 projections the last is convolved, order - 1 times, and multiplied by another
     before each convolution and after the last.
@@ -49,7 +50,8 @@ class Hyena(nn.Module):
 
     def __init__(self, d_model: int, config: HyenaConfig) -> None:
         super().__init__()
-        self.d_model, self.order, self.l_max = d_model, config.order, config.l_max
+        self.d_model, self.order = d_model, config.order
+        self.l_max, self.beyond = config.l_max, config.beyond
         width = (config.order + 1) * d_model
         self.in_proj = Linear(d_model, width)
         # Only holds the parameters: upstream's names, shapes and initial values.
@@ -79,7 +81,9 @@ class Hyena(nn.Module):
         taps, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
         projected = cast(Tensor, causal_conv1d(self.in_proj(x), taps, bias))
         *gates, v = projected.split(self.d_model, dim=-1)
-        made, decays = self.filter_fn.before_decay(x.shape[1])
+        n_taps = min(x.shape[1], self.l_max)
+        made, decays = self.filter_fn.before_decay(n_taps)
+        made = functional.pad(made, (0, 0, 0, x.shape[1] - n_taps))  # [L, (order - 1) D]
         filters, biases = made.split(self.d_model, dim=-1), self.filter_fn.bias.split(self.d_model)
         for index, (k, skip) in enumerate(zip(filters, biases, strict=True)):
             window: dict[str, Any] = {}
@@ -96,11 +100,11 @@ class Hyena(nn.Module):
                 "a Hyena model carries no state from one call to the next: its filters are as long "
                 "as the sequence. Give whole sequences (no state, return_state=False)"
             )
-        if x.shape[1] > self.l_max:
+        if x.shape[1] > self.l_max and self.beyond == "refuse":
             raise InputError(
                 f"a sequence of {x.shape[1]:,} tokens is longer than this Hyena's filters, made "
-                f"for l_max = {self.l_max:,}: use shorter sequences, or train a model with a "
-                "larger l_max"
+                f"for l_max = {self.l_max:,}: use shorter sequences, train a model with a larger "
+                "l_max, or have its filters end there (HyenaConfig.beyond = 'zero')"
             )
 
 

@@ -1,6 +1,7 @@
 """`DnaModel`, the backbone with a head of logits; model_folder.py has its files."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from dnamamba.models import strands, streaming
 from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import GatedNorm, Norm
+from dnamamba.models.mixer_configs import HyenaConfig
 from dnamamba.models.mixers import MixerState
 from dnamamba.models.model_folder import SavedModel, check_weights
 from dnamamba.models.recompute import Recompute
@@ -225,6 +227,20 @@ class DnaModel(SavedModel):
                 "`model` is the language model it was made of"
             )
         return partial(cls, from_dict(ModelConfig, settings.get("model")))
+
+
+def extend_filters(model: DnaModel) -> DnaModel:
+    """The same Hyena model for sequences of any length, its filters ending at l_max (see
+    HyenaConfig.beyond). Raises InputError for another kind."""
+    mixer = model.config.mixer
+    if not isinstance(mixer, HyenaConfig):
+        raise InputError(
+            f"only a Hyena has filters to extend; this model's mixer, {mixer.kind!r}, takes "
+            "sequences of any length as it is"
+        )
+    extended = DnaModel(replace(model.config, mixer=replace(mixer, beyond="zero")))
+    extended.load_state_dict(model.state_dict())
+    return extended
 
 
 def _check_lengths(lengths: Tensor, token_ids: Tensor) -> None:

@@ -165,6 +165,11 @@ class HyenaConfig:
     """Filters are multiplied by a decay plus this. 0.05 in HyenaDNA's published models and in its
     standalone code, 0 in its training code."""
 
+    beyond: Literal["refuse", "zero"] = "refuse"
+    """Sequences longer than l_max are refused, or convolved with filters that are zero from l_max
+    on, so that what a layer makes of a token depends on the l_max tokens up to it. A model trained
+    on short sequences can so be trained on, or used, at any length."""
+
     def __post_init__(self) -> None:
         for name in ("l_max", "d_conv", "filter_order", "filter_layers"):
             check_positive("HyenaConfig", name, getattr(self, name))
@@ -174,6 +179,8 @@ class HyenaConfig:
             raise InputError(
                 f"HyenaConfig: order is a whole number of at least 2, got {self.order!r}"
             )
+        if self.beyond not in ("refuse", "zero"):
+            raise InputError(f"HyenaConfig: beyond is 'refuse' or 'zero', got {self.beyond!r}")
         if not isinstance(self.emb_dim, int) or self.emb_dim < 3 or self.emb_dim % 2 == 0:
             raise InputError(
                 "HyenaConfig: emb_dim is odd and at least 3 (the position, and a cosine and a sine "

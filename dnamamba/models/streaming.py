@@ -61,7 +61,14 @@ def resolve_layers(config: ModelConfig, layers: Sequence[int] | Literal["all"]) 
 
 def longest_sequence(config: ModelConfig) -> int | None:
     """The most tokens that a model takes; None where only memory is a limit."""
-    return config.mixer.l_max if isinstance(config.mixer, HyenaConfig) else None
+    mixer = config.mixer
+    return mixer.l_max if isinstance(mixer, HyenaConfig) and mixer.beyond == "refuse" else None
+
+
+def _limit(mixer: HyenaConfig) -> str:
+    if mixer.beyond == "zero":
+        return "as long as memory allows"
+    return f"of up to the {mixer.l_max:,} tokens that its filters were made for"
 
 
 def why_no_stream(config: ModelConfig) -> str | None:
@@ -70,7 +77,7 @@ def why_no_stream(config: ModelConfig) -> str | None:
     if isinstance(mixer, HyenaConfig):
         return (
             "a Hyena model carries no state, as its filters are as long as the sequence: give "
-            f"whole sequences, of up to the {mixer.l_max:,} tokens that its filters were made for"
+            f"whole sequences, {_limit(mixer)}"
         )
     if config.strands == "both" or not config.has_causal_mixer:
         return (
