@@ -214,11 +214,13 @@ def open_compute(
 
 
 def available_bytes(device: "torch.device", ranks: Ranks) -> int:
-    """Memory free on a device now; of a CPU, this rank's share of `available_host_bytes`."""
+    """Memory free on a device now, with what torch keeps for reuse; of a CPU, this rank's share of
+    `available_host_bytes`."""
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reusable
     return available_host_bytes() // ranks.local_world_size
 
 

@@ -81,9 +81,9 @@ class Hyena(nn.Module):
         taps, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
         projected = cast(Tensor, causal_conv1d(self.in_proj(x), taps, bias))
         *gates, v = projected.split(self.d_model, dim=-1)
-        n_taps = min(x.shape[1], self.l_max)
-        made, decays = self.filter_fn.before_decay(n_taps)
-        made = functional.pad(made, (0, 0, 0, x.shape[1] - n_taps))  # [L, (order - 1) D]
+        made, decays = self.filter_fn.before_decay(min(x.shape[1], self.l_max))
+        if (missing := x.shape[1] - len(made)) > 0:
+            made = functional.pad(made, (0, 0, 0, missing))  # [L, (order - 1) D]
         filters, biases = made.split(self.d_model, dim=-1), self.filter_fn.bias.split(self.d_model)
         for index, (k, skip) in enumerate(zip(filters, biases, strict=True)):
             window: dict[str, Any] = {}

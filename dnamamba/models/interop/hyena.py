@@ -90,7 +90,8 @@ def load_positions(model: DnaModel, weights: Weights) -> None:
 def to_hyenadna(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state_dict and the settings of HyenaDNA's standalone HyenaDNAModel, without its head.
 
-    Its Hugging Face port has the same names after "hyena.". Raises InputError for a model that is
+    Its Hugging Face port has the same names after "hyena.". HyenaDNA's code knows no sequences
+    beyond l_max, so that HyenaConfig.beyond is not written. Raises InputError for a model that is
     not of HyenaDNA's shell, as the presets hyenadna-... are.
     """
     _check_writable(model.config)
