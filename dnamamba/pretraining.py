@@ -23,8 +23,9 @@ from dnamamba.evaluation import LanguageJudge
 from dnamamba.intervals import Split
 from dnamamba.kernels.backend import describe_choices
 from dnamamba.markov import MarkovBaseline
-from dnamamba.models import DnaModel, HyenaConfig, ModelConfig, no_weight_decay_names
+from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names
 from dnamamba.models.recompute import Recompute
+from dnamamba.models.streaming import longest_sequence
 from dnamamba.objectives import OBJECTIVES, ObjectiveName, choose_objective
 from dnamamba.planning import Plan, Workload, make_plan, shareable
 from dnamamba.recipe import TrainConfig
@@ -67,10 +68,11 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         seq_len = self.data.windows.seq_len
         self.train.batch_size(seq_len)
-        if isinstance(self.model.mixer, HyenaConfig) and seq_len > self.model.mixer.l_max:
+        most = longest_sequence(self.model)
+        if most is not None and seq_len > most:
             raise InputError(
                 f"windows of {seq_len:,} bases are longer than this model's filters (l_max "
-                f"{self.model.mixer.l_max:,}): use a shorter --seq-len or another --model"
+                f"{most:,}): use a shorter --seq-len or another --model"
             )
 
 

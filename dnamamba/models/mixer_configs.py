@@ -179,8 +179,7 @@ class HyenaConfig:
             raise InputError(
                 f"HyenaConfig: order is a whole number of at least 2, got {self.order!r}"
             )
-        if self.beyond not in ("refuse", "zero"):
-            raise InputError(f"HyenaConfig: beyond is 'refuse' or 'zero', got {self.beyond!r}")
+        check_choice("HyenaConfig", "beyond", self.beyond, ("refuse", "zero"))
         if not isinstance(self.emb_dim, int) or self.emb_dim < 3 or self.emb_dim % 2 == 0:
             raise InputError(
                 "HyenaConfig: emb_dim is odd and at least 3 (the position, and a cosine and a sine "
