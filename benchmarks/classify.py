@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from dnamamba.bench.results import describe_setup
-from dnamamba.metrics import MetricsFile
 from dnamamba.runtime import choose_device
+from dnamamba.training.metrics_log import MetricsFile
 
 NUMBERS = ("accuracy", "accuracy_interval", "mcc", "auroc", "n")
 

@@ -25,13 +25,13 @@ from torch import Tensor
 
 from dnamamba.bench.results import describe_setup
 from dnamamba.bench.timing import time_calls
-from dnamamba.data_prep.genome import Genome, open_genome
-from dnamamba.data_prep.region_readers import open_regions
-from dnamamba.data_prep.region_rows import WindowRule
-from dnamamba.embedding import Embedder, EmbedInput
-from dnamamba.embedding_file import EmbeddingInfo, EmbeddingWriter, read_embeddings
-from dnamamba.embedding_passes import EmbedOptions
-from dnamamba.embedding_run import LAZY_FROM, division, embed_rows
+from dnamamba.data_prep.genomes.genome import Genome, open_genome
+from dnamamba.data_prep.regions.readers import open_regions
+from dnamamba.data_prep.regions.rows import WindowRule
+from dnamamba.embedding.embedder import Embedder, EmbedInput
+from dnamamba.embedding.forward import EmbedOptions
+from dnamamba.embedding.run import LAZY_FROM, division, embed_rows
+from dnamamba.embedding.writer import EmbeddingInfo, EmbeddingWriter, read_embeddings
 from dnamamba.errors import WrongResultError
 from dnamamba.models import DnaModel, preset, to_huggingface_mamba
 from dnamamba.models.pooling import Pooling

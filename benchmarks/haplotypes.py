@@ -29,7 +29,7 @@ from typing import Any
 from classify import run_command, summarise, table, visible_gpus
 
 from dnamamba.bench.results import describe_setup
-from dnamamba.data_prep.genome import open_genome
+from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.runtime import choose_device
 
 KIB = 1024

@@ -15,11 +15,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dnamamba.data.dataset import DataConfig, WindowDataset, build_datasets
 from dnamamba.data.loader import BatchRanges, build_loader
+from dnamamba.data.window_dataset import DataConfig, WindowDataset, build_datasets
 from dnamamba.data.windows import WindowConfig
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.data_prep.store import prepare_store
+from dnamamba.data_prep.genomes.genome import open_genome
+from dnamamba.data_prep.genomes.store import prepare_store
 from dnamamba.intervals import Split, parse_size
 
 BLOCK = 1 << 22

@@ -17,8 +17,8 @@ from typing import Any
 
 from dnamamba.bench.results import describe_setup
 from dnamamba.intervals import parse_size
-from dnamamba.metrics import MetricsFile
 from dnamamba.runtime import choose_device
+from dnamamba.training.metrics_log import MetricsFile
 
 
 def dnamamba(*arguments: str) -> str:

@@ -48,10 +48,10 @@ def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) ->
       dnamamba classify eval runs/classify-demo --lengths 1k,4k,16k
       dnamamba classify eval runs/classify-train-demo --table other.csv --out other
     """
+    from dnamamba.classification.evaluate import judge_classifier
     from dnamamba.intervals import parse_size
-    from dnamamba.judging import judge_classifier
-    from dnamamba.pretraining import RunOptions
     from dnamamba.runtime import read_ranks
+    from dnamamba.training.config import RunOptions
 
     sizes = tuple(parse_size(text) for text in lengths.split(",")) if lengths else ()
     folder = out or run / "evaluation"

@@ -81,10 +81,10 @@ def predict(model: str, source: str, out: Path, **values: Any) -> None:
       dnamamba classify predict runs/apes peaks.bed --genome hg38.h5 --seq-len 1k --out peaks.tsv
       dnamamba classify predict runs/apes - --genome hg38.h5 --rc average --out variants.tsv
     """
-    from dnamamba.data_prep.genome import open_genome
-    from dnamamba.data_prep.region_readers import open_regions
+    from dnamamba.classification.predict import PredictOptions, window_rule, write_predictions
+    from dnamamba.data_prep.genomes.genome import open_genome
+    from dnamamba.data_prep.regions.readers import open_regions
     from dnamamba.models.classifier import DnaClassifier
-    from dnamamba.prediction import PredictOptions, window_rule, write_predictions
     from dnamamba.runtime import choose_device, choose_precision
 
     is_piped = str(out) == "-"

@@ -22,7 +22,7 @@ from dnamamba.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from dnamamba.classify_config import ClassifyConfig
+    from dnamamba.classification.config import ClassifyConfig
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,7 +133,7 @@ def train(ctx: click.Context, **values: Any) -> None:
     examples. The test split is judged once, at the end, and nothing is chosen by it. The recipe is
     the Mamba paper's for great apes (E.3.4) unless told otherwise.
     """
-    from dnamamba import classification
+    from dnamamba.classification import run as classification
 
     options = read_run_options(values)
     if values["resume"] is not None:
@@ -152,8 +152,8 @@ def train(ctx: click.Context, **values: Any) -> None:
 
 def _resolve(values: dict[str, Any]) -> "ClassifyConfig":
     """The settings asked for, with the defaults of device and model filled in."""
-    from dnamamba.classify_config import ClassifyConfig, FineTuneConfig, default_learning_rate
-    from dnamamba.label_setup import read_language_model
+    from dnamamba.classification.config import ClassifyConfig, FineTuneConfig, default_learning_rate
+    from dnamamba.models.loading import read_language_model
     from dnamamba.runtime import choose_device
 
     if values["model"] is None:
@@ -220,7 +220,7 @@ _RECIPE = (
 
 
 def _default_out(config: "ClassifyConfig", values: dict[str, Any]) -> Path:
-    from dnamamba.run_folder import name_of_model
+    from dnamamba.models.loading import name_of_model
 
     named = values["table"] or values["regions"]
     data = "species"

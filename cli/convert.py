@@ -58,7 +58,7 @@ def import_(source: Path, out: Path, format_name: str | None) -> None:
     Example:
       dnamamba convert import downloaded/mamba --out models/mamba
     """
-    from dnamamba.conversion import import_model
+    from dnamamba.convert import import_model
 
     _print(import_model(source, out, format_name))
 
@@ -82,7 +82,7 @@ def export(model: Path, out: Path, format_name: str | None) -> None:
     Example:
       dnamamba convert export runs/demo --out for-transformers
     """
-    from dnamamba.conversion import export_model
+    from dnamamba.convert import export_model
 
     _print(export_model(model, out, format_name))
 
@@ -99,7 +99,7 @@ def check(source: Path, format_name: str | None) -> None:
     Example:
       dnamamba convert check runs/demo
     """
-    from dnamamba.conversion import check_model
+    from dnamamba.convert import check_model
 
     _print(check_model(source, format_name))
 

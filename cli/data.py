@@ -6,13 +6,7 @@ from typing import Any
 import click
 
 from dnamamba.cli.main import LazyGroup
-from dnamamba.cli.options import (
-    FILE,
-    data_config,
-    species_config,
-    species_options,
-    window_options,
-)
+from dnamamba.cli.options import FILE, data_config, species_config, species_options, window_options
 
 _COMMANDS = {
     "info": ("dnamamba.cli.data", "info", "Contigs, letters, N and soft-masking of a file."),
@@ -53,7 +47,7 @@ def info(files: tuple[Path, ...], n_contigs: int) -> None:
     Example:
       dnamamba data info genome.fa.gz
     """
-    from dnamamba.data_prep.summary import summarise_file
+    from dnamamba.data_prep.genomes.summary import summarise_file
 
     for file in files:
         for line in summarise_file(file, n_contigs):
@@ -81,9 +75,9 @@ def prepare(files: tuple[Path, ...], out: Path, aliases: Path | None, force: boo
       dnamamba data prepare chr1.fa.gz chr2.fa.gz --out genome.h5
       dnamamba data prepare ape.fna.gz --aliases assembly_report.txt --out ape.h5
     """
-    from dnamamba.data_prep.facts import foreign_letters
-    from dnamamba.data_prep.store import GenomeStore, prepare_store
-    from dnamamba.data_prep.summary import count_contigs
+    from dnamamba.data_prep.genomes.statistics import foreign_letters
+    from dnamamba.data_prep.genomes.store import GenomeStore, prepare_store
+    from dnamamba.data_prep.genomes.summary import count_contigs
 
     done: list[int] = []
     prepare_store(
@@ -133,8 +127,9 @@ def check(files: tuple[str, ...], **values: Any) -> None:
 
 def _check_windows(files: tuple[str, ...], values: dict[str, Any]) -> tuple[list[str], bool]:
     """Lines to print, and whether splits leak."""
-    from dnamamba.data.check import check_splits
-    from dnamamba.pretraining import DEMO, is_demo, open_named_genome
+    from dnamamba.data.split_check import check_splits
+    from dnamamba.pretraining.config import DEMO
+    from dnamamba.pretraining.run import is_demo, open_named_genome
 
     names = files or (DEMO,)
     genome = open_named_genome(names)
@@ -144,8 +139,8 @@ def _check_windows(files: tuple[str, ...], values: dict[str, Any]) -> tuple[list
 
 def _check_species(files: tuple[str, ...], values: dict[str, Any]) -> tuple[list[str], bool]:
     """Lines to print, and whether splits leak or cannot be used."""
-    from dnamamba.data.species import open_species
-    from dnamamba.data.species_check import check_species
+    from dnamamba.data.species.check import check_species
+    from dnamamba.data.species.dataset import open_species
 
     if files:
         raise click.UsageError(
@@ -167,7 +162,7 @@ def demo(out: Path) -> None:
     Example:
       dnamamba data demo --out demo-genomes
     """
-    from dnamamba.data_prep.demo import write_demo_genomes
+    from dnamamba.data_prep.demo.simulate import write_demo_genomes
 
     for species, path in write_demo_genomes(out).items():
         click.echo(f"simulated {species}: {path} ({path.stat().st_size:,} bytes)")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from dnamamba.data_prep.ape_download import ApeDownload
     from dnamamba.data_prep.apes import ApeAssembly, Assembly
-    from dnamamba.data_prep.registry import RemoteFile
+    from dnamamba.data_prep.downloads.catalogue import RemoteFile
+    from dnamamba.data_prep.downloads.ncbi import ApeDownload
 
 Progress = Callable[[int, int | None], None]
 Say = Callable[[str], None]
@@ -65,8 +65,8 @@ def fetch(
     machines without a network use --mirror with a copy inside, such as file:///shared/genomes, or
     copy the files into FOLDER by hand: the command then checks them.
     """
-    from dnamamba.data_prep.ape_download import ApeDownload
-    from dnamamba.data_prep.registry import GREAT_APES_NAME, dataset
+    from dnamamba.data_prep.downloads.catalogue import GREAT_APES_NAME, dataset
+    from dnamamba.data_prep.downloads.ncbi import ApeDownload
 
     if list_all:
         _print_list()
@@ -89,8 +89,8 @@ def fetch(
 
 
 def _fetch_one(remote: "RemoteFile", *, out: Path, mirror: str | None, force: bool) -> Path:
-    from dnamamba.data_prep.download import download
-    from dnamamba.data_prep.registry import describe_checks
+    from dnamamba.data_prep.downloads.catalogue import describe_checks
+    from dnamamba.data_prep.downloads.transfer import download
 
     with _show_progress(remote.name) as (progress, say):
         path = download(remote, out, mirror=mirror, force=force, progress=progress, say=say)
@@ -124,7 +124,7 @@ def _print_prepare(fasta: Path, store: Path, aliases: Path | None = None) -> Non
 
 
 def _print_list() -> None:
-    from dnamamba.data_prep.registry import dataset, dataset_names
+    from dnamamba.data_prep.downloads.catalogue import dataset, dataset_names
 
     for name in dataset_names():
         entry = dataset(name)
@@ -141,7 +141,7 @@ def _print_list() -> None:
 
 def _print_apes() -> None:
     from dnamamba.data_prep.apes import GREAT_APES
-    from dnamamba.data_prep.registry import GREAT_APES_NAME as NAME
+    from dnamamba.data_prep.downloads.catalogue import GREAT_APES_NAME as NAME
 
     for assembly, apes in GREAT_APES.items():
         origin = "complete genomes, NCBI" if assembly == "t2t" else "older assemblies, UCSC"

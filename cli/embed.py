@@ -130,8 +130,8 @@ def embed(model: str, source: str, out: Path, **values: Any) -> None:
 
     `dnamamba.read_embeddings(path)` reads the file, docs/formats.md describes it.
     """
-    from dnamamba.data_prep.genome import open_genome
-    from dnamamba.label_setup import read_trained_model
+    from dnamamba.data_prep.genomes.genome import open_genome
+    from dnamamba.models.loading import read_trained_model
     from dnamamba.runtime import open_compute
 
     # Ranks have different work: who is done first waits.

@@ -11,18 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from dnamamba.cli.row_output import (
-    batch_tokens,
-    conclude_rows,
-    refuse_idle_options,
-    refuse_output,
-)
+from dnamamba.cli.row_output import batch_tokens, conclude_rows, refuse_idle_options, refuse_output
 
 if TYPE_CHECKING:
-    from dnamamba.data_prep.genome import Genome
-    from dnamamba.data_prep.region_rows import RegionTable, WindowRule
-    from dnamamba.embedding_file import EmbeddingInfo, EmbeddingWriter
-    from dnamamba.embedding_run import Done
+    from dnamamba.data_prep.genomes.genome import Genome
+    from dnamamba.data_prep.regions.rows import RegionTable, WindowRule
+    from dnamamba.embedding.run import Done
+    from dnamamba.embedding.writer import EmbeddingInfo, EmbeddingWriter
     from dnamamba.models import DnaModel
     from dnamamba.models.pooling import Pooling
     from dnamamba.runtime import Compute, Ranks
@@ -47,7 +42,7 @@ def write_embeddings(
     values: dict[str, Any],
     compute: "Compute",
 ) -> None:
-    from dnamamba.embedding_export import export
+    from dnamamba.embedding.export import export
     from dnamamba.models.pooling import Pooling
 
     pooling = Pooling.parse(values["pooling"])
@@ -100,7 +95,7 @@ def _resolve_layers(reader: "DnaModel", given: Any) -> tuple[int, ...]:
 def _format_of(out: Path, given: Format | None, layers: tuple[int, ...]) -> Format:
     """What --format or the file's name says. Raises InputError for what could not be written in the
     end, when everything is computed."""
-    from dnamamba.embedding_export import require_export
+    from dnamamba.embedding.export import require_export
     from dnamamba.errors import InputError
 
     name = out.name.removesuffix(".gz").lower()
@@ -125,8 +120,8 @@ def _open_writer(
     file: Path, out: Path, info: "EmbeddingInfo", values: dict[str, Any], compute: "Compute"
 ) -> "Iterator[EmbeddingWriter]":
     """Says what of the file is there already and, where the run is stopped, what is kept."""
-    from dnamamba.embedding_file import EmbeddingWriter
-    from dnamamba.embedding_run import division
+    from dnamamba.embedding.run import division
+    from dnamamba.embedding.writer import EmbeddingWriter
 
     def open_writer() -> EmbeddingWriter:
         if file != out:
@@ -166,9 +161,9 @@ def _embed(
     compute: "Compute",
 ) -> int:
     """Make the parts of this process; returns how many there are of all."""
-    from dnamamba.embedding import Embedder
-    from dnamamba.embedding_passes import EmbedOptions
-    from dnamamba.embedding_run import embed_rows
+    from dnamamba.embedding.embedder import Embedder
+    from dnamamba.embedding.forward import EmbedOptions
+    from dnamamba.embedding.run import embed_rows
 
     size = batch_tokens(values["batch_tokens"], compute.device)
     options = EmbedOptions(
@@ -192,8 +187,8 @@ def _embed(
 
 def _rule(reader: "DnaModel", model: str, values: dict[str, Any]) -> "WindowRule":
     """What is read of each row. Variants always have a window, others with --context."""
-    from dnamamba.embedding_run import LAZY_FROM
-    from dnamamba.scoring import trained_seq_len, variant_rule
+    from dnamamba.embedding.run import LAZY_FROM
+    from dnamamba.scoring.variants import trained_seq_len, variant_rule
 
     context = values["context"]
     rule = variant_rule(reader, context, values["edge"], trained_seq_len(model))
@@ -208,7 +203,7 @@ def _open_table(
     model: str,
     values: dict[str, Any],
 ) -> "Iterator[RegionTable]":
-    from dnamamba.data_prep.region_readers import open_regions
+    from dnamamba.data_prep.regions.readers import open_regions
 
     with open_regions(
         given,
@@ -234,7 +229,7 @@ def _open_table(
 @contextmanager
 def _kept(source: str, out: Path, compute: "Compute") -> Iterator[Path | str]:
     """What --regions names: a file that can be read again, or a region's text."""
-    from dnamamba.embedding_run import keep_stream
+    from dnamamba.embedding.run import keep_stream
 
     path = Path(source)
     is_stream = source == "-" or (path.exists() and not path.is_file() and not path.is_dir())
@@ -268,11 +263,10 @@ def _info(
     values: dict[str, Any],
     compute: "Compute",
 ) -> "EmbeddingInfo":
-    from dnamamba.embedding_file import EmbeddingInfo
-    from dnamamba.embedding_run import checksum
-    from dnamamba.label_setup import weights_of
+    from dnamamba.embedding.run import checksum
+    from dnamamba.embedding.writer import EmbeddingInfo
+    from dnamamba.models.loading import name_of_model, weights_of
     from dnamamba.models.pooling import Pooling
-    from dnamamba.run_folder import name_of_model
 
     width = reader.config.d_model
     return EmbeddingInfo(
@@ -302,8 +296,8 @@ def _named(source: dict[str, Any]) -> dict[str, Any]:
 
 def _statuses(path: Path) -> "tuple[Counter[Any], str]":
     """How many rows there are of each, and what is wrong with the first that has no vectors."""
-    from dnamamba.data_prep.region_rows import RowStatus
-    from dnamamba.embedding_reader import read_embeddings
+    from dnamamba.data_prep.regions.rows import RowStatus
+    from dnamamba.embedding.reader import read_embeddings
 
     with read_embeddings(path) as found:
         table = found.table

@@ -18,9 +18,9 @@ from dnamamba.cli.row_output import (
 )
 
 if TYPE_CHECKING:
-    from dnamamba.data_prep.genome import Genome
-    from dnamamba.data_prep.region_rows import RegionTable
-    from dnamamba.data_prep.text_input import RegionFormat
+    from dnamamba.data_prep.genomes.genome import Genome
+    from dnamamba.data_prep.regions.rows import RegionTable
+    from dnamamba.data_prep.regions.text_input import RegionFormat
     from dnamamba.models import DnaModel
     from dnamamba.runtime import Compute
 
@@ -46,8 +46,8 @@ def write_track(
     compute: "Compute",
 ) -> None:
     from dnamamba.errors import InputError
-    from dnamamba.likelihood import LikelihoodOptions
-    from dnamamba.nll_track import TrackOptions, write_nll_track
+    from dnamamba.inference.likelihood import LikelihoodOptions
+    from dnamamba.scoring.nll_track import TrackOptions, write_nll_track
 
     if genome is None:
         raise click.UsageError("a track lies on a genome: name it (--genome)")
@@ -78,9 +78,9 @@ def _open_regions(
     source: str | None, genome: "Genome", input_format: "RegionFormat | None"
 ) -> "Iterator[RegionTable]":
     """What --regions names, or all contigs of the genome."""
-    from dnamamba.data_prep.region_readers import open_regions
-    from dnamamba.data_prep.region_rows import WindowRule
-    from dnamamba.embedding_run import LAZY_FROM
+    from dnamamba.data_prep.regions.readers import open_regions
+    from dnamamba.data_prep.regions.rows import WindowRule
+    from dnamamba.embedding.run import LAZY_FROM
 
     if source is not None:
         regions = input_of(source)

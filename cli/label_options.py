@@ -220,8 +220,8 @@ def _refuse_strangers(values: dict[str, Any], source: str) -> None:
 
 
 def _species(values: dict[str, Any], epoch_size: int) -> Any:
-    from dnamamba.classify_config import demo_species
-    from dnamamba.data.species import warmup_lengths
+    from dnamamba.classification.config import demo_species
+    from dnamamba.data.species.dataset import warmup_lengths
 
     seq_len = values["seq_len"] or 1024
     limit = values["max_n_fraction"]
@@ -243,7 +243,7 @@ def _species(values: dict[str, Any], epoch_size: int) -> Any:
 
 
 def _table(values: dict[str, Any]) -> Any:
-    from dnamamba.data.label_configs import TableConfig
+    from dnamamba.data.labelled.config import TableConfig
 
     named: dict[str, Any] = {
         name: values[name]
@@ -263,7 +263,7 @@ def _table(values: dict[str, Any]) -> Any:
 
 
 def _records(values: dict[str, Any]) -> Any:
-    from dnamamba.data.label_configs import LabelFiles, RecordsConfig
+    from dnamamba.data.labelled.config import LabelFiles, RecordsConfig
 
     entries = tuple(
         LabelFiles(label=label, files=tuple(map(_path, files)))
@@ -273,7 +273,7 @@ def _records(values: dict[str, Any]) -> Any:
 
 
 def _regions(values: dict[str, Any]) -> Any:
-    from dnamamba.data.label_configs import RegionsConfig
+    from dnamamba.data.labelled.config import RegionsConfig
 
     return RegionsConfig(
         regions=_path(values["regions"]),
@@ -287,7 +287,7 @@ def _regions(values: dict[str, Any]) -> Any:
 
 
 def _common(values: dict[str, Any]) -> dict[str, Any]:
-    from dnamamba.data.label_configs import SplitShares
+    from dnamamba.data.labelled.config import SplitShares
 
     shares = {
         name: values[name]

@@ -221,7 +221,7 @@ _RUN_SETTINGS = ("device", "n_workers", "micro_batch", "recompute")
 
 def read_run_options(values: dict[str, Any]) -> Any:
     """The RunOptions that `run_options` describe."""
-    from dnamamba.pretraining import RunOptions
+    from dnamamba.training.config import RunOptions
 
     return RunOptions(**{name: values[name] for name in _RUN_SETTINGS})
 
@@ -262,8 +262,8 @@ def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = Tru
     values: click's parameters. is_demo: hold whole chromosomes out unless something else is asked
     for, since the simulated species share them.
     """
-    from dnamamba.data.dataset import DataConfig
     from dnamamba.data.splits import SplitConfig
+    from dnamamba.data.window_dataset import DataConfig
     from dnamamba.data.windows import WindowConfig
 
     bed = values["bed"]
@@ -304,7 +304,7 @@ def species_config(values: dict[str, Any]) -> Any:
 
     values: click's parameters.
     """
-    from dnamamba.data.species import SpeciesConfig, SpeciesFiles
+    from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
 
     of_tiles = ("rule", "edge", "keep_overlap", "valid_fraction", "test_fraction")
     for name, flag in typed_options().items():

@@ -22,7 +22,7 @@ from dnamamba.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from dnamamba.pretraining import PretrainConfig
+    from dnamamba.pretraining.config import PretrainConfig
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,8 +111,8 @@ def pretrain(ctx: click.Context, **values: Any) -> None:
     Lengths read 131072, 1_000_000, 450k or 1M; 1k = 1,024 and 1M = 2^20. Ctrl-C or SIGTERM saves
     and stops; --resume goes on from there.
     """
-    from dnamamba import pretraining
     from dnamamba.models import preset_names
+    from dnamamba.pretraining import run as pretraining
 
     if values["model"] == "list":
         click.echo("\n".join(preset_names()))
@@ -135,15 +135,15 @@ def pretrain(ctx: click.Context, **values: Any) -> None:
 def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
     """The settings asked for, with the defaults of the device filled in."""
     from dnamamba.models import preset
-    from dnamamba.pretraining import (
+    from dnamamba.pretraining.config import (
         DEMO,
         PretrainConfig,
         default_settings,
-        is_demo,
         peak_learning_rate,
     )
-    from dnamamba.recipe import TrainConfig
+    from dnamamba.pretraining.run import is_demo
     from dnamamba.runtime import choose_device
+    from dnamamba.training.config import TrainConfig
 
     defaults = default_settings(choose_device(values["device"]).type, values["seq_len"])
     chosen = {
@@ -183,7 +183,7 @@ _RECIPE = (
 
 
 def _default_out(genome: tuple[str, ...], model_name: str, seq_len: int) -> Path:
-    from dnamamba.data_prep.genome import label_of
+    from dnamamba.data_prep.genomes.genome import label_of
     from dnamamba.intervals import format_size
 
     data = "+".join(label_of(Path(name)) for name in genome[:3])

@@ -98,10 +98,10 @@ def probe(embeddings: Path, out: Path | None, **values: Any) -> None:
       dnamamba probe peaks.h5 --labels peaks.tsv --group-by chrom --layer all
       dnamamba probe reads.h5 --labels x.csv --task regression --sequences reads.fa
     """
-    from dnamamba.embedding_labels import LabelTable
-    from dnamamba.embedding_probe import probe_embeddings
-    from dnamamba.probe_problem import ProbeConfig
-    from dnamamba.probe_report import write_probe_report
+    from dnamamba.probing.labels import LabelTable
+    from dnamamba.probing.problem import ProbeConfig
+    from dnamamba.probing.report import write_probe_report
+    from dnamamba.probing.run import probe_embeddings
 
     _refuse_idle(values)
     folder = out or embeddings.with_suffix(".probe")
@@ -138,8 +138,8 @@ def _refuse_idle(values: dict[str, Any]) -> None:
 
 
 def _refuse_output(folder: Path, *, force: bool) -> None:
-    from dnamamba.embedding_probe import FILES
     from dnamamba.errors import InputError
+    from dnamamba.probing.run import FILES
 
     if not folder.exists():
         return
@@ -155,9 +155,9 @@ def _refuse_output(folder: Path, *, force: bool) -> None:
 
 def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:
     """The layers to probe, and what the file says of itself."""
-    from dnamamba.embedding_file import read_embeddings
+    from dnamamba.embedding.writer import read_embeddings
     from dnamamba.errors import InputError
-    from dnamamba.probe_problem import Layer
+    from dnamamba.probing.problem import Layer
 
     _parse_layer(wanted)
     info = read_embeddings(path).info
@@ -178,8 +178,8 @@ def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:
 
 def _sequences(genome: Sequence[Path], file: Path | None) -> Any:
     """How the baseline's sequences are read; None where nothing is named."""
-    from dnamamba.data_prep.genome import open_genome
-    from dnamamba.probe_sequences import sequences_in, sequences_of, span_of
+    from dnamamba.data_prep.genomes.genome import open_genome
+    from dnamamba.probing.sequences import sequences_in, sequences_of, span_of
 
     if file is not None:
         return lambda embedded, rows: sequences_in(

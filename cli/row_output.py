@@ -14,8 +14,8 @@ from dnamamba.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from dnamamba.data_prep.genome import Genome
-    from dnamamba.data_prep.region_rows import RegionTable
+    from dnamamba.data_prep.genomes.genome import Genome
+    from dnamamba.data_prep.regions.rows import RegionTable
 
 Named = TypeVar("Named", str, Path)
 
@@ -106,7 +106,7 @@ def conclude_rows(statuses: "Counter[Any]", out: Path, *, what: str, failure: st
 
     what: the name of what is counted, in the plural. failure: what is said then.
     """
-    from dnamamba.data_prep.region_rows import WITHOUT_SEQUENCE
+    from dnamamba.data_prep.regions.rows import WITHOUT_SEQUENCE
 
     total = statuses.total()
     if total == 0:

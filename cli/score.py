@@ -81,14 +81,14 @@ def score(model: str, source: Path, out: Path, **values: Any) -> None:
       dnamamba score runs/human variants.vcf --genome hg38.fa --seq-len 8k --out scores.tsv
       bcftools view -f PASS x.bcf | dnamamba score runs/human - --genome hg38.fa --out -
     """
-    from dnamamba.data_prep.genome import open_genome
-    from dnamamba.data_prep.text_input import open_text
-    from dnamamba.data_prep.variant_reader import read_variants
-    from dnamamba.likelihood import LikelihoodOptions
+    from dnamamba.data_prep.genomes.genome import open_genome
+    from dnamamba.data_prep.regions.text_input import open_text
+    from dnamamba.data_prep.regions.vcf import read_variants
+    from dnamamba.inference.likelihood import LikelihoodOptions
     from dnamamba.models.language_model import DnaModel
     from dnamamba.runtime import choose_device, choose_precision
-    from dnamamba.score_output import format_of_output, write_scores
-    from dnamamba.scoring import ScoreOptions, trained_seq_len, variant_rule
+    from dnamamba.scoring.output import format_of_output, write_scores
+    from dnamamba.scoring.variants import ScoreOptions, trained_seq_len, variant_rule
 
     is_piped = str(out) == "-"
     if not is_piped:
@@ -124,7 +124,7 @@ def score(model: str, source: Path, out: Path, **values: Any) -> None:
 
 def _about(model: str, rule: Any, values: dict[str, Any]) -> dict[str, str]:
     """What a VCF's header says of a scoring: names, without their folders."""
-    from dnamamba.run_folder import name_of_model
+    from dnamamba.models.loading import name_of_model
 
     return {
         "model": name_of_model(model),

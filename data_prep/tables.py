@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dnamamba.data_prep.fasta import compression_of, open_existing, refuse_damage
+from dnamamba.data_prep.genomes.fasta import compression_of, open_existing, refuse_damage
 from dnamamba.data_prep.sequences import Ints, PackedSequences, Packer
 from dnamamba.errors import InputError
 

@@ -3,7 +3,7 @@
 Ids are HyenaDNA's (hyena-dna, src/dataloaders/datasets/hg38_char_tokenizer.py), so its models and
 those of its relatives read our tokens. Bases travel as one byte, a *code*: the token id in the low
 four bits and the soft-mask (a lower-case letter in the FASTA) in the highest; between them is what
-a masked language model is shown of a base it has to predict (data/hiding.py). The soft-mask is
+a masked language model is shown of a base it has to predict (data/masking.py). The soft-mask is
 dropped only where the loss is weighted, so nothing upstream chooses between case and memory.
 
 Encoding reads both cases, U as T, and every IUPAC ambiguity letter as N. Letters outside IUPAC

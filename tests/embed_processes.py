@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 import dnamamba.cli.embed_file
-import dnamamba.embedding
-import dnamamba.embedding_file
-import dnamamba.label_setup
-import dnamamba.scoring  # noqa: F401  (all loaded before there are forks)
-from dnamamba import embedding_run
+import dnamamba.embedding.embedder
+import dnamamba.embedding.writer
+import dnamamba.models.loading
+import dnamamba.scoring.variants  # noqa: F401  (all loaded before there are forks)
 from dnamamba.cli.main import main
+from dnamamba.embedding import run as embedding_run
 from dnamamba.models import DnaModel, ModelConfig
 from genomes import random_sequence, write_fasta
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dnamamba.embedding_file import EmbeddedRow, EmbeddingInfo, EmbeddingWriter
+from dnamamba.embedding.writer import EmbeddedRow, EmbeddingInfo, EmbeddingWriter
 
 LAYERS = (2, 5)
 D = 8

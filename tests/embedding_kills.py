@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from dnamamba.embedding_file import EmbeddingWriter
+from dnamamba.embedding.writer import EmbeddingWriter
 from embedding_files import make_info, make_rows, write_parts
 
 INFO = make_info(d_out=64)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from Bio import bgzf
 
-from dnamamba.data_prep.facts import ContigFacts, facts_of_record, n_runs_of
-from dnamamba.data_prep.fasta import FastaRecord
-from dnamamba.data_prep.genome import Genome
-from dnamamba.data_prep.store import prepare_store
+from dnamamba.data_prep.genomes.fasta import FastaRecord
+from dnamamba.data_prep.genomes.genome import Genome
+from dnamamba.data_prep.genomes.statistics import ContigFacts, facts_of_record, n_runs_of
+from dnamamba.data_prep.genomes.store import prepare_store
 from dnamamba.tokenizer import Codes, decode, encode
 
 Records = Mapping[str, str]

@@ -4,9 +4,9 @@ import csv
 
 import numpy as np
 
-from dnamamba.classify_config import ClassifyConfig, FineTuneConfig
-from dnamamba.data.label_configs import TableConfig
-from dnamamba.pretraining import RunOptions
+from dnamamba.classification.config import ClassifyConfig, FineTuneConfig
+from dnamamba.data.labelled.config import TableConfig
+from dnamamba.training.config import RunOptions
 from genomes import random_sequence
 
 OPTIONS = RunOptions(device="cpu")

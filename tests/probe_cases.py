@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.embedding_labels import LabelTable
-from dnamamba.probe_problem import Layer
+from dnamamba.probing.labels import LabelTable
+from dnamamba.probing.problem import Layer
 from label_files import write_table
 
 PEAKS = ("name", "label")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dnamamba.data.dataset import DataConfig
+from dnamamba.data.window_dataset import DataConfig
 from dnamamba.data.windows import WindowConfig
-from dnamamba.data_prep.store import prepare_store
+from dnamamba.data_prep.genomes.store import prepare_store
 from dnamamba.models import ModelConfig
-from dnamamba.pretraining import PretrainConfig
-from dnamamba.recipe import TrainConfig
-from dnamamba.training import Trainer
+from dnamamba.pretraining.config import PretrainConfig
+from dnamamba.training.config import TrainConfig
+from dnamamba.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

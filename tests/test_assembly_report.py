@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ape_reports import COLUMNS, chromosome, write_report
-from dnamamba.data_prep.assembly_report import read_aliases, rename
-from dnamamba.data_prep.store import GenomeStore, prepare_store
+from dnamamba.data_prep.genomes.aliases import read_aliases, rename
+from dnamamba.data_prep.genomes.store import GenomeStore, prepare_store
 from dnamamba.errors import InputError
 from genomes import write_fasta
 

@@ -17,14 +17,14 @@ from dnamamba.models import (
     DnaModel,
     MlpConfig,
     ModelConfig,
-    attention,
     count_parameters,
     from_huggingface_llama,
     no_weight_decay_names,
     preset,
 )
-from dnamamba.models.attention import Attention, attend, rotary_angles, rotate
 from dnamamba.models.interop.llama import halves_from_interleaved, interleaved_from_halves
+from dnamamba.models.mixers import attention
+from dnamamba.models.mixers.attention import Attention, attend, rotary_angles, rotate
 from dnamamba.models.recompute import RECOMPUTE
 from golden import Golden, assert_close, load_golden
 from golden_models import (

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dnamamba import planning
 from dnamamba.bench import training
 from dnamamba.bench.shapes import TrainingRun
 from dnamamba.bench.training import (
@@ -23,10 +22,11 @@ from dnamamba.errors import InputError
 from dnamamba.kernels import backend
 from dnamamba.kernels.scan import chunked, op
 from dnamamba.models import DnaModel, preset, preset_names
-from dnamamba.objectives import NextToken
-from dnamamba.planning import estimate_memory
+from dnamamba.pretraining.objectives import NextToken
 from dnamamba.runtime import Compute, Ranks, open_compute
-from dnamamba.training_step import TrainingStep
+from dnamamba.training import memory_plan as planning
+from dnamamba.training.memory_plan import estimate_memory
+from dnamamba.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 HERE = Compute(CPU, None, Ranks(0, 0, 1, 1))

@@ -15,8 +15,8 @@ from dnamamba.models import (
     no_weight_decay_names,
     preset,
 )
-from dnamamba.models.bimamba import BiMamba
-from dnamamba.models.mamba import Mamba
+from dnamamba.models.mixers.bimamba import BiMamba
+from dnamamba.models.mixers.mamba import Mamba
 from dnamamba.models.recompute import RECOMPUTE
 
 VARIANTS = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dnamamba.charts import Frame, LogFrame, log_ticks, spread, ticks
+from dnamamba.reports.figures import Frame, LogFrame, log_ticks, spread, ticks
 
 
 def test_a_frame_maps_its_ranges_to_what_its_margins_leave():

@@ -14,11 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dnamamba import checkpoint
-from dnamamba.checkpoint import list_checkpoints, load_checkpoint, load_newest, save_checkpoint
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names
-from dnamamba.optim import build_optimizer
+from dnamamba.training import checkpoint
+from dnamamba.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+)
+from dnamamba.training.optimizer import build_optimizer
 
 NAME = "model.backbone.layers.0.mixer.D"
 

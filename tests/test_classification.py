@@ -10,22 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from dnamamba.classification import (
-    conclusion,
-    resume_classifier,
-    train_classifier,
-)
-from dnamamba.classify_config import ClassifyConfig, FineTuneConfig, read_classify_config
+from dnamamba.classification.config import ClassifyConfig, FineTuneConfig, read_classify_config
+from dnamamba.classification.run import conclusion, resume_classifier, train_classifier
+from dnamamba.classification.validation import evaluation_examples
 from dnamamba.configs import from_dict, to_dict
-from dnamamba.data.label_configs import TableConfig
-from dnamamba.data.species import SpeciesConfig, SpeciesFiles
+from dnamamba.data.labelled.config import TableConfig
+from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
 from dnamamba.errors import InputError
-from dnamamba.label_evaluation import evaluation_examples
-from dnamamba.label_setup import read_language_model
 from dnamamba.models import DnaModel, HyenaConfig, ModelConfig
 from dnamamba.models.classifier import DnaClassifier
-from dnamamba.run_folder import RunFolder
+from dnamamba.models.loading import read_language_model
 from dnamamba.tokenizer import encode, token_ids
+from dnamamba.training.run_folder import RunFolder
 from genomes import own_cache_folder, random_sequence
 from label_runs import OPTIONS, tiny_classify, write_table
 from runs import stop_at
@@ -124,7 +120,7 @@ def test_a_run_that_died_while_it_was_judged_is_judged_again(
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patched:
-        patched.setattr("dnamamba.classification._judge_splits", power_cut)
+        patched.setattr("dnamamba.classification.run._judge_splits", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             train_classifier(tiny_classify(folder), tmp_path / "run", OPTIONS)
     resume_classifier(tmp_path / "run", OPTIONS)

@@ -27,9 +27,9 @@ from dnamamba.models import (
 from dnamamba.models.classifier import POOLS, DnaClassifier, HeadConfig, pool_hidden
 from dnamamba.models.presets import preset_names
 from dnamamba.models.recompute import RECOMPUTE
-from dnamamba.optim import build_optimizer
 from dnamamba.task import Task
 from dnamamba.tokenizer import PAD_ID, reverse_complement
+from dnamamba.training.optimizer import build_optimizer
 
 APES = Task(labels=("bonobo", "gorilla", "human"))
 MARKS = Task(kind="multilabel", labels=("H3K27ac", "H3K4me3"))

@@ -9,15 +9,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dnamamba import classification
+from dnamamba.classification import run as classification
 from dnamamba.cli.main import cli, main
-from dnamamba.data.species import SpeciesFiles
-from dnamamba.metrics import MetricsFile
+from dnamamba.data.species.dataset import SpeciesFiles
 from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
-from dnamamba.run_folder import RunFolder
 from dnamamba.task import Task
-from dnamamba.training import Outcome
+from dnamamba.training.metrics_log import MetricsFile
+from dnamamba.training.run_folder import RunFolder
+from dnamamba.training.trainer import Outcome
 from label_runs import write_table
 from runs import run, start
 

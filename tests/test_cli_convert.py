@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dnamamba.cli.main import main
-from dnamamba.conversion import build_folder
+from dnamamba.convert import build_folder
 from dnamamba.models import (
     AttentionConfig,
     BiMambaConfig,
@@ -27,11 +27,11 @@ from dnamamba.models import (
     ModelConfig,
     to_huggingface_mamba,
 )
-from dnamamba.models.hyena import ImplicitFilter
 from dnamamba.models.interop import fingerprint, theirs
 from dnamamba.models.interop.formats import Format
 from dnamamba.models.interop.registry import find_format
-from dnamamba.models.mixer_configs import MixerConfig
+from dnamamba.models.mixers.configs import MixerConfig
+from dnamamba.models.mixers.hyena import ImplicitFilter
 
 CONFIG = ModelConfig(d_model=8, n_layers=2, mixer=MambaConfig(d_state=4))
 

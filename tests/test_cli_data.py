@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from dnamamba import __version__
 from dnamamba.cli.main import cli, main
-from dnamamba.data_prep.genome import open_genome
+from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.errors import InputError
 from genomes import (
     as_read,
@@ -213,7 +213,7 @@ def checked(tmp_path, monkeypatch):
     pretraining = types.SimpleNamespace(
         DEMO="demo", is_demo=lambda _: False, open_named_genome=open_genome
     )
-    monkeypatch.setitem(sys.modules, "dnamamba.pretraining", pretraining)
+    monkeypatch.setitem(sys.modules, "dnamamba.pretraining.run", pretraining)
     rows = [
         ("chr1", 0, 200, "train"),
         ("chr1", 200, 400, "valid"),

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from dnamamba import read_embeddings
 from dnamamba.cli.main import cli
-from dnamamba.embedding import embed_sequences
-from dnamamba.embedding_file import EmbeddingWriter
-from dnamamba.embedding_layout import to_float32
+from dnamamba.embedding.embedder import embed_sequences
+from dnamamba.embedding.format import to_float32
+from dnamamba.embedding.writer import EmbeddingWriter
 from dnamamba.errors import InputError
 from dnamamba.models import BiMambaConfig, DnaModel, HyenaConfig, ModelConfig
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
@@ -433,7 +433,7 @@ def test_a_library_that_is_missing_is_told_before_anything_is_computed(
     run_folder, genome, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setattr("dnamamba.embedding_run.embed_rows", None)
+    monkeypatch.setattr("dnamamba.embedding.run.embed_rows", None)
     given = (run_folder, "--genome", genome, "--regions", "chr1:1-20")
     with pytest.raises(InputError, match="needs pyarrow"):
         embed(*given, "--out", tmp_path / "x.parquet")
@@ -590,7 +590,7 @@ def test_a_run_begun_with_other_settings(run_folder, genome, tmp_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("dnamamba.embedding_file.join_parts", stop)
+        patched.setattr("dnamamba.embedding.writer.join_parts", stop)
         assert embed(*given)[0] == 1
     assert (tmp_path / ".x.h5.parts" / "part-000000.h5").exists()
     with pytest.raises(InputError, match=r'pooling was "mean", is now "max"\. Give the earlier'):

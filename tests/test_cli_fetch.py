@@ -11,7 +11,8 @@ import rich.console
 from click.testing import CliRunner
 
 from dnamamba.cli.data_fetch import _plain_progress, _show_progress, fetch
-from dnamamba.data_prep import download, registry
+from dnamamba.data_prep.downloads import catalogue as registry
+from dnamamba.data_prep.downloads import transfer as download
 from dnamamba.errors import InputError
 
 FASTA = gzip.compress(b">chr1\nACGT\n" * 1000, mtime=0)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dnamamba import pretraining
 from dnamamba.cli.main import cli
-from dnamamba.metrics import MetricsFile
 from dnamamba.models import DnaModel
-from dnamamba.run_folder import RunFolder
-from dnamamba.training import Outcome
+from dnamamba.pretraining import run as pretraining
+from dnamamba.training.metrics_log import MetricsFile
+from dnamamba.training.run_folder import RunFolder
+from dnamamba.training.trainer import Outcome
 from runs import TINY_OPTIONS, run, start, write_store
 
 

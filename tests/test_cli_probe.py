@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from dnamamba.baselines.linear_models import LinearProbe
 from dnamamba.cli.main import cli
 from dnamamba.errors import InputError
-from dnamamba.probe_models import LinearProbe
 from genomes import (
     own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
@@ -19,7 +19,7 @@ from label_files import write_table
 from report_pages import Page
 
 embedding_file = pytest.importorskip(
-    "dnamamba.embedding_file", reason="files of embeddings are not read yet"
+    "dnamamba.embedding.writer", reason="files of embeddings are not read yet"
 )
 
 N, WIDTH, LENGTH = 60, 6, 80

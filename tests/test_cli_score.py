@@ -11,12 +11,12 @@ from Bio import bgzf
 from click.testing import CliRunner
 
 from dnamamba.cli.main import cli
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.data_prep.region_rows import WindowRule
+from dnamamba.data_prep.genomes.genome import open_genome
+from dnamamba.data_prep.regions.rows import WindowRule
 from dnamamba.errors import InputError
 from dnamamba.models import BiMambaConfig, DnaModel, MambaConfig, ModelConfig
-from dnamamba.score_output import format_of_output, info_fields
-from dnamamba.scoring import ScoreOptions, score_rows
+from dnamamba.scoring.output import format_of_output, info_fields
+from dnamamba.scoring.variants import ScoreOptions, score_rows
 from genomes import (
     own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,

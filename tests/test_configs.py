@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnamamba.configs import from_dict, to_dict
-from dnamamba.data.dataset import DataConfig
 from dnamamba.data.splits import SplitConfig
+from dnamamba.data.window_dataset import DataConfig
 from dnamamba.data.windows import WindowConfig
 from dnamamba.errors import InputError
 

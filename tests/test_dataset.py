@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data.dataset import DataConfig, WindowDataset, build_datasets, build_indexes
 from dnamamba.data.splits import SplitConfig
+from dnamamba.data.window_dataset import DataConfig, WindowDataset, build_datasets, build_indexes
 from dnamamba.data.windows import WindowConfig, WindowIndex
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split

@@ -10,15 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data_prep import demo
-from dnamamba.data_prep.ancestor import AncestorContent
-from dnamamba.data_prep.demo import (
-    SPECIES,
-    DemoConfig,
-    simulate_chromosome,
-    write_demo_genomes,
-)
-from dnamamba.data_prep.evolution import (
+from dnamamba.data_prep.demo import simulate as demo
+from dnamamba.data_prep.demo.ancestor import AncestorContent
+from dnamamba.data_prep.demo.evolution import (
     CPG_ISLAND,
     EXON,
     MASKED,
@@ -30,6 +24,12 @@ from dnamamba.data_prep.evolution import (
     insert_pieces,
     mutate,
     random_bases,
+)
+from dnamamba.data_prep.demo.simulate import (
+    SPECIES,
+    DemoConfig,
+    simulate_chromosome,
+    write_demo_genomes,
 )
 from dnamamba.errors import InputError
 

@@ -21,8 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data_prep.download import CHUNK_BYTES, RENEWING_BYTES, Patience, download
-from dnamamba.data_prep.registry import (
+from dnamamba.data_prep.downloads.catalogue import (
     RemoteFile,
     addresses,
     dataset,
@@ -30,6 +29,7 @@ from dnamamba.data_prep.registry import (
     describe_checks,
     find_problem,
 )
+from dnamamba.data_prep.downloads.transfer import CHUNK_BYTES, RENEWING_BYTES, Patience, download
 from dnamamba.errors import InputError
 
 CONTENT = random.Random(1).randbytes(200_000)
@@ -292,8 +292,8 @@ def test_a_killed_process_is_taken_up_by_the_next(server, tmp_path):
     remote = server.remote(sha256=sha256(CONTENT))
     code = (
         "from pathlib import Path\n"
-        "from dnamamba.data_prep.download import download\n"
-        "from dnamamba.data_prep.registry import RemoteFile\n"
+        "from dnamamba.data_prep.downloads.transfer import download\n"
+        "from dnamamba.data_prep.downloads.catalogue import RemoteFile\n"
         f"download({remote!r}, Path({str(tmp_path)!r}))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code])

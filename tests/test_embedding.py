@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.embedding import Embedder, EmbedInput, EmbedOptions, embed_sequences
-from dnamamba.embedding_passes import Passes, PositionStore
+from dnamamba.embedding.embedder import Embedder, EmbedInput, EmbedOptions, embed_sequences
+from dnamamba.embedding.forward import Passes, PositionStore
 from dnamamba.errors import InputError
 from dnamamba.models import (
     AttentionConfig,

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dnamamba
-from dnamamba.embedding_datasets import pack_chunk
-from dnamamba.embedding_file import EmbeddingInfo, EmbeddingWriter, export, read_embeddings
-from dnamamba.embedding_layout import store_numbers, to_float32
+from dnamamba.embedding.format import store_numbers, to_float32
+from dnamamba.embedding.hdf5 import pack_chunk
+from dnamamba.embedding.writer import EmbeddingInfo, EmbeddingWriter, export, read_embeddings
 from dnamamba.errors import InputError
 from embedding_files import LAYERS, POOLINGS, D, make_info, make_rows, write_file, write_parts
 
@@ -492,7 +492,7 @@ def test_vectors_larger_than_memory_are_copied_in_blocks(tmp_path):
         f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from pathlib import Path\nfrom dataclasses import replace\n"
         "from embedding_files import make_info, make_rows, write_file\n"
-        "from dnamamba.embedding_file import read_embeddings\n"
+        "from dnamamba.embedding.writer import read_embeddings\n"
         "info = make_info(pooling='none', layers=(1,), d_out=256)\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "vectors = np.memmap(folder / 'v', np.float32, 'w+', shape=(120_000, 256))\n"

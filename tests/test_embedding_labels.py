@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnamamba.data_prep.tables import column_names, read_columns
-from dnamamba.embedding_labels import LabelTable, join_labels
 from dnamamba.errors import InputError
-from dnamamba.probe_groups import group_rows, merged
+from dnamamba.probing.folds import group_rows, merged
+from dnamamba.probing.labels import LabelTable, join_labels
 from probe_cases import embeddings, labels, named
 
 NOTHING = np.zeros((4, 2))

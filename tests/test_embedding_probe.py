@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.embedding_probe import NO_BASELINE, ProbeResult, probe_embeddings
+from dnamamba.baselines.linear_models import LinearProbe
+from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
-from dnamamba.probe_folds import cut_folds, given_folds
-from dnamamba.probe_judging import judge_probe
-from dnamamba.probe_models import LinearProbe
-from dnamamba.probe_problem import Layer, ProbeConfig
-from dnamamba.probe_report import write_probe_report
-from dnamamba.probe_sequences import sequences_in, sequences_of, span_of, word_sets
-from dnamamba.resampling import (
+from dnamamba.metrics.bootstrap import (
     Ids,
     resampled,
     weighted_auroc,
@@ -27,6 +21,12 @@ from dnamamba.resampling import (
     weighted_pearson,
     weighted_spearman,
 )
+from dnamamba.probing.evaluation import judge_probe
+from dnamamba.probing.folds import cut_folds, given_folds
+from dnamamba.probing.problem import Layer, ProbeConfig
+from dnamamba.probing.report import write_probe_report
+from dnamamba.probing.run import NO_BASELINE, ProbeResult, probe_embeddings
+from dnamamba.probing.sequences import sequences_in, sequences_of, span_of, word_sets
 from dnamamba.task import Task
 from dnamamba.tokenizer import decode, encode
 from genomes import (
@@ -344,7 +344,7 @@ def test_numbers_of_a_resampling_are_scikit_learns() -> None:
 @pytest.mark.parametrize("task", [CLASSES, NUMBER], ids=["classes", "numbers"])
 def test_what_is_resampled_is_what_is_judged(task: Task) -> None:
     """Each number of all rows, counted once, is the one label_metrics gives."""
-    from dnamamba.probe_judging import _numbers
+    from dnamamba.probing.evaluation import _numbers
 
     scores = class_scores(task, 60, 0.4) if task is CLASSES else number_scores(task, 60, 0.8)
     judged = judge_probe(scores, None, task, None)["model"]

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from dnamamba import embedding_vectors
-from dnamamba.embedding_file import EmbeddingInfo, EmbeddingWriter, export, read_embeddings
+from dnamamba.embedding import lazy_vectors as embedding_vectors
+from dnamamba.embedding.writer import EmbeddingInfo, EmbeddingWriter, export, read_embeddings
 from dnamamba.errors import InputError
 from embedding_files import POOLINGS, D, make_info, make_rows, write_file, write_parts
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from dnamamba import embedding_run
-from dnamamba.data_prep.region_readers import open_regions
-from dnamamba.data_prep.region_rows import WindowRule
-from dnamamba.embedding import Embedder
-from dnamamba.embedding_file import EmbeddingWriter
-from dnamamba.embedding_passes import EmbedOptions
-from dnamamba.embedding_reader import read_embeddings
-from dnamamba.embedding_run import checksum, embed_rows, keep_stream
+from dnamamba.data_prep.regions.readers import open_regions
+from dnamamba.data_prep.regions.rows import WindowRule
+from dnamamba.embedding import run as embedding_run
+from dnamamba.embedding.embedder import Embedder
+from dnamamba.embedding.forward import EmbedOptions
+from dnamamba.embedding.reader import read_embeddings
+from dnamamba.embedding.run import checksum, embed_rows, keep_stream
+from dnamamba.embedding.writer import EmbeddingWriter
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.models.pooling import Pooling

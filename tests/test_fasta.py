@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data_prep import fasta as fasta_module
-from dnamamba.data_prep.fasta import FastaReader, IndexedFasta, compression_of
-from dnamamba.data_prep.store import GenomeStore, prepare_store
+from dnamamba.data_prep.genomes import fasta as fasta_module
+from dnamamba.data_prep.genomes.fasta import FastaReader, IndexedFasta, compression_of
+from dnamamba.data_prep.genomes.store import GenomeStore, prepare_store
 from dnamamba.errors import InputError
 from dnamamba.runtime import cache_folder
 from dnamamba.tokenizer import decode

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnamamba.data_prep import facts as facts_module
-from dnamamba.data_prep.bed import read_split_bed
-from dnamamba.data_prep.facts import scan_fasta
-from dnamamba.data_prep.genome import label_of, open_genome
-from dnamamba.data_prep.summary import summarise_file
+from dnamamba.data_prep.genomes import statistics as facts_module
+from dnamamba.data_prep.genomes.genome import label_of, open_genome
+from dnamamba.data_prep.genomes.statistics import scan_fasta
+from dnamamba.data_prep.genomes.summary import summarise_file
+from dnamamba.data_prep.regions.bed import read_split_bed
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
 from dnamamba.runtime import cache_folder, logger

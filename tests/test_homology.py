@@ -2,7 +2,7 @@
 
 import pytest
 
-from dnamamba.data.homology import HELD_OUT, published_split, split_by_homology, to_human
+from dnamamba.data.species.homology import HELD_OUT, published_split, split_by_homology, to_human
 from dnamamba.intervals import Split
 from golden import load_golden_json
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from dnamamba.errors import InputError
-from dnamamba.label_setup import weights_of
 from dnamamba.models import DnaModel, MambaConfig, ModelConfig
+from dnamamba.models.loading import weights_of
 
 ROOT = Path(__file__).resolve().parents[1]
 IDS = torch.arange(7, 12)[None]

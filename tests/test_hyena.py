@@ -21,9 +21,9 @@ from dnamamba.models import (
     no_weight_decay_names,
     preset,
 )
-from dnamamba.models.hyena import Hyena
 from dnamamba.models.interop.hyena import load_positions
 from dnamamba.models.language_model import extend_filters
+from dnamamba.models.mixers.hyena import Hyena
 from dnamamba.models.streaming import longest_sequence
 from golden import Golden, assert_close, load_golden
 from golden_models import (

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from dnamamba.classification import train_classifier
-from dnamamba.data.label_configs import TableConfig
-from dnamamba.data.species import SpeciesConfig, SpeciesFiles
+from dnamamba.classification.evaluate import judge_classifier
+from dnamamba.classification.run import train_classifier
+from dnamamba.data.labelled.config import TableConfig
+from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
 from dnamamba.errors import InputError
-from dnamamba.judging import judge_classifier
 from dnamamba.models import DnaModel, ModelConfig
-from dnamamba.run_folder import RunFolder
+from dnamamba.training.run_folder import RunFolder
 from genomes import own_cache_folder, random_sequence
 from label_runs import OPTIONS, tiny_classify, write_table
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from dnamamba import kmer_baseline
-from dnamamba.data.examples import Examples
+from dnamamba.baselines import kmer_classifier as kmer_baseline
+from dnamamba.baselines.kmer_classifier import KmerBaseline
+from dnamamba.baselines.kmers import surrounding_bases, word_frequencies
+from dnamamba.data.batches import Examples
 from dnamamba.errors import InputError
-from dnamamba.kmer_baseline import KmerBaseline
-from dnamamba.kmer_features import surrounding_bases, word_frequencies
-from dnamamba.label_metrics import judge
+from dnamamba.metrics.metrics import judge
 from dnamamba.task import IGNORED_LABEL, Task
 from dnamamba.tokenizer import PAD_ID, decode, encode, reverse_complement
 

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dnamamba.data.examples import Examples
+from dnamamba.classification.loss import LabelLoss, class_weights_of
+from dnamamba.data.batches import Examples
 from dnamamba.errors import InputError
-from dnamamba.label_loss import LabelLoss, class_weights_of
 from dnamamba.models import AttentionConfig, ModelConfig, language_model
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.models.recompute import RECOMPUTE

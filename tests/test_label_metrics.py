@@ -8,9 +8,10 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, r2_score
 
-from dnamamba.data.examples import Examples
+from dnamamba.data.batches import Examples
 from dnamamba.errors import InputError
-from dnamamba.label_metrics import (
+from dnamamba.metrics.bootstrap import interval_of, weighted_auprc, weighted_mean, weighted_r2
+from dnamamba.metrics.metrics import (
     Scores,
     compare,
     gather_scores,
@@ -18,7 +19,6 @@ from dnamamba.label_metrics import (
     judge,
     wilson_interval,
 )
-from dnamamba.resampling import interval_of, weighted_auprc, weighted_mean, weighted_r2
 from dnamamba.task import IGNORED_LABEL, Task
 
 APES = Task(labels=("bonobo", "gorilla", "human"))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc
 
+from dnamamba.baselines.kmer_classifier import KmerBaseline
+from dnamamba.classification.report import write_label_report
 from dnamamba.errors import InputError
-from dnamamba.kmer_baseline import KmerBaseline
-from dnamamba.label_charts import confusion_chart, length_name
-from dnamamba.label_curves import MOST_CURVES, curves, evaluation_record
-from dnamamba.label_metrics import Scores
-from dnamamba.label_report import write_label_report
+from dnamamba.metrics.curves import MOST_CURVES, curves, evaluation_record
+from dnamamba.metrics.metrics import Scores
+from dnamamba.reports.figures import confusion_chart, length_name
 from dnamamba.task import Task
 from report_pages import CONFIG, MANIFEST, Page, make_run
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from dnamamba.configs import from_dict, to_dict
-from dnamamba.data.label_configs import LabelFiles, RecordsConfig, RegionsConfig, TableConfig
-from dnamamba.data.label_sources import source_files
-from dnamamba.data.labelled import (
+from dnamamba.data.labelled.config import LabelFiles, RecordsConfig, RegionsConfig, TableConfig
+from dnamamba.data.labelled.dataset import (
     SequenceDataset,
     build_evaluation_dataset,
     build_labelled_datasets,
 )
+from dnamamba.data.labelled.sources import source_files
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnamamba.configs import from_dict, to_dict
-from dnamamba.data.label_configs import SplitShares, TableConfig
-from dnamamba.data.label_splits import cut_shares, overlap_groups
-from dnamamba.data.labelled import SequenceDataset, build_labelled_datasets
+from dnamamba.data.labelled.config import SplitShares, TableConfig
+from dnamamba.data.labelled.dataset import SequenceDataset, build_labelled_datasets
+from dnamamba.data.labelled.splits import cut_shares, overlap_groups
 from dnamamba.data.loader import BatchRanges, build_loader
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dnamamba.errors import InputError
-from dnamamba.likelihood import (
+from dnamamba.inference.likelihood import (
     LikelihoodOptions,
     hidden_base_log_probabilities,
     log_probabilities,
@@ -26,7 +26,7 @@ from dnamamba.models import (
     ModelConfig,
     S4Config,
 )
-from dnamamba.objectives import NextToken
+from dnamamba.pretraining.objectives import NextToken
 from dnamamba.tokenizer import MASK_ID, encode, is_base, reverse_complement, token_ids
 from genomes import random_sequence
 

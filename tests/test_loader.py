@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnamamba import __version__
-from dnamamba.data.dataset import DataConfig, WindowDataset, build_datasets
 from dnamamba.data.loader import BatchRanges, build_loader
+from dnamamba.data.window_dataset import DataConfig, WindowDataset, build_datasets
 from dnamamba.data.windows import WindowConfig
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.data_prep.store import FORMAT, FORMAT_VERSION
+from dnamamba.data_prep.genomes.genome import open_genome
+from dnamamba.data_prep.genomes.store import FORMAT, FORMAT_VERSION
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.tokenizer import VOCABULARY

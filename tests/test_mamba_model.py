@@ -22,11 +22,11 @@ from dnamamba.models import (
     ModelConfig,
     count_parameters,
     from_state_spaces,
-    mamba,
     no_weight_decay_names,
     preset,
     preset_names,
 )
+from dnamamba.models.mixers import mamba
 from dnamamba.models.recompute import RECOMPUTE, run_block
 from dnamamba.tokenizer import encode, token_ids
 from golden import Golden, load_golden

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba import markov
+from dnamamba.baselines import markov
+from dnamamba.baselines.markov import MarkovBaseline
 from dnamamba.errors import InputError
-from dnamamba.markov import MarkovBaseline
 from dnamamba.tokenizer import Codes, decode, encode, reverse_complement
 
 SMALL_PRIOR = 1e-9

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dnamamba.metrics import IntervalMean, MetricsFile, bits_per_base, perplexity
+from dnamamba.training.metrics_log import IntervalMean, MetricsFile, bits_per_base, perplexity
 
 
 def test_uniform_over_four_bases_is_two_bits_and_perplexity_four():

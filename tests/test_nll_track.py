@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from dnamamba.batching import in_chunks
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.data_prep.region_readers import open_regions
-from dnamamba.data_prep.region_rows import RegionRow, RowStatus
+from dnamamba.data_prep.genomes.genome import open_genome
+from dnamamba.data_prep.regions.readers import open_regions
+from dnamamba.data_prep.regions.rows import RegionRow, RowStatus
 from dnamamba.errors import InputError
+from dnamamba.inference.batching import in_chunks
+from dnamamba.inference.likelihood import LikelihoodOptions
 from dnamamba.intervals import Interval
-from dnamamba.likelihood import LikelihoodOptions
 from dnamamba.models import BiMambaConfig, DnaModel, HyenaConfig, MambaConfig, ModelConfig
-from dnamamba.nll_track import TrackOptions, format_of_track, write_nll_track, write_track
+from dnamamba.scoring.nll_track import TrackOptions, format_of_track, write_nll_track, write_track
 from dnamamba.tokenizer import is_base, reverse_complement, token_ids
 from genomes import (
     MemoryGenome,

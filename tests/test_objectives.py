@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dnamamba.data.hiding import HIDDEN_SHARE, hide_bases
+from dnamamba.data.masking import HIDDEN_SHARE, hide_bases
 from dnamamba.errors import InputError
-from dnamamba.objectives import (
+from dnamamba.pretraining.objectives import (
     IGNORED,
     MaskedTokens,
     NextToken,

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnamamba.data.places import Places, starts_within_limit, weigh_contigs
-from dnamamba.data.regions import NO_RUNS, ContigLine, merge
-from dnamamba.data.shuffle import hash_u64
+from dnamamba.data.hashing import hash_u64
+from dnamamba.data.ranges import NO_RUNS, ContigLine, merge
+from dnamamba.data.species.sampler import Places, starts_within_limit, weigh_contigs
 
 STRETCHES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6)
 

@@ -7,9 +7,9 @@ import torch
 
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, preset
-from dnamamba.objectives import NextToken
-from dnamamba.planning import MemoryEstimate, Passes, choose_passes, estimate_memory
+from dnamamba.pretraining.objectives import NextToken
 from dnamamba.runtime import Compute, Ranks
+from dnamamba.training.memory_plan import MemoryEstimate, Passes, choose_passes, estimate_memory
 
 GIB = 1 << 30
 ON_A_GPU = SimpleNamespace(device=torch.device("cuda"))

@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dnamamba.data_prep.region_readers import open_regions
-from dnamamba.data_prep.region_rows import RegionRow, RowStatus, WindowRule
-from dnamamba.errors import InputError
-from dnamamba.models import AttentionConfig, BiMambaConfig, HyenaConfig, MambaConfig, ModelConfig
-from dnamamba.models.classifier import DnaClassifier, HeadConfig
-from dnamamba.prediction import (
+from dnamamba.classification.predict import (
     PredictionCells,
     PredictOptions,
     predict_rows,
@@ -21,6 +16,11 @@ from dnamamba.prediction import (
     window_rule,
     write_predictions,
 )
+from dnamamba.data_prep.regions.readers import open_regions
+from dnamamba.data_prep.regions.rows import RegionRow, RowStatus, WindowRule
+from dnamamba.errors import InputError
+from dnamamba.models import AttentionConfig, BiMambaConfig, HyenaConfig, MambaConfig, ModelConfig
+from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.task import Task
 from dnamamba.tokenizer import encode, reverse_complement
 from genomes import MemoryGenome, random_sequence

@@ -13,9 +13,9 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from dnamamba.baselines.linear_models import STRENGTHS, fit_probe
 from dnamamba.errors import InputError
 from dnamamba.models import BiMambaConfig, DnaClassifier, HeadConfig, ModelConfig
-from dnamamba.probe import STRENGTHS, fit_probe
 from dnamamba.task import IGNORED_LABEL, Task
 
 APES = Task(labels=("bonobo", "gorilla", "human"))
@@ -206,6 +206,6 @@ def test_what_cannot_be_fitted_is_refused():
 
 
 def test_it_needs_no_torch():
-    code = "import dnamamba.probe, sys; sys.exit('torch' in sys.modules)"
+    code = "import dnamamba.baselines.linear_models, sys; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -7,9 +7,9 @@ import re
 import pytest
 from rich.console import Console
 
-from dnamamba import progress
-from dnamamba.evaluation import describe_row
-from dnamamba.progress import TrainingProgress, format_rate
+from dnamamba.pretraining.validation import describe_row
+from dnamamba.training import progress
+from dnamamba.training.progress import TrainingProgress, format_rate
 
 
 def trained(step, **more):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from dnamamba.cli.main import cli
-from dnamamba.data_prep.demo import DemoConfig, write_demo_genomes
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.data_prep.store import prepare_store
-from dnamamba.embedding_reader import read_embeddings
+from dnamamba.data_prep.demo.simulate import DemoConfig, write_demo_genomes
+from dnamamba.data_prep.genomes.genome import open_genome
+from dnamamba.data_prep.genomes.store import prepare_store
+from dnamamba.embedding.reader import read_embeddings
 from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.tokenizer import decode, is_soft_masked
 

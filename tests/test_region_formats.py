@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data_prep.feature_reader import feature_name
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.data_prep.region_readers import open_regions
-from dnamamba.data_prep.region_rows import RowStatus, WindowRule
+from dnamamba.data_prep.genomes.genome import open_genome
+from dnamamba.data_prep.regions.gff import feature_name
+from dnamamba.data_prep.regions.readers import open_regions
+from dnamamba.data_prep.regions.rows import RowStatus, WindowRule
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Strand
 from dnamamba.tokenizer import decode, encode, reverse_complement
@@ -569,7 +569,7 @@ def test_a_cut_off_table_is_refused():
 
 
 def test_records_with_lines_longer_than_a_piece(monkeypatch):
-    monkeypatch.setattr("dnamamba.data_prep.text_input._PIECE", 7)
+    monkeypatch.setattr("dnamamba.data_prep.regions.text_input._PIECE", 7)
     text = "\ufeff>a long header\r\nACGTACGTACGT\r\n\r\nAC GT\r\n>b\r\n>c\nACGTACGTNNNN>"
     a, b, c = read(text)
     assert a.columns == ("a", "long header", "16")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.data_prep.region_readers import open_regions
-from dnamamba.data_prep.region_rows import RowStatus, WindowRule, place_window
+from dnamamba.data_prep.genomes.genome import open_genome
+from dnamamba.data_prep.regions.readers import open_regions
+from dnamamba.data_prep.regions.rows import RowStatus, WindowRule, place_window
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Strand
 from dnamamba.tokenizer import decode, reverse_complement

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data.regions import NO_RUNS, ContigLine, bases_within, count_bases, merge, subtract
-from dnamamba.data_prep.facts import n_runs_of, runs_where
+from dnamamba.data.ranges import NO_RUNS, ContigLine, bases_within, count_bases, merge, subtract
+from dnamamba.data_prep.genomes.statistics import n_runs_of, runs_where
 from dnamamba.tokenizer import encode
 
 spans = st.lists(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dnamamba.errors import InputError
-from dnamamba.report import write_report
+from dnamamba.pretraining.report import write_report
 from report_pages import CONFIG, MANIFEST, SIMULATED, Page, make_run
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dnamamba.errors import InputError
-from dnamamba.run_folder import RunFolder
+from dnamamba.training.run_folder import RunFolder
 
 
 def test_json_files_round_trip_and_leave_nothing_behind(tmp_path):

@@ -20,8 +20,7 @@ from dnamamba.models import (
     no_weight_decay_names,
     preset,
 )
-from dnamamba.models.recompute import RECOMPUTE
-from dnamamba.models.s4 import (
+from dnamamba.models.mixers.s4 import (
     S4,
     discretise,
     evaluate_powers,
@@ -29,6 +28,7 @@ from dnamamba.models.s4 import (
     make_kernel,
     state_after,
 )
+from dnamamba.models.recompute import RECOMPUTE
 from golden import Golden, assert_close, load_golden
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-12}

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dnamamba.schedule import cosine_with_warmup
+from dnamamba.training.optimizer import cosine_with_warmup
 
 
 def rates(max_steps: int, warmup_steps: int) -> list[float]:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.data_prep.region_rows import WindowRule
+from dnamamba.data_prep.genomes.genome import open_genome
+from dnamamba.data_prep.regions.rows import WindowRule
 from dnamamba.errors import InputError
-from dnamamba.likelihood import LikelihoodOptions, hidden_base_log_probabilities
+from dnamamba.inference.likelihood import LikelihoodOptions, hidden_base_log_probabilities
 from dnamamba.models import BiMambaConfig, DnaModel, HyenaConfig, MambaConfig, ModelConfig
-from dnamamba.scoring import (
+from dnamamba.scoring.variants import (
     ScoreOptions,
     VariantScore,
     score_pairs,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data.shuffle import hash_u64, permute
+from dnamamba.data.hashing import hash_u64, permute
 
 seeds = st.integers(-(1 << 63), 1 << 63)
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.loader import BatchRanges, build_loader
-from dnamamba.data.species import (
+from dnamamba.data.species.dataset import (
     SpeciesConfig,
     SpeciesDataset,
     SpeciesFiles,
@@ -22,7 +22,7 @@ from dnamamba.data.species import (
     species_task,
     warmup_lengths,
 )
-from dnamamba.data_prep.genome import open_genome
+from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split, Strand
 from dnamamba.task import Task

@@ -5,8 +5,8 @@ from click.testing import CliRunner
 
 from dnamamba.cli.main import cli
 from dnamamba.cli.options import parse_labelled
-from dnamamba.data.species import SpeciesConfig, SpeciesFiles
-from dnamamba.data.species_check import SpeciesRow, check_species, leak_doubt
+from dnamamba.data.species.check import SpeciesRow, check_species, leak_doubt
+from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
 from dnamamba.data_prep.apes import human_name
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split

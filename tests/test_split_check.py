@@ -5,10 +5,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dnamamba.data.check import check_splits, lay_out, shared_bases
-from dnamamba.data.dataset import DataConfig, build_indexes
-from dnamamba.data.regions import merge
+from dnamamba.data.ranges import merge
+from dnamamba.data.split_check import check_splits, lay_out, shared_bases
 from dnamamba.data.splits import SplitConfig
+from dnamamba.data.window_dataset import DataConfig, build_indexes
 from dnamamba.data.windows import WindowConfig
 from dnamamba.intervals import Split
 from genomes import MemoryGenome, random_sequence, write_bed

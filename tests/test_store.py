@@ -16,8 +16,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dnamamba import __version__
-from dnamamba.data_prep.facts import n_runs_of
-from dnamamba.data_prep.store import FORMAT, GenomeStore, is_store, prepare_store, quote_name
+from dnamamba.data_prep.genomes.statistics import n_runs_of
+from dnamamba.data_prep.genomes.store import (
+    FORMAT,
+    GenomeStore,
+    is_store,
+    prepare_store,
+    quote_name,
+)
 from dnamamba.errors import InputError
 from dnamamba.tokenizer import SOFT_MASK_BIT, VOCABULARY, decode, encode
 from genomes import (

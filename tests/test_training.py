@@ -9,25 +9,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dnamamba import evaluation
-from dnamamba.checkpoint import list_checkpoints
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.splits import SplitConfig
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names, preset
-from dnamamba.objectives import NextToken
-from dnamamba.optim import parameter_groups
-from dnamamba.pretraining import (
-    PretrainConfig,
-    RunOptions,
-    conclusion,
-    pretrain,
-    read_config,
-    resume,
-)
-from dnamamba.recipe import TrainConfig
-from dnamamba.run_folder import RunFolder
-from dnamamba.training import TrainingError
+from dnamamba.pretraining import validation as evaluation
+from dnamamba.pretraining.config import PretrainConfig
+from dnamamba.pretraining.objectives import NextToken
+from dnamamba.pretraining.run import conclusion, pretrain, read_config, resume
+from dnamamba.training.checkpoint import list_checkpoints
+from dnamamba.training.config import RunOptions, TrainConfig
+from dnamamba.training.optimizer import parameter_groups
+from dnamamba.training.run_folder import RunFolder
+from dnamamba.training.trainer import TrainingError
 from runs import stop_at, tiny_config, write_store
 
 OPTIONS = RunOptions(device="cpu", micro_batch=2)

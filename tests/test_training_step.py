@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from dnamamba.models import DnaModel, no_weight_decay_names, preset
-from dnamamba.objectives import NextToken
-from dnamamba.optim import build_optimizer
-from dnamamba.recorded_pass import PASSES_BEFORE, RecordingPass
+from dnamamba.pretraining.objectives import NextToken
 from dnamamba.runtime import Compute, Ranks
 from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID
-from dnamamba.training_step import TrainingStep
+from dnamamba.training.cuda_graph import PASSES_BEFORE, RecordingPass
+from dnamamba.training.optimizer import build_optimizer
+from dnamamba.training.step import TrainingStep
 
 CUDA = torch.device("cuda", 0)
 
@@ -92,7 +92,7 @@ def test_a_recorded_pass_gives_the_same_numbers(lengths, recompute):
 
 @pytest.mark.gpu
 def test_passes_of_much_memory_are_not_recorded(monkeypatch):
-    monkeypatch.setattr("dnamamba.recorded_pass.LARGEST_SHARE", 0.0)
+    monkeypatch.setattr("dnamamba.training.cuda_graph.LARGEST_SHARE", 0.0)
     step = build_step(CUDA)
     run_updates(step, [64] * 3)
     assert step._recording._recorded is None
@@ -109,7 +109,7 @@ def test_only_a_shape_that_comes_again_is_recorded(times, monkeypatch):
         def __call__(self, codes, weight):
             return torch.tensor(-1.0)
 
-    monkeypatch.setattr("dnamamba.recorded_pass._Recorded", Recorded)
+    monkeypatch.setattr("dnamamba.training.cuda_graph._Recorded", Recorded)
     monkeypatch.setattr(RecordingPass, "_is_small", lambda _: True)
     passes = partial(RecordingPass(torch.device("cpu")), lambda codes, weight: weight)
     weight = torch.tensor(1.0)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data_prep.genome import open_genome
-from dnamamba.data_prep.region_rows import WindowRule
-from dnamamba.data_prep.text_input import open_text
-from dnamamba.data_prep.variant_reader import read_variants
+from dnamamba.data_prep.genomes.genome import open_genome
+from dnamamba.data_prep.regions.rows import WindowRule
+from dnamamba.data_prep.regions.text_input import open_text
+from dnamamba.data_prep.regions.vcf import read_variants
 from dnamamba.errors import InputError
 from dnamamba.tokenizer import decode, encode, reverse_complement
 from genomes import (

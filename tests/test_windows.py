@@ -13,9 +13,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from dnamamba.data import windows as windows_module
-from dnamamba.data.dataset import DataConfig, WindowDataset, build_indexes
-from dnamamba.data.regions import merge
+from dnamamba.data.ranges import merge
 from dnamamba.data.splits import SplitConfig
+from dnamamba.data.window_dataset import DataConfig, WindowDataset, build_indexes
 from dnamamba.data.windows import (
     CADUCEUS_SEGMENT,
     WindowConfig,
@@ -23,8 +23,8 @@ from dnamamba.data.windows import (
     largest_phases,
     propose,
 )
-from dnamamba.data_prep.bed import read_split_bed
-from dnamamba.data_prep.genome import open_genome
+from dnamamba.data_prep.genomes.genome import open_genome
+from dnamamba.data_prep.regions.bed import read_split_bed
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
 from dnamamba.tokenizer import decode
@@ -485,7 +485,7 @@ def indexes_of(lengths, splits, rows, config):
         bed[split].append(Interval(chrom, start, start + length))
     with (
         mock.patch("dnamamba.data.splits.read_split_bed", return_value=bed),
-        mock.patch("dnamamba.data.dataset._require_windows"),
+        mock.patch("dnamamba.data.window_dataset._require_windows"),
     ):
         return build_indexes(genome, data)
 

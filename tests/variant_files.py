@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dnamamba.data_prep.genome import Genome
-from dnamamba.data_prep.region_rows import RegionRow, WindowRule
-from dnamamba.data_prep.text_input import open_text
-from dnamamba.data_prep.variant_reader import VariantFile, read_variants
+from dnamamba.data_prep.genomes.genome import Genome
+from dnamamba.data_prep.regions.rows import RegionRow, WindowRule
+from dnamamba.data_prep.regions.text_input import open_text
+from dnamamba.data_prep.regions.vcf import VariantFile, read_variants
 from dnamamba.tokenizer import decode, encode, reverse_complement
 
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from dnamamba.bench.operators import OPERATORS, SCAN, Where
 from dnamamba.bench.scan import ScanRow
-from dnamamba.charts import LogFrame, Point, log_ticks, spread
 from dnamamba.errors import InputError
 from dnamamba.intervals import format_size
-from dnamamba.report_style import CHARTS, LIGHT, with_fixed_colours
+from dnamamba.reports.figures import LogFrame, Point, log_ticks, spread
+from dnamamba.reports.page import CHARTS, LIGHT, with_fixed_colours
 
 _COLOURS = {SCAN: "blue", "attention": "orange", "fft_convolution": "green"}
 _Y_TITLE = "forward and backward, milliseconds"

@@ -20,18 +20,18 @@ from torch import Tensor
 from dnamamba.bench.checks import check_scan
 from dnamamba.bench.operators import Where, resolve_scan_backend
 from dnamamba.bench.shapes import TrainingRun
-from dnamamba.data.hiding import hide_bases
+from dnamamba.data.masking import hide_bases
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, no_weight_decay_names, preset
 from dnamamba.models.recompute import Recompute
-from dnamamba.objectives import OBJECTIVES, choose_objective
-from dnamamba.optim import build_optimizer
-from dnamamba.planning import MemoryNeededError, Passes, choose_passes, estimate_memory
-from dnamamba.recipe import TrainConfig
-from dnamamba.recorded_pass import PASSES_BEFORE
+from dnamamba.pretraining.objectives import OBJECTIVES, choose_objective
 from dnamamba.runtime import Compute
 from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID
-from dnamamba.training_step import TrainingStep, is_finite
+from dnamamba.training.config import TrainConfig
+from dnamamba.training.cuda_graph import PASSES_BEFORE
+from dnamamba.training.memory_plan import MemoryNeededError, Passes, choose_passes, estimate_memory
+from dnamamba.training.optimizer import build_optimizer
+from dnamamba.training.step import TrainingStep, is_finite
 
 WARM_UP_STEPS = PASSES_BEFORE + 1
 """Steps not counted: of the last of them a pass is recorded, where there is a GPU."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dnamamba.data.shuffle import hash_u64
+from dnamamba.data.hashing import hash_u64
 from dnamamba.errors import InputError
 from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID, TOKEN_MASK, Codes, is_base
 

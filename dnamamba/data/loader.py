@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from dnamamba.data.examples import Batch
+from dnamamba.data.batches import Batch
 from dnamamba.errors import InputError
 
 

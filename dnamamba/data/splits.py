@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dnamamba.data.regions import NO_RUNS, ContigLine, merge, subtract
+from dnamamba.data.ranges import NO_RUNS, ContigLine, merge, subtract
 from dnamamba.data.windows import index_intervals
-from dnamamba.data_prep.bed import read_split_bed
+from dnamamba.data_prep.regions.bed import read_split_bed
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
 

@@ -13,8 +13,8 @@ from typing import Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.data.regions import ContigLine, Runs, bases_within, subtract
-from dnamamba.data.shuffle import hash_u64, permute
+from dnamamba.data.hashing import hash_u64, permute
+from dnamamba.data.ranges import ContigLine, Runs, bases_within, subtract
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval
 

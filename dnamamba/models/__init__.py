@@ -1,6 +1,5 @@
 """The backbone, its mixers and heads."""
 
-from dnamamba.models.attention import AttentionState
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.models.config import MlpConfig, ModelConfig
 from dnamamba.models.interop import (
@@ -15,9 +14,8 @@ from dnamamba.models.interop import (
     to_hyenadna,
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
-from dnamamba.models.mamba import MambaState
-from dnamamba.models.mamba2 import Mamba2State
-from dnamamba.models.mixer_configs import (
+from dnamamba.models.mixers.attention import AttentionState
+from dnamamba.models.mixers.configs import (
     AttentionConfig,
     BiMambaConfig,
     HyenaConfig,
@@ -25,6 +23,8 @@ from dnamamba.models.mixer_configs import (
     MambaConfig,
     S4Config,
 )
+from dnamamba.models.mixers.mamba import MambaState
+from dnamamba.models.mixers.mamba2 import Mamba2State
 from dnamamba.models.presets import count_parameters, preset, preset_names
 
 __all__ = [

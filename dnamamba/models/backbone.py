@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import Mlp, Norm, TokenEmbedding
-from dnamamba.models.mixers import KINDS, MixerState
+from dnamamba.models.mixers.protocol import KINDS, MixerState
 from dnamamba.models.recompute import Recompute, run_block
 
 EMBEDDING_STD = 0.02

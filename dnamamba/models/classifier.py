@@ -17,7 +17,7 @@ from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.layers import initialise_projection
-from dnamamba.models.mixer_configs import check_choice, check_positive
+from dnamamba.models.mixers.configs import check_choice, check_positive
 from dnamamba.models.model_folder import SavedModel
 from dnamamba.models.recompute import Recompute
 from dnamamba.task import Task
@@ -219,7 +219,7 @@ class DnaClassifier(SavedModel):
 
     @torch.no_grad()
     def set_head(self, weight: NDArray[Any], bias: NDArray[Any]) -> None:
-        """Take a head that was fitted elsewhere, as by probe.py: weight (C, D), bias (C,)."""
+        """Take a head that was fitted elsewhere, as by baselines/linear_models.py: weight (C, D), bias (C,)."""
         self.feature_means.zero_()
         self.feature_scales.fill_(1)
         for own, given in ((self.head.weight, weight), (self.head.bias, bias)):

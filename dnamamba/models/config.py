@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dnamamba.errors import InputError
-from dnamamba.models.mixer_configs import (
+from dnamamba.models.mixers.configs import (
     AttentionConfig,
     Mamba2Config,
     MambaConfig,

@@ -15,8 +15,8 @@ from dnamamba.models import strands, streaming
 from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import GatedNorm, Norm
-from dnamamba.models.mixer_configs import HyenaConfig
-from dnamamba.models.mixers import MixerState
+from dnamamba.models.mixers.configs import HyenaConfig
+from dnamamba.models.mixers.protocol import MixerState
 from dnamamba.models.model_folder import SavedModel, check_weights
 from dnamamba.models.recompute import Recompute
 from dnamamba.models.streaming import StreamedChunk, resolve_layers

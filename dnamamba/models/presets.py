@@ -5,14 +5,14 @@ from dataclasses import replace
 
 from dnamamba.errors import InputError
 from dnamamba.models.config import MlpConfig, ModelConfig
-from dnamamba.models.mixer_configs import (
+from dnamamba.models.mixers.configs import (
     AttentionConfig,
     BiMambaConfig,
     HyenaConfig,
     Mamba2Config,
     S4Config,
 )
-from dnamamba.models.mixers import KINDS
+from dnamamba.models.mixers.protocol import KINDS
 
 # (d_model, blocks): figure 5 of the Mamba paper, where each of its blocks counts as two of Mamba's,
 # named after Mamba's parameters; and a small one that trains within minutes on a CPU.

@@ -11,14 +11,14 @@ from torch import Tensor
 from dnamamba.errors import InputError
 from dnamamba.models.backbone import LayerStates
 from dnamamba.models.config import ModelConfig
-from dnamamba.models.mixer_configs import (
+from dnamamba.models.mixers.configs import (
     AttentionConfig,
     HyenaConfig,
     Mamba2Config,
     MambaConfig,
     S4Config,
 )
-from dnamamba.models.mixers import MixerState
+from dnamamba.models.mixers.protocol import MixerState
 
 if TYPE_CHECKING:
     from dnamamba.models.language_model import DnaModel

@@ -12,12 +12,7 @@ Capital A, B, C, D are tensors; d_state is unrolled, N in shapes.
 from dataclasses import dataclass
 
 from dnamamba.kernels.codegen.emitter import INT, POINTER, Emitter, Value, Variable
-from dnamamba.kernels.codegen.functions import (
-    exp2_of_product,
-    sigmoid,
-    softplus,
-    total,
-)
+from dnamamba.kernels.codegen.functions import exp2_of_product, sigmoid, softplus, total
 from dnamamba.kernels.codegen.launch import N_TASKS, NEXT_TASK
 from dnamamba.kernels.codegen.tensors import Rows, Scratch, per_step, prefetch
 

@@ -21,7 +21,7 @@ from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.reading import build_model, read_eps, read_flag, read_mapping
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
-from dnamamba.models.mixer_configs import BiMambaConfig, MambaConfig, MixerConfig
+from dnamamba.models.mixers.configs import BiMambaConfig, MambaConfig, MixerConfig
 from dnamamba.models.strands import complement_ids
 
 _EMBEDDING = "backbone.embedding.weight"

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dnamamba.errors import InputError
 from dnamamba.models.config import MlpConfig, ModelConfig
-from dnamamba.models.hyena import ImplicitFilter
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.reading import (
     build_model,
@@ -23,7 +22,8 @@ from dnamamba.models.interop.reading import (
     read_number,
 )
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
-from dnamamba.models.mixer_configs import HyenaConfig
+from dnamamba.models.mixers.configs import HyenaConfig
+from dnamamba.models.mixers.hyena import ImplicitFilter
 
 _EMBEDDING = "backbone.embeddings.word_embeddings.weight"
 _PREFIXES = ("", "model.", "hyena.")

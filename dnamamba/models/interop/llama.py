@@ -18,7 +18,7 @@ from dnamamba.models.interop.reading import (
     read_number,
 )
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
-from dnamamba.models.mixer_configs import AttentionConfig
+from dnamamba.models.mixers.configs import AttentionConfig
 
 _EMBEDDING = "model.embed_tokens.weight"
 _LAYER = "model.layers.0"

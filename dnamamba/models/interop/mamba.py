@@ -27,7 +27,7 @@ from dnamamba.models.interop.mamba_lm import (
 )
 from dnamamba.models.interop.reading import EMBEDDING, build_model, read_mapping
 from dnamamba.models.language_model import DnaModel
-from dnamamba.models.mixer_configs import MambaConfig
+from dnamamba.models.mixers.configs import MambaConfig
 
 # Of mamba_ssm's ssm_cfg; the last three decide initial values or speed.
 _SSM_KEYS = {

@@ -36,7 +36,7 @@ from dnamamba.models.interop.reading import (
     read_number,
 )
 from dnamamba.models.language_model import DnaModel
-from dnamamba.models.mixer_configs import Mamba2Config
+from dnamamba.models.mixers.configs import Mamba2Config
 
 # Of mamba_ssm's ssm_cfg; those of the last two lines decide initial values or speed.
 _SSM_KEYS = {

@@ -1,0 +1,1 @@
+"""Public genomes: catalogue and transfers."""

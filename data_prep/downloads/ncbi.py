@@ -1,0 +1,144 @@
+"""The files of the great apes' assemblies: found on the server, checked by its own list of md5s.
+
+NCBI has renamed folders under the same accession, so the name is looked up in the accession's
+folder; where that cannot be listed, the names known so far are tried in turn.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnamamba.data_prep.apes import ApeAssembly
+from dnamamba.data_prep.downloads.catalogue import RemoteFile, dataset, ucsc_file
+from dnamamba.data_prep.downloads.transfer import Say, download
+from dnamamba.errors import InputError
+
+Fetch = Callable[[RemoteFile], Path]
+
+_NCBI = "https://ftp.ncbi.nlm.nih.gov/genomes/all"
+_MD5_LINE = re.compile(r"([0-9a-f]{32})\s+\*?(?:\./)?(\S+)")
+
+
+@dataclass(frozen=True)
+class ApeFiles:
+    """What was downloaded of one ape; `aliases` is the table of names that its FASTA needs."""
+
+    ape: ApeAssembly
+    fasta: Path
+    aliases: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApeDownload:
+    """How the files of an ape are fetched.
+
+    folder: where they go.
+    fetch: downloads a file into `folder`, from `mirror` where there is one, and returns its path.
+    say: gets a sentence for whatever a user would wonder about.
+    mirror: address of a folder of copies, as `download` takes it.
+    force: look again for what is there.
+    """
+
+    folder: Path
+    fetch: Fetch
+    say: Say
+    mirror: str | None = None
+    force: bool = False
+
+    def run(self, ape: ApeAssembly) -> ApeFiles:
+        """Fetch the FASTA and what belongs to it; InputError where an address does not give it."""
+        return self._from_ucsc(ape) if ape.database else self._from_ncbi(ape)
+
+    def _from_ucsc(self, ape: ApeAssembly) -> ApeFiles:
+        if ape.species == "human":
+            return ApeFiles(ape, self.fetch(dataset(ape.database).files[0]))
+        place, name = f"{ape.database}/bigZips", f"{ape.database}.md5sum.txt"
+        # Copies of several folders lie in one: there the list goes by our name.
+        published = "md5sum.txt" if self.mirror is None else name
+        sums = self._read_list(ucsc_file(f"{place}/{published}", name=name))
+        fasta = f"{ape.database}.fa.gz"
+        return ApeFiles(ape, self.fetch(ucsc_file(f"{place}/{fasta}", md5=sums.get(fasta))))
+
+    def _from_ncbi(self, ape: ApeAssembly) -> ApeFiles:
+        stem = f"{ape.species}-t2t"
+        sums, name = self._find_release(ape, f"{stem}.md5checksums.txt")
+        report, fasta = (
+            self.fetch(
+                RemoteFile(
+                    f"{stem}.{ours}",
+                    f"{accession_folder(ape)}/{name}/{name}_{theirs}",
+                    md5=sums.get(f"{name}_{theirs}"),
+                )
+            )
+            for ours, theirs in (
+                ("assembly_report.txt", "assembly_report.txt"),
+                ("fa.gz", "genomic.fna.gz"),
+            )
+        )
+        return ApeFiles(ape, fasta, report)
+
+    def _find_release(self, ape: ApeAssembly, list_name: str) -> tuple[dict[str, str], str]:
+        """NCBI's checksums by file name, and what its folder and files are called."""
+        folders, published = known_folders(ape), "md5checksums.txt"
+        if self.mirror is not None:
+            published = list_name
+        elif self.force or not (self.folder / list_name).exists():
+            folders = find_folders(ape, self.say)
+        url, *others = (f"{folder}/{published}" for folder in folders)
+        sums = self._read_list(RemoteFile(list_name, url, tuple(others)))
+        # Coding sequences lie there too, as _cds_from_genomic.fna.gz.
+        genome = re.compile(rf"({re.escape(ape.accession)}_.*)(?<!_from)_genomic\.fna\.gz")
+        names = [match[1] for match in map(genome.fullmatch, sums) if match]
+        if sums and not names:
+            raise InputError(
+                f"{self.folder / list_name} has no genome of {ape.accession}: delete it and run "
+                "this again"
+            )
+        return sums, names[0] if names else folders[0].rpartition("/")[2]
+
+    def _read_list(self, remote: RemoteFile) -> dict[str, str]:
+        """Checksums by file name; none where a mirror has no list."""
+        try:
+            path = self.fetch(remote)
+        except InputError as error:
+            if self.mirror is None:
+                raise
+            self.say(f"going on without published checksums: {error}")
+            return {}
+        text = path.read_text(encoding="utf-8", errors="replace")
+        sums = {match[2]: match[1] for match in _MD5_LINE.finditer(text)}
+        if not sums:
+            raise InputError(
+                f"{path} is no list of md5 checksums, it begins {text[:40]!r}: delete it and run "
+                "this again"
+            )
+        return sums
+
+
+def accession_folder(ape: ApeAssembly) -> str:
+    """NCBI's folder of an accession, where one folder for each spelling of the name lies."""
+    kind, digits = ape.accession.split(".")[0].split("_")
+    return "/".join([_NCBI, kind, *re.findall("...", digits)])
+
+
+def known_folders(ape: ApeAssembly) -> list[str]:
+    """Addresses of an assembly's folder under the names it has had, the newest first."""
+    names = (ape.name, *ape.older_names)
+    return [f"{accession_folder(ape)}/{ape.accession}_{name}" for name in names]
+
+
+def find_folders(ape: ApeAssembly, say: Say) -> list[str]:
+    """Addresses of the assembly's folders that the server lists, else of those known."""
+    base = accession_folder(ape)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            page = download(RemoteFile("listing.html", f"{base}/"), Path(folder), say=say)
+            text = page.read_text(encoding="utf-8", errors="replace")
+    except InputError:
+        say(f"{base}/ cannot be listed; trying the names of the folder that are known")
+        return known_folders(ape)
+    link = re.compile(rf"""href=["'](?:[^"']*/)?({re.escape(ape.accession)}_[^"'/]+)/?["']""")
+    found = sorted({*link.findall(text)}, reverse=True)
+    return [f"{base}/{name}" for name in found] or known_folders(ape)

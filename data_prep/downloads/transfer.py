@@ -1,0 +1,397 @@
+"""Download one public file: resumed, checked, and in place only once it is whole and right.
+
+    path = download(dataset("hg38-chr21").files[0], Path("genomes"))
+
+Bytes go to `<name>.part`; `<name>.part.json` beside it remembers which version of the file they
+belong to (address, ETag or Last-Modified), so that a file changed on the server in between is begun
+again rather than spliced together. A file whose checksum is wrong ends up as `<name>.bad`.
+"""
+
+import contextlib
+import http.client
+import json
+import logging
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import dnamamba
+from dnamamba.data_prep.downloads.catalogue import (
+    RemoteFile,
+    addresses,
+    describe_checks,
+    find_problem,
+    has_checksum,
+)
+from dnamamba.errors import InputError
+from dnamamba.runtime import sync_to_disk
+
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 1 << 18
+# So much new data shows that a connection works, though it drops: the tries are counted afresh.
+RENEWING_BYTES = 1 << 20
+
+Progress = Callable[[int, int | None], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a download waits for a server.
+
+    timeout_s: seconds without an answer or a byte after which a connection is given up.
+    waits_s: pauses before the second, third ... try; their number is that of the further tries.
+    """
+
+    timeout_s: float = 30.0
+    waits_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0 or any(wait < 0 for wait in self.waits_s):
+            raise InputError(f"a timeout is above 0 s and a wait not below 0 s, got {self}")
+
+
+_PATIENCE = Patience()
+
+
+def download(
+    remote: RemoteFile,
+    folder: Path,
+    *,
+    mirror: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    say: Say = logger.info,
+    patience: Patience = _PATIENCE,
+) -> Path:
+    """Bring `remote` into `folder` (made if missing) and return its path there.
+
+    mirror: http, https or file address of a folder in which to look instead; None takes the file's
+        own addresses in turn.
+    force: download although the file is there; it is replaced only by a new one that is right.
+    progress: called with (bytes there, bytes in all or None), smaller again after a fresh start.
+    say: gets a sentence for whatever a user would wonder about (kept, resumed, tried again).
+
+    A file that is there and right is kept. Raises InputError, with what to do, when the file there
+    or the one that came is not the published one, when there is no room for it, or when no address
+    gives it; what has come by then stays and the next call goes on from it.
+    """
+    urls = addresses(remote, mirror)
+    target = folder / remote.name
+    if target.exists() and not force:
+        _check_existing(remote, target)
+        say(f"{target} is there already ({describe_checks(remote)})")
+        return target
+    _make_folder(folder)
+    part = _part_of(target)
+    _check_room(remote.size, part)
+    try:
+        url = _fetch(remote, part, urls, progress, say, patience)
+    except KeyboardInterrupt:
+        say(f"stopped; {_size(part):,} bytes are kept in {part}: run it again to go on")
+        raise
+    _check_downloaded(remote, target, url)
+    os.replace(part, target)
+    _sync_folder(folder)
+    _state_of(part).unlink(missing_ok=True)
+    return target
+
+
+def _check_existing(remote: RemoteFile, target: Path) -> None:
+    if not target.is_file():
+        raise InputError(f"{target} is in the way: {remote.name} has to be a file there")
+    problem = find_problem(remote, target)
+    if problem is not None:
+        raise InputError(
+            f"{target} is there but is not the published {remote.name}: {problem}; "
+            "move it away and run it again, or use --force to replace it"
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder {folder} cannot be made ({error.strerror}); name another with --out"
+        ) from error
+
+
+def _check_room(total: int | None, part: Path) -> None:
+    needed, free = (total or 0) - _size(part), shutil.disk_usage(part.parent).free
+    if needed > free:
+        raise InputError(
+            f"{part.parent} has {free:,} bytes free, but {needed:,} are still needed for "
+            f"{part.stem}; make room or name another folder with --out"
+        )
+
+
+def _check_downloaded(remote: RemoteFile, target: Path, url: str) -> None:
+    """Let a wrong file out of the way, so that the next run starts from nothing."""
+    part = _part_of(target)
+    problem = find_problem(remote, part)
+    if problem is None:
+        return
+    bad = target.with_name(f"{target.name}.bad")
+    os.replace(part, bad)
+    _state_of(part).unlink(missing_ok=True)
+    raise InputError(
+        f"what came from {url} is not the published {remote.name}: {problem}; it was moved to "
+        f"{bad}: run it again, from another place with --mirror URL if it stays wrong"
+    )
+
+
+def _fetch(
+    remote: RemoteFile,
+    part: Path,
+    urls: list[str],
+    progress: Progress | None,
+    say: Say,
+    patience: Patience,
+) -> str:
+    """Fill the partial file from the first address that has it; returns that address."""
+    failures: list[str] = []
+    for url in urls:
+        if failures:
+            say(f"{failures[-1]}; trying {url}")
+        try:
+            _Transfer(remote, part, url, progress, say, patience).run()
+        except _Stopped as stopped:
+            failures.append(f"{url} {stopped}")
+        else:
+            return url
+    size = _size(part)
+    kept = f"; {size:,} bytes are kept in {part} for the next run to go on from" if size else ""
+    raise InputError(
+        f"{remote.name} could not be downloaded: {', and '.join(failures)}{kept}; run it again "
+        "later, name another place with --mirror URL, or copy the file by hand to "
+        f"{part.with_suffix('')} and run it again to have it checked"
+    )
+
+
+class _Stopped(Exception):
+    """A transfer that came to no end; `passing` where another try may help."""
+
+    def __init__(self, reason: str, *, passing: bool) -> None:
+        super().__init__(reason)
+        self.passing = passing
+
+
+@dataclass
+class _Transfer:
+    """One file from one address into a partial file."""
+
+    remote: RemoteFile
+    part: Path
+    url: str
+    progress: Progress | None
+    say: Say
+    patience: Patience
+    received: int = 0
+
+    def run(self) -> None:
+        """Try until the partial file is whole; raises _Stopped when patience is at its end."""
+        waits = iter(self.patience.waits_s)
+        furthest = _size(self.part)
+        while True:
+            try:
+                return self._try_once()
+            except _Stopped as stopped:
+                if _size(self.part) >= furthest + RENEWING_BYTES:
+                    furthest = _size(self.part)
+                    waits = iter(self.patience.waits_s)
+                wait = next(waits, None)
+                if wait is None or not stopped.passing:
+                    raise
+                self.say(f"{self.url} {stopped}; trying again in {wait:g} s")
+            time.sleep(wait)
+
+    def _try_once(self) -> None:
+        offset, validator = self._resume_point()
+        with self._open(offset, validator) as response:
+            if response.status in (200, None):  # a file:// answer has no status
+                if offset:
+                    self.say(
+                        f"{self.url} does not continue what is there (the file changed, or the "
+                        "server cannot): starting over"
+                    )
+                return self._save_body(response, 0)
+            if not offset or response.status not in (206, 416):
+                raise _Stopped(_http_reason(response.status), passing=False)
+            if response.status == 206 and self._continues(response.headers, offset):
+                self.say(f"going on with {self.remote.name} from byte {offset:,}")
+                return self._save_body(response, offset)
+            if response.status == 416 and _range_total(response.headers) == offset:
+                return None
+        self.say(f"{self.url} is not the file begun in {self.part}: starting over")
+        self.part.unlink()
+        return self._try_once()
+
+    def _resume_point(self) -> tuple[int, str | None]:
+        """Bytes to keep and the validator they came with; (0, None) begins anew.
+
+        Bytes of unknown origin are only kept where a checksum will judge the whole.
+        """
+        offset = _size(self.part)
+        saved = self._read_state()
+        validator = saved.get("validator") if saved.get("url") == self.url else None
+        if not offset or not (validator or has_checksum(self.remote)):
+            return 0, None
+        return offset, validator
+
+    def _open(self, offset: int, validator: str | None) -> Any:
+        request = urllib.request.Request(self.url)
+        request.add_header("User-Agent", f"dnamamba/{dnamamba.__version__}")
+        if offset:
+            request.add_header("Range", f"bytes={offset}-")
+        if validator:
+            request.add_header("If-Range", validator)
+        try:
+            return _opener().open(request, timeout=self.patience.timeout_s)
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and offset:
+                return error
+            error.close()
+            passing = error.code in (408, 429) or error.code >= 500
+            raise _Stopped(_http_reason(error.code), passing=passing) from error
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            # A host that has never answered is no better in a second; one that has may come back.
+            passing = self.received > 0 or isinstance(error, http.client.BadStatusLine)
+            raise _Stopped(self._network_reason(error), passing=passing) from error
+
+    def _continues(self, headers: Message, offset: int) -> bool:
+        """Whether a 206 answer carries on with the very file that was begun."""
+        if not headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+            return False
+        saved = self._read_state()
+        if saved.get("url") != self.url:
+            return True
+        now, total = _validator(headers), _range_total(headers)
+        return now in (None, saved.get("validator")) and total in (None, saved.get("total"))
+
+    def _save_body(self, response: Any, offset: int) -> None:
+        expected = self.remote.size
+        total = _range_total(response.headers) if offset else _whole_length(response.headers)
+        if total is None:
+            total = expected
+        elif expected is not None and total != expected:
+            reason = f"offers {total:,} bytes where {expected:,} are expected"
+            raise _Stopped(reason, passing=False)
+        try:
+            with self.part.open("ab" if offset else "wb") as file:
+                _check_room(total, self.part)
+                if not offset:
+                    self._write_state(response.headers, total)
+                done = self._copy(response, file, offset, total)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"{self.part} cannot be written ({error.strerror}); what has come is kept: see "
+                "to that and run it again, or name another folder with --out"
+            ) from error
+        if total is not None and done < total:
+            reason = f"closed the connection after {done:,} of {total:,} bytes"
+            raise _Stopped(reason, passing=True)
+
+    def _copy(self, response: Any, file: Any, done: int, total: int | None) -> int:
+        while True:
+            if self.progress is not None:
+                self.progress(done, total)
+            try:
+                chunk = response.read1(CHUNK_BYTES)
+            except (OSError, http.client.HTTPException) as error:
+                raise _Stopped(self._network_reason(error), passing=True) from error
+            if not chunk:
+                return done
+            file.write(chunk)
+            done += len(chunk)
+            self.received += len(chunk)
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            state = json.loads(_state_of(self.part).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def _write_state(self, headers: Message, total: int | None) -> None:
+        state = {"url": self.url, "validator": _validator(headers), "total": total}
+        _state_of(self.part).write_text(json.dumps(state), encoding="utf-8")
+
+    def _network_reason(self, error: Exception) -> str:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, TimeoutError):
+            return f"sent nothing for {self.patience.timeout_s:g} s"
+        text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        return f"cannot be read ({text})"
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """urllib's opener, proxies included, for http, https and file only, redirects too."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.FileHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+def _http_reason(code: int) -> str:
+    if code in (404, 410):
+        return f"is not there (HTTP {code})"
+    if code in (401, 403, 407):
+        return f"may not be read (HTTP {code})"
+    if code >= 500:
+        return f"is out of order (HTTP {code})"
+    return f"gave an unexpected answer (HTTP {code})"
+
+
+def _validator(headers: Message) -> str | None:
+    """The strong ETag, else Last-Modified: what If-Range accepts."""
+    etag = headers.get("ETag", "")
+    return etag if etag.startswith('"') else headers.get("Last-Modified")
+
+
+def _whole_length(headers: Message) -> int | None:
+    text = headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() else None
+
+
+def _range_total(headers: Message) -> int | None:
+    """The length of the whole file in `Content-Range: bytes 5-9/10` or `bytes */10`."""
+    text = headers.get("Content-Range", "").rpartition("/")[2]
+    return int(text) if text.isdecimal() else None
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
+
+
+def _state_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, on file systems that can."""
+    with contextlib.suppress(OSError):
+        sync_to_disk(folder)

@@ -1,0 +1,190 @@
+"""One interface over every genome: FASTA, BGZF FASTA and the prepared store, one file or many."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from dnamamba.data_prep.genomes.fasta import IndexedFasta, open_existing, refuse_plain_gzip
+from dnamamba.data_prep.genomes.statistics import ContigFacts, FileFacts, Runs, scan_fasta
+from dnamamba.data_prep.genomes.store import GenomeStore, is_store
+from dnamamba.errors import InputError
+from dnamamba.tokenizer import Codes
+
+
+class Genome(Protocol):
+    """Contigs by name, with random access.
+
+    contigs: name -> length in bases, in file order.
+    Coordinates are 0-based and half-open. Safe to fork and to pickle: handles open on first use.
+    """
+
+    contigs: dict[str, int]
+
+    def read(self, contig: str, start: int, end: int) -> Codes:
+        """Codes (uint8; see tokenizer.py) of [start, end), which lies inside the contig."""
+        ...
+
+    def n_runs(self, contig: str) -> Runs:
+        """Where the contig has no readable base; for a FASTA the first call reads the file once."""
+        ...
+
+    def facts(self) -> list[ContigFacts]:
+        """Counts for every contig."""
+        ...
+
+    def sources(self) -> list[dict[str, Any]]:
+        """Name, size and sha256 of the files behind it."""
+        ...
+
+
+class FastaGenome:
+    """A FASTA on disk, plain or BGZF."""
+
+    def __init__(self, path: Path):
+        self._fasta = IndexedFasta(path)
+        self.contigs = self._fasta.contigs
+
+    @cached_property
+    def _scan(self) -> FileFacts:
+        return scan_fasta(self._fasta.path)
+
+    @cached_property
+    def _facts_by_name(self) -> dict[str, ContigFacts]:
+        facts = {row.name: row for row in self._scan.contigs}
+        if {name: row.length for name, row in facts.items()} != self.contigs:
+            raise InputError(
+                f"{self._fasta.path} and its index do not belong together: names or lengths of "
+                f"contigs differ. Delete the index {self._fasta.index}, it is made again"
+            )
+        return facts
+
+    def read(self, contig: str, start: int, end: int) -> Codes:
+        return self._fasta.read(contig, start, end)
+
+    def n_runs(self, contig: str) -> Runs:
+        return self._facts_by_name[contig].n_runs
+
+    def facts(self) -> list[ContigFacts]:
+        return list(self._facts_by_name.values())
+
+    def sources(self) -> list[dict[str, Any]]:
+        return [self._scan.source()]
+
+
+class StoreGenome:
+    """A prepared store."""
+
+    def __init__(self, path: Path):
+        self._store = GenomeStore(path)
+        self.contigs = self._store.contigs
+
+    def read(self, contig: str, start: int, end: int) -> Codes:
+        return self._store.read(contig, start, end)
+
+    def n_runs(self, contig: str) -> Runs:
+        return self._store.n_runs(contig)
+
+    def facts(self) -> list[ContigFacts]:
+        return list(self._store.facts.values())
+
+    def sources(self) -> list[dict[str, Any]]:
+        return self._store.sources
+
+
+class JoinedGenome:
+    """Several genomes seen as one.
+
+    Where contig names collide (four apes with the same record names), every contig is called
+    `<label>/<contig>`; assemblies use dots and bars inside names, never the slash.
+    labels: of each part, e.g. its file's name. qualify: call contigs so in any case.
+    """
+
+    def __init__(self, parts: Sequence[Genome], labels: Sequence[str], *, qualify: bool = False):
+        names = [name for part in parts for name in part.contigs]
+        qualify = qualify or len(names) != len(set(names))
+        self._parts = list(parts)
+        self._places = {
+            (f"{label}/{name}" if qualify else name): (part, name)
+            for part, label in zip(parts, labels, strict=True)
+            for name in part.contigs
+        }
+        if len(self._places) != len(names):
+            raise InputError(
+                f"several genomes share contig names, so files need different names to tell them "
+                f"apart; got {', '.join(labels)}"
+            )
+        self.contigs = {key: part.contigs[name] for key, (part, name) in self._places.items()}
+
+    def read(self, contig: str, start: int, end: int) -> Codes:
+        part, name = self._places[contig]
+        return part.read(name, start, end)
+
+    def n_runs(self, contig: str) -> Runs:
+        part, name = self._places[contig]
+        return part.n_runs(name)
+
+    def facts(self) -> list[ContigFacts]:
+        rows = [row for part in self._parts for row in part.facts()]
+        return [
+            ContigFacts(key, row.length, row.soft_masked, row.letters, row.n_runs)
+            for key, row in zip(self._places, rows, strict=True)
+        ]
+
+    def sources(self) -> list[dict[str, Any]]:
+        return [source for part in self._parts for source in part.sources()]
+
+
+def open_genome(paths: Sequence[Path | str]) -> Genome:
+    """Open FASTA files and stores as one genome.
+
+    Raises FileNotFoundError, or InputError for what cannot be read at random places (plain gzip),
+    is damaged, or is not a sequence file.
+    """
+    if not paths:
+        raise InputError("no genome was named: expected at least one FASTA or store")
+    files = [Path(path) for path in paths]
+    parts = _open_each(files)
+    if len(parts) == 1:
+        return parts[0]
+    return JoinedGenome(parts, [label_of(path) for path in files])
+
+
+def open_labelled_genomes(files: Mapping[str, Sequence[Path | str]]) -> Genome:
+    """Open the files of several genomes as one whose contigs are all called `label/contig`.
+
+    files: label -> FASTA files and stores. Raises what `open_genome` does, and InputError where
+    two files of one label have a contig of the same name.
+    """
+    pairs = [(label, Path(path)) for label, paths in files.items() for path in paths]
+    parts = _open_each([path for _, path in pairs])
+    for label in files:
+        own = [part for part, (owner, _) in zip(parts, pairs, strict=True) if owner == label]
+        seen = Counter(name for part in own for name in part.contigs)
+        if twice := [name for name, count in seen.items() if count > 1]:
+            raise InputError(
+                f"{label}: contig {twice[0]} is in more than one of its files "
+                f"({', '.join(map(str, files[label]))}): name each part of a genome once"
+            )
+    return JoinedGenome(parts, [label for label, _ in pairs], qualify=True)
+
+
+def _open_each(files: Sequence[Path]) -> list[Genome]:
+    for path in files:
+        with open_existing(path):
+            pass
+    refuse_plain_gzip(files)
+    return [_open_one(path) for path in files]
+
+
+def label_of(path: Path) -> str:
+    """A file's name without the endings of sequence files: `human.fa.gz` -> `human`."""
+    name = path.name
+    for ending in (".gz", ".bgz", ".fa", ".fasta", ".fna", ".h5", ".hdf5"):
+        name = name.removesuffix(ending)
+    return name
+
+
+def _open_one(path: Path) -> Genome:
+    return StoreGenome(path) if is_store(path) else FastaGenome(path)

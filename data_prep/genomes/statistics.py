@@ -1,0 +1,143 @@
+"""What one pass over a FASTA tells: lengths, letters, soft-masking, runs of N, checksum.
+
+The pass takes seconds for a human genome, so its result is kept in the cache folder and read back
+while the file's size and time of change are the same.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnamamba.data_prep.genomes.fasta import FastaReader, FastaRecord, open_existing
+from dnamamba.runtime import cache_folder
+from dnamamba.tokenizer import N_ID, TOKEN_MASK, UNK_ID, Codes, encode, is_soft_masked, token_ids
+
+Runs = NDArray[np.int64]
+"""Stretches of one contig as rows (start, end), 0-based half-open, sorted, apart. Shape (k, 2)."""
+
+_CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ContigFacts:
+    """length and soft_masked in bases; letters maps each letter in the file to its count."""
+
+    name: str
+    length: int
+    soft_masked: int
+    letters: dict[str, int]
+    n_runs: Runs
+
+    @property
+    def n_bases(self) -> int:
+        """Positions that are not A, C, G, T or U: N, ambiguity letters, gaps, other letters."""
+        return int((self.n_runs[:, 1] - self.n_runs[:, 0]).sum())
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """sha256 is of the file as it lies on disk (compressed, if it is)."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    contigs: tuple[ContigFacts, ...]
+
+    def source(self) -> dict[str, str | int]:
+        """Name, size and checksum, for manifests."""
+        return {"file": self.path.name, "size_bytes": self.size_bytes, "sha256": self.sha256}
+
+
+def runs_where(mask: NDArray[np.bool_]) -> Runs:
+    """The stretches where a mask over one contig is true."""
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    return edges.reshape(-1, 2).astype(np.int64)
+
+
+def n_runs_of(codes: Codes) -> Runs:
+    """Stretches without a readable base: N, ambiguity letters (read as N) and unknown letters."""
+    ids = token_ids(codes)
+    return runs_where((ids == N_ID) | (ids == UNK_ID))
+
+
+def facts_of_record(record: FastaRecord) -> ContigFacts:
+    letters = {chr(i): int(count) for i, count in enumerate(record.letters) if count}
+    soft_masked = int(np.count_nonzero(is_soft_masked(record.codes)))
+    return ContigFacts(
+        record.name, len(record.codes), soft_masked, letters, n_runs_of(record.codes)
+    )
+
+
+def foreign_letters(facts: Iterable[ContigFacts], limit: float = 0.01) -> str | None:
+    """A sentence about letters outside IUPAC where they are more than a share of all, else None."""
+    letters: Counter[str] = Counter()
+    for row in facts:
+        letters.update(row.letters)
+    foreign = [letter for letter in letters if encode(letter)[0] & TOKEN_MASK == UNK_ID]
+    share = sum(letters[letter] for letter in foreign) / max(1, letters.total())
+    if share <= limit:
+        return None
+    names = ", ".join(sorted({letter.upper() for letter in foreign}))
+    return f"{share:.0%} of the letters mean no base ({names}): is this DNA?"
+
+
+def scan_fasta(path: Path) -> FileFacts:
+    """The facts of a FASTA (plain, gzip or BGZF), from the cache if the file has not changed."""
+    with open_existing(path):
+        status = path.stat()
+    place = str(path.resolve())
+    stamp = {
+        "version": _CACHE_VERSION,
+        "path": place,
+        "size_bytes": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+    }
+    key = hashlib.sha256(place.encode()).hexdigest()[:16]
+    cached = cache_folder() / "facts" / f"{key}-{path.name}.json"
+    facts = _read_cached(cached, stamp, path)
+    if facts is None:
+        reader = FastaReader(path)
+        contigs = tuple(facts_of_record(record) for record in reader)
+        facts = FileFacts(path, status.st_size, reader.sha256, contigs)
+        _write_cached(cached, stamp, facts)
+    return facts
+
+
+def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileFacts | None:
+    try:
+        saved = json.loads(cached.read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(saved, dict) or saved.get("stamp") != stamp:
+        return None
+    contigs = tuple(
+        ContigFacts(
+            row["name"],
+            row["length"],
+            row["soft_masked"],
+            row["letters"],
+            np.array(row["n_runs"], np.int64).reshape(-1, 2),
+        )
+        for row in saved["contigs"]
+    )
+    return FileFacts(path, saved["stamp"]["size_bytes"], saved["sha256"], contigs)
+
+
+def _write_cached(cached: Path, stamp: dict[str, object], facts: FileFacts) -> None:
+    rows = [row.__dict__ | {"n_runs": row.n_runs.tolist()} for row in facts.contigs]
+    text = json.dumps({"stamp": stamp, "sha256": facts.sha256, "contigs": rows})
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        building = cached.with_name(f".{os.getpid()}-{cached.name}")
+        building.write_text(text)
+        os.replace(building, cached)
+    except OSError:
+        # A cache that cannot be written costs the next run one pass, nothing else.
+        return

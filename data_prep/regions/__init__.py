@@ -1,0 +1,1 @@
+"""Readers of regions, variants and sequence tables."""

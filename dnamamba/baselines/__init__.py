@@ -1,0 +1,1 @@
+"""Baselines beside every model: Markov models, k-mers, linear models."""

@@ -1,0 +1,260 @@
+"""How well a classifier does on labelled sequences that it is not trained on."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dnamamba.classification.loss import LabelLoss
+from dnamamba.classification.report import write_label_report
+from dnamamba.data.batches import Examples, LabelledDataset, to_device
+from dnamamba.data.hashing import permute
+from dnamamba.metrics.metrics import Scores, headline, judge
+from dnamamba.models import strands
+from dnamamba.models.classifier import DnaClassifier
+from dnamamba.runtime import Compute
+from dnamamba.task import IGNORED_LABEL, Task
+from dnamamba.tokenizer import TOKEN_MASK
+from dnamamba.training.interrupts import StopRequest
+
+_BATCH_ROWS, _BATCH_BASES = 4096, 1 << 22
+_CHOICE = 31
+"""Keeps this draw apart from others."""
+
+
+def evaluation_examples(dataset: LabelledDataset, most: int | None) -> list[int]:
+    """Samples to judge by, in order: all, or `most` of them, always the same.
+
+    Drawn by a hash: at equal distances they could all be of one class, as species come in turn.
+    """
+    n = dataset.n_examples
+    if most is None or most >= n:
+        return list(range(n))
+    return sorted(permute(np.arange(most), n, _CHOICE).tolist())
+
+
+def in_batches(dataset: LabelledDataset, samples: Sequence[int]) -> Iterator[Examples]:
+    """Examples by sample number, a few megabytes and a few thousand at a time."""
+    size = max(1, min(_BATCH_ROWS, _BATCH_BASES // dataset.seq_len))
+    for first in range(0, len(samples), size):
+        yield dataset[samples[first : first + size]]
+
+
+class LabelJudge:
+    """Judges a classifier on validation examples (see training.Judge).
+
+    most: examples of a validation; None: all. patience_steps: see training.Judge.
+    averages_strands: see `score_samples`.
+    keeps_best: whether the model of the best validation is kept for use, rather than the last.
+    """
+
+    def __init__(
+        self,
+        loss: LabelLoss,
+        dataset: LabelledDataset,
+        compute: Compute,
+        *,
+        most: int | None = None,
+        patience_steps: int | None = None,
+        keeps_best: bool = True,
+        averages_strands: bool = False,
+    ) -> None:
+        self.loss, self.dataset, self.compute = loss, dataset, compute
+        self.patience_steps, self.keeps_best = patience_steps, keeps_best
+        self.averages_strands = averages_strands
+        self._samples = evaluation_examples(dataset, most)
+        self._name = ""
+
+    def units(self, loss: float) -> dict[str, float]:
+        return {}
+
+    def validate(self, micro_batch: int, stop: StopRequest) -> dict[str, Any] | None:
+        found = score_samples(
+            self.loss,
+            self.dataset,
+            self._samples,
+            self.compute,
+            micro_batch,
+            stop=stop,
+            averages_strands=self.averages_strands,
+        )
+        if found is None:
+            return None
+        scores, loss = found
+        task = self.dataset.task
+        self._name, value = headline(judge(scores, task), task)
+        return {"loss": loss, self._name: value, "examples": len(self._samples)}
+
+    def score(self, row: Mapping[str, Any]) -> float | None:
+        if not self.keeps_best:
+            return None
+        # What a validation of one class, say, does not define is judged by its loss.
+        value = row[self._name]
+        return -float(row["loss"]) if value is None else float(value)
+
+    def summary(self, row: Mapping[str, Any]) -> str:
+        text = f"loss {row['loss']:.4f}"
+        if self._name not in row:
+            return text
+        value = row[self._name]
+        return f"{text}, {self._name} {'none' if value is None else f'{value:.4f}'}"
+
+    def write_report(self, folder: Path) -> Path:
+        return write_label_report(folder)
+
+
+@torch.no_grad()
+def score_samples(
+    loss: LabelLoss,
+    dataset: LabelledDataset,
+    samples: Sequence[int],
+    compute: Compute,
+    micro_batch: int,
+    *,
+    stop: StopRequest | None = None,
+    averages_strands: bool = False,
+) -> tuple[Scores, float] | None:
+    """What the model says of examples, and the mean loss (of the strand given), on every rank.
+
+    averages_strands: scores are the mean of those of a sequence and of its reverse complement.
+    stop: looked at between micro-batches; None comes back once any rank was told to stop.
+    """
+    gathered = _Gathered(dataset, len(samples), compute)
+    rank, world_size = compute.ranks.rank, compute.ranks.world_size
+    mine = range(rank, len(samples), world_size)
+    loss.eval()
+    try:
+        # Rank 0 has the most; every rank takes as many turns, the last perhaps with nothing.
+        for first in range(0, len(samples[::world_size]), micro_batch):
+            if stop is not None and compute.any_rank(stop.signal is not None):
+                return None
+            if places := mine[first : first + micro_batch]:
+                examples = dataset[[samples[i] for i in places]]
+                _add(gathered, loss, examples, places, averages_strands)
+    finally:
+        loss.train()
+    return gathered.finish(dataset.describe(samples))
+
+
+def score_all(
+    loss: LabelLoss,
+    dataset: LabelledDataset,
+    compute: Compute,
+    micro_batch: int,
+    *,
+    averages_strands: bool,
+) -> Scores:
+    """`score_samples` of every example of a split, without anything to stop it."""
+    samples = range(dataset.n_examples)
+    found = score_samples(
+        loss, dataset, samples, compute, micro_batch, averages_strands=averages_strands
+    )
+    assert found is not None, "nothing can stop it"
+    return found[0]
+
+
+def _add(
+    gathered: "_Gathered",
+    loss: LabelLoss,
+    examples: Examples,
+    places: Sequence[int],
+    averages_strands: bool,
+) -> None:
+    compute = gathered.compute
+    moved = to_device(examples, compute.device)
+    with compute.autocast():
+        scores = loss.scores(moved)
+        total, weight = loss.of_scores(scores, moved)
+        found = loss.model.interpret(scores)
+        if averages_strands:
+            found = (found + _of_other_strand(loss.model, moved)) / 2
+    gathered.totals += torch.stack([total, weight]).double()
+    gathered.put(places, found, examples)
+
+
+def _of_other_strand(model: DnaClassifier, examples: Examples) -> Tensor:
+    """What the model says of reverse complements; of bases in the order of the strand given."""
+    complement = strands.complement_ids(TOKEN_MASK + 1).to(examples.codes.device)
+    tokens = (examples.codes & TOKEN_MASK).long()
+    turned = complement[strands.flip(tokens, examples.lengths)]
+    found: Tensor = model.interpret(model(turned, examples.lengths))
+    return strands.flip(found, examples.lengths) if model.task.kind == "per_base" else found
+
+
+class _Gathered:
+    """Scores of all ranks: each fills in its rows of zeros, and the sum has them all."""
+
+    def __init__(self, dataset: LabelledDataset, n: int, compute: Compute) -> None:
+        self.task, self.compute = dataset.task, compute
+        self.per_base = self.task.kind == "per_base"
+        each = (dataset.seq_len,) if self.per_base else ()
+        target_dtype, target_shape = _targets_of(self.task, each)
+        device = compute.device
+        self.scores = torch.zeros((n, *each, len(self.task.labels)), device=device)
+        self.targets = torch.zeros((n, *target_shape), dtype=target_dtype, device=device)
+        self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
+        self.totals = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def put(self, places: Sequence[int], scores: Tensor, examples: Examples) -> None:
+        rows = torch.tensor(list(places), device=self.scores.device)
+        targets = examples.targets.to(self.targets.device)
+        if self.per_base:
+            # Rows of a batch may be shorter than the longest of the split.
+            length = targets.shape[1]
+            self.targets[rows] = IGNORED_LABEL
+            self.scores[rows, :length] = scores.float()
+            self.targets[rows, :length] = targets
+        else:
+            self.scores[rows] = scores.float()
+            self.targets[rows] = targets
+        self.lengths[rows] = examples.lengths.to(self.lengths.device)
+
+    def finish(self, names: list[str]) -> tuple[Scores, float]:
+        for tensor in (self.scores, self.targets, self.lengths, self.totals):
+            self.compute.sum_over_ranks(tensor)
+        scores, targets = self.scores.cpu().numpy(), self.targets.cpu().numpy()
+        lengths = self.lengths.cpu().numpy()
+        total, weight = self.totals.tolist()
+        mean = total / max(weight, 1e-12)
+        if not self.per_base:
+            return Scores(scores, targets, lengths, names), mean
+        labelled = targets != IGNORED_LABEL
+        row = np.nonzero(labelled)[0]
+        return Scores(scores[labelled], targets[labelled], lengths[row], None), mean
+
+
+def _targets_of(task: Task, each: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
+    if task.has_classes:
+        return torch.int64, each
+    return torch.float32, (len(task.labels),)
+
+
+@torch.no_grad()
+def pooled_features(
+    classifier: DnaClassifier, batches: Iterable[Examples], compute: Compute, micro_batch: int
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """What the head reads (N, D), and what it is to give: of a per_base task at labelled bases, of
+    a regression standardised."""
+    features, targets = [], []
+    was_training = classifier.training
+    classifier.eval()
+    for examples in batches:
+        for first in range(0, len(examples.lengths), micro_batch):
+            part = Examples(*(tensor[first : first + micro_batch] for tensor in examples))
+            moved = to_device(part, compute.device)
+            with compute.autocast():
+                found = classifier.features(moved.codes & TOKEN_MASK, moved.lengths)
+            rows, wanted = found.float().cpu().numpy(), part.targets.numpy()
+            if classifier.task.kind == "per_base":
+                labelled = wanted != IGNORED_LABEL
+                rows, wanted = rows[labelled], wanted[labelled]
+            elif classifier.task.kind == "regression":
+                wanted = classifier.standardise(moved.targets).cpu().numpy()
+            features.append(rows)
+            targets.append(wanted)
+    classifier.train(was_training)
+    return np.concatenate(features), np.concatenate(targets)

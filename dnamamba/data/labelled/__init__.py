@@ -1,0 +1,1 @@
+"""Labelled sequences from tables, FASTA files and regions."""

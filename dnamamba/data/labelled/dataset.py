@@ -1,0 +1,280 @@
+"""Labelled sequences from tables, FASTA files and BED regions, as batches."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dnamamba.data.augment import substitute_each
+from dnamamba.data.batches import Examples
+from dnamamba.data.hashing import hash_u64, permute
+from dnamamba.data.labelled.config import LabelledConfig
+from dnamamba.data.labelled.sources import (
+    AnyLabelledConfig,
+    LabelledSource,
+    Places,
+    read_sources,
+    read_undivided,
+)
+from dnamamba.data.labelled.splits import Keys, cut_shares, fractions_of, warn_of_shared_sequences
+from dnamamba.data.labelled.targets import Targets, read_targets, read_task
+from dnamamba.data_prep.sequences import Ints, sequence_keys
+from dnamamba.errors import InputError
+from dnamamba.intervals import Split
+from dnamamba.runtime import logger
+from dnamamba.task import IGNORED_LABEL, Task
+from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement
+
+_STRETCH, _STRAND, _MUTATIONS = 1, 2, 3
+"""Keys that keep draws apart which are made for the same sample."""
+
+
+@dataclass(frozen=True)
+class LabelledSequences:
+    """Sequences in one array, with targets; taking some of them copies no bases."""
+
+    codes: Codes
+    """Those of all sequences, upper case."""
+
+    starts: Ints
+    """(N,): where each begins in codes."""
+
+    lengths: Ints
+    """(N,): bases of each, 1 or more."""
+
+    targets: Targets
+    """multiclass int64 (N,); multilabel, regression float32 (N, C); per_base int8 like codes."""
+
+    places: Places
+    """Where each comes from, for people."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def take(self, examples: Ints) -> "LabelledSequences":
+        """Some of the examples by number."""
+        of_bases = self.targets.dtype == np.int8
+        return replace(
+            self,
+            starts=self.starts[examples],
+            lengths=self.lengths[examples],
+            targets=self.targets if of_bases else self.targets[examples],
+            places=self.places.take(examples),
+        )
+
+
+class SequenceDataset(torch.utils.data.Dataset[Examples]):
+    """Labelled sequences of one split by running sample number (examples.LabelledDataset).
+
+    is_training: shuffled anew in each epoch; a stretch at random of what is longer than seq_len;
+    the strand by a coin if rc_augment; some bases changed by mutation_rate. Otherwise examples are
+    in their order and the middle of longer ones is taken; samples past the last begin again.
+    A batch may cross the end of an epoch. Targets of bases are cut and turned with them.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        sequences: LabelledSequences,
+        seq_len: int,
+        *,
+        is_training: bool = False,
+        rc_augment: bool = False,
+        mutation_rate: float = 0.0,
+        seed: int = 0,
+    ):
+        self.task = task
+        self.sequences = sequences
+        self.seq_len = seq_len
+        self.is_training = is_training
+        self.rc_augment = rc_augment and is_training
+        self.mutation_rate = mutation_rate if is_training else 0.0
+        self.seed = seed
+
+    @property
+    def n_examples(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, samples: Sequence[int]) -> Examples:
+        codes = np.full((len(samples), self.seq_len), PAD_ID, np.uint8)
+        picked = self._pick(samples)
+        lengths = np.array([end - start for _, start, end, _ in picked], np.int64)
+        sequences = self.sequences
+        for row, (_, start, end, reverse) in enumerate(picked):
+            bases = sequences.codes[start:end]
+            codes[row, : end - start] = reverse_complement(bases) if reverse else bases
+        if self.mutation_rate:
+            rows = (row[:length] for row, length in zip(codes, lengths, strict=True))
+            substitute_each(rows, self.mutation_rate, self._keys(samples))
+        return Examples(
+            torch.from_numpy(codes),
+            torch.from_numpy(lengths),
+            torch.from_numpy(self._targets(picked)),
+        )
+
+    def describe(self, samples: Sequence[int]) -> list[str]:
+        """`train.csv row 12`; with the stretch (1-based) and strand where it is not all of it."""
+        lines = []
+        for example, start, end, reverse in self._pick(samples):
+            begin, length = self.sequences.starts[example], self.sequences.lengths[example]
+            line = self.sequences.places[example]
+            if end - start < length:
+                line += f", bases {start - begin + 1:,}-{end - begin:,} of {length:,}"
+            lines.append(line + (", reverse strand" if reverse else ""))
+        return lines
+
+    def _targets(self, picked: Sequence[tuple[int, int, int, bool]]) -> Targets:
+        targets = self.sequences.targets
+        if self.task.kind != "per_base":
+            return targets[[example for example, _, _, _ in picked]]
+        rows = np.full((len(picked), self.seq_len), IGNORED_LABEL, np.int64)
+        for row, (_, start, end, reverse) in enumerate(picked):
+            rows[row, : end - start] = targets[start:end][:: -1 if reverse else 1]
+        return rows
+
+    def _pick(self, samples: Sequence[int]) -> list[tuple[int, int, int, bool]]:
+        """Of each sample: the example, first and last (excluded) of its codes, whether turned."""
+        picked: list[tuple[int, int, int, bool]] = []
+        for epoch, numbers in self._by_epoch(samples):
+            example, turned = numbers, np.zeros(len(numbers), bool)
+            if self.is_training:
+                example = permute(numbers, self.n_examples, self.seed, epoch)
+            length = self.sequences.lengths[example]
+            spare = np.maximum(length - self.seq_len, 0)
+            offset = spare // 2
+            if self.is_training:
+                drawn = hash_u64(numbers, self.seed, epoch, _STRETCH)
+                offset = (drawn % (spare + 1).astype(np.uint64)).astype(np.int64)
+            if self.rc_augment:
+                turned = hash_u64(numbers, self.seed, epoch, _STRAND) & np.uint64(1) == 1
+            start = self.sequences.starts[example] + offset
+            end = start + np.minimum(length, self.seq_len)
+            columns = (example, start, end, turned)
+            picked += zip(*(column.tolist() for column in columns), strict=True)
+        return picked
+
+    def _keys(self, samples: Sequence[int]) -> list[int]:
+        """What decides the changes of each."""
+        return [
+            int(key)
+            for epoch, numbers in self._by_epoch(samples)
+            for key in hash_u64(numbers, self.seed, epoch, _MUTATIONS)
+        ]
+
+    def _by_epoch(self, samples: Sequence[int]) -> Iterator[tuple[int, Ints]]:
+        places = (divmod(int(sample), self.n_examples) for sample in samples)
+        for epoch, group in itertools.groupby(places, key=lambda place: place[0]):
+            yield epoch, np.array([i for _, i in group], np.int64)
+
+
+def build_labelled_datasets(config: AnyLabelledConfig) -> dict[Split, SequenceDataset]:
+    """A dataset for each split: training, validation, and the test where there is one.
+
+    Labels are those of the training examples, sorted as text. Logs sequences that stand in several
+    splits, letters that are no DNA, and padding that costs more than the sequences.
+    Raises FileNotFoundError, or InputError naming file and row of what cannot be used.
+    """
+    sources = read_sources(config)
+    train = sources[Split.TRAIN]
+    task = read_task(config.task_kind, train.training_labels(), train.name)
+    parts = {split: _with_targets(source, task) for split, source in sources.items()}
+    keys = {split: sequence_keys(source.packed) for split, source in sources.items()}
+    divided = _divide(config, train, task, parts[Split.TRAIN], keys[Split.TRAIN], set(sources))
+    whole, whole_keys = parts[Split.TRAIN], keys[Split.TRAIN]
+    for split, examples in divided.items():
+        parts[split], keys[split] = whole.take(examples), whole_keys[examples]
+    order = [split for split in Split if split in parts]
+    warn_of_shared_sequences({split: keys[split] for split in order})
+    seq_len = config.seq_len or _longest(parts)
+    return {
+        split: SequenceDataset(
+            task,
+            parts[split],
+            seq_len,
+            is_training=split is Split.TRAIN,
+            rc_augment=config.rc_augment,
+            mutation_rate=config.mutation_rate,
+            seed=config.seed,
+        )
+        for split in order
+    }
+
+
+def build_evaluation_dataset(config: AnyLabelledConfig, task: Task) -> SequenceDataset:
+    """All examples of a source in their order, to judge a model by that knows its labels.
+
+    Files named for validation or the test are not read, columns of splits and groups neither.
+    Raises InputError for labels that are not the task's, else as `build_labelled_datasets`.
+    """
+    source = read_undivided(config)
+    sequences = _with_targets(source, task)
+    seq_len = config.seq_len or int(sequences.lengths.max())
+    return SequenceDataset(task, sequences, seq_len, seed=config.seed)
+
+
+def _with_targets(source: LabelledSource, task: Task) -> LabelledSequences:
+    codes, offsets = source.packed
+    lengths, where = np.diff(offsets), source.places.__getitem__
+    targets = read_targets(task, source.labels, lengths, source.name, where)
+    return LabelledSequences(codes, offsets[:-1], lengths, targets, source.places)
+
+
+def _divide(
+    config: LabelledConfig,
+    source: LabelledSource,
+    task: Task,
+    train: LabelledSequences,
+    keys: Keys,
+    given: set[Split],
+) -> dict[Split, Ints]:
+    """What the training file's examples are for; nothing where validation has its own file."""
+    divided = dict(source.splits or {})
+    if source.groups is not None:
+        _refuse_torn_groups(source.groups, divided, source.name)
+    if Split.VALID in given | set(divided):
+        return divided
+    rest = divided.get(Split.TRAIN, np.arange(len(train)))
+    groups = keys if source.groups is None else source.groups
+    fractions = fractions_of(config.shares, with_test=not source.splits and Split.TEST not in given)
+    cut = cut_shares(groups[rest], _shown(task, train)[rest], fractions, config.shares.seed)
+    return divided | {split: rest[examples] for split, examples in cut.items()}
+
+
+def _refuse_torn_groups(groups: Keys, divided: Mapping[Split, Ints], name: str) -> None:
+    """Groups of which a column of splits puts rows into several."""
+    found = {split: set(groups[examples].tolist()) for split, examples in divided.items()}
+    for one, other in itertools.combinations(found, 2):
+        if torn := found[one] & found[other]:
+            raise InputError(
+                f"{len(torn):,} groups of {name} have rows in {one.value} and in "
+                f"{other.value}: change the column of splits, or leave one of both columns out"
+            )
+
+
+def _shown(task: Task, sequences: LabelledSequences) -> NDArray[np.bool_]:
+    """(N, C): which labels each example of a whole file has; no column for a regression."""
+    targets, n_labels = sequences.targets, len(task.labels)
+    if task.kind == "regression":
+        return np.zeros((len(sequences), 0), bool)
+    if task.kind == "multilabel":
+        return targets == 1
+    if task.kind == "multiclass":
+        return targets[:, None] == np.arange(n_labels)
+    # The sequences of a file lie one behind the other.
+    of_bases = [np.logical_or.reduceat(targets == i, sequences.starts) for i in range(n_labels)]
+    return np.stack(of_bases, axis=1)
+
+
+def _longest(parts: Mapping[Split, LabelledSequences]) -> int:
+    lengths = np.concatenate([part.lengths for part in parts.values()])
+    longest, usual = int(lengths.max()), int(np.quantile(lengths, 0.95))
+    if longest > 2 * usual:
+        logger.warning(
+            "every sequence is padded to the longest, %s bases, but 95 %% of them have %s or less: "
+            "--seq-len %s would take a part of each longer one, and much less time",
+            *(f"{longest:,}", f"{usual:,}", usual),
+        )
+    return longest

@@ -1,0 +1,225 @@
+"""Labelled sequences as they are read: tables, a FASTA for each class, regions of a genome."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnamamba.data.labelled.config import RecordsConfig, RegionsConfig, TableConfig
+from dnamamba.data.labelled.splits import Keys, named_splits, overlap_groups
+from dnamamba.data.labelled.targets import LabelColumns
+from dnamamba.data.splits import match_contigs
+from dnamamba.data_prep.genomes.fasta import FastaReader
+from dnamamba.data_prep.genomes.genome import Genome, open_genome
+from dnamamba.data_prep.regions.bed import LabelledRegion, read_labelled_bed
+from dnamamba.data_prep.sequences import Ints, PackedSequences, Packer, text_keys
+from dnamamba.data_prep.tables import read_table
+from dnamamba.errors import InputError
+from dnamamba.files import describe_file
+from dnamamba.intervals import Split, Strand
+from dnamamba.runtime import logger
+from dnamamba.tokenizer import reverse_complement
+
+AnyLabelledConfig = TableConfig | RecordsConfig | RegionsConfig
+
+
+class Places:
+    """Where examples come from: what stands before each name, and the names or numbers of rows."""
+
+    def __init__(self, prefix: str, names: NDArray[np.generic]):
+        self.prefix = prefix
+        self.names = names
+
+    def __getitem__(self, i: int) -> str:
+        return f"{self.prefix}{self.names[i]}"
+
+    def take(self, examples: Ints) -> "Places":
+        return Places(self.prefix, self.names[examples])
+
+
+@dataclass(frozen=True)
+class LabelledSource:
+    """One file, or all files of a config that names no splits, as read."""
+
+    name: str
+    packed: PackedSequences
+    labels: LabelColumns
+    places: Places
+    groups: Keys | None = None
+    """What must not be torn apart; None for identical sequences."""
+
+    splits: Mapping[Split, Ints] | None = None
+    """Examples of each split where the file says so."""
+
+    def training_labels(self) -> LabelColumns:
+        """Those of examples for training, or for shares that are cut from them."""
+        if self.splits is None:
+            return self.labels
+        examples = self.splits[Split.TRAIN].tolist()
+        return {name: [texts[i] for i in examples] for name, texts in self.labels.items()}
+
+
+def read_sources(config: AnyLabelledConfig) -> dict[Split, LabelledSource]:
+    """What a config names: the training source, and those that have files of their own."""
+    if isinstance(config, TableConfig):
+        return {
+            split: _read_table(config, Path(file), split)
+            for split, file in _table_files(config).items()
+        }
+    if isinstance(config, RecordsConfig):
+        return {Split.TRAIN: _read_records(config)}
+    return {Split.TRAIN: _read_regions(config)}
+
+
+def read_undivided(config: AnyLabelledConfig) -> LabelledSource:
+    """The training source alone, whatever the config says of splits and of groups."""
+    if isinstance(config, TableConfig):
+        alone = replace(config, split_column=None, group_column=None)
+        return _read_table(alone, Path(config.train), Split.TRAIN)
+    if isinstance(config, RecordsConfig):
+        return _read_records(config)
+    # Any number of contigs will do for groups of regions that overlap.
+    return _read_regions(replace(config, valid_contigs=(), test_contigs=(), group_by="overlap"))
+
+
+def source_files(config: AnyLabelledConfig) -> list[dict[str, Any]]:
+    """Name, size and sha256 of every file that a config names, for manifests."""
+    if isinstance(config, TableConfig):
+        return [describe_file(Path(file)) for file in _table_files(config).values()]
+    if isinstance(config, RecordsConfig):
+        return [describe_file(Path(file)) for entry in config.records for file in entry.files]
+    return [describe_file(Path(config.regions)), *open_genome(config.genome).sources()]
+
+
+# --- tables
+
+
+def _table_files(config: TableConfig) -> dict[Split, str]:
+    files = {Split.TRAIN: config.train, Split.VALID: config.valid, Split.TEST: config.test}
+    return {split: file for split, file in files.items() if file is not None}
+
+
+def _read_table(config: TableConfig, path: Path, split: Split) -> LabelledSource:
+    extra = (config.split_column, config.group_column) if split is Split.TRAIN else ()
+    extra_columns = [name for name in extra if name is not None]
+    table = read_table(path, config.sequence_column, [*config.label_columns, *extra_columns])
+    columns, groups, splits = table.columns, None, None
+    if extra_columns and config.group_column is not None:
+        if "" in (texts := columns[config.group_column]):
+            row = table.where(texts.index(""))
+            raise InputError(f"{row} has no group (column {config.group_column!r}): give it one")
+        groups = text_keys(texts)
+    if extra_columns and config.split_column is not None:
+        names = columns[config.split_column]
+        splits = named_splits(names, config.split_column, table.where)
+    labels = {name: columns[name] for name in config.label_columns}
+    places = Places(f"{path.name} row ", table.rows)
+    return LabelledSource(path.name, table.sequences, labels, places, groups, splits)
+
+
+# --- a FASTA for each class
+
+
+def _read_records(config: RecordsConfig) -> LabelledSource:
+    packer, labels, places = Packer(), [], []
+    for entry in config.records:
+        for file in map(Path, entry.files):
+            for record in FastaReader(file):
+                place = f"{file.name} record {record.name}"
+                packer.add_one(record.codes, place)
+                packer.note_letters(record.letters, place)
+                labels.append(entry.label)
+                places.append(place)
+    name = "the FASTA files"
+    return LabelledSource(name, packer.finish(name), {"label": labels}, _named(places))
+
+
+def _named(places: Sequence[str]) -> Places:
+    return Places("", np.array(places, object))
+
+
+# --- regions of a genome
+
+
+def _read_regions(config: RegionsConfig) -> LabelledSource:
+    path, genome = Path(config.regions), open_genome(config.genome)
+    rows = _rows_on(genome, path, config.label_column)
+    packer, places = Packer(), []
+    for row in rows:
+        place = f"{path.name} line {row.line} ({row.interval})"
+        chrom, start, end = row.interval.chrom, row.interval.start, row.interval.end
+        if end > genome.contigs[chrom]:
+            raise InputError(
+                f"{place} ends past the end of {chrom}, which has {genome.contigs[chrom]:,} bases: "
+                "is this the genome the regions were made for?"
+            )
+        codes = genome.read(chrom, start, end)
+        if row.interval.strand is Strand.REVERSE:
+            codes = reverse_complement(codes)
+        packer.add_one(codes, place)
+        places.append(place)
+    labels = {f"column {config.label_column}": [row.label for row in rows]}
+    packed, splits = packer.finish(path.name), _splits_by_contig(config, genome, rows)
+    groups = _region_groups(config, rows, splits)
+    return LabelledSource(path.name, packed, labels, _named(places), groups, splits)
+
+
+def _rows_on(genome: Genome, path: Path, label_column: int) -> list[LabelledRegion]:
+    rows = list(read_labelled_bed(path, label_column))
+    if not rows:
+        raise InputError(f"{path} holds no region")
+    known = [row for row in rows if row.interval.chrom in genome.contigs]
+    if len(known) < len(rows):
+        missing = sorted({row.interval.chrom for row in rows} - set(genome.contigs))
+        there = ", ".join(list(genome.contigs)[:5])
+        message = (
+            f"{len(rows) - len(known):,} of {len(rows):,} regions of {path.name} lie on contigs "
+            f"that the genome does not have ({', '.join(missing[:5])}); it has {there}, ..."
+        )
+        if not known:
+            raise InputError(f"{message} Give the genome the regions were made for")
+        logger.warning("%s They are left out", message)
+    return known
+
+
+def _splits_by_contig(
+    config: RegionsConfig, genome: Genome, rows: Sequence[LabelledRegion]
+) -> dict[Split, Ints] | None:
+    if not config.valid_contigs and not config.test_contigs:
+        return None
+    valid = match_contigs(config.valid_contigs, genome.contigs)
+    test = match_contigs(config.test_contigs, genome.contigs)
+    if both := sorted(valid & test):
+        raise InputError(f"{both[0]} is held out for validation and for the test: choose one")
+    chroms = np.array([row.interval.chrom for row in rows], object)
+    is_valid, is_test = np.isin(chroms, list(valid)), np.isin(chroms, list(test))
+    wanted = {Split.TRAIN: ~(is_valid | is_test), Split.VALID: is_valid, Split.TEST: is_test}
+    asked = {Split.TRAIN: True, Split.VALID: bool(valid), Split.TEST: bool(test)}
+    for split, mask in wanted.items():
+        if asked[split] and not mask.any():
+            raise InputError(
+                f"no region of {Path(config.regions).name} lies on a contig of the {split} split: "
+                "name other contigs"
+            )
+    return {split: np.flatnonzero(mask) for split, mask in wanted.items() if asked[split]}
+
+
+def _region_groups(
+    config: RegionsConfig, rows: Sequence[LabelledRegion], splits: Mapping[Split, Ints] | None
+) -> Keys:
+    chroms = [row.interval.chrom for row in rows]
+    if config.group_by == "overlap":
+        starts = np.array([row.interval.start for row in rows], np.int64)
+        ends = np.array([row.interval.end for row in rows], np.int64)
+        return overlap_groups(chroms, starts, ends)
+    n_splits = 2 + (config.shares.test_fraction > 0)
+    if splits is None and len(set(chroms)) < n_splits:
+        raise InputError(
+            f"the regions lie on {len(set(chroms))} contigs, and contigs are held out as a whole, "
+            f"for {n_splits} splits: hold out regions that overlap no others instead (--group-by "
+            "overlap), or give tables for each split"
+        )
+    return text_keys(chroms)

@@ -1,0 +1,128 @@
+"""Which labelled sequences are held out: whole groups, so that nothing alike is on both sides."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnamamba.data.hashing import hash_u64
+from dnamamba.data.labelled.config import SplitShares
+from dnamamba.data_prep.sequences import Ints, Where, text_keys
+from dnamamba.errors import InputError
+from dnamamba.intervals import Split
+from dnamamba.runtime import logger
+
+Keys = NDArray[np.uint64]
+"""A number for each example: the same for what must not be torn apart, or for the same bases."""
+
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), Split.TRAIN),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), Split.VALID),
+    **dict.fromkeys(("test", "testing"), Split.TEST),
+}
+
+
+def cut_shares(
+    groups: Keys, shown: NDArray[np.bool_], fractions: Mapping[Split, float], seed: int
+) -> dict[Split, Ints]:
+    """Numbers of examples of each split, in their order; training gets what is not held out.
+
+    groups: one number for each example; a group goes to one split as a whole, and which is decided
+    by seed and groups alone, not by the order of examples. shown: (N, C), which labels an example
+    has: training keeps a group of every label. fractions: shares of examples to hold out, the
+    first one first.
+    Raises InputError where nothing can be held out, or nothing is left.
+    """
+    names, group, size = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(hash_u64(names, seed), kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    order = order[~np.isin(order, order[_last_ranks(rank[group], shown)])]
+    split_of = np.full(len(names), len(fractions))
+    for number, (split, fraction) in enumerate(fractions.items()):
+        free = order[split_of[order] == len(fractions)]
+        taken = _about(size[free], fraction * len(groups))
+        if not taken:
+            raise InputError(
+                f"no example is left for the {split} split: {len(groups):,} examples are in "
+                f"{len(names):,} groups that must stay together, and training keeps one of every "
+                "label. Give more examples, smaller groups, or a file of their own for each split"
+            )
+        split_of[free[taken]] = number
+    splits = [*fractions, Split.TRAIN]
+    return {split: np.flatnonzero(split_of[group] == i) for i, split in enumerate(splits)}
+
+
+def _last_ranks(rank: Ints, shown: NDArray[np.bool_]) -> Ints:
+    """For each label the last group that has it, in the order groups are taken."""
+    last = [int(rank[column].max()) for column in shown.T if column.any()]
+    return np.array(last or [int(rank.max())], np.int64)
+
+
+def _about(sizes: Ints, wanted: float) -> list[int]:
+    """The first groups that together come closest to a number of examples; at least one."""
+    taken, total = [], 0
+    for i, size in enumerate(sizes.tolist()):
+        if total >= wanted:
+            break
+        if abs(total + size - wanted) <= abs(total - wanted):
+            taken.append(i)
+            total += size
+    return taken or ([int(sizes.argmin())] if len(sizes) else [])
+
+
+def fractions_of(shares: SplitShares, *, with_test: bool) -> dict[Split, float]:
+    """What is to be cut: the test first, so that it does not change with what validation takes."""
+    test = {Split.TEST: shares.test_fraction} if with_test and shares.test_fraction else {}
+    return {**test, Split.VALID: shares.valid_fraction}
+
+
+def named_splits(names: Sequence[str], column: str, where: Where) -> dict[Split, Ints]:
+    """The examples of each split that a column names: train, valid (val, dev), test, in any case.
+
+    Raises InputError for other names, and where no row is for training.
+    """
+    splits = {name: _SPLIT_NAMES.get(name.lower()) for name in set(names)}
+    if unknown := {name for name, split in splits.items() if split is None}:
+        i = next(i for i, name in enumerate(names) if name in unknown)
+        raise InputError(
+            f"{where(i)} column {column!r}: expected train, valid or test, got {names[i]!r}"
+        )
+    of = np.array([splits[name] for name in names], object)
+    found = {split: np.flatnonzero(of == split) for split in Split}
+    if not len(found[Split.TRAIN]):
+        raise InputError(f"no row has train in column {column!r}: nothing is left to train on")
+    return {split: rows for split, rows in found.items() if len(rows)}
+
+
+def overlap_groups(contigs: Sequence[str], starts: Ints, ends: Ints) -> Keys:
+    """A number for each region: the same for those that overlap, directly or through others.
+
+    starts, ends: 0-based, half-open, of one base or more.
+    """
+    _, contig = np.unique(np.array(contigs), return_inverse=True)
+    # One line of all contigs, each on a stretch of its own.
+    shift = contig * (int(ends.max()) + 1)
+    order = np.argsort(starts + shift, kind="stable")
+    first, reach = (starts + shift)[order], np.maximum.accumulate((ends + shift)[order])
+    begins = np.concatenate([[False], first[1:] >= reach[:-1]])
+    groups = np.empty(len(starts), np.uint64)
+    # Named by where they begin, so that regions elsewhere do not change which are held out.
+    leaders = order[np.flatnonzero(np.concatenate([[True], begins[1:]]))].tolist()
+    groups[order] = text_keys([f"{contigs[i]}:{starts[i]}" for i in leaders])[np.cumsum(begins)]
+    return groups
+
+
+def warn_of_shared_sequences(keys: Mapping[Split, Keys]) -> None:
+    """Log how many sequences, on either strand, stand in more than one split."""
+    splits = list(keys)
+    for i, one in enumerate(splits):
+        for other in splits[i + 1 :]:
+            shared = np.intersect1d(keys[one], keys[other])
+            if len(shared):
+                rows = int(np.isin(keys[other], shared).sum())
+                logger.warning(
+                    "%s sequences of %s stand in %s too, %s of its %s examples: results on it "
+                    "will look better than they are. Take them out of one",
+                    *(f"{len(shared):,}", one, other, f"{rows:,}", f"{len(keys[other]):,}"),
+                )

@@ -1,0 +1,243 @@
+"""Windows of a genome as batches of codes.
+
+A batch is a uint8 tensor (n, seq_len) of codes: token ids with the soft-mask bit still on, one byte
+a base on the way to the GPU. tokenizer.py tells the two apart.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from dnamamba.data.masking import hide_bases
+from dnamamba.data.ranges import NO_RUNS, ContigLine, merge
+from dnamamba.data.splits import SplitConfig, Splits, describe_doubts, resolve_splits
+from dnamamba.data.windows import WindowConfig, WindowIndex, footprint, index_intervals
+from dnamamba.data_prep.genomes.genome import Genome
+from dnamamba.data_prep.genomes.statistics import foreign_letters
+from dnamamba.errors import InputError
+from dnamamba.intervals import Split
+from dnamamba.runtime import logger
+from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which bases a model is trained and judged on."""
+
+    windows: WindowConfig
+    """Length, rule, edge and N limit of the windows."""
+
+    splits: SplitConfig = field(default_factory=SplitConfig)
+    """What is for training, validation and test."""
+
+    rc_augment: bool = True
+    """Read each training window from either strand, by a fair coin; no other split's."""
+
+    seed: int = 0
+    """Decides order, phase and strand of training windows; nothing else does."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"data seed is 0 or more and below 2^63, got {self.seed}")
+        if self.windows.rule != "tile" and self.splits.bed is None:
+            raise InputError(
+                f"the {self.windows.rule} rule lays windows on the rows of a BED: name one "
+                "(--bed), or use the tile rule"
+            )
+
+
+class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
+    """Windows of one split by running sample number; a pure function of that number.
+
+    hides_bases: mark bases for a masked language model to predict.
+
+    An item is asked for with a sequence of sample numbers and is a whole batch, uint8
+    (n, seq_len).
+    """
+
+    def __init__(
+        self,
+        genome: Genome,
+        index: WindowIndex,
+        *,
+        rc_augment: bool = False,
+        hides_bases: bool = False,
+    ):
+        self.genome = genome
+        self.index = index
+        self.rc_augment = rc_augment
+        self.hides_bases = hides_bases
+
+    def __getitem__(self, samples: Sequence[int]) -> torch.Tensor:
+        return torch.from_numpy(self.read(samples))
+
+    def read(self, samples: Sequence[int]) -> Codes:
+        """Codes (n, seq_len) of samples by number; they may cross an epoch's end."""
+        batch = np.empty((len(samples), self.index.config.seq_len), np.uint8)
+        done = 0
+        for epoch, i in self._by_epoch(samples):
+            self._fill(batch[done : done + len(i)], epoch, i)
+            done += len(i)
+        return batch
+
+    def describe(self, samples: Sequence[int]) -> list[str]:
+        """Where each sample comes from, for people: `epoch 0: chr1:1-1,024 (-)`."""
+        lines = []
+        for epoch, i in self._by_epoch(samples):
+            picked = self.index.windows(epoch, i)
+            for row, reverse in enumerate(self._reversed(epoch, i).tolist()):
+                place = self.index.interval(picked, row)
+                lines.append(f"epoch {epoch}: {place} ({'-' if reverse else '+'})")
+        return lines
+
+    def _by_epoch(self, samples: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        places = (self.index.locate(sample) for sample in samples)
+        for epoch, group in itertools.groupby(places, key=lambda place: place[0]):
+            yield epoch, np.array([i for _, i in group], np.int64)
+
+    def _reversed(self, epoch: int, i: np.ndarray) -> np.ndarray:
+        if not self.rc_augment:
+            return np.zeros(len(i), bool)
+        return self.index.reversed_strand(epoch, i)
+
+    def _fill(self, batch: Codes, epoch: int, i: np.ndarray) -> None:
+        picked = self.index.windows(epoch, i)
+        names, read = self.index.names, self.genome.read
+        columns = (picked.contig, picked.start, picked.n_bases, picked.left_pad)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        reverse = self._reversed(epoch, i).tolist()
+        keys = self.index.hiding_keys(epoch, i).tolist() if self.hides_bases else []
+        for row, (contig, start, n_bases, left_pad) in enumerate(rows):
+            codes = read(names[contig], start, start + n_bases)
+            if n_bases < batch.shape[1]:
+                batch[row] = PAD_ID
+            batch[row, left_pad : left_pad + n_bases] = codes
+            if reverse[row]:
+                # After padding, so that padding changes sides with the bases.
+                batch[row] = reverse_complement(batch[row])
+            if self.hides_bases:
+                batch[row] = hide_bases(batch[row], keys[row])
+
+
+def evaluation_samples(dataset: WindowDataset, eval_tokens: int) -> list[int]:
+    """Windows spread evenly over a split: about `eval_tokens` tokens, at least one window."""
+    n_windows = dataset.index.n_windows()
+    wanted = min(n_windows, max(1, eval_tokens // dataset.index.config.seq_len))
+    return [i * n_windows // wanted for i in range(wanted)]
+
+
+def build_indexes(genome: Genome, config: DataConfig) -> dict[Split, WindowIndex]:
+    """The window index of every split, no base of one inside another's windows.
+
+    Test is laid out first, then validation, then training; each keeps off what came before, unless
+    `windows.drop_overlap` is off. Logs what `doubts` finds. Raises InputError where a split of the
+    config gets no window.
+    """
+    splits = resolve_splits(config.splits, genome.contigs, config.windows.seq_len)
+    for doubt in doubts(genome, config):
+        logger.warning("%s", doubt)
+    return lay_indexes(genome, config, splits)
+
+
+def doubts(genome: Genome, config: DataConfig) -> list[str]:
+    """What is allowed but hardly meant, a sentence each: letters that are not DNA, BED rows of
+    contigs that are not there, related genomes divided by fraction."""
+    letters = foreign_letters(genome.facts())
+    found = describe_doubts(config.splits, genome.contigs)
+    return found if letters is None else [f"the genome: {letters}", *found]
+
+
+def lay_indexes(genome: Genome, config: DataConfig, splits: Splits) -> dict[Split, WindowIndex]:
+    """`build_indexes` from splits as they were resolved, without warnings."""
+    n_runs = {i: runs for i, name in enumerate(genome.contigs) if len(runs := genome.n_runs(name))}
+    protected = NO_RUNS
+    line = ContigLine(np.array(list(genome.contigs.values()), np.int64))
+    names = list(genome.contigs)
+    indexes: dict[Split, WindowIndex] = {}
+    for split in (Split.TEST, Split.VALID, Split.TRAIN):
+        index = indexes[split] = WindowIndex(
+            config.windows,
+            splits[split],
+            genome.contigs,
+            n_runs,
+            protected=line.split(protected),
+            seed=config.seed,
+            shuffled=split is Split.TRAIN,
+        )
+        if split is not Split.TRAIN:
+            # The rows too: some have no window, but none to train on either.
+            rows = line.place(*index_intervals(splits[split], names).T)
+            covered = footprint(index.table(), line, config.windows.seq_len)
+            protected = merge(np.concatenate([protected, covered, rows]))
+    _require_windows(indexes, splits, genome, config)
+    return indexes
+
+
+def build_datasets(
+    genome: Genome, config: DataConfig, *, hides_bases: bool = False
+) -> dict[Split, WindowDataset]:
+    """A dataset for each split; augmentation on the training one only.
+
+    hides_bases: mark bases for a masked language model to predict (hiding.py).
+    """
+    return {
+        split: WindowDataset(
+            genome,
+            index,
+            rc_augment=config.rc_augment and split is Split.TRAIN,
+            hides_bases=hides_bases,
+        )
+        for split, index in build_indexes(genome, config).items()
+    }
+
+
+def _require_windows(
+    indexes: Mapping[Split, WindowIndex], splits: Splits, genome: Genome, config: DataConfig
+) -> None:
+    seq_len = config.windows.seq_len
+    lengths = genome.contigs.values()
+    n_long = sum(length >= seq_len for length in lengths)
+    contigs = (
+        f"{n_long:,} of {len(lengths):,} contigs are that long, the longest has "
+        f"{max(lengths, default=0):,}"
+    )
+    if not indexes[Split.TRAIN].n_windows() and not n_long:
+        raise InputError(
+            f"no contig is as long as a window of {seq_len:,} bases ({contigs}): use a shorter "
+            "--seq-len, or --edge pad to pad short contigs"
+        )
+    for split, advice in (
+        (Split.TRAIN, "use a shorter --seq-len, hold out less, or raise --max-n-fraction"),
+        (Split.VALID, _how_to_validate(config.splits, splits)),
+    ):
+        if not indexes[split].n_windows():
+            bases = sum(interval.length for interval in splits[split])
+            raise InputError(
+                f"the {split} split has no window of {seq_len:,} bases ({bases:,} bases in "
+                f"{len(splits[split]):,} stretches, before windows over the N limit and windows "
+                f"that touch another split are dropped; {contigs}): {advice}"
+            )
+
+
+def _how_to_validate(config: SplitConfig, splits: Splits) -> str:
+    if config.bed is not None and not splits[Split.VALID]:
+        return (
+            "the BED has no valid row on the contigs of this genome; use one that has, or hold out "
+            "contigs with --valid-contigs instead"
+        )
+    if config.bed is not None:
+        return "use a shorter --seq-len, --edge pad, or a BED with other rows"
+    if config.valid_contigs or config.test_contigs:
+        return "use a shorter --seq-len, --edge pad, or name other contigs with --valid-contigs"
+    if config.valid_fraction == 0:
+        return "use a --valid-fraction above 0, or --valid-contigs"
+    if splits[Split.VALID]:
+        return "use a shorter --seq-len, a larger --valid-fraction, or --valid-contigs"
+    n_windows = 4 if config.test_fraction else 2
+    return (
+        f"use a shorter --seq-len (a contig is divided if it has room for {n_windows} windows), or "
+        "hold out whole contigs with --valid-contigs"
+    )

@@ -1,0 +1,1 @@
+"""Embeddings of sequences and regions, and their files."""

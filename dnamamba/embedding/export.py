@@ -1,0 +1,172 @@
+"""Embeddings as npz, parquet or text, for small jobs and other programs."""
+
+import gzip
+import zipfile
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnamamba.embedding.lazy_vectors import require_memory
+from dnamamba.embedding.reader import Embeddings, building, number_names, read_embeddings
+from dnamamba.errors import InputError
+
+ExportFormat = Literal["npz", "parquet", "tsv"]
+_SPACES = str.maketrans("\t\r\n", "   ")
+_TEXT_BYTES = 12
+"""Of a number as text, about."""
+
+
+def export(
+    path: Path | str,
+    out: Path | str,
+    format: ExportFormat | None = None,
+    *,
+    layer: int | None = None,
+    force: bool = False,
+) -> Path:
+    """Write one layer of a file of embeddings, all rows in their order, with the table.
+
+    format: default by the end of `out`: .npz (arrays `vectors`, `ok`, `offsets` without pooling,
+        `settings`, and one a column), .parquet (a column a number; needs pyarrow), .tsv or .tsv.gz.
+        Numbers of rows without vectors are NaN, in text empty. Without pooling parquet and tsv have
+        a row a position, with `row` and `position` (0-based, in what was pooled), and npz
+        `offsets`.
+    The file appears when it is whole. Raises InputError where it exists (without `force`), cannot
+    be written, or would not fit into memory when it is read again.
+    """
+    out = Path(out)
+    kind = format or _format_of(out)
+    if kind not in get_args(ExportFormat):
+        raise InputError(f"format is one of {', '.join(get_args(ExportFormat))}, got {kind!r}")
+    write = {"npz": _write_npz, "parquet": _write_parquet, "tsv": _write_tsv}[kind]
+    with read_embeddings(path, layer) as embeddings:
+        n_bytes = embeddings.vectors.nbytes
+        if kind == "tsv":
+            n_bytes = embeddings.vectors.size * _TEXT_BYTES
+        require_memory(n_bytes, f"{out} with {len(embeddings.vectors):,} vectors")
+        with building(out, force) as (file, _):
+            write(embeddings, file, out)
+    return out
+
+
+def require_export(format: ExportFormat, out: Path) -> None:
+    """Raise InputError where `export` would for want of a library."""
+    if format == "parquet":
+        _import_parquet(out)
+
+
+def _format_of(out: Path) -> str:
+    name = out.name.removesuffix(".gz")
+    for kind in get_args(ExportFormat):
+        if name.endswith(f".{kind}") and (kind == "tsv" or name == out.name):
+            return kind
+    raise InputError(f"{out} ends in none of .npz, .parquet, .tsv, .tsv.gz: name the format")
+
+
+# --- npz
+
+
+def _write_npz(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
+    arrays: dict[str, NDArray[Any]] = {"ok": embeddings.ok}
+    if embeddings.offsets is not None:
+        arrays["offsets"] = embeddings.offsets
+    arrays["settings"] = np.array(embeddings.info.to_json())
+    arrays["layer"] = np.array(embeddings.layer)
+    for name in embeddings.table:
+        column = embeddings.table[name]
+        # Text in cells of one size: object arrays would be pickles.
+        key = f"column_{name}" if name in arrays or name == "vectors" else name
+        arrays[key.replace("/", "%2F")] = column.astype("U") if column.dtype == object else column
+    with zipfile.ZipFile(file, "w") as archive:
+        with _member(archive, "vectors") as member:
+            header = {
+                "descr": np.lib.format.dtype_to_descr(embeddings.vectors.dtype),
+                "fortran_order": False,
+                "shape": embeddings.vectors.shape,
+            }
+            np.lib.format.write_array_header_1_0(member, header)
+            for _, block in embeddings.blocks():
+                member.write(np.ascontiguousarray(block).tobytes())
+        for name, array in arrays.items():
+            with _member(archive, name) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> Any:
+    # Of one time, as numpy's: the same content gives the same file.
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+
+
+# --- rows of tables
+
+
+def _column_names(embeddings: Embeddings) -> dict[str, str]:
+    """What columns are called beside those of the numbers, with their names in the table."""
+    taken = {"row", "position", *number_names(embeddings.info)}
+    shown = {"row": "row", "position": "position"} if embeddings.info.per_position else {}
+    for name in embeddings.table:
+        key = name
+        while key in taken or (key != name and key in embeddings.table):
+            key = f"input_{key}"
+        shown[key] = name
+    return shown
+
+
+def _pieces(embeddings: Embeddings) -> Iterator[tuple[list[NDArray[Any]], NDArray[Any]]]:
+    """The columns of some rows and their numbers, (n, numbers of a row)."""
+    names = list(_column_names(embeddings).values())
+    for start, block in embeddings.blocks():
+        rows = places = np.arange(start, start + len(block))
+        columns: list[NDArray[Any]] = []
+        if (offsets := embeddings.offsets) is not None:
+            rows = np.searchsorted(offsets, places, side="right") - 1
+            columns = [rows, places - offsets[rows]]
+        columns += [embeddings.table[name][rows] for name in names[len(columns) :]]
+        yield columns, block.reshape(len(block), -1)
+
+
+def _write_tsv(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
+    if out.suffix != ".gz":
+        _write_lines(embeddings, file)
+        return
+    with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+        _write_lines(embeddings, packed)
+
+
+def _write_lines(embeddings: Embeddings, file: Any) -> None:
+    names = [name.translate(_SPACES) for name in _column_names(embeddings)]
+    file.write(("\t".join([*names, *number_names(embeddings.info)]) + "\n").encode())
+    for columns, numbers in _pieces(embeddings):
+        cells = [[str(value).translate(_SPACES) for value in column] for column in columns]
+        for *row, values in zip(*cells, numbers.tolist(), strict=True):
+            texts = ("" if value != value else f"{value:.9g}" for value in values)
+            file.write(("\t".join(chain(row, texts)) + "\n").encode())
+
+
+def _import_parquet(out: Path) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise InputError(
+            f"writing {out} needs pyarrow (pip install dnamamba[parquet]), which is not installed; "
+            "npz and tsv are written without it"
+        ) from error
+    return pyarrow, parquet
+
+
+def _write_parquet(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
+    pyarrow, parquet = _import_parquet(out)
+    fields = []
+    for shown, name in _column_names(embeddings).items():
+        is_text = name in embeddings.table and embeddings.table[name].dtype == object
+        fields.append((shown, pyarrow.string() if is_text else pyarrow.int64()))
+    fields += [(name, pyarrow.float32()) for name in number_names(embeddings.info)]
+    schema = pyarrow.schema(fields, metadata={"dnamamba": embeddings.info.to_json()})
+    with parquet.ParquetWriter(file, schema) as writer:
+        for columns, numbers in _pieces(embeddings):
+            writer.write_table(pyarrow.table([*columns, *numbers.T], schema=schema))

@@ -1,0 +1,154 @@
+"""Vectors that stay in their file until they are asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from dnamamba.embedding.format import EmbeddingInfo, to_float32
+from dnamamba.errors import InputError
+from dnamamba.runtime import available_host_bytes
+
+_NOT_WORTH_ASKING = 1 << 27
+_GATHERED_AT_ONCE = 1 << 22
+
+
+def require_memory(n_bytes: int, what: str) -> None:
+    """Raise InputError for what would not fit into memory, with what to do instead."""
+    if n_bytes < _NOT_WORTH_ASKING:
+        return
+    free = available_host_bytes()
+    if n_bytes > 0.8 * free:
+        raise InputError(
+            f"{what} needs {n_bytes / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free: "
+            "take some rows (embeddings.vectors[0:100_000]), a region (embeddings.overlapping), "
+            "or map all of them with embeddings.to_memmap(path)"
+        )
+
+
+class Vectors:
+    """What numpy would index as (rows, ...), read from HDF5.
+
+    The first index may be a number, a slice, a mask or row numbers in any order; others, as in
+    HDF5, apply to their own axis. shape, dtype, ndim, size, nbytes: as of an array.
+    """
+
+    def __init__(
+        self,
+        dataset: Callable[[], h5py.Dataset],
+        info: EmbeddingInfo,
+        shape: tuple[int, ...],
+        *,
+        raw: bool = False,
+    ):
+        self._dataset, self._info, self._raw = dataset, info, raw
+        self.shape = shape
+        self.dtype: np.dtype[Any] = info.stored if raw else np.dtype(np.float32)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"Vectors(shape={self.shape}, dtype={self.dtype})"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("vectors in a file become an array by copying only")
+        values = self[:]
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        first, rest = self._split(key)
+        if isinstance(first, int | np.integer):
+            row = range(len(self))[first]
+            return self._read(slice(row, row + 1), rest)[0]
+        if isinstance(first, slice):
+            start, stop, step = first.indices(len(self))
+            if step == 1:
+                return self._read(slice(start, max(start, stop)), rest)
+            first = np.arange(start, stop, step)
+        return self._gather(self._row_numbers(np.asarray(first)), rest)
+
+    def _split(self, key: Any) -> tuple[Any, tuple[Any, ...]]:
+        keys = key if isinstance(key, tuple) else (key,)
+        if any(one is Ellipsis for one in keys):
+            at = next(i for i, one in enumerate(keys) if one is Ellipsis)
+            missing = self.ndim - (len(keys) - 1)
+            keys = keys[:at] + (slice(None),) * missing + keys[at + 1 :]
+        if not 0 < len(keys) <= self.ndim or any(one is None for one in keys):
+            raise IndexError(f"vectors have {self.ndim} axes, got the index {key!r}")
+        return keys[0], keys[1:]
+
+    def _row_numbers(self, index: NDArray[Any]) -> NDArray[np.int64]:
+        if index.ndim != 1:
+            raise IndexError(f"rows are chosen by one axis of numbers, got {index.ndim}")
+        if index.dtype == bool:
+            if len(index) != len(self):
+                raise IndexError(f"a mask has {len(self)} entries, got {len(index)}")
+            return np.flatnonzero(index)
+        if len(index) and not np.issubdtype(index.dtype, np.integer):
+            raise IndexError(f"rows are chosen by whole numbers or a mask, got {index.dtype}")
+        index = index.astype(np.int64)
+        if len(index) and (index.min() < -len(self) or index.max() >= len(self)):
+            raise IndexError(f"there are rows 0 to {len(self) - 1}, got {index.max()}")
+        return np.where(index < 0, index + len(self), index)
+
+    def _read(self, rows: slice, rest: tuple[Any, ...]) -> NDArray[Any]:
+        """Rows of one stretch. The file is asked for no more than is wanted where it can be."""
+        n_bytes = (rows.stop - rows.start) * int(np.prod(self.shape[1:])) * 4
+        simple = all(
+            isinstance(one, int | np.integer) or (isinstance(one, slice) and one.step in (None, 1))
+            for one in rest
+        )
+        if not rest:
+            require_memory(n_bytes, f"reading {rows.stop - rows.start:,} vectors")
+        try:
+            if simple:
+                values = self._dataset()[(rows, *rest)]
+            else:
+                values = self._outer(self._dataset()[rows], rest)
+        except OSError as error:
+            raise InputError(
+                f"vectors {rows.start:,} to {rows.stop:,} cannot be read ({error}): the file is "
+                "damaged; make or copy it again"
+            ) from error
+        return values if self._raw else to_float32(values, self._info)
+
+    @staticmethod
+    def _outer(values: NDArray[Any], rest: tuple[Any, ...]) -> NDArray[Any]:
+        for axis, one in reversed(list(enumerate(rest, start=1))):
+            values = values[(slice(None),) * axis + (one,)]
+        return values
+
+    def _gather(self, rows: NDArray[np.int64], rest: tuple[Any, ...]) -> NDArray[Any]:
+        """Rows in any order. Each stretch of a few megabytes that has some is read once."""
+        row_shape = self._outer(np.empty((0, *self.shape[1:]), self.dtype), rest).shape[1:]
+        n_bytes = len(rows) * int(np.prod(row_shape)) * self.dtype.itemsize
+        require_memory(n_bytes, f"reading {len(rows):,} vectors")
+        found = np.empty((len(rows), *row_shape), self.dtype)
+        chunks = self._dataset().chunks
+        row_bytes = max(1, int(np.prod(self.shape[1:])) * 4)
+        step = max(1, _GATHERED_AT_ONCE // row_bytes)
+        if chunks is not None:
+            step = max(1, step // chunks[0]) * chunks[0]
+        order = np.argsort(rows, kind="stable")
+        cuts = np.flatnonzero(np.diff(rows[order] // step)) + 1
+        for some in np.split(order, cuts):
+            if len(some):
+                first, last = int(rows[some[0]]), int(rows[some[-1]])
+                found[some] = self._read(slice(first, last + 1), rest)[rows[some] - first]
+        return found

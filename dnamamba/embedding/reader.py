@@ -1,0 +1,378 @@
+"""Reading files of embeddings; docs/formats.md describes them.
+
+embeddings = dnamamba.read_embeddings("peaks.h5")
+X, table = embeddings.arrays()
+adata = embeddings.to_anndata()
+vectors = embeddings.to_memmap("peaks.npy")
+"""
+
+import importlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from dnamamba.data_prep.genomes.fasta import open_existing
+from dnamamba.data_prep.genomes.store import quote_name
+from dnamamba.embedding.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    PART_FORMAT,
+    REGION_COLUMNS,
+    EmbeddingInfo,
+)
+from dnamamba.embedding.hdf5 import no_room
+from dnamamba.embedding.lazy_vectors import Vectors
+from dnamamba.errors import InputError
+
+_COPIED_AT_ONCE = 1 << 22
+
+
+def read_embeddings(
+    path: Path | str, layer: int | None = None, *, raw: bool = False
+) -> "Embeddings":
+    """Open a file of embeddings; vectors stay in it until they are asked for.
+
+    layer: which of the file's layers, by its number in the model; default the last of them.
+    raw: give numbers as they are stored (float16; bits of bfloat16 as uint16), not float32.
+    Raises FileNotFoundError, and InputError for a file of another kind or of a newer format, one
+    that is damaged or cut off, and a layer that it does not have.
+    """
+    return Embeddings(Path(path), layer, raw=raw)
+
+
+class Embeddings:
+    """Embeddings of one layer with the regions that they are of, a row for every input row.
+
+    path, info, layer: the file, how it was made, the layer's number.
+    vectors: float32 (rows, D), of bins (rows, N, D), without pooling (positions, D); NaN in rows
+        without. Slicing reads what is asked for; np.asarray reads all.
+    table: numpy columns by name, read when first used: of text, or int64. A column of the input
+        that is called like one of the file's own has `input_` before its name.
+    offsets: int64 (rows + 1,) without pooling: row i has the positions offsets[i] to
+        offsets[i + 1]; else None.
+    """
+
+    def __init__(self, path: Path, layer: int | None = None, *, raw: bool = False):
+        self.path, self._raw = path.resolve(), raw
+        open_existing(path).close()
+        self._file: h5py.File | None = None
+        self._pid = 0
+        self._columns: dict[str, NDArray[Any]] = {}
+        with _reading(path):
+            self.info = _check_kind(path, self._open())
+            self.layer = self._choose(layer)
+            regions = self._open()["regions"]
+            self._n_rows = len(regions["line"])
+            self.offsets: NDArray[np.int64] | None = None
+            if self.info.per_position:
+                self.offsets = regions["offset"][:]
+            shape = self._dataset().shape
+        self.vectors = Vectors(self._dataset, self.info, shape, raw=raw)
+        self.table: Mapping[str, NDArray[Any]] = _Table(self)
+
+    def _open(self) -> h5py.File:
+        """The file; opened again in a process that was forked or got this pickled."""
+        if self._file is None or self._pid != os.getpid():
+            self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
+        return self._file
+
+    def _choose(self, layer: int | None) -> int:
+        if layer is None:
+            return max(self.info.layers)
+        if layer not in self.info.layers:
+            there = ", ".join(map(str, sorted(self.info.layers)))
+            raise InputError(
+                f"{self.path} has no layer {layer!r}; it has {there} (0 is the model's embedding; "
+                "numbers count from there, not from the end)"
+            )
+        return layer
+
+    def _dataset(self) -> h5py.Dataset:
+        return self._open()[f"embeddings/layer_{self.layer}"]
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def __repr__(self) -> str:
+        return (
+            f"Embeddings({self.path.name}: {len(self):,} rows, layer {self.layer}, "
+            f"{self.info.pooling}, vectors {self.vectors.shape})"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what is asked for after that opens it again."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_file": None, "_columns": {}, "vectors": None, "table": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with _reading(self.path):
+            self.vectors = Vectors(self._dataset, self.info, self._dataset().shape, raw=self._raw)
+        self.table = _Table(self)
+
+    # --- rows
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """Which rows have vectors, (rows,)."""
+        return self._column("embedded").astype(bool)
+
+    def _column(self, name: str) -> NDArray[Any]:
+        if name not in self._columns:
+            with _reading(self.path):
+                self._columns[name] = _read_column(self._open()[f"regions/{name}"])
+        return self._columns[name]
+
+    def vectors_of(self, row: int) -> NDArray[Any]:
+        """Those of a row: (D,), of bins (N, D), without pooling (L, D)."""
+        if not -len(self) <= row < len(self):
+            raise InputError(f"{self.path} has rows 0 to {len(self) - 1}, got {row}")
+        row %= len(self)
+        if self.offsets is None:
+            return self.vectors[row]
+        return self.vectors[int(self.offsets[row]) : int(self.offsets[row + 1])]
+
+    def overlapping(self, chrom: str, start: int = 0, end: int | None = None) -> NDArray[np.int64]:
+        """Rows whose region shares a base with [start, end) of a contig, in their order.
+
+        start, end: 0-based, half-open; end None: to the contig's end. Regions are as they were
+        given, before anything was read around them; strands do not matter.
+        """
+        starts, ends = self.table["start"], self.table["end"]
+        found = (self.table["chrom"] == chrom) & (starts < ends) & (ends > start) & (starts >= 0)
+        if end is not None:
+            found &= starts < end
+            found &= start < end
+        return np.flatnonzero(found)
+
+    # --- other forms
+
+    def arrays(self, *, keep_failed: bool = False) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+        """Vectors in memory and the table's columns, of the same rows: X, table for scikit-learn.
+
+        Rows without vectors are left out unless `keep_failed`; the column `row` numbers the rows
+        as in the file. Of bins X is (rows, N, D). Raises InputError without pooling, as rows differ
+        in length, and where memory is too small.
+        """
+        self._refuse_positions("arrays")
+        rows = np.arange(len(self)) if keep_failed else np.flatnonzero(self.ok)
+        table = {"row": rows} | {name: self.table[name][rows] for name in self.table}
+        return self.vectors[:] if keep_failed else self.vectors[rows], table
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas.DataFrame, all rows. Raises InputError without pandas."""
+        return _import("pandas").DataFrame(dict(self.table))
+
+    def to_anndata(self, *, keep_failed: bool = False) -> Any:
+        """An anndata.AnnData: X the vectors (of bins N x D numbers a row), obs the table.
+
+        Rows are called by their names, made unique, and by their numbers where they have none. Rows
+        without vectors are left out unless `keep_failed`: most methods cannot have NaN.
+        `uns["dnamamba"]` has the settings as JSON. Raises InputError without anndata, without
+        pooling, and where memory is too small.
+        """
+        anndata, pandas = _import("anndata"), _import("pandas")
+        self._refuse_positions("to_anndata")
+        values, table = self.arrays(keep_failed=keep_failed)
+        labels = [name or str(row) for row, name in zip(table["row"], table["name"], strict=True)]
+        found = anndata.AnnData(
+            X=values.reshape(len(values), -1),
+            # Slashes separate groups in a .h5ad.
+            obs=pandas.DataFrame(
+                {quote_name(name): column for name, column in table.items()}, index=_unique(labels)
+            ),
+            var=pandas.DataFrame(index=number_names(self.info)),
+            uns={"dnamamba": self.info.to_json(), "layer": self.layer},
+        )
+        return found
+
+    def _refuse_positions(self, what: str) -> None:
+        if self.info.per_position:
+            raise InputError(
+                f"{self.path} has a vector for every position, so that rows differ in length, and "
+                f"{what} needs one a row: use vectors_of(row), or to_memmap() with .offsets; or "
+                "embed with another pooling"
+            )
+
+    def to_memmap(self, path: Path | str, *, force: bool = False) -> "np.memmap[Any, Any]":
+        """Copy the vectors to a .npy file, a few megabytes at a time, and map it into memory.
+
+        All rows are there, in their order; the file appears when it is whole, and
+        np.load(path, mmap_mode="r") opens it again. Raises InputError where it exists (without
+        `force`) and where there is no room.
+        """
+        with building(Path(path), force) as (file, _):
+            header = {
+                "descr": np.lib.format.dtype_to_descr(self.vectors.dtype),
+                "fortran_order": False,
+                "shape": self.vectors.shape,
+            }
+            np.lib.format.write_array_header_1_0(file, header)
+            for _start, block in self.blocks():
+                file.write(np.ascontiguousarray(block).data)
+        if 0 in self.vectors.shape:
+            raise InputError(f"{self.path} has no vectors, and an empty file cannot be mapped")
+        return np.load(path, mmap_mode="r")
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """All vectors, a few megabytes at a time, each with the number of its first."""
+        row_bytes = int(np.prod(self.vectors.shape[1:])) * 4
+        step = max(1, _COPIED_AT_ONCE // row_bytes)
+        if (chunks := self._dataset().chunks) is not None:
+            # Of whole chunks: none is unpacked twice.
+            step = -(-step // chunks[0]) * chunks[0]
+        for start in range(0, len(self.vectors), step):
+            yield start, self.vectors[start : start + step]
+
+
+class _Table(Mapping[str, NDArray[Any]]):
+    """Columns of the regions by the names that people see."""
+
+    def __init__(self, embeddings: Embeddings):
+        keys = embeddings.info.column_keys
+        self._embeddings = embeddings
+        self._paths = {name: name for name in REGION_COLUMNS}
+        for key in keys:
+            name = key
+            while name in self._paths or (name != key and name in keys):
+                name = f"input_{name}"
+            self._paths[name] = f"input/{quote_name(key)}"
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._paths:
+            raise KeyError(f"{name!r}; there are {', '.join(self._paths)}")
+        return self._embeddings._column(self._paths[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def _read_column(dataset: h5py.Dataset) -> NDArray[Any]:
+    values = dataset[:]
+    if h5py.check_string_dtype(dataset.dtype) is None:
+        return values
+    found = values.tolist()
+    # Contigs, strands and statuses repeat: their texts are made once.
+    texts = {text: text.decode("utf8", "replace") for text in set(found)}
+    return np.array([*map(texts.__getitem__, found), None], object)[:-1]
+
+
+def number_names(info: EmbeddingInfo) -> list[str]:
+    """What the numbers of a row are called: e0, e1, ...; of bins bin0_e0, ..."""
+    numbers = [f"e{i}" for i in range(info.d_out)]
+    if info.n_bins is None:
+        return numbers
+    return [f"bin{b}_{number}" for b in range(info.n_bins) for number in numbers]
+
+
+def _unique(names: list[str]) -> list[str]:
+    taken, found = set(names), []
+    seen: dict[str, int] = {}
+    for name in names:
+        number = seen.get(name, 0)
+        unique = name
+        while number and unique in taken:
+            unique, number = f"{name}-{number}", number + 1
+        seen[name] = max(number, 1)
+        taken.add(unique)
+        found.append(unique)
+    return found
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"this needs {name}, which is not installed: pip install {name}"
+        ) from error
+
+
+# --- files
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is not a whole file of embeddings ({error}): it is damaged or cut off; make "
+            "or copy it again"
+        ) from error
+
+
+def _check_kind(path: Path, file: h5py.File) -> EmbeddingInfo:
+    found = file.attrs.get("format")
+    if found == PART_FORMAT:
+        raise InputError(
+            f"{path} is one part of a file of embeddings that is not finished: run the same "
+            "command again to finish it"
+        )
+    if found != FORMAT:
+        raise InputError(
+            f"{path} is HDF5, but not embeddings (expected format {FORMAT!r}, got {found!r}); make "
+            "them with `dnamamba embed`"
+        )
+    version = file.attrs.get("format_version")
+    if not isinstance(version, int | np.integer) or version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format_version {version!s}, this dnamamba reads {FORMAT_VERSION}; update "
+            "dnamamba, or read it with plain HDF5"
+        )
+    try:
+        return EmbeddingInfo.from_json(file.attrs["settings"])
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} has damaged settings ({error}): make it again") from error
+
+
+@contextmanager
+def building(path: Path, force: bool) -> Iterator[tuple[Any, Path]]:
+    """A file, open for bytes, and its name while it is made; renamed to `path` at the end.
+
+    Raises InputError where `path` exists (without `force`) or cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file to write")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists already; use force to replace it, or another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, name = tempfile.mkstemp(".building", f".{path.name}-", path.parent)
+        temporary = Path(name)
+        try:
+            with open(number, "wb") as file:
+                yield file, temporary
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise no_room(path, error) from error
+
+
+def _umask() -> int:
+    found = os.umask(0o22)
+    os.umask(found)
+    return found

@@ -1,0 +1,1 @@
+"""Metrics of classifiers and regressions, with bootstrap intervals."""

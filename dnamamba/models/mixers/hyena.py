@@ -1,0 +1,217 @@
+"""The Hyena mixer: gates and long convolutions, whose filters a small network makes of position.
+
+Parameter names and shapes are those of HyenaDNA (standalone_hyenadna.py), the shared frequency of
+the sines once. Shape letters: B batch, L seq_len, D d_model, K d_conv.
+"""
+
+import math
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from dnamamba.errors import InputError
+from dnamamba.kernels import causal_conv1d, long_conv
+from dnamamba.kernels.longconv.reference import apply_window
+from dnamamba.models.layers import Linear
+from dnamamba.models.mixers.configs import HyenaConfig
+
+INITIAL_STD = 0.02
+
+# A layer keeps 1.5 KiB a position of the network that makes its filters, 0.4 GiB for so many.
+_KEPT_POSITIONS = 1 << 18
+
+# At the last position the slowest filter has decayed to TARGET to the power of 1 / SLOW, the
+# fastest to TARGET to the power of 1 / FAST.
+_TARGET, _SLOW, _FAST = 0.01, 1.5, 0.3
+
+
+class Positions(NamedTuple):
+    """What filters are a function of, for the first L of l_max positions.
+
+    t: position / (l_max - 1) (L, 1). z: t, then cosines, then sines of it (L, emb_dim).
+    """
+
+    t: Tensor
+    z: Tensor
+
+
+class Hyena(nn.Module):
+    """(B, L, D) to (B, L, D), each position seeing those before it, up to l_max of them; L is at
+    most l_max unless the config says that filters are zero beyond it.
+
+    Of the order + 1 projections the last is convolved, order - 1 times, and multiplied by another
+    before each convolution and after the last.
+
+    Source: Poli et al. 2023 (arXiv 2302.10866), Nguyen et al. 2023 (arXiv 2306.15794).
+    """
+
+    def __init__(self, d_model: int, config: HyenaConfig) -> None:
+        super().__init__()
+        self.d_model, self.order = d_model, config.order
+        self.l_max, self.beyond = config.l_max, config.beyond
+        width = (config.order + 1) * d_model
+        self.in_proj = Linear(d_model, width)
+        # Only holds the parameters: upstream's names, shapes and initial values.
+        self.short_filter = nn.Conv1d(width, width, config.d_conv, groups=width)
+        self.filter_fn = ImplicitFilter((config.order - 1) * d_model, config)
+        self.out_proj = Linear(d_model, d_model)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial values as upstream: N(0, 0.02^2) and no bias, but in the short convolution."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(std=INITIAL_STD)
+                if module.bias is not None:
+                    module.bias.zero_()
+
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, ...] | None = None, return_state: bool = False
+    ) -> tuple[Tensor, None]:
+        """x: (B, L, D). Returns the output (B, L, D) and None.
+
+        Raises InputError for more than l_max positions and where a state is given or asked for:
+        every output depends on all inputs before it, which no state of fixed size holds.
+        """
+        self._check(x, state, return_state)
+        taps, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
+        projected = cast(Tensor, causal_conv1d(self.in_proj(x), taps, bias))
+        *gates, v = projected.split(self.d_model, dim=-1)
+        made, decays = self.filter_fn.before_decay(min(x.shape[1], self.l_max))
+        if (missing := x.shape[1] - len(made)) > 0:
+            made = functional.pad(made, (0, 0, 0, missing))  # [L, (order - 1) D]
+        filters, biases = made.split(self.d_model, dim=-1), self.filter_fn.bias.split(self.d_model)
+        for index, (k, skip) in enumerate(zip(filters, biases, strict=True)):
+            window: dict[str, Any] = {}
+            if decays is not None:
+                decay = decays[index * self.d_model : (index + 1) * self.d_model]
+                window = {"decay": decay, "shift": self.filter_fn.shift}
+            gate_out = gates[0] if index == self.order - 2 else None
+            v = long_conv(v, k, skip, gate_in=gates.pop(), gate_out=gate_out, **window)
+        return self.out_proj(v), None
+
+    def _check(self, x: Tensor, state: tuple[Tensor, ...] | None, return_state: bool) -> None:
+        if state is not None or return_state:
+            raise InputError(
+                "a Hyena model carries no state from one call to the next: its filters are as long "
+                "as the sequence. Give whole sequences (no state, return_state=False)"
+            )
+        if x.shape[1] > self.l_max and self.beyond == "refuse":
+            raise InputError(
+                f"a sequence of {x.shape[1]:,} tokens is longer than this Hyena's filters, made "
+                f"for l_max = {self.l_max:,}: use shorter sequences, train a model with a larger "
+                "l_max, or have its filters end there (HyenaConfig.beyond = 'zero')"
+            )
+
+
+class ImplicitFilter(nn.Module):
+    """Filters k(t) of n_filters channels: a network with sines, times a decay of each channel.
+
+    k(t) = network(z(t)) * (exp(-|delta| t) + shift), delta evenly spaced over the channels.
+    The first L positions of a filter do not depend on L.
+    """
+
+    t: Tensor | None
+    z: Tensor | None
+    deltas: Tensor | None
+
+    def __init__(self, n_filters: int, config: HyenaConfig) -> None:
+        super().__init__()
+        self.n_filters, self.l_max = n_filters, config.l_max
+        self.emb_dim, self.shift = config.emb_dim, config.shift
+        self.bias = nn.Parameter(torch.randn(n_filters))
+        width = config.filter_order
+        layers: dict[str, nn.Module] = {"0": nn.Linear(config.emb_dim, width), "1": Sine(config)}
+        for index in range(1, config.filter_layers + 1):
+            layers[str(2 * index)] = nn.Linear(width, width)
+        layers[str(2 * config.filter_layers + 2)] = nn.Linear(width, n_filters, bias=False)
+        # Numbered as upstream's list, in which one sine stands after each layer but the last.
+        self.implicit_filter = nn.ModuleDict(layers)
+        for name in ("t", "z", "deltas"):
+            self.register_buffer(name, None, persistent=False)
+
+    def forward(self, seq_len: int) -> Tensor:
+        """The filters (L, n_filters), float32 whatever autocast says (float64 in such a model)."""
+        filters, decay = self.before_decay(seq_len)
+        return filters if decay is None else apply_window(filters, decay, self.shift)
+
+    def before_decay(self, seq_len: int) -> tuple[Tensor, Tensor | None]:
+        """The network's output (L, n_filters), and what a position decays by (n_filters,), for
+        `long_conv` to apply; None where loaded positions have been applied.
+
+        For long sequences the backward makes the output again.
+        """
+        if seq_len <= _KEPT_POSITIONS:
+            filters = self._compute(seq_len)
+        else:
+            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+            filters = checkpoint(self._compute, seq_len, **options)
+        if self.t is None:
+            return filters, self.decays() / max(1, self.l_max - 1)
+        decay = torch.exp(-self.t[:seq_len] * self.decays()) + self.shift
+        return filters * decay.to(filters.dtype), None
+
+    def _compute(self, seq_len: int) -> Tensor:
+        device = self.bias.device
+        dtype = torch.promote_types(self.bias.dtype, torch.float32)
+        with torch.autocast(device.type, enabled=False):
+            hidden = self.positions(seq_len).z.to(dtype)
+            frequency = cast(Sine, self.implicit_filter["1"]).freq.to(dtype).squeeze(0)
+            *linears, last = (m for m in self.implicit_filter.values() if isinstance(m, nn.Linear))
+            for linear in linears:
+                # The sine's frequency multiplies 64 rows of weights rather than L positions.
+                weight = linear.weight.to(dtype) * frequency.unsqueeze(1)
+                hidden = functional.linear(hidden, weight, linear.bias.to(dtype) * frequency).sin()
+            return functional.linear(hidden, last.weight.to(dtype))
+
+    def positions(self, seq_len: int) -> Positions:
+        """In float64, unless they were loaded: made at every call, as those of 2^20 positions
+        would take 24 MiB a layer."""
+        if self.t is not None and self.z is not None:
+            return Positions(self.t[:seq_len], self.z[:seq_len])
+        index = torch.arange(seq_len, dtype=torch.float64, device=self.bias.device).unsqueeze(1)
+        t = index / max(1, self.l_max - 1)
+        bands = (self.emb_dim - 1) // 2
+        options: dict[str, Any] = {"dtype": torch.float64, "device": index.device}
+        frequencies = torch.linspace(1e-4, bands - 1, bands, **options)
+        angles = index * (2 * math.pi / self.l_max) * frequencies
+        return Positions(t, torch.cat([t, angles.cos(), -angles.sin()], dim=-1))
+
+    def decays(self) -> Tensor:
+        """|delta| of each channel (n_filters,), in float64 unless they were loaded."""
+        if self.deltas is not None:
+            return self.deltas.abs()
+        slow, fast = math.log(_TARGET) / _SLOW, math.log(_TARGET) / _FAST
+        options: dict[str, Any] = {"dtype": torch.float64, "device": self.bias.device}
+        return torch.linspace(slow, fast, self.n_filters, **options).abs()
+
+    def load_positions(self, t: Tensor, z: Tensor, deltas: Tensor) -> None:
+        """Take these from now on, as upstream's files hold them, instead of computing them.
+
+        t: (l_max, 1), z: (l_max, emb_dim), deltas: (n_filters,). They differ from ours by float32's
+        rounding, so this is for comparisons in float64; they are not saved with a model.
+        """
+        self.t, self.z, self.deltas = (part.to(self.bias.device) for part in (t, z, deltas))
+
+
+class Sine(nn.Module):
+    """Holds freq of sin(freq * x), a parameter of each of the last axis' entries."""
+
+    def __init__(self, config: HyenaConfig) -> None:
+        super().__init__()
+        self.freq = nn.Parameter(torch.full((1, config.filter_order), float(config.w)))
+
+
+def count_parameters(d_model: int, config: HyenaConfig) -> int:
+    """Parameters of one mixer, in closed form."""
+    width, n_filters = (config.order + 1) * d_model, (config.order - 1) * d_model
+    projections = width * (d_model + 1) + d_model * (d_model + 1)
+    short_conv = width * (config.d_conv + 1)
+    order = config.filter_order
+    network = (config.emb_dim + 1) * order + config.filter_layers * (order + 1) * order
+    # The sines' frequencies, the last layer, and the filters' biases.
+    return projections + short_conv + network + order + order * n_filters + n_filters

@@ -1,0 +1,95 @@
+"""How well a language model does on windows that are not trained on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnamamba.data.window_dataset import WindowDataset, evaluation_samples
+from dnamamba.intervals import Split
+from dnamamba.pretraining.objectives import Objective
+from dnamamba.pretraining.report import write_report
+from dnamamba.runtime import Compute
+from dnamamba.training.interrupts import StopRequest
+from dnamamba.training.metrics_log import bits_per_base, perplexity
+
+
+class LanguageJudge:
+    """Judges a language model by its loss on the validation windows (see training.Judge)."""
+
+    patience_steps: int | None = None
+
+    def __init__(
+        self, objective: Objective, dataset: WindowDataset, compute: Compute, eval_tokens: int
+    ) -> None:
+        self.objective, self.dataset, self.compute = objective, dataset, compute
+        self.eval_tokens = eval_tokens
+
+    def units(self, loss: float) -> dict[str, float]:
+        return {"bits_per_base": bits_per_base(loss), "perplexity": perplexity(loss)}
+
+    def validate(self, micro_batch: int, stop: StopRequest) -> dict[str, Any] | None:
+        result = evaluate(
+            self.objective,
+            self.dataset,
+            self.compute,
+            eval_tokens=self.eval_tokens,
+            micro_batch=micro_batch,
+            stop=stop,
+        )
+        if result is None:
+            return None
+        loss, targets = result
+        return {"loss": loss, **self.units(loss), "targets": targets}
+
+    def score(self, row: Mapping[str, Any]) -> float | None:
+        return None
+
+    def summary(self, row: Mapping[str, Any]) -> str:
+        return describe_row(row)
+
+    def write_report(self, folder: Path) -> Path:
+        return write_report(folder)
+
+
+def describe_row(row: Mapping[str, Any]) -> str:
+    """A row of metrics in a few words."""
+    bits = f"{row['bits_per_base']:.4f} bits/base"
+    return bits if row["split"] == Split.TRAIN else f"{bits}, perplexity {row['perplexity']:.4f}"
+
+
+@torch.no_grad()
+def evaluate(
+    objective: Objective,
+    dataset: WindowDataset,
+    compute: Compute,
+    *,
+    eval_tokens: int,
+    micro_batch: int,
+    stop: StopRequest | None = None,
+) -> tuple[float, int] | None:
+    """Mean loss in nats over every base of the evaluation windows, and how many there were.
+
+    The windows are spread evenly over the split and shared by all ranks. stop: looked at between
+    micro-batches; None comes back once any rank was told to stop.
+    """
+    samples = evaluation_samples(dataset, eval_tokens)
+    rank, world_size = compute.ranks.rank, compute.ranks.world_size
+    mine = samples[rank::world_size]
+    totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
+    objective.eval()
+    try:
+        # Rank 0 has the most; every rank takes as many turns, the last perhaps with nothing.
+        for first in range(0, len(samples[::world_size]), micro_batch):
+            if stop is not None and compute.any_rank(stop.signal is not None):
+                return None
+            if part := mine[first : first + micro_batch]:
+                codes = dataset[part].to(compute.device)
+                with compute.autocast():
+                    loss_sum, count = objective(codes)
+                totals += torch.stack([loss_sum, count]).double()
+    finally:
+        objective.train()
+    loss, count = compute.sum_over_ranks(totals).tolist()
+    return loss / max(1.0, count), int(count)

@@ -1,0 +1,398 @@
+"""Nested cross-validation: what is judged was never used to fit, nor to choose what is fitted.
+
+Rows come in an order that is a hash of what they are (`canonical_order`), so that the order of a
+file changes nothing, not even a rounding.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnamamba.baselines.linear_models import (
+    STRENGTHS_OF,
+    Fitted,
+    Matrix,
+    ModelKind,
+    fit,
+    fits,
+    loss,
+    usual_strength,
+)
+from dnamamba.data.hashing import hash_u64
+from dnamamba.data.labelled.splits import overlap_groups
+from dnamamba.data_prep.sequences import Ints, text_keys
+from dnamamba.errors import InputError
+from dnamamba.intervals import Split
+from dnamamba.probing.labels import MISSING, JoinedLabels
+from dnamamba.runtime import logger
+from dnamamba.task import Task
+
+
+class FeatureSet(NamedTuple):
+    """Features that can be chosen, read when their turn comes: one set is held at a time."""
+
+    name: str
+    read: Callable[[], Matrix]
+    """(n, D) float32, finite, of the rows in their order."""
+
+    ladder: str | None = None
+    """Sets of one ladder come from the smallest up; a fold climbs no further once its loss has
+    risen twice."""
+
+
+class Fold(NamedTuple):
+    """What is fitted, on what it is judged, and how strengths and features are chosen."""
+
+    name: str
+    train: Ints
+    test: Ints
+    inner: list[tuple[Ints, Ints]]
+    """(fitted, judged) parts of the training rows; empty: nothing can be chosen."""
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Every feature set (S) in every fold (F), and what was chosen in each."""
+
+    names: list[str]
+    folds: list[Fold]
+    losses: NDArray[np.float64]
+    """(S, F): the least mean loss over the inner parts; inf where a set was not tried."""
+
+    strengths: NDArray[np.float64]
+    """(S, F): the strength that has it."""
+
+    path_losses: NDArray[np.float64]
+    """(S, F, strengths): of each strength."""
+
+    found: list[NDArray[np.float32]]
+    """S times (n, C): scores of held-out rows; nan elsewhere and where a set was not tried."""
+
+    strengths_tried: tuple[float, ...]
+
+    @property
+    def chosen(self) -> Ints:
+        """(F,): the set of least loss in each fold's training rows, the first of equal ones."""
+        return self.losses.argmin(axis=0)
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """(n, C): of each held-out row those of the set its fold chose; nan elsewhere."""
+        scores = np.full_like(self.found[0], np.nan)
+        for fold, chosen in zip(self.folds, self.chosen, strict=True):
+            scores[fold.test] = self.found[chosen][fold.test]
+        return scores
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """The set and the strength of least mean loss over the folds' training rows."""
+        i = int(self.losses.mean(axis=1).argmin())
+        paths = self.path_losses[i]
+        known = paths[np.isfinite(paths).any(axis=1)]
+        if not len(known):
+            return i, float(self.strengths[i, 0])
+        return i, self.strengths_tried[int(known.mean(axis=0).argmin())]
+
+
+def canonical_order(texts: Sequence[str], seed: int) -> Ints:
+    """Rows in the order of a hash of (text, seed); equal texts stay as they stand."""
+    return np.argsort(hash_u64(text_keys(list(texts)), seed), kind="stable")
+
+
+# --- folds
+
+
+def cut_folds(
+    targets: NDArray[Any],
+    task: Task,
+    groups: Sequence[str] | None,
+    n_folds: int,
+    n_inner: int,
+    seed: int,
+) -> list[Fold]:
+    """Folds of whole groups, with alike shares of classes as far as groups allow.
+
+    targets: int64 (n,) of classes, float32 (n, 1) of numbers. Raises InputError for fewer groups
+    than folds, and for a class that stands in all training rows of a fold.
+    """
+    if n_folds < 2:
+        raise InputError(f"cross-validation needs 2 folds or more, got {n_folds}")
+    ids = None if groups is None else hash_u64(text_keys(list(groups)), seed)
+    things, n_things = ("rows", len(targets)) if ids is None else ("groups", len(np.unique(ids)))
+    if n_things < n_folds:
+        raise InputError(
+            f"{n_folds} folds need {n_folds} {things} or more, there are {n_things:,}: take fewer "
+            "(--folds), other groups (--group-column, --group-by), or --group-by none where rows "
+            "that overlap may stand on both sides, which makes results look better than they are"
+        )
+    folds = []
+    for number, test in enumerate(_parts(targets, task, ids, n_folds), start=1):
+        train = np.setdiff1d(np.arange(len(targets)), test)
+        inner = _inner(train, targets, task, ids, n_inner)
+        folds.append(_checked(Fold(str(number), train, test, inner), targets, task))
+    return folds
+
+
+def given_folds(
+    splits: dict[Split, Ints],
+    targets: NDArray[Any],
+    task: Task,
+    groups: Sequence[str] | None,
+    n_inner: int,
+    seed: int,
+) -> list[Fold]:
+    """The one fold that a column of train, valid and test gives.
+
+    Judged on test, else on validation; what is chosen is chosen on validation where there is a
+    test too, else within training. Raises InputError where there is nothing to judge, and for a
+    group that stands in two splits.
+    """
+    judged = Split.TEST if Split.TEST in splits else Split.VALID
+    if judged not in splits:
+        raise InputError("no row is for test or valid in the column of splits: add some to judge")
+    ids = None if groups is None else hash_u64(text_keys(list(groups)), seed)
+    if groups is not None:
+        _refuse_torn(splits, groups)
+    train = splits[Split.TRAIN]
+    if judged is Split.TEST and Split.VALID in splits:
+        inner = [(train, splits[Split.VALID])]
+    else:
+        inner = _inner(train, targets, task, ids, n_inner)
+    return [_checked(Fold(judged.value, train, splits[judged], inner), targets, task)]
+
+
+def _refuse_torn(splits: dict[Split, Ints], groups: Sequence[str]) -> None:
+    split_of: dict[str, Split] = {}
+    for split, rows in splits.items():
+        for row in rows:
+            if split_of.setdefault(groups[row], split) is not split:
+                raise InputError(
+                    f"group {groups[row]!r} stands in {split_of[groups[row]]} and in {split}: "
+                    "what is alike must not be on both sides. Correct the column of splits, or "
+                    "choose other groups (--group-by none: rows by themselves)"
+                )
+
+
+def _inner(
+    train: Ints, targets: NDArray[Any], task: Task, ids: NDArray[Any] | None, n_parts: int
+) -> list[tuple[Ints, Ints]]:
+    own = None if ids is None else ids[train]
+    n_parts = min(n_parts, len(train) if own is None else len(np.unique(own)))
+    if n_parts < 2:
+        return []
+    pairs = []
+    for part in _parts(targets[train], task, own, n_parts):
+        pairs.append((np.delete(train, part), train[part]))
+    return [(a, b) for a, b in pairs if not task.has_classes or len(np.unique(targets[a])) > 1]
+
+
+def _parts(targets: NDArray[Any], task: Task, ids: NDArray[Any] | None, n: int) -> Iterator[Ints]:
+    """n parts of the rows, each row in one."""
+    from sklearn import model_selection as ways
+
+    can_stratify = task.has_classes and np.bincount(targets).max() >= n
+    if ids is None:
+        way = ways.StratifiedKFold(n) if can_stratify else ways.KFold(n)
+    else:
+        way = ways.StratifiedGroupKFold(n) if can_stratify else ways.GroupKFold(n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer rows than folds
+        parts = [part for _, part in way.split(np.zeros(len(targets)), targets.ravel(), ids)]
+    if any(not len(part) for part in parts):
+        parts = [part for _, part in ways.GroupKFold(n).split(targets, groups=ids)]
+    yield from parts
+
+
+def _checked(fold: Fold, targets: NDArray[Any], task: Task) -> Fold:
+    if task.has_classes and len(seen := np.unique(targets[fold.train])) < 2:
+        raise InputError(
+            f"all {len(fold.train):,} training rows of fold {fold.name} are "
+            f"{task.labels[int(seen[0])]!r}, so nothing can be learned: take other groups, or more "
+            "folds (--folds)"
+        )
+    return fold
+
+
+# --- fits
+
+
+def fit_nested(
+    sets: Sequence[FeatureSet],
+    targets: NDArray[Any],
+    task: Task,
+    folds: Sequence[Fold],
+    kind: ModelKind,
+    seed: int,
+) -> Fits:
+    """Choose a strength, and judge a feature set, within the training rows of each fold; fit it to
+    all of these and score the rows held out."""
+    strengths = STRENGTHS_OF[kind]
+    shape = (len(sets), len(folds))
+    losses, chosen = np.full(shape, np.inf), np.full(shape, usual_strength(kind))
+    paths = np.full((*shape, len(strengths)), np.inf)
+    found = []
+    for s, features in enumerate(sets):
+        scores = np.full((len(targets), len(task.labels)), np.nan, np.float32)
+        below = [i for i in range(s) if features.ladder and sets[i].ladder == features.ladder]
+        tried = [f for f in range(len(folds)) if not _has_risen(losses[below, f])]
+        x = features.read() if tried else np.empty((0, 0), np.float32)
+        for f in tried:
+            fold = folds[f]
+            paths[s, f] = _path(x, targets, task, fold, kind, seed)
+            best = int(paths[s, f].argmin())
+            losses[s, f] = paths[s, f, best] if np.isfinite(paths[s, f, best]) else 0.0
+            if fold.inner:
+                chosen[s, f] = strengths[best]
+            model = fit(kind, x[fold.train], targets[fold.train], task, chosen[s, f], seed)
+            scores[fold.test] = model.scores(x[fold.test])
+        found.append(scores)
+        if tried:
+            logger.info(
+                "%s: validation loss %.4f in %d folds",
+                *(features.name, losses[s, tried].mean(), len(tried)),
+            )
+    names = [features.name for features in sets]
+    return Fits(names, list(folds), losses, chosen, paths, found, strengths)
+
+
+def _has_risen(losses: NDArray[np.float64]) -> bool:
+    """Whether the last two are each worse than the one before; inf is worse than anything."""
+    return len(losses) > 2 and bool(losses[-1] >= losses[-2] >= losses[-3])
+
+
+def _path(
+    x: Matrix, targets: NDArray[Any], task: Task, fold: Fold, kind: ModelKind, seed: int
+) -> NDArray[np.float64]:
+    """The mean loss of each strength over the fold's inner parts; inf after it has risen twice in
+    one of them, and where there are no parts."""
+    losses = np.full((max(1, len(fold.inner)), len(STRENGTHS_OF[kind])), np.inf)
+    for row, (fitted, judged) in zip(losses, fold.inner, strict=False):
+        for i, model in enumerate(fits(kind, x[fitted], targets[fitted], task, seed)):
+            row[i] = loss(model.scores(x[judged]), targets[judged], task)
+            if i > 1 and row[i] > row[i - 1] > row[i - 2]:
+                break
+    return losses.mean(axis=0)
+
+
+def fit_best(
+    fits_: Fits, features: FeatureSet, targets: NDArray[Any], task: Task, kind: ModelKind, seed: int
+) -> Fitted:
+    """The best set at its best strength, fitted to all rows that may be fitted to: of given splits
+    the training rows, of folds every one. features: the set `fits_.best` names."""
+    x = features.read()
+    rows = np.arange(len(targets)) if len(fits_.folds) > 1 else fits_.folds[0].train
+    return fit(kind, x[rows], targets[rows], task, fits_.best[1], seed)
+
+
+# --- Which labelled rows must stay in one fold: what resembles each other, or is the same row
+
+GroupBy = Literal["chrom", "overlap", "none"]
+
+
+def group_rows(
+    joined: JoinedLabels, table: Mapping[str, NDArray[Any]], group_by: GroupBy | None
+) -> tuple[list[str] | None, str]:
+    """The name of the group of each labelled row, None where every row stands by itself; and a
+    sentence that says what the groups are.
+
+    group_by: None takes the table's column of groups where one was asked for, else regions that
+    overlap, where there are any. Embeddings that share a row of the table are in one group.
+    """
+    if joined.groups is not None:
+        if group_by is not None:
+            raise InputError(
+                "groups are those of a column (--group-column) or of regions (--group-by): leave "
+                "one of the two out"
+            )
+        names: list[str] | None = _column_groups(joined)
+        about = "Groups are those of the table's column"
+    elif group_by == "chrom":
+        names, about = [str(table["chrom"][row]) for row in joined.rows], "Groups are contigs"
+    elif group_by == "none":
+        names, about = None, "Every row stands by itself, whether regions overlap or not"
+    else:
+        names, about = _overlapping(joined.rows, table), "Groups are regions that overlap"
+        if group_by is None and names is not None and len(set(names)) == len(names):
+            names = None
+        if names is None:
+            about = "Every row stands by itself: no regions overlap"
+    if joined.counts["sharing"] and group_by != "none":
+        names = merged(names, [str(row) for row in joined.table_rows])
+        about += ", and rows of one label"
+    if names is None:
+        return None, about + "."
+    return names, f"{about}; none is torn between folds ({len(set(names)):,} groups)."
+
+
+def _column_groups(joined: JoinedLabels) -> list[str]:
+    """A row without a group is one of its own."""
+    assert joined.groups is not None, "asked for"
+    return [
+        f"row {joined.table_rows[i]}" if name in MISSING else name
+        for i, name in enumerate(joined.groups)
+    ]
+
+
+def _overlapping(rows: Ints, table: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Regions named by where the first they overlap with begins; rows without one are alone, but
+    for those of one name."""
+    names = [str(table["name"][row]) or f"row {row + 1}" for row in rows]
+    starts, ends = _bases_read(rows, table)
+    placed = np.flatnonzero((starts >= 0) & (ends > starts))
+    if len(placed):
+        contigs = [str(table["chrom"][row]) for row in rows[placed]]
+        groups = overlap_groups(contigs, starts[placed], ends[placed])
+        first: dict[int, str] = {}
+        order = sorted(range(len(placed)), key=lambda i: (contigs[i], starts[placed[i]]))
+        for i in order:
+            first.setdefault(int(groups[i]), f"{contigs[i]}:{starts[placed[i]]}")
+        for i, place in enumerate(placed.tolist()):
+            names[place] = first[int(groups[i])]
+    return names
+
+
+def _bases_read(rows: Ints, table: Mapping[str, NDArray[Any]]) -> tuple[Ints, Ints]:
+    """From where to where: of variants and of regions with context more than the region."""
+    starts, ends = (np.asarray(table[name], np.int64)[rows] for name in ("start", "end"))
+    if "window_start" not in table:
+        return starts, ends
+    first, last = (
+        np.asarray(table[name], np.int64)[rows] for name in ("window_start", "window_end")
+    )
+    is_read = first >= 0
+    return (
+        np.where(is_read, np.minimum(starts, first), starts),
+        np.where(is_read, np.maximum(ends, last), ends),
+    )
+
+
+def merged(names: Sequence[str] | None, others: Sequence[str]) -> list[str]:
+    """Groups of rows that share a name of either kind, directly or through others.
+
+    Named by the first of their names in the order of text, whatever the order of rows.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    names = others if names is None else names
+    n = len(names)
+    columns = [np.unique(np.array(part), return_inverse=True)[1] for part in (names, others)]
+    columns[1] = columns[1] + columns[0].max() + 1
+    rows = np.tile(np.arange(n), 2)
+    edges = (rows, np.concatenate(columns) + n)
+    size = n + int(columns[1].max()) + 1
+    graph = coo_matrix((np.ones(2 * n, bool), edges), shape=(size, size))
+    component = connected_components(graph, directed=False)[1][:n]
+    smallest: dict[int, str] = {}
+    for group, name in zip(component.tolist(), names, strict=True):
+        smallest[group] = min(name, smallest.get(group, name))
+    return [smallest[group] for group in component.tolist()]
+
+
+def numbered(names: Sequence[str]) -> Ints:
+    """(n,): the number of each row's group, from 0 up."""
+    return np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,266 @@
+"""What embeddings tell of a label: fitted and judged on rows held out, beside a k-mer baseline.
+
+    result = probe_embeddings(layers, LabelTable(path=Path("labels.tsv")), ProbeConfig())
+    result.write(Path("peaks.probe"))
+
+Files of the folder:
+
+probe.json        what was done and what it came to, for report.html
+predictions.tsv   every row held out, in the file's order
+probe.npz         coefficients of a linear model (probe_models.LinearProbe)
+report.html       written by probe_report
+"""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnamamba.baselines.linear_models import STRENGTH_NAMES, LinearProbe, Matrix, model_kind
+from dnamamba.data_prep.sequences import Ints
+from dnamamba.errors import InputError
+from dnamamba.metrics.curves import curves
+from dnamamba.metrics.metrics import headline, judge
+from dnamamba.probing.evaluation import judge_probe
+from dnamamba.probing.folds import FeatureSet, Fits, fit_best, fit_nested, numbered
+from dnamamba.probing.labels import EmbeddedTable, JoinedLabels, LabelTable
+from dnamamba.probing.problem import Layer, ProbeConfig, Problem, pose, vector_reader
+from dnamamba.probing.sequences import torn_duplicates, word_sets
+from dnamamba.runtime import logger
+from dnamamba.task import Task
+from dnamamba.tokenizer import Codes
+
+FORMAT_VERSION = 1
+NO_BASELINE = (
+    "There is no baseline: without it nobody can say whether the embeddings tell more than the "
+    "letters counted in words of a few bases. Name the genome (--genome) or the sequences "
+    "(--sequences) and run the probe again."
+)
+FILES = ("probe.json", "predictions.tsv", "probe.npz", "report.html")
+_MOST_DOTS, _MOST_FITTED = 2000, 20_000
+
+ReadSequences = Callable[[EmbeddedTable, Ints], Sequence[Codes | None]]
+"""The bases of rows of the embeddings, None where they are not known."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """All that is written: `record` is probe.json."""
+
+    record: dict[str, Any]
+    predictions: list[list[str]]
+    """The header and a line for each row held out."""
+
+    probe: LinearProbe | None
+    """Fitted to all labelled rows, of given splits to those of training; None of a forest."""
+
+    def described(self) -> list[str]:
+        """What it came to, in a line or two."""
+        judged = self.record["judged"]
+        task = Task(**{**self.record["task"], "labels": tuple(self.record["task"]["labels"])})
+        name, value = headline(judged["model"], task)
+        interval = judged["model"]["intervals"].get(name)
+        limits = "" if not interval else f" (95 %: {interval[0]:.4f} to {interval[1]:.4f})"
+        line = f"{name} {'none' if value is None else f'{value:.4f}'}{limits}, held out."
+        comparison = judged["comparison"]
+        return [line, comparison["sentence"] if comparison else NO_BASELINE]
+
+    def write(self, folder: Path) -> None:
+        """Write the folder's files but for the report, probe.json last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        with open(folder / "predictions.tsv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, delimiter="\t", lineterminator="\n").writerows(self.predictions)
+        if self.probe is not None:
+            self.probe.save(folder / "probe.npz")
+        building = folder / ".probe.building"
+        building.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf8")
+        os.replace(building, folder / "probe.json")
+
+
+def probe_embeddings(
+    layers: Sequence[Layer],
+    labels: LabelTable,
+    config: ProbeConfig,
+    *,
+    sequences: ReadSequences | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> ProbeResult:
+    """Fit a model to embeddings with labels and judge it on rows that it never saw.
+
+    layers: one or more; of several each fold takes the best by validation within its training
+    rows. sequences: of the baseline; None: there is none. source: what is recorded of where the
+    embeddings come from. Deterministic, and the same for any order of rows.
+    Raises InputError for labels that meet no row, a single class, labels that are no numbers, too
+    few groups, and vectors that are not finite.
+    """
+    embedded = layers[0].open()
+    problem = pose(embedded, labels, config)
+    kind = model_kind(config.model, problem.task)
+    sets = [FeatureSet(layer.name, vector_reader(layer, problem.rows)) for layer in layers]
+    fits = _fit(problem, sets, kind, config.seed)
+    words = None
+    if sequences is not None:
+        words = _fit_words(problem, sequences(embedded, problem.rows), config)
+    best, strength = sets[fits.best[0]], fits.best[1]
+    probe = None
+    if kind != "forest":
+        fitted = fit_best(fits, best, problem.targets, problem.task, kind, config.seed)
+        probe = LinearProbe.of(fitted, best.name)
+    record = {
+        "format_version": FORMAT_VERSION,
+        "task": {"kind": problem.task.kind, "labels": list(problem.task.labels)},
+        "source": dict(source or {}),
+        "labels": _labels_row(labels, problem.joined),
+        "settings": asdict(config)
+        | {"model": kind, "folds": None if problem.joined.splits else config.folds},
+        "notes": problem.notes,
+        **_judged(problem, fits, words),
+        "chosen": {"features": best.name, STRENGTH_NAMES[kind]: strength},
+        "components": _components(best.read(), problem),
+    }
+    return ProbeResult(record, _predictions(problem, fits, words), probe)
+
+
+# --- fits
+
+
+def _fit(problem: Problem, sets: Sequence[FeatureSet], kind: Any, seed: int) -> Fits:
+    return fit_nested(sets, problem.targets, problem.task, problem.folds, kind, seed)
+
+
+def _fit_words(problem: Problem, sequences: Sequence[Codes | None], config: ProbeConfig) -> Fits:
+    """The same of words, always by a linear model."""
+    without = sum(row is None for row in sequences)
+    if without == len(sequences):
+        raise InputError("no labelled row has a sequence: leave the baseline's source out")
+    if without:
+        problem.notes.append(
+            f"{without:,} rows have no sequence; the baseline takes them as without any word."
+        )
+    if torn := torn_duplicates(sequences, problem.fold_of):
+        note = (
+            f"{torn:,} rows have the same bases as a row of another fold or split: results look "
+            "better than they are, the baseline's too. Give a column of groups that keeps them "
+            "together."
+        )
+        logger.warning("%s", note)
+        problem.notes.append(note)
+    kind = model_kind(None, problem.task)
+    return _fit(problem, word_sets(sequences, config.max_k), kind, config.seed)
+
+
+# --- what it came to
+
+
+def _labels_row(labels: LabelTable, joined: JoinedLabels) -> dict[str, Any]:
+    return {
+        "file": labels.path.name,
+        "label_column": labels.label_column,
+        "group_column": labels.group_column,
+        "split_column": labels.split_column,
+        "join": joined.join,
+        "counts": joined.counts,
+        "described": joined.described(),
+    }
+
+
+def _judged(problem: Problem, fits: Fits, words: Fits | None) -> dict[str, Any]:
+    held = problem.held
+    model = problem.scored(fits.scores, held)
+    baseline = None if words is None else problem.scored(words.scores, held)
+    groups = None
+    if problem.groups is not None:
+        groups = numbered([problem.groups[row] for row in held])
+    return {
+        "judged": judge_probe(model, baseline, problem.task, groups),
+        "curves": curves(model, problem.task, baseline),
+        "folds": [_fold_row(problem, i, fits, words) for i in range(len(problem.folds))],
+        "layers": [_layer_row(problem, i, fits) for i in range(len(fits.names))],
+    }
+
+
+def _fold_row(problem: Problem, i: int, fits: Fits, words: Fits | None) -> dict[str, Any]:
+    fold = problem.folds[i]
+    row: dict[str, Any] = {"fold": fold.name, "train": len(fold.train), "test": len(fold.test)}
+    if problem.groups is not None:
+        row["groups"] = len({problem.groups[j] for j in fold.test})
+    for who, each in (("model", fits), ("baseline", words)):
+        if each is not None:
+            chosen = each.chosen[i]
+            judged = judge(problem.scored(each.scores, fold.test), problem.task)
+            row[who] = {
+                "headline": headline(judged, problem.task)[1],
+                "features": each.names[chosen],
+                "strength": float(each.strengths[chosen, i]),
+            }
+    return row
+
+
+def _layer_row(problem: Problem, i: int, fits: Fits) -> dict[str, Any]:
+    judged = judge(problem.scored(fits.found[i], problem.held), problem.task)
+    return {
+        "name": fits.names[i],
+        "validation_loss": float(fits.losses[i].mean()),
+        "chosen_in": int((fits.chosen == i).sum()),
+        "is_best": fits.best[0] == i,
+        "headline": headline(judged, problem.task)[1],
+    }
+
+
+def _components(x: Matrix, problem: Problem) -> dict[str, Any]:
+    """Four principal components of standardised vectors, and some rows to draw."""
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    n = len(x)
+    some = np.unique(np.linspace(0, n - 1, min(n, _MOST_FITTED)).astype(int))
+    scaled = StandardScaler().fit_transform(x[some])
+    n_components = min(4, *scaled.shape)
+    found = PCA(n_components, random_state=0).fit(scaled)
+    drawn = np.unique(np.linspace(0, len(some) - 1, min(len(some), _MOST_DOTS)).astype(int))
+    points = found.transform(scaled[drawn])
+    targets = problem.targets[some[drawn]].ravel()
+    return {
+        # Of vectors that are all the same there is no variance to explain.
+        "explained": np.nan_to_num(found.explained_variance_ratio_).tolist(),
+        "points": [[float(f"{value:.4g}") for value in row] for row in points],
+        "targets": targets.tolist(),
+        "n": n,
+    }
+
+
+def _predictions(problem: Problem, fits: Fits, words: Fits | None) -> list[list[str]]:
+    task, table = problem.task, problem.table
+    scores, fold_of = fits.scores, problem.fold_of
+    others = None if words is None else words.scores
+    head = ["name", "chrom", "start", "end", "strand", "group", "fold", "truth", "prediction"]
+    head += [f"p_{label}" for label in task.labels] if task.has_classes else []
+    head += [] if others is None else ["baseline_prediction"]
+    lines = [head]
+    for i in np.argsort(problem.rows):
+        if fold_of[i] < 0:
+            continue
+        line = [str(table[name][problem.rows[i]]) for name in head[:5]]
+        line += ["" if problem.groups is None else problem.groups[i]]
+        line += [problem.folds[fold_of[i]].name, _told(task, problem.targets[i])]
+        line += [_said(task, scores[i])]
+        line += [f"{p:.6g}" for p in scores[i]] if task.has_classes else []
+        line += [] if others is None else [_said(task, others[i])]
+        lines.append(line)
+    return lines
+
+
+def _told(task: Task, target: Any) -> str:
+    return task.labels[int(target)] if task.has_classes else f"{target[0]:.7g}"
+
+
+def _said(task: Task, scores: NDArray[np.float32]) -> str:
+    return task.labels[int(scores.argmax())] if task.has_classes else f"{scores[0]:.7g}"

@@ -1,0 +1,179 @@
+"""Sequences of the rows of an embeddings file, and the words in them: a probe's baseline."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnamamba.baselines.kmers import word_frequencies
+from dnamamba.data_prep.genomes.fasta import compression_of
+from dnamamba.data_prep.genomes.genome import Genome
+from dnamamba.data_prep.regions.readers import open_regions
+from dnamamba.data_prep.regions.text_input import open_text
+from dnamamba.data_prep.sequences import Ints, PackedSequences, sequence_keys
+from dnamamba.data_prep.tables import column_names, read_table
+from dnamamba.errors import InputError
+from dnamamba.probing.folds import FeatureSet
+from dnamamba.probing.labels import EmbeddedTable
+from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
+
+Span = Literal["region", "window"]
+
+_MOST_BYTES = 1 << 29
+"""Of the frequencies of the longest words, float32; of many rows words are shorter."""
+
+_BLOCK_BASES = 1 << 24
+_SHORT = 32
+"""Regions of fewer bases (variants, summits) have no words to speak of."""
+
+
+def span_of(embedded: EmbeddedTable) -> Span:
+    """What words are counted in: the regions, or where these have a few bases what was read."""
+    table = embedded.table
+    lengths = np.asarray(table["end"], np.int64) - np.asarray(table["start"], np.int64)
+    has_window = "window_start" in table and bool((np.asarray(table["window_start"]) >= 0).any())
+    return "window" if has_window and np.median(lengths) < _SHORT else "region"
+
+
+def sequences_of(
+    embedded: EmbeddedTable, genome: Genome, span: Span = "region", rows: Ints | None = None
+) -> Iterator[Codes | None]:
+    """The bases of each row in the direction of its strand, read one after the other.
+
+    rows: which; None: all. span: the row's region, or the window that the model read around it.
+    None for a row whose place is not known. Raises InputError for a contig that the genome has not,
+    and a place beyond its end: the genome is another one than was embedded.
+    """
+    names = ("start", "end") if span == "region" else ("window_start", "window_end")
+    columns = [np.asarray(embedded.table[name]) for name in ("chrom", *names, "strand")]
+    if rows is not None:
+        columns = [column[rows] for column in columns]
+    places = zip(*(column.tolist() for column in columns), strict=True)
+    for chrom, start, end, strand in places:
+        if start < 0 or end <= start:
+            yield None
+            continue
+        if chrom not in genome.contigs:
+            known = ", ".join(list(genome.contigs)[:4])
+            raise InputError(
+                f"the genome has no contig {chrom!r} (it has {known}, ...): name the one that was "
+                "embedded; embeddings of a FASTA's records are given their sequences by --sequences"
+            )
+        if end > genome.contigs[chrom]:
+            raise InputError(
+                f"{chrom} {start} {end} lies beyond the contig's end ({genome.contigs[chrom]:,} "
+                "bases): name the genome that was embedded"
+            )
+        codes = genome.read(chrom, start, end)
+        yield reverse_complement(codes) if strand == "-" else codes
+
+
+def sequences_in(path: Path, names: Sequence[str]) -> list[Codes | None]:
+    """The sequences of rows by name, from a FASTA or a table with the columns sequence and name.
+
+    None for a row without one. Raises InputError where no name meets.
+    """
+    found = dict(_records(path))
+    rows = [found.get(name) for name in names]
+    if all(row is None for row in rows):
+        shown = ", ".join(map(repr, list(found)[:3])), ", ".join(map(repr, names[:3]))
+        raise InputError(
+            f"no sequence of {path} is named as an embedding: it has {shown[0]}, the embeddings "
+            f"have {shown[1]}. Give the FASTA or table that was embedded, or --genome"
+        )
+    return rows
+
+
+def _records(path: Path) -> Iterator[tuple[str, Codes]]:
+    if _is_fasta(path):
+        with open_regions(path, input_format="fasta") as rows:
+            for row in rows:
+                if row.codes is not None:
+                    yield row.columns[0], row.codes
+        return
+    there = column_names(path)
+    name = "name" if "name" in there else "id"
+    table = read_table(path, "sequence", [name])
+    codes, offsets = table.sequences
+    for i, text in enumerate(table.columns[name]):
+        yield text, codes[offsets[i] : offsets[i + 1]]
+
+
+def _is_fasta(path: Path) -> bool:
+    with open(path, "rb") as file:
+        if file.read(4) == b"PAR1":
+            return False
+    if compression_of(path) == "none":
+        with open(path, "rb") as file:
+            return file.read(64).lstrip().startswith(b">")
+    with open_text(path) as text:
+        return text.head.lstrip().startswith(b">")
+
+
+def word_sets(sequences: Sequence[Codes | None], max_k: int) -> list[FeatureSet]:
+    """Frequencies of words of 1 to max_k bases, and the same with both strands as one.
+
+    Fewer where the longest would take more than half a GiB. A row without a sequence has none.
+    """
+    if not 1 <= max_k <= 8:
+        raise InputError(f"words have 1 to 8 bases, got --max-k {max_k}")
+    while max_k > 1 and 4 * 4**max_k * len(sequences) > _MOST_BYTES:
+        max_k -= 1
+
+    def reader(k: int, both_strands: bool) -> Any:
+        return lambda: _words(sequences, k, both_strands)
+
+    ladders = [(k, False) for k in range(1, max_k + 1)], [(k, True) for k in range(1, max_k + 1)]
+    return [
+        FeatureSet(f"{k}-mers{' of both strands' if both else ''}", reader(k, both), f"{both}")
+        for ladder in ladders
+        for k, both in ladder
+    ]
+
+
+def _words(sequences: Sequence[Codes | None], k: int, both_strands: bool) -> NDArray[np.float32]:
+    """(n, words): sequences are counted in blocks of like lengths, padded."""
+    lengths = np.array([0 if row is None else len(row) for row in sequences])
+    order = np.argsort(lengths, kind="stable")
+    table: NDArray[np.float32] | None = None
+    first = 0
+    while first < len(order):
+        last = first + 1
+        while last < len(order) and (last - first + 1) * lengths[order[last]] <= _BLOCK_BASES:
+            last += 1
+        block = order[first:last]
+        codes = np.full((len(block), max(1, int(lengths[block].max()))), PAD_ID, np.uint8)
+        for row, i in zip(codes, block, strict=True):
+            if (found := sequences[i]) is not None:
+                row[: len(found)] = found
+        counted = word_frequencies(codes, k, both_strands)[k]
+        if table is None:
+            table = np.zeros((len(order), counted.shape[1]), np.float32)
+        table[block] = counted
+        first = last
+    assert table is not None, "there are rows"
+    return table
+
+
+def torn_duplicates(sequences: Sequence[Codes | None], folds: Ints) -> int:
+    """How many rows have the same bases, on either strand, as one of another fold."""
+    known = [i for i, row in enumerate(sequences) if row is not None and len(row)]
+    if not known:
+        return 0
+    parts = [row for i in known if (row := sequences[i]) is not None]
+    offsets = np.cumsum([0, *map(len, parts)])
+    keys = sequence_keys(PackedSequences(token_ids(np.concatenate(parts)), offsets))
+    _, key = np.unique(keys, return_inverse=True)
+    of = folds[known]
+    low, high = (np.full(key.max() + 1, edge) for edge in (of.max(), of.min()))
+    np.minimum.at(low, key, of)
+    np.maximum.at(high, key, of)
+    return int((low[key] < high[key]).sum())
+
+
+def place_texts(table: Mapping[str, NDArray[Any]], rows: Ints) -> list[str]:
+    """What a row is, whatever its place in the file: name, region and strand."""
+    columns = [table[name][rows].tolist() for name in ("name", "chrom", "start", "end", "strand")]
+    return ["\t".join(map(str, row)) for row in zip(*columns, strict=True)]

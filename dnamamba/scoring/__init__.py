@@ -1,0 +1,1 @@
+"""Likelihood scores of variants, sequences and tracks."""

@@ -1,0 +1,74 @@
+"""Forward and backward of a micro-batch as a CUDA graph: one launch instead of thousands.
+
+A layer takes a hundred launches from Python, a few milliseconds a training step. Where a pass is
+short the GPU waits for them.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dnamamba.data.batches import Batch, tensors_of, with_tensors
+
+RunPass = Callable[[Batch, Tensor], Tensor]
+"""(batch, weight) to the sum of losses; adds to the parameters' gradients."""
+
+PASSES_BEFORE = 2
+"""Run as they are: the first compiles kernels, the second shows what memory a pass takes."""
+
+LARGEST_SHARE = 0.25
+"""Of the GPU's memory: what a recorded pass holds is its own as long as it lives, and passes that
+take more do not wait for launches."""
+
+
+class RecordingPass:
+    """Runs passes, and records one that comes again and again.
+
+    Give gradients to be added to, never None after the first pass: a recorded pass adds to those
+    that were there when it was recorded. The pass must not read a tensor's value in Python.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._recorded: _Recorded | None = None
+        self._shapes, self._times = _shapes(torch.empty(0)), 0
+
+    def __call__(self, run: RunPass, batch: Batch, weight: Tensor) -> Tensor:
+        """run: the same at every call; it is not kept, or it and what it belongs to would keep each
+        other, and the GPU's memory, until Python looks for circles."""
+        if _shapes(batch) != self._shapes:
+            self._shapes, self._times, self._recorded = _shapes(batch), 0, None
+        self._times += 1
+        if self._recorded is None and self._times > PASSES_BEFORE and self._is_small():
+            self._recorded = _Recorded(run, batch, weight)
+        if self._recorded is not None:
+            return self._recorded(batch, weight)
+        return run(batch, weight)
+
+    def _is_small(self) -> bool:
+        total = torch.cuda.get_device_properties(self._device).total_memory
+        return torch.cuda.max_memory_allocated(self._device) <= LARGEST_SHARE * total
+
+
+class _Recorded:
+    """A pass on tensors of its own, which are written before each replay."""
+
+    def __init__(self, run: RunPass, batch: Batch, weight: Tensor) -> None:
+        self._batch = with_tensors(batch, [tensor.clone() for tensor in tensors_of(batch)])
+        self._weight = weight.clone()
+        self._graph = torch.cuda.CUDAGraph()
+        # The loader's thread goes on pinning memory meanwhile: its calls are none of the graph's.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._loss = run(self._batch, self._weight)
+
+    def __call__(self, batch: Batch, weight: Tensor) -> Tensor:
+        for own, tensor in zip(tensors_of(self._batch), tensors_of(batch), strict=True):
+            own.copy_(tensor)
+        self._weight.copy_(weight)
+        self._graph.replay()
+        return self._loss
+
+
+def _shapes(batch: Batch) -> list[torch.Size]:
+    return [tensor.shape for tensor in tensors_of(batch)]

@@ -1,0 +1,326 @@
+"""What a run will take before it starts: windows, steps, epochs, memory."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from dnamamba.data.batches import Batch, tensors_of
+from dnamamba.errors import InputError
+from dnamamba.intervals import Split
+from dnamamba.kernels.scan.op import scan_backend
+from dnamamba.models import BiMambaConfig, ModelConfig
+from dnamamba.models.mixers.configs import SelectiveConfig
+from dnamamba.models.recompute import DESCRIPTIONS, Recompute
+from dnamamba.runtime import Compute, available_bytes
+from dnamamba.tokenizer import FIRST_BASE_ID
+from dnamamba.training.config import Recipe
+from dnamamba.training.loss import Loss
+
+R = TypeVar("R", bound=Recipe)
+
+_PROBE_TOKENS = 512
+# fp32 weight and gradient, and AdamW's two moments.
+_BYTES_PER_PARAMETER = 16
+# More tokens in one pass are no faster on a CPU: the working set leaves the caches.
+_CPU_TOKENS = 1 << 14
+_USABLE_SHARE = 0.85
+# What a pass may take before anything is recomputed: so little is of no use elsewhere.
+_SMALL = 2 << 30
+
+
+class MemoryNeededError(InputError):
+    """Not even one window fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes on one device. From a forward pass over a few hundred tokens, so an estimate."""
+
+    fixed: int
+    """Weights, gradients and optimiser state."""
+
+    per_token: Mapping[Recompute, float]
+    """Kept from the forward pass for the backward, a token, for each way to recompute."""
+
+    available: int
+    """Free on the device now."""
+
+    def total(self, tokens: int, recompute: Recompute) -> int:
+        """Bytes for a forward and backward pass over so many tokens."""
+        return self.fixed + int(self.per_token[recompute] * tokens)
+
+    def fits(self, tokens: int, recompute: Recompute) -> bool:
+        return self.total(tokens, recompute) <= _USABLE_SHARE * self.available
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The resolved shape of a run."""
+
+    parameters: int
+    seq_len: int
+    batch_size: int
+    """Windows in an optimiser step, over all ranks."""
+
+    micro_batch: int
+    recompute: Recompute
+    world_size: int
+    max_steps: int
+    windows: dict[str, int]
+    """Windows, or labelled sequences, of each split, in epoch 0."""
+
+    memory: MemoryEstimate
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.seq_len
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.windows[Split.TRAIN] / self.batch_size
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory.total(self.micro_batch * self.seq_len, self.recompute)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each line, for people."""
+        accumulation = self.batch_size // (self.micro_batch * self.world_size)
+        return [
+            ("parameters", f"{self.parameters:,}"),
+            ("window", f"{self.seq_len:,} bases"),
+            (
+                "optimiser step",
+                f"{self.tokens_per_step:,} tokens = {self.batch_size:,} windows "
+                f"({self.world_size} rank(s) x {accumulation} x {self.micro_batch})",
+            ),
+            ("windows", ", ".join(f"{name} {n:,}" for name, n in self.windows.items())),
+            ("epoch", f"{self.steps_per_epoch:,.1f} steps"),
+            (
+                "run",
+                f"{self.max_steps:,} steps, {self.max_steps * self.tokens_per_step:,} tokens, "
+                f"{self.max_steps / self.steps_per_epoch:,.2f} epochs",
+            ),
+            (
+                "memory",
+                f"about {self.memory_bytes / 2**30:.2f} GiB a device, "
+                f"{DESCRIPTIONS[self.recompute]} "
+                f"({self.memory.available / 2**30:.1f} GiB free)",
+            ),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a run is to do. windows: of each split. batch_size: windows in an optimiser step."""
+
+    seq_len: int
+    windows: Mapping[Split, int]
+    batch_size: int
+    max_steps: int
+
+
+def make_plan(
+    objective: Loss,
+    compute: Compute,
+    model: ModelConfig,
+    work: Workload,
+    *,
+    probe: Batch | None = None,
+    micro_batch: int | None = None,
+    recompute: Recompute | None = None,
+) -> Plan:
+    """Choose what is left open, for the memory there is.
+
+    probe: see `estimate_memory`.
+    micro_batch: windows a pass; None takes the most that fit (on a CPU, that are useful).
+    recompute: None keeps all below 2 GiB, on a CPU and without a fused scan as long as a window
+    fits; then what is cheap to make again is, and whole blocks only where even one window does not
+    fit otherwise.
+    Raises InputError where nothing fits or the batch cannot be shared evenly.
+    """
+    world_size = compute.ranks.world_size
+    _check_shares(work.batch_size, work.seq_len, world_size, micro_batch)
+    memory = estimate_memory(objective, compute, model, probe)
+    passes = choose_passes(
+        memory,
+        compute,
+        share=work.batch_size // world_size,
+        seq_len=work.seq_len,
+        micro_batch=micro_batch,
+        recompute=recompute,
+    )
+    n_parameters = sum(parameter.numel() for parameter in objective.parameters())
+    return Plan(
+        parameters=n_parameters,
+        seq_len=work.seq_len,
+        batch_size=work.batch_size,
+        micro_batch=passes.micro_batch,
+        recompute=passes.recompute,
+        world_size=world_size,
+        max_steps=work.max_steps,
+        windows={split.value: n for split, n in work.windows.items()},
+        memory=memory,
+    )
+
+
+def _check_shares(batch_size: int, seq_len: int, world_size: int, micro_batch: int | None) -> None:
+    if batch_size % world_size:
+        raise InputError(
+            f"a batch of {batch_size} windows cannot be shared evenly by {world_size} ranks; "
+            f"choose --batch-tokens as a multiple of {world_size * seq_len:,}"
+        )
+    if micro_batch is not None and (micro_batch < 1 or batch_size % (micro_batch * world_size)):
+        raise InputError(
+            f"micro-batches of {micro_batch} windows on {world_size} ranks do not divide a batch "
+            f"of {batch_size}: choose --micro-batch or --batch-tokens so that they do"
+        )
+
+
+def shareable(recipe: R, batch_size: int, compute: Compute) -> R:
+    """A resumed run's recipe: with its micro-batch, so that sums round alike, where these ranks can
+    share it."""
+    own = recipe.micro_batch
+    if own is None or batch_size % (own * compute.ranks.world_size) == 0:
+        return recipe
+    return replace(recipe, micro_batch=None)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a rank makes its share of a batch: windows a pass, and what is recomputed."""
+
+    micro_batch: int
+    recompute: Recompute
+
+
+def choose_passes(
+    memory: MemoryEstimate,
+    compute: Compute,
+    *,
+    share: int,
+    seq_len: int,
+    micro_batch: int | None = None,
+    recompute: Recompute | None = None,
+) -> Passes:
+    """What `make_plan` leaves open, for `share` windows a rank; see there for None.
+
+    Raises InputError where not even one window fits.
+    """
+    if recompute is None:
+        recompute = _choose_recompute(
+            memory,
+            compute,
+            most=(micro_batch or share) * seq_len,
+            least=(micro_batch or 1) * seq_len,
+        )
+    elif recompute not in memory.per_token:
+        raise InputError(
+            f"--recompute {recompute} keeps what a fused scan made, and this run has no such scan: "
+            f"choose one of {', '.join(memory.per_token)}"
+        )
+    if micro_batch is None:
+        micro_batch = _largest_micro_batch(memory, compute, share, seq_len, recompute)
+    return Passes(micro_batch, recompute)
+
+
+def _choose_recompute(
+    memory: MemoryEstimate, compute: Compute, *, most: int, least: int
+) -> Recompute:
+    """most, least: tokens that may and that must be in one pass."""
+    if compute.device.type == "cpu" or "cheap" not in memory.per_token:
+        # Smaller passes cost less than running every block twice.
+        keeps_all = memory.fits(least, "nothing")
+    else:
+        keeps_all = memory.fits(most, "nothing") and memory.per_token["nothing"] * most <= _SMALL
+    if keeps_all:
+        return "nothing"
+    return "cheap" if "cheap" in memory.per_token and memory.fits(least, "cheap") else "blocks"
+
+
+def _largest_micro_batch(
+    memory: MemoryEstimate, compute: Compute, share: int, seq_len: int, recompute: Recompute
+) -> int:
+    most = share
+    if compute.device.type == "cpu":
+        most = max(1, min(share, _CPU_TOKENS // seq_len))
+    for size in range(most, 0, -1):
+        if share % size == 0 and memory.fits(size * seq_len, recompute):
+            return size
+    need = memory.total(seq_len, recompute) / 2**30
+    raise MemoryNeededError(
+        f"one window of {seq_len:,} bases needs about {need:.1f} GiB, "
+        f"{memory.available / 2**30:.1f} GiB are free: use a shorter --seq-len or a smaller "
+        "--model; --micro-batch 1 tries all the same"
+    )
+
+
+def estimate_memory(
+    objective: Loss, compute: Compute, model: ModelConfig, probe: Batch | None = None
+) -> MemoryEstimate:
+    """Weigh what a short forward pass keeps for its backward pass.
+
+    probe: a row of `probe_length` tokens on the device; None: codes alone.
+    """
+    parameters = list(objective.parameters())
+    fixed = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters)
+    if probe is None:
+        size = (1, probe_length(model))
+        probe = torch.full(size, FIRST_BASE_ID, dtype=torch.uint8, device=compute.device)
+    n_tokens = tensors_of(probe)[0].shape[1]
+    known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def weigh(tensor: Tensor) -> None:
+        # There is no backward to keep tensors for; an output kept by what made it, a circle that
+        # Python cannot see, would hold them and the model for good.
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage
+
+    recompute, objective.recompute = objective.recompute, "nothing"
+    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda nothing: nothing)
+    with hooks, compute.autocast():
+        loss, _ = objective(probe)
+    objective.recompute = recompute
+    del loss
+    per_token = sum(storage.nbytes() for storage in kept.values()) / n_tokens
+    # The backward of the block at work holds about as much again as the block keeps.
+    at_work = per_token / model.n_layers
+    n_strands = 2 if model.strands == "both" else 1
+    residual = 4 * model.d_model * model.n_layers * n_strands
+    ways: dict[Recompute, float] = {"nothing": per_token + at_work}
+    dtype = compute.autocast_dtype or torch.float32
+    backend = scan_backend(compute.device, dtype)
+    if isinstance(model.mixer, SelectiveConfig) and backend in ("cpu", "triton"):
+        of_scan = _kept_by_scan(backend, model.mixer.d_state, dtype.itemsize)
+        width = model.mixer.expand * model.d_model * model.n_layers
+        n_scans = n_strands * (2 if isinstance(model.mixer, BiMambaConfig) else 1)
+        ways["cheap"] = residual + width * of_scan * n_scans + 2 * at_work
+    ways["blocks"] = residual + 2 * at_work
+    return MemoryEstimate(
+        fixed=fixed,
+        per_token=ways,
+        available=available_bytes(compute.device, compute.ranks),
+    )
+
+
+def probe_length(model: ModelConfig) -> int:
+    """Tokens of a short pass: Hyena takes no more than its filters are long."""
+    return min(_PROBE_TOKENS, getattr(model.mixer, "l_max", _PROBE_TOKENS))
+
+
+def _kept_by_scan(backend: str, d_state: int, itemsize: int) -> float:
+    """Bytes an element that a fused scan keeps: its output and states.
+
+    On a CPU those of every 16th step; by Triton those that enter chunks of 64 steps or more, and a
+    float32 output for each 16 states where there are more.
+    """
+    if backend == "cpu":
+        return itemsize + 4 * d_state / 16
+    outputs = itemsize if d_state <= 16 else 4 * math.ceil(d_state / 16)
+    return outputs + 4 * d_state / 64

@@ -1,0 +1,115 @@
+"""A run is a folder: everything that is needed to continue it, read it or use its model.
+
+config.json     the resolved settings; `--resume` starts from them
+manifest.json   versions, device, kernel backend, genome checksums, how the run ended
+metrics.jsonl   one object a line
+baseline.json   what the model is held against: Markov models, or k-mers (then baseline.npz too)
+evaluation.json of a classifier: model and baseline on validation and test
+checkpoints/    training state, the newest ones
+model/          safetensors and config, for use
+report.html     the loss curve
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dnamamba import __version__
+from dnamamba.errors import InputError
+from dnamamba.runtime import Compute, describe_machine
+from dnamamba.training.metrics_log import MetricsFile
+
+
+def describe_start(compute: Compute) -> dict[str, Any]:
+    """What every manifest begins with: version, time, machine, device, ranks."""
+    return {
+        "dnamamba": __version__,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "device": str(compute.device),
+        "ranks": compute.ranks.world_size,
+    }
+
+
+class RunFolder:
+    """Paths inside a run folder, and its small JSON files."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.metrics = MetricsFile(path / "metrics.jsonl")
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+
+    @classmethod
+    def create(cls, path: Path, *, force: bool = False) -> "RunFolder":
+        """Make a new one; `force` clears an earlier run out of the way.
+
+        Raises InputError where a run (without `force`) or anything else is in the way.
+        """
+        if path.exists() and not path.is_dir():
+            raise InputError(f"--out {path} is a file; name a folder")
+        run = cls(path)
+        if path.is_dir() and any(path.iterdir()):
+            if not run._is_run():
+                raise InputError(f"--out {path} is a folder with other files in it; name a new one")
+            if not force:
+                raise InputError(
+                    f"{path} holds a run already: continue it with --resume {path}, choose another "
+                    "--out, or start over with --force"
+                )
+            run._clear()
+        path.mkdir(parents=True, exist_ok=True)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing one. Raises InputError where there is no run."""
+        if not (path / "config.json").exists():
+            raise InputError(f"no run in {path} (it has no config.json)")
+        return cls(path)
+
+    def _is_run(self) -> bool:
+        """Whether config.json is one of ours: other projects have files of that name."""
+        try:
+            config = self.read_json("config")
+        except InputError:
+            return False
+        return "format_version" in config and "train" in config
+
+    def _clear(self) -> None:
+        for folder in (self.checkpoints, self.model):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (
+            self.metrics.path,
+            self.path / "report.html",
+            self.path / "baseline.npz",
+        ):
+            file.unlink(missing_ok=True)
+        # The config last: until then the folder is still known as a run.
+        for name in ("manifest", "baseline", "evaluation", "bad_batch", "config"):
+            (self.path / f"{name}.json").unlink(missing_ok=True)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write `name`.json whole or not at all."""
+        building = self.path / f".{name}.building"
+        building.write_text(json.dumps(content, indent=2) + "\n", encoding="utf8")
+        os.replace(building, self.path / f"{name}.json")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        path = self.path / f"{name}.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf8"))
+        except FileNotFoundError as error:
+            raise InputError(f"{path} is missing") from error
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{path} is damaged: expected a JSON object, got {content!r:.40}")
+        return content
+
+    def update_manifest(self, changes: Mapping[str, Any]) -> None:
+        self.write_json("manifest", self.read_json("manifest") | dict(changes))

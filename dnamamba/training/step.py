@@ -1,0 +1,91 @@
+"""One optimiser step: forward, backward, clipping, AdamW. What training does, benchmarks time."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dnamamba.data.batches import Batch
+from dnamamba.runtime import Compute
+from dnamamba.training.cuda_graph import RecordingPass
+from dnamamba.training.loss import Loss
+
+
+class TrainingStep:
+    """Steps of a loss, alone or as one of many ranks.
+
+    objective: maps a batch to (sum of losses, sum of weights); it lies on compute's device.
+    grad_clip: largest norm of the gradient; 0 for no clipping.
+    """
+
+    def __init__(
+        self,
+        objective: Loss,
+        optimizer: torch.optim.Optimizer,
+        compute: Compute,
+        *,
+        grad_clip: float,
+    ):
+        self.objective = objective
+        self.optimizer = optimizer
+        self.compute = compute
+        self.grad_clip = grad_clip
+        self._wrapped: nn.Module = objective
+        self._recording: RecordingPass | None = None
+        on_gpu = compute.device.type == "cuda"
+        if compute.ranks.world_size > 1:
+            ids = [compute.device.index] if on_gpu else None
+            self._wrapped = DistributedDataParallel(objective, device_ids=ids)
+        elif on_gpu:
+            self._recording = RecordingPass(compute.device)
+
+    def update(
+        self, batches: Sequence[Batch], weight: Tensor, learning_rate: float
+    ) -> tuple[float, float]:
+        """The mean loss, by weight, and the gradient's norm, before the weights change.
+
+        They do not change where either is not finite. batches: this rank's micro-batches. weight:
+        of the whole batch over all ranks.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        # Zeros where a recorded pass may add to them.
+        self.optimizer.zero_grad(set_to_none=self._recording is None)
+        # Nothing to learn from weighs nothing, and so does its loss.
+        weight = torch.where(weight == 0, 1.0, weight)
+        total = torch.zeros((), device=self.compute.device)
+        for number, part in enumerate(batches, start=1):
+            with self._sync_when(number == len(batches)):
+                total += self._pass(part, weight)
+        loss = self.compute.sum_over_ranks(total) / weight
+        limit = self.grad_clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
+        loss_value, norm_value = torch.stack([loss, norm]).tolist()
+        if is_finite(loss_value, norm_value):
+            self.optimizer.step()
+        return loss_value, norm_value
+
+    def _pass(self, batch: Batch, weight: Tensor) -> Tensor:
+        if self._recording is None:
+            return self._run_pass(batch, weight)
+        return self._recording(self._run_pass, batch, weight)
+
+    def _run_pass(self, batch: Batch, weight: Tensor) -> Tensor:
+        with self.compute.autocast():
+            loss_sum, _ = self._wrapped(batch)
+        # DDP takes the mean over ranks; the loss is a sum over them.
+        (loss_sum / weight * self.compute.ranks.world_size).backward()
+        return loss_sum.detach()
+
+    def _sync_when(self, last: bool) -> AbstractContextManager[Any]:
+        if last or not isinstance(self._wrapped, DistributedDataParallel):
+            return nullcontext()
+        return self._wrapped.no_sync()
+
+
+def is_finite(*values: float) -> bool:
+    """Whether all are: neither infinite nor NaN."""
+    return all(abs(value) < float("inf") for value in values)

@@ -1,0 +1,341 @@
+"""The training loop: accumulation, clipping, validation, checkpoints, stopping and resuming.
+
+One plain loop for every loss, for one process or many under torchrun. Which bases a step sees is
+decided by its number alone (data/windows.py), so the only state outside the weights and the
+optimiser is that number.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dnamamba.data.batches import Batch, to_device
+from dnamamba.data.loader import BatchRanges, DescribedDataset, build_loader
+from dnamamba.errors import TrainingError
+from dnamamba.intervals import Split
+from dnamamba.runtime import Compute
+from dnamamba.training.checkpoint import load_newest, save_checkpoint
+from dnamamba.training.config import Recipe
+from dnamamba.training.interrupts import StopRequest
+from dnamamba.training.loss import Loss
+from dnamamba.training.metrics_log import IntervalMean
+from dnamamba.training.optimizer import build_optimizer
+from dnamamba.training.progress import TrainingProgress
+from dnamamba.training.run_folder import RunFolder
+from dnamamba.training.step import TrainingStep, is_finite
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is trained on.
+
+    batch_size: samples in an optimiser step, over all ranks. tokens_after: bases that so many steps
+    have read.
+    """
+
+    dataset: DescribedDataset
+    batch_size: int
+    tokens_after: Callable[[int], int]
+
+
+class Judge(Protocol):
+    """How well a model does, in the terms of what it is trained for."""
+
+    patience_steps: int | None
+    """Steps without a better validation after which training ends; None: it goes to the end."""
+
+    def units(self, loss: float) -> dict[str, float]:
+        """A training loss as the field gives it, for a row of metrics."""
+        ...
+
+    def validate(self, micro_batch: int, stop: StopRequest) -> dict[str, Any] | None:
+        """A validation's numbers, `loss` among them, the same on all ranks; None once any rank was
+        told to stop."""
+        ...
+
+    def score(self, row: Mapping[str, Any]) -> float | None:
+        """How good a validation was, higher is better: the best model is kept for use. None: the
+        last one is."""
+        ...
+
+    def summary(self, row: Mapping[str, Any]) -> str:
+        """A row of metrics in a few words."""
+        ...
+
+    def write_report(self, folder: Path) -> object: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """step: optimiser steps done. stopped_by: the signal that ended the run early, if one did."""
+
+    step: int
+    stopped_by: Signals | None = None
+
+
+class Trainer:
+    """Trains the model of a loss on a stream of batches, into a run folder.
+
+    no_decay: see training/optimizer.py, names within the loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Loss,
+        no_decay: Sequence[str],
+        stream: Stream,
+        judge: Judge,
+        config: Recipe,
+        run: RunFolder,
+        compute: Compute,
+        n_workers: int = 0,
+    ):
+        self.config = config
+        self.run = run
+        self.compute = compute
+        self.stream = stream
+        self.judge = judge
+        self.n_workers = n_workers
+        self.objective = objective.to(compute.device)
+        self.optimizer = build_optimizer(
+            self.objective,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=config.betas,
+            no_decay=no_decay,
+        )
+        self.micro_batch = config.micro_batch or 1
+        self.step = 0
+        self._best: _Best | None = None
+        self._interval = IntervalMean()
+        self._started = time.monotonic()
+        self._training_step = TrainingStep(
+            self.objective, self.optimizer, compute, grad_clip=config.grad_clip
+        )
+
+    def restore(self) -> None:
+        """Continue from the newest checkpoint; from the start where there is none."""
+        found = load_newest(self.run.checkpoints, self.objective, self.optimizer)
+        if found is not None:
+            self.step = found["step"]
+            self._interval = IntervalMean(found["extra"].get("losses", []))
+            self._best = _Best.of(found["extra"].get("best"))
+        if self.compute.ranks.is_main:
+            self.run.metrics.rewind(self.step if found is not None else -1)
+        self.compute.wait_for_ranks()
+
+    def fit(self) -> Outcome:
+        """Train to the last step, or until a signal asks to stop; either way everything is saved.
+
+        Raises TrainingError when a loss or gradient is not finite, or memory runs out.
+        """
+        is_main = self.compute.ranks.is_main
+        progress = TrainingProgress(
+            self.config.max_steps, self.step, summary=self.judge.summary, enabled=is_main
+        )
+        with progress, StopRequest() as stop:
+            try:
+                stopped_by = self._train(progress, stop)
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"step {self.step}: out of GPU memory ({error}). What was saved is kept; try a "
+                    "smaller --micro-batch or --recompute blocks"
+                ) from error
+            self._save()
+        return Outcome(self.step, stopped_by)
+
+    def _train(self, progress: TrainingProgress, stop: StopRequest) -> Signals | None:
+        config = self.config
+        batches = self._batches()
+        on_gpu = self.compute.device.type == "cuda"
+        dataset = self.stream.dataset
+        loader = build_loader(dataset, batches, n_workers=self.n_workers, pin_memory=on_gpu)
+        micro_batches = iter(loader)
+        if self._is_validation_missing() and not self._validate(progress, stop):
+            return stop.signal or Signals.SIGTERM
+        self._interval.restart_clock()
+        while self.step < config.max_steps and not self._is_patience_spent():
+            parts = [
+                to_device(next(micro_batches), self.compute.device)
+                for _ in range(batches.n_micro_batches)
+            ]
+            weight, told_to_stop = self._agree(parts, stop)
+            if told_to_stop:
+                return stop.signal or Signals.SIGTERM
+            loss, grad_norm = self._update(parts, weight)
+            self.step += 1
+            self._interval.add(loss, self._tokens() - self._tokens(self.step - 1))
+            saving = self.step % config.save_every == 0 and self.step < config.max_steps
+            validating = self._is_validation_step()
+            # What is logged depends on the step alone, so a resumed run logs the same rows.
+            if validating or self.step % config.log_every == 0:
+                self._log(progress, grad_norm)
+            if validating and not self._validate(progress, stop):
+                return stop.signal or Signals.SIGTERM
+            if saving:
+                self._save()
+            if validating or saving:
+                self._interval.restart_clock()
+            progress.advanced(self.step)
+        return None
+
+    def _is_validation_step(self) -> bool:
+        return self.step % self.config.eval_every == 0 or self.step == self.config.max_steps
+
+    def _is_validation_missing(self) -> bool:
+        """Whether this step's validation is due and not in the metrics yet, as at the start."""
+        rows = self.run.metrics.rows() if self.compute.ranks.is_main else []
+        there = any(row["step"] == self.step and row["split"] == Split.VALID for row in rows)
+        missing = self.compute.ranks.is_main and not there
+        return self._is_validation_step() and self.compute.any_rank(missing)
+
+    def _is_patience_spent(self) -> bool:
+        patience = self.judge.patience_steps
+        return (
+            patience is not None
+            and self._best is not None
+            and self.step - self._best.step >= patience
+        )
+
+    def _tokens(self, step: int | None = None) -> int:
+        return self.stream.tokens_after(self.step if step is None else step)
+
+    def _batches(self) -> BatchRanges:
+        return BatchRanges(
+            batch_size=self.stream.batch_size,
+            micro_batch_size=self.micro_batch,
+            first_batch=self.step,
+            last_batch=self.config.max_steps,
+            rank=self.compute.ranks.rank,
+            world_size=self.compute.ranks.world_size,
+        )
+
+    def _agree(self, parts: Sequence[Batch], stop: StopRequest) -> tuple[Tensor, bool]:
+        """The weight of the whole batch over all ranks, and whether any rank was told to stop."""
+        local = torch.stack([self.objective.weight(part) for part in parts])
+        asked = local.new_tensor(float(stop.signal is not None))
+        both = self.compute.sum_over_ranks(torch.stack([local.sum(), asked]))
+        return both[0], bool(both[1] > 0)
+
+    def _update(self, parts: Sequence[Batch], weight: Tensor) -> tuple[float, float]:
+        """One optimiser step; returns the mean loss, by weight, and the gradient norm."""
+        rate = self.config.learning_rate_at(self.step)
+        # Dropout draws the same after a restart; nothing else is drawn here.
+        ranks = self.compute.ranks
+        torch.manual_seed(self.config.seed + self.step * ranks.world_size + ranks.rank)
+        loss, norm = self._training_step.update(parts, weight, rate)
+        if not is_finite(loss, norm):
+            self._refuse_batch(loss, norm)
+        return loss, norm
+
+    def _refuse_batch(self, loss: float, norm: float) -> None:
+        """Keep the weights from before this step, name the batch, and stop."""
+        batches = self._batches()
+        samples = range(self.step * batches.batch_size, (self.step + 1) * batches.batch_size)
+        if self.compute.ranks.is_main:
+            self._write_checkpoint()
+            self.run.write_json(
+                "bad_batch",
+                {
+                    "step": self.step,
+                    "loss": str(loss),
+                    "grad_norm": str(norm),
+                    "windows": self.stream.dataset.describe(samples),
+                },
+            )
+        first = self.stream.dataset.describe(samples[:1])[0]
+        # Rank 0 writes; the others must not end the run under its hands.
+        self.compute.wait_for_ranks()
+        raise TrainingError(
+            f"step {self.step}: loss {loss}, gradient norm {norm}. The weights were not changed by "
+            f"this batch and are saved; its {len(samples)} windows, from {first} on, are listed in "
+            f"{self.run.path / 'bad_batch.json'}. A lower --learning-rate or a longer "
+            "--warmup-fraction usually helps"
+        )
+
+    def _log(self, progress: TrainingProgress, grad_norm: float) -> None:
+        loss, tokens_per_s = self._interval.take()
+        row = {
+            "split": "train",
+            "step": self.step,
+            "loss": loss,
+            **self.judge.units(loss),
+            "learning_rate": self.config.learning_rate_at(self.step - 1),
+            "grad_norm": grad_norm,
+            "tokens": self._tokens(),
+            "tokens_per_s": tokens_per_s,
+            "elapsed_s": time.monotonic() - self._started,
+        }
+        if self.compute.device.type == "cuda":
+            row["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.compute.device) / 2**30
+        self._append(row)
+        progress.trained(row)
+
+    def _validate(self, progress: TrainingProgress, stop: StopRequest) -> bool:
+        """Validate and log; False, with nothing logged, if a rank was told to stop meanwhile."""
+        numbers = self.judge.validate(self.micro_batch, stop)
+        if numbers is None:
+            return False
+        row = {"split": "valid", "step": self.step, **numbers, "tokens": self._tokens()}
+        self._append(row)
+        progress.validated(row)
+        self._keep_best(row)
+        if self.compute.ranks.is_main:
+            self.judge.write_report(self.run.path)
+        return True
+
+    def _keep_best(self, row: Mapping[str, Any]) -> None:
+        score = self.judge.score(row)
+        if score is None or (self._best is not None and score <= self._best.score):
+            return
+        self._best = _Best(score, self.step)
+        if self.compute.ranks.is_main:
+            self._save_model()
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if self.compute.ranks.is_main:
+            self.run.metrics.append(row)
+
+    def _save(self) -> None:
+        if self.compute.ranks.is_main:
+            self._write_checkpoint()
+            if self._best is None:
+                self._save_model()
+        self.compute.wait_for_ranks()
+
+    def _save_model(self) -> None:
+        save_pretrained: Any = self.objective.model.save_pretrained
+        save_pretrained(self.run.model)
+
+    def _write_checkpoint(self) -> None:
+        save_checkpoint(
+            self.run.checkpoints,
+            self.step,
+            self.objective,
+            self.optimizer,
+            keep=self.config.keep_checkpoints,
+            extra={
+                "losses": self._interval.losses,
+                "best": self._best and [self._best.score, self._best.step],
+            },
+        )
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best validation so far, and the step it was at."""
+
+    score: float
+    step: int
+
+    @classmethod
+    def of(cls, saved: Any) -> "_Best | None":
+        """From a checkpoint's JSON."""
+        return None if saved is None else cls(float(saved[0]), int(saved[1]))
