@@ -1,7 +1,7 @@
 """report.html of a run that learned labels: how good it is, beside its baseline and chance.
 
-Like pretraining/report.py's it is one file with everything inline, made from the run folder's own files, each
-of which may not be there yet.
+One file with everything inline, made from the run folder's own files, each of which may be
+missing.
 """
 
 from collections.abc import Mapping, Sequence

@@ -219,7 +219,10 @@ class DnaClassifier(SavedModel):
 
     @torch.no_grad()
     def set_head(self, weight: NDArray[Any], bias: NDArray[Any]) -> None:
-        """Take a head that was fitted elsewhere, as by baselines/linear_models.py: weight (C, D), bias (C,)."""
+        """Take a head that was fitted elsewhere (baselines/linear_models.py).
+
+        weight: (C, D). bias: (C,).
+        """
         self.feature_means.zero_()
         self.feature_scales.fill_(1)
         for own, given in ((self.head.weight, weight), (self.head.bias, bias)):

@@ -15,8 +15,8 @@ class Loss(nn.Module):
 
     recompute: what the backward pass makes again instead of keeping it (models/recompute.py).
 
-    On a GPU a pass may be recorded and replayed (training/cuda_graph.py), so `forward` must not read a
-    tensor's value in Python, nor choose by anything but shapes.
+    On a GPU a pass may be recorded and replayed (training/cuda_graph.py), so `forward` must not
+    read a tensor's value in Python, nor choose by anything but shapes.
     """
 
     def __init__(self, model: nn.Module, *, recompute: Recompute = "nothing"):

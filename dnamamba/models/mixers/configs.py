@@ -216,8 +216,8 @@ class S4Config:
     """Which mixer a stored config is about."""
 
     init: Literal["real", "lin", "inv", "quad", "legs"] = "real"
-    """Where A starts (models/mixers/s4.py, `initial_A`). real: -(n + 1), as in Mamba. lin and the others
-    are complex, -1/2 + i pi n for lin, each state standing for a conjugate pair."""
+    """Where A starts (models/mixers/s4.py, `initial_A`). real: -(n + 1), as in Mamba. lin and the
+    others are complex, -1/2 + i pi n for lin, each state standing for a conjugate pair."""
 
     expand: int = 2
     """Inner width over d_model."""
