@@ -119,8 +119,8 @@ def main() -> None:
             print(f"{name} failed, see {out}.log", flush=True)
             return
         row = summarise(name, options, out, seconds)
-        judged = row.get("test", row["valid"])
-        print(f"{name}: {judged['comparison']} ({seconds:.0f} s)", flush=True)
+        evaluated = row.get("test", row["valid"])
+        print(f"{name}: {evaluated['comparison']} ({seconds:.0f} s)", flush=True)
         with lock:
             rows.append(row)
             if not arguments.json:

@@ -13,7 +13,7 @@ _NOT_THE_OWN = (
     "is for other sequences than the run's own: name them by --species, --table, --records or "
     "--regions, or leave it out"
 )
-_ALL_ARE_JUDGED = "holds some sequences out, and of these all are judged: leave it out"
+_ALL_ARE_EVALUATED = "holds some sequences out, and of these all are judged: leave it out"
 _TWO_LENGTHS = "and --lengths both say how long windows are: leave one out"
 
 
@@ -48,14 +48,14 @@ def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) ->
       dnamamba classify eval runs/classify-demo --lengths 1k,4k,16k
       dnamamba classify eval runs/classify-train-demo --table other.csv --out other
     """
-    from dnamamba.classification.evaluate import judge_classifier
+    from dnamamba.classification.evaluate import evaluate_classifier
     from dnamamba.intervals import parse_size
     from dnamamba.runtime import read_ranks
     from dnamamba.training.config import RunOptions
 
     sizes = tuple(parse_size(text) for text in lengths.split(",")) if lengths else ()
     folder = out or run / "evaluation"
-    lines = judge_classifier(
+    lines = evaluate_classifier(
         run,
         folder,
         _source(run, values),
@@ -80,7 +80,7 @@ def _source(run: Path, values: dict[str, Any]) -> Any:
     if values["species"]:
         _refuse(typed, {"seq_len"} if "lengths" in typed else set(), _TWO_LENGTHS)
     else:
-        _refuse(typed, {"valid_contigs", "test_contigs", "data_seed"}, _ALL_ARE_JUDGED)
+        _refuse(typed, {"valid_contigs", "test_contigs", "data_seed"}, _ALL_ARE_EVALUATED)
     kind = DnaClassifier.from_pretrained(run).task.kind
     return source_config(values | {"task": kind.replace("_", "-")}, epoch_size=1)
 

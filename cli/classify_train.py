@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that become FineTuneConfig; defaults that depend on something else are None here."""
-    return apply_options([*_learning_options(), *_judging_options()], command)
+    return apply_options([*_learning_options(), *_evaluation_options()], command)
 
 
 def _learning_options() -> list[Callable[..., Any]]:
@@ -78,7 +78,7 @@ def _learning_options() -> list[Callable[..., Any]]:
     ]
 
 
-def _judging_options() -> list[Callable[..., Any]]:
+def _evaluation_options() -> list[Callable[..., Any]]:
     """How often it is judged and saved, which model is kept, what is repeated."""
     whole = functools.partial(click.option, type=click.IntRange(min=1))
     return [

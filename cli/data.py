@@ -89,8 +89,8 @@ def prepare(files: tuple[Path, ...], out: Path, aliases: Path | None, force: boo
     )
     n_contigs, size = count_contigs(len(done)), out.stat().st_size
     click.echo(f"{out}: {n_contigs}, {sum(done):,} bases, {size:,} bytes")
-    if doubt := foreign_letters(GenomeStore(out).facts.values()):
-        click.echo(f"{out}: {doubt}", err=True)
+    if warning := foreign_letters(GenomeStore(out).statistics.values()):
+        click.echo(f"{out}: {warning}", err=True)
     click.echo(f"Next: dnamamba pretrain {out}")
 
 

@@ -171,9 +171,9 @@ def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:
     layers = [
         Layer(f"layer {number}", partial(read_embeddings, path, layer=number)) for number in chosen
     ]
-    facts = asdict(info) if is_dataclass(info) and not isinstance(info, type) else {}
+    details = asdict(info) if is_dataclass(info) and not isinstance(info, type) else {}
     # Paths are of the machine that embedded.
-    return layers, facts | {"model": Path(str(info.model)).name}
+    return layers, details | {"model": Path(str(info.model)).name}
 
 
 def _sequences(genome: Sequence[Path], file: Path | None) -> Any:

@@ -66,10 +66,10 @@ def _versions() -> Iterator[Finding]:
 
 def _devices() -> Iterator[Finding]:
     for i in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(i)
+        gpu = torch.cuda.get_device_properties(i)
         yield Finding(
             f"cuda:{i}",
-            f"{facts.name}, {facts.total_memory / 2**30:.1f} GiB, sm_{facts.major}{facts.minor}",
+            f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB, sm_{gpu.major}{gpu.minor}",
         )
     yield Finding("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
 

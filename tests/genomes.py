@@ -13,7 +13,7 @@ from Bio import bgzf
 
 from dnamamba.data_prep.genomes.fasta import FastaRecord
 from dnamamba.data_prep.genomes.genome import Genome
-from dnamamba.data_prep.genomes.statistics import ContigFacts, facts_of_record, n_runs_of
+from dnamamba.data_prep.genomes.statistics import ContigStatistics, n_runs_of, statistics_of_record
 from dnamamba.data_prep.genomes.store import prepare_store
 from dnamamba.tokenizer import Codes, decode, encode
 
@@ -93,10 +93,10 @@ def read_all(genome: Genome) -> dict[str, str]:
     return {name: decode(genome.read(name, 0, size)) for name, size in genome.contigs.items()}
 
 
-def facts_of(name: str, sequence: str) -> ContigFacts:
+def facts_of(name: str, sequence: str) -> ContigStatistics:
     """What one pass over a contig tells."""
     letters = np.bincount(np.frombuffer(sequence.encode("latin-1"), np.uint8), minlength=256)
-    return facts_of_record(FastaRecord(name, encode(sequence), letters))
+    return statistics_of_record(FastaRecord(name, encode(sequence), letters))
 
 
 class MemoryGenome:
@@ -114,7 +114,7 @@ class MemoryGenome:
     def n_runs(self, contig: str) -> np.ndarray:
         return n_runs_of(self._codes[contig])
 
-    def facts(self) -> list[ContigFacts]:
+    def statistics(self) -> list[ContigStatistics]:
         return self._facts
 
 

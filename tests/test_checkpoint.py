@@ -112,8 +112,8 @@ def tear(file: Path) -> None:
 def test_training_goes_on_bit_for_bit(tmp_path):
     training = train_and_save(tmp_path, 3)
     resumed = start_training(seed=1)
-    facts = load_checkpoint(tmp_path / "step_00000003", *resumed)
-    assert facts["step"] == 3
+    details = load_checkpoint(tmp_path / "step_00000003", *resumed)
+    assert details["step"] == 3
     assert_equal(resumed, training)
     for step in (4, 5):
         training.update(step)
@@ -241,9 +241,9 @@ def test_a_process_killed_while_saving_leaves_the_older_checkpoint(tmp_path, mon
             save_checkpoint(tmp_path, 2, *training)
     assert names_in(tmp_path) == [".building-step_00000002", "step_00000001"]
     resumed = start_training(seed=1)
-    facts = load_newest(tmp_path, *resumed)
-    assert facts is not None
-    assert facts["step"] == 1
+    details = load_newest(tmp_path, *resumed)
+    assert details is not None
+    assert details["step"] == 1
     assert_equal(resumed, training)
 
 
@@ -306,9 +306,9 @@ def test_a_damaged_newest_is_passed_over_aloud(tmp_path, caplog, monkeypatch, fi
     train_and_save(tmp_path, 1, 2)
     tear(tmp_path / "step_00000002" / file)
     resumed = start_training(seed=1)
-    facts = load_newest(tmp_path, *resumed)
-    assert facts is not None
-    assert facts["step"] == 1
+    details = load_newest(tmp_path, *resumed)
+    assert details is not None
+    assert details["step"] == 1
     assert "passed over checkpoint step_00000002" in caplog.text
     assert_equal(resumed, train_and_save(tmp_path / "again", 1))
 
@@ -344,8 +344,8 @@ def test_a_folder_without_a_sound_checkpoint_is_refused(tmp_path):
 )
 def test_bad_facts_are_refused(tmp_path, content, message):
     train_and_save(tmp_path, 1)
-    facts = tmp_path / "step_00000001" / "checkpoint.json"
-    facts.unlink() if content is None else facts.write_bytes(content)
+    details = tmp_path / "step_00000001" / "checkpoint.json"
+    details.unlink() if content is None else details.write_bytes(content)
     with pytest.raises(InputError, match=message):
         load_checkpoint(tmp_path / "step_00000001", *start_training())
 

@@ -63,8 +63,8 @@ def test_soft_masking_travels_with_the_bases():
 @settings(deadline=None, max_examples=40)
 def test_a_sample_is_the_same_alone_and_in_any_batch(samples):
     """With the bases that are hidden in it."""
-    dataset = build_datasets(GENOME, config_of(), hides_bases=True)[Split.TRAIN]
-    fresh = build_datasets(GENOME, config_of(), hides_bases=True)[Split.TRAIN]
+    dataset = build_datasets(GENOME, config_of(), masks_bases=True)[Split.TRAIN]
+    fresh = build_datasets(GENOME, config_of(), masks_bases=True)[Split.TRAIN]
     batch = dataset.read(samples)
     for row, sample in zip(batch, samples, strict=True):
         assert (row == fresh.read([sample])[0]).all()

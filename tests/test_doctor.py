@@ -70,8 +70,8 @@ def test_every_backend_is_run_or_says_why_not(tmp_path, install):
     findings = examine("cpu", tmp_path)
     assert find(findings, "fused").detail == "not here: needs a GPU"
     assert find(findings, "fused").ok
-    judged = [f.name for f in findings if "error of output and gradients" in f.detail]
-    assert judged == ["  cpu", "  chunked", "  reference"]
+    evaluated = [f.name for f in findings if "error of output and gradients" in f.detail]
+    assert evaluated == ["  cpu", "  chunked", "  reference"]
 
 
 @pytest.mark.parametrize("run", [half_of_the_state, gradient_not_a_number])

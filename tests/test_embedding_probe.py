@@ -21,7 +21,7 @@ from dnamamba.metrics.bootstrap import (
     weighted_pearson,
     weighted_spearman,
 )
-from dnamamba.probing.evaluation import judge_probe
+from dnamamba.probing.evaluation import evaluate_probe
 from dnamamba.probing.folds import cut_folds, given_folds
 from dnamamba.probing.problem import Layer, ProbeConfig
 from dnamamba.probing.report import write_probe_report
@@ -210,9 +210,9 @@ def test_folds_share_rows_and_groups_out(task: Task) -> None:
     assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(100))
     for fold in folds:
         assert not {groups[i] for i in fold.train} & {groups[i] for i in fold.test}
-        for fitted, judged in fold.inner:
-            assert sorted([*fitted, *judged]) == fold.train.tolist()
-            assert not {groups[i] for i in fitted} & {groups[i] for i in judged}
+        for fitted, evaluated in fold.inner:
+            assert sorted([*fitted, *evaluated]) == fold.train.tolist()
+            assert not {groups[i] for i in fitted} & {groups[i] for i in evaluated}
 
 
 def test_a_group_in_two_given_splits_is_refused() -> None:
@@ -247,18 +247,18 @@ def test_a_planted_word_is_found_by_the_baseline_on_the_same_folds(tmp_path: Pat
         replace(PLAIN, max_k=4),
         sequences=lambda embedded, rows: [codes[row] for row in rows],
     )
-    judged = result.record["judged"]
-    assert judged["baseline"]["accuracy"] > 0.95
-    assert judged["model"]["accuracy"] < 0.65
-    difference = judged["comparison"]["differences"]["accuracy"]
+    evaluated = result.record["judged"]
+    assert evaluated["baseline"]["accuracy"] > 0.95
+    assert evaluated["model"]["accuracy"] < 0.65
+    difference = evaluated["comparison"]["differences"]["accuracy"]
     assert difference["difference"] < -0.3
     assert difference["interval"][1] < -0.2
-    assert judged["comparison"]["test"]["name"] == "McNemar's exact test"
-    assert "the embeddings do worse" in judged["comparison"]["sentence"]
+    assert evaluated["comparison"]["test"]["name"] == "McNemar's exact test"
+    assert "the embeddings do worse" in evaluated["comparison"]["sentence"]
     head, *lines = result.predictions
     said = [line[head.index("baseline_prediction")] for line in lines]
     right = np.mean([a == b for a, b in zip(said, classes, strict=True)])
-    assert right == judged["baseline"]["accuracy"]
+    assert right == evaluated["baseline"]["accuracy"]
 
 
 def test_the_same_bases_in_two_folds_are_said(tmp_path: Path) -> None:
@@ -347,11 +347,11 @@ def test_what_is_resampled_is_what_is_judged(task: Task) -> None:
     from dnamamba.probing.evaluation import _numbers
 
     scores = class_scores(task, 60, 0.4) if task is CLASSES else number_scores(task, 60, 0.8)
-    judged = judge_probe(scores, None, task, None)["model"]
+    evaluated = evaluate_probe(scores, None, task, None)["model"]
     for name, number in _numbers(scores, task).items():
-        assert number(np.ones(60)) == pytest.approx(judged[name]), name
-        low, high = judged["intervals"][name]
-        assert low < judged[name] < high
+        assert number(np.ones(60)) == pytest.approx(evaluated[name]), name
+        low, high = evaluated["intervals"][name]
+        assert low < evaluated[name] < high
 
 
 @pytest.mark.parametrize(("groups", "n"), [(None, 60), (np.arange(60) // 6, 10)])
@@ -359,11 +359,11 @@ def test_right_in_every_row_is_no_certainty(groups: Ids | None, n: int) -> None:
     """Resampling never draws a wrong row; Wilson's interval is that of n rows, or groups, right."""
     scores = class_scores(CLASSES, 60, 0.0)
     right = scores._replace(targets=scores.scores.argmax(axis=1))
-    judged = judge_probe(right, None, CLASSES, groups)["model"]
-    assert judged["accuracy"] == 1
-    low, high = judged["intervals"]["accuracy"]
+    evaluated = evaluate_probe(right, None, CLASSES, groups)["model"]
+    assert evaluated["accuracy"] == 1
+    low, high = evaluated["intervals"]["accuracy"]
     assert (low, high) == pytest.approx((n / (n + 1.96**2), 1), abs=1e-4)
-    assert judged["intervals"]["mcc"] is None
+    assert evaluated["intervals"]["mcc"] is None
 
 
 def test_groups_are_drawn_whole() -> None:

@@ -49,9 +49,9 @@ def test_every_kind_of_file_is_the_same_genome(make, tmp_path):
     genome = open_genome([make(tmp_path, RECORDS)])
     assert genome.contigs == {name: len(sequence) for name, sequence in RECORDS.items()}
     assert read_all(genome) == EXPECTED
-    for facts, (name, sequence) in zip(genome.facts(), RECORDS.items(), strict=True):
-        assert (facts.name, facts.length) == (name, len(sequence))
-        assert facts.soft_masked == sum(letter in "acgtnu" for letter in sequence)
+    for statistics, (name, sequence) in zip(genome.statistics(), RECORDS.items(), strict=True):
+        assert (statistics.name, statistics.length) == (name, len(sequence))
+        assert statistics.soft_masked == sum(letter in "acgtnu" for letter in sequence)
         unreadable = np.zeros(len(sequence), bool)
         for start, end in genome.n_runs(name).tolist():
             unreadable[start:end] = True
@@ -105,7 +105,7 @@ def test_several_files_are_one_genome(tmp_path):
     genome = open_genome([human, str(phage)])
     assert read_all(genome) == {"chr1": "ACGT", "chr2": "GG", "lambda": "NNT", "none": ""}
     assert genome.n_runs("lambda").tolist() == [[0, 2]]
-    assert [row.name for row in genome.facts()] == list(genome.contigs)
+    assert [row.name for row in genome.statistics()] == list(genome.contigs)
     assert [row["file"] for row in genome.sources()] == ["human.fa", "phage.from.fa"]
     assert read_all(pickle.loads(pickle.dumps(genome))) == read_all(genome)
 
@@ -116,7 +116,7 @@ def test_names_that_collide_get_their_files_name(tmp_path):
     gorilla = write_fasta(tmp_path / "gorilla.fasta", {"chr1": "TTT"})
     genome = open_genome([human, gorilla])
     assert read_all(genome) == {"human/chr1": "ACGT", "human/chrM": "C", "gorilla/chr1": "TTT"}
-    assert [row.name for row in genome.facts()] == list(genome.contigs)
+    assert [row.name for row in genome.statistics()] == list(genome.contigs)
 
 
 @pytest.mark.parametrize("names", [("a/x.fa", "b/x.fa"), ("a/x.fa", "b/x.fasta")])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dnamamba.classification.evaluate import judge_classifier
+from dnamamba.classification.evaluate import evaluate_classifier
 from dnamamba.classification.run import train_classifier
 from dnamamba.data.labelled.config import TableConfig
 from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
@@ -33,7 +33,7 @@ def evaluation(path):
 
 
 def test_a_run_judged_again_comes_to_the_same(folder, tmp_path):
-    lines = judge_classifier(folder / "run", tmp_path / "again", options=OPTIONS)
+    lines = evaluate_classifier(folder / "run", tmp_path / "again", options=OPTIONS)
     assert [line.split(":")[0] for line in lines] == ["valid", "test"]
     assert evaluation(tmp_path / "again") == evaluation(folder / "run")
     assert (tmp_path / "again" / "report.html").exists()
@@ -41,7 +41,7 @@ def test_a_run_judged_again_comes_to_the_same(folder, tmp_path):
 
 def test_another_table_is_judged_as_a_whole(folder, tmp_path):
     table = TableConfig(train=str(folder / "test.csv"))
-    judge_classifier(folder / "run", tmp_path / "other", table, options=OPTIONS)
+    evaluate_classifier(folder / "run", tmp_path / "other", table, options=OPTIONS)
     found, own = evaluation(tmp_path / "other")["test"], evaluation(folder / "run")["test"]
     assert found["model"] == own["model"]
     assert found["baseline"] == own["baseline"]
@@ -49,9 +49,9 @@ def test_another_table_is_judged_as_a_whole(folder, tmp_path):
 
 def test_a_model_without_its_run_has_no_baseline_and_no_examples(folder, tmp_path):
     with pytest.raises(InputError, match="has no examples of its own"):
-        judge_classifier(folder / "run" / "model", tmp_path / "none", options=OPTIONS)
+        evaluate_classifier(folder / "run" / "model", tmp_path / "none", options=OPTIONS)
     table = TableConfig(train=str(folder / "test.csv"))
-    judge_classifier(folder / "run" / "model", tmp_path / "alone", table, options=OPTIONS)
+    evaluate_classifier(folder / "run" / "model", tmp_path / "alone", table, options=OPTIONS)
     found = evaluation(tmp_path / "alone")["test"]
     assert (found["baseline"], found["comparison"]) == (None, None)
 
@@ -59,7 +59,7 @@ def test_a_model_without_its_run_has_no_baseline_and_no_examples(folder, tmp_pat
 def test_labels_that_the_model_does_not_know_are_refused(folder, tmp_path):
     table = write_table(tmp_path / "odd.csv", 10, label=lambda has, _: "tata" if has else "odd")
     with pytest.raises(InputError, match=r"odd.csv.* 'odd'; known are none, tata"):
-        judge_classifier(
+        evaluate_classifier(
             folder / "run", tmp_path / "out", TableConfig(train=str(table)), options=OPTIONS
         )
     assert not (tmp_path / "out" / "evaluation.json").exists()
@@ -73,14 +73,14 @@ def test_species_are_judged_at_several_lengths(folder, tmp_path):
     data = SpeciesConfig(species=species, seq_len=64, epoch_size=16, n_eval=20)
     config = tiny_classify(folder, data, epochs=2, eval_every=0)
     train_classifier(config, tmp_path / "run", OPTIONS)
-    judge_classifier(tmp_path / "run", tmp_path / "out", lengths=(32, 64, 128), options=OPTIONS)
+    evaluate_classifier(tmp_path / "run", tmp_path / "out", lengths=(32, 64, 128), options=OPTIONS)
     found = evaluation(tmp_path / "out")["test"]["model"]
     assert found["n"] == 60
     assert [row["from"] for row in found["by_length"]] == [32, 64, 128]
     own = evaluation(tmp_path / "run")["test"]["model"]["accuracy"]
     assert found["by_length"][1]["accuracy"] == pytest.approx(own)
     with pytest.raises(InputError, match="lengths are of species"):
-        judge_classifier(folder / "run", tmp_path / "out", lengths=(32,), options=OPTIONS)
+        evaluate_classifier(folder / "run", tmp_path / "out", lengths=(32,), options=OPTIONS)
     assert np.isfinite(found["accuracy"])
 
 
@@ -91,7 +91,7 @@ def test_columns_of_other_names_are_told(folder, tmp_path):
     other = write_table(tmp_path / "o.csv", 20, label=lambda *_: 1.5, header=("sequence", "score"))
     data = TableConfig(train=str(other), task_kind="regression", label_columns=("score",))
     with pytest.raises(InputError, match=r"with the columns score, the model's are label"):
-        judge_classifier(tmp_path / "run", tmp_path / "out", data, options=OPTIONS)
+        evaluate_classifier(tmp_path / "run", tmp_path / "out", data, options=OPTIONS)
 
 
 def test_both_strands_give_a_sequence_and_its_reverse_complement_the_same(folder, tmp_path):
@@ -105,7 +105,7 @@ def test_both_strands_give_a_sequence_and_its_reverse_complement_the_same(folder
     found = []
     for name in (folder / "test.csv", tmp_path / "turned.csv"):
         table = TableConfig(train=str(name))
-        judge_classifier(folder / "run", tmp_path / "out", table, rc="average", options=OPTIONS)
+        evaluate_classifier(folder / "run", tmp_path / "out", table, rc="average", options=OPTIONS)
         found.append(evaluation(tmp_path / "out")["test"]["model"])
     assert found[0]["confusion"] == found[1]["confusion"]
     assert found[0]["auroc"] == pytest.approx(found[1]["auroc"])

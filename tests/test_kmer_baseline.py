@@ -12,7 +12,7 @@ from dnamamba.baselines.kmer_classifier import KmerBaseline
 from dnamamba.baselines.kmers import surrounding_bases, word_frequencies
 from dnamamba.data.batches import Examples
 from dnamamba.errors import InputError
-from dnamamba.metrics.metrics import judge
+from dnamamba.metrics.metrics import evaluate
 from dnamamba.task import IGNORED_LABEL, Task
 from dnamamba.tokenizer import PAD_ID, decode, encode, reverse_complement
 
@@ -109,7 +109,7 @@ def two_species(n: int, seed: int, gc: float) -> list[Examples]:
 def test_composition_is_told() -> None:
     baseline = KmerBaseline(SPECIES, max_k=3)
     baseline.fit(two_species(400, 1, gc=0.68), two_species(100, 2, gc=0.68))
-    result = judge(baseline.scored(two_species(200, 3, gc=0.68)), SPECIES)
+    result = evaluate(baseline.scored(two_species(200, 3, gc=0.68)), SPECIES)
     assert result["accuracy"] > 0.95
     assert baseline.description.startswith(
         f"Logistic regression of {baseline.k}-mer frequencies, C"
@@ -120,7 +120,9 @@ def test_composition_is_told() -> None:
 def test_nothing_is_told_where_there_is_nothing() -> None:
     baseline = KmerBaseline(SPECIES, max_k=4)
     baseline.fit(two_species(300, 100, gc=0.5), two_species(300, 120, gc=0.5))
-    low, high = judge(baseline.scored(two_species(400, 140, gc=0.5)), SPECIES)["accuracy_interval"]
+    low, high = evaluate(baseline.scored(two_species(400, 140, gc=0.5)), SPECIES)[
+        "accuracy_interval"
+    ]
     assert low < 0.5 < high
 
 
@@ -139,7 +141,7 @@ def test_the_length_of_words_is_chosen_on_validation() -> None:
     baseline.fit(marked(300, 7, "TACG"), marked(100, 8, "TACG"))
     assert baseline.k is not None
     assert baseline.k > 1
-    assert judge(baseline.scored(marked(100, 9, "TACG")), SPECIES)["accuracy"] > 0.95
+    assert evaluate(baseline.scored(marked(100, 9, "TACG")), SPECIES)["accuracy"] > 0.95
     assert baseline.summary["k"] == baseline.k
     assert baseline.summary["n_valid"] == 100
 
@@ -184,7 +186,7 @@ def test_labels_are_told_each_by_itself() -> None:
     scores = baseline.scores(train)
     assert scores[:, 0].min() > 0.999
     assert scores[:, 1].max() < 0.001
-    assert judge(baseline.scored(train), task)["labels"][2]["auroc"] > 0.95
+    assert evaluate(baseline.scored(train), task)["labels"][2]["auroc"] > 0.95
 
 
 def test_of_many_labels_the_balanced_ones_choose(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +208,7 @@ def test_numbers_are_told_in_their_own_unit() -> None:
     targets = np.stack([1000 + 2 * n_g, np.full(300, 7)], axis=1).astype(np.float32)
     train, test = (list(batches(codes[i], targets[i])) for i in (slice(200), slice(200, 300)))
     baseline = KmerBaseline(task, max_k=2).fit(train, train)
-    result = judge(baseline.scored(test), task)
+    result = evaluate(baseline.scored(test), task)
     assert result["labels"][0]["r2"] > 0.99
     assert result["labels"][1]["mae"] == pytest.approx(0, abs=1e-3)
     assert baseline.description.startswith("Ridge regression")
@@ -223,7 +225,7 @@ def test_bases_are_told_from_those_beside_them(monkeypatch: pytest.MonkeyPatch) 
     baseline = KmerBaseline(task).fit(train, train)
     scored = baseline.scored(train)
     assert len(scored.scores) == 20 * 49
-    assert judge(scored, task)["accuracy"] == 1
+    assert evaluate(scored, task)["accuracy"] == 1
     assert baseline.summary["k"] is None
     assert "the 5 bases on each side" in baseline.description
 

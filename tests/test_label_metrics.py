@@ -14,9 +14,9 @@ from dnamamba.metrics.bootstrap import interval_of, weighted_auprc, weighted_mea
 from dnamamba.metrics.metrics import (
     Scores,
     compare,
+    evaluate,
     gather_scores,
-    headline,
-    judge,
+    primary_metric,
     wilson_interval,
 )
 from dnamamba.task import IGNORED_LABEL, Task
@@ -45,7 +45,7 @@ def numbers(scores: list[list[float]], targets: list[list[float]]) -> Scores:
 
 def test_classes_are_judged_as_counted_by_hand() -> None:
     """Six windows: bonobo and human are told right twice, one gorilla of two is called human."""
-    result = judge(told(APES, [0, 0, 1, 1, 2, 2], [0, 0, 1, 2, 2, 2]), APES)
+    result = evaluate(told(APES, [0, 0, 1, 1, 2, 2], [0, 0, 1, 2, 2, 2]), APES)
     assert result["n"] == 6
     assert result["accuracy"] == pytest.approx(5 / 6)
     assert result["balanced_accuracy"] == pytest.approx(5 / 6)
@@ -56,18 +56,18 @@ def test_classes_are_judged_as_counted_by_hand() -> None:
     assert human["precision"] == pytest.approx(2 / 3)
     assert human["predicted"] == 3
     assert result["by_length"] == []
-    assert headline(result, APES) == ("accuracy", pytest.approx(5 / 6))
+    assert primary_metric(result, APES) == ("accuracy", pytest.approx(5 / 6))
 
 
 def test_chance_is_the_share_of_the_largest_class() -> None:
-    result = judge(told(APES, [2, 2, 2, 1], [2, 2, 2, 2]), APES)
+    result = evaluate(told(APES, [2, 2, 2, 1], [2, 2, 2, 2]), APES)
     assert result["accuracy"] == result["chance"] == 0.75
     assert result["mcc"] == 0, "saying one thing always tells nothing"
     assert result["balanced_accuracy"] == 0.5
 
 
 def test_what_a_missing_class_leaves_undefined_is_none() -> None:
-    result = judge(told(APES, [0, 0, 1], [0, 1, 1]), APES)
+    result = evaluate(told(APES, [0, 0, 1], [0, 1, 1]), APES)
     assert result["auroc"] is None, "not a mean over two of three classes"
     human = result["labels"][2]
     assert human == {"label": "human", "support": 0, "predicted": 0} | dict.fromkeys(
@@ -81,7 +81,7 @@ def test_one_example_is_judged_and_everything_is_ready_for_json(task: Task) -> N
     scores = (
         told(task, [1], [1]) if task.has_classes else numbers([[0.4] * n_labels], [[1] * n_labels])
     )
-    result = judge(scores, task)
+    result = evaluate(scores, task)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["n"] == 1
 
@@ -97,8 +97,8 @@ def test_a_calibrated_model_has_no_calibration_error() -> None:
     """Of ten windows told with 0.8 eight are right; overconfident by 0.3 where five are."""
     right = [0] * 8 + [1] * 2
     honest, proud = told(APES, right, [0] * 10), told(APES, [0] * 5 + [1] * 5, [0] * 10)
-    assert judge(honest, APES)["ece"] == pytest.approx(0, abs=1e-6)
-    result = judge(proud, APES)
+    assert evaluate(honest, APES)["ece"] == pytest.approx(0, abs=1e-6)
+    result = evaluate(proud, APES)
     assert result["ece"] == pytest.approx(0.3, abs=1e-6)
     (row,) = result["reliability"]
     assert (row["from"], row["to"], row["n"], row["accuracy"]) == (0.8, 0.9, 10, 0.5)
@@ -106,7 +106,7 @@ def test_a_calibrated_model_has_no_calibration_error() -> None:
 
 def test_accuracy_is_told_by_length_where_lengths_differ() -> None:
     scores = told(APES, [0, 0, 1, 1], [0, 1, 1, 1])._replace(lengths=np.array([64, 64, 128, 128]))
-    short, long = judge(scores, APES)["by_length"]
+    short, long = evaluate(scores, APES)["by_length"]
     assert (short["from"], short["to"], short["n"], short["accuracy"]) == (64, 64, 2, 0.5)
     assert long["accuracy"] == 1
 
@@ -114,7 +114,7 @@ def test_accuracy_is_told_by_length_where_lengths_differ() -> None:
 def test_many_lengths_are_grouped_by_powers_of_two() -> None:
     n = 100
     scores = told(APES, [0] * n, [0] * n)._replace(lengths=np.arange(200, 200 + n))
-    rows = judge(scores, APES)["by_length"]
+    rows = evaluate(scores, APES)["by_length"]
     assert [(row["from"], row["to"], row["n"]) for row in rows] == [(200, 255, 56), (256, 299, 44)]
 
 
@@ -123,23 +123,25 @@ def test_many_lengths_are_grouped_by_powers_of_two() -> None:
 
 def test_labels_are_averaged_over_those_that_can_be_judged() -> None:
     """No window has H3K27ac, so there is nothing to rank for it."""
-    result = judge(numbers([[0.9, 0.1], [0.2, 0.3], [0.6, 0.1]], [[1, 0], [0, 0], [1, 0]]), MARKS)
+    result = evaluate(
+        numbers([[0.9, 0.1], [0.2, 0.3], [0.6, 0.1]], [[1, 0], [0, 0], [1, 0]]), MARKS
+    )
     assert result["auprc"] == result["auroc"] == result["f1"] == 1
     assert result["n_labels_judged"] == 1
     assert result["chance"] == pytest.approx(2 / 3)
     assert result["labels"][1]["auroc"] is None
     assert result["f1_micro"] == 1
-    assert headline(result, MARKS) == ("auprc", 1.0)
+    assert primary_metric(result, MARKS) == ("auprc", 1.0)
 
 
 def test_labels_that_nothing_has_leave_no_headline() -> None:
-    result = judge(numbers([[0.9, 0.1], [0.2, 0.3]], [[0, 0], [0, 0]]), MARKS)
-    assert headline(result, MARKS) == ("auprc", None)
+    result = evaluate(numbers([[0.9, 0.1], [0.2, 0.3]], [[0, 0], [0, 0]]), MARKS)
+    assert primary_metric(result, MARKS) == ("auprc", None)
     assert result["auprc_interval"] is None
 
 
 def test_numbers_are_judged_by_their_variance() -> None:
-    result = judge(numbers([[1], [2], [3], [4], [6]], [[1], [2], [3], [4], [5]]), AGE)
+    result = evaluate(numbers([[1], [2], [3], [4], [6]], [[1], [2], [3], [4], [5]]), AGE)
     assert result["r2"] == pytest.approx(0.9)
     assert result["mae"] == pytest.approx(0.2)
     assert result["rmse"] == pytest.approx(math.sqrt(0.2))
@@ -150,13 +152,13 @@ def test_numbers_are_judged_by_their_variance() -> None:
 
 
 def test_numbers_that_do_not_vary_have_no_r2() -> None:
-    result = judge(numbers([[1], [2]], [[3], [3]]), AGE)
+    result = evaluate(numbers([[1], [2]], [[3], [3]]), AGE)
     assert result["r2"] is result["pearson"] is result["r2_interval"] is None
     assert result["mae"] == 1.5
 
 
 def test_a_constant_prediction_has_no_correlation() -> None:
-    result = judge(numbers([[2], [2], [2]], [[1], [2], [3]]), AGE)
+    result = evaluate(numbers([[2], [2], [2]], [[1], [2], [3]]), AGE)
     assert result["r2"] == pytest.approx(0)
     assert result["pearson"] is result["spearman"] is None
 
@@ -204,14 +206,14 @@ def test_an_interval_holds_its_number_and_repeats() -> None:
 def test_scores_that_are_no_probabilities_are_refused(scores: list, message: str) -> None:
     one = Scores(np.array(scores, np.float32), np.array([0]), np.array([10]))
     with pytest.raises(InputError, match=message):
-        judge(one, APES)
+        evaluate(one, APES)
 
 
 def test_targets_that_are_not_the_tasks_are_refused() -> None:
     with pytest.raises(InputError, match="expected targets 0 to 2, got 0 to 7"):
-        judge(told(APES, [0, 7], [0, 0]), APES)
+        evaluate(told(APES, [0, 7], [0, 0]), APES)
     with pytest.raises(InputError, match=r"expected targets \(2,\)"):
-        judge(told(APES, [0, 1, 2], [0, 0]), APES)
+        evaluate(told(APES, [0, 1, 2], [0, 0]), APES)
 
 
 # --- comparing
@@ -283,7 +285,7 @@ def test_of_bases_only_labelled_ones_are_judged() -> None:
     scores = gather_scores([(found, batch)], task)
     assert scores.targets.tolist() == [0, 1, 1, 1]
     assert scores.lengths.tolist() == [3, 3, 2, 2]
-    assert judge(scores, task)["accuracy"] == 0.75
+    assert evaluate(scores, task)["accuracy"] == 0.75
 
 
 def test_nothing_to_judge_is_an_error() -> None:

@@ -76,13 +76,13 @@ def whole_run(tmp_path: Path) -> Path:
 
 def test_the_headline_stands_beside_the_baseline_and_chance(whole_run: Path) -> None:
     text = Page(source_of(whole_run)).text
-    judged = json.loads((whole_run / "evaluation.json").read_text())["splits"]["test"]
-    accuracy, other = (f"{100 * judged[who]['accuracy']:.1f} %" for who in ("model", "baseline"))
-    low, high = (f"{100 * limit:.1f} %" for limit in judged["model"]["accuracy_interval"])
+    evaluated = json.loads((whole_run / "evaluation.json").read_text())["splits"]["test"]
+    accuracy, other = (f"{100 * evaluated[who]['accuracy']:.1f} %" for who in ("model", "baseline"))
+    low, high = (f"{100 * limit:.1f} %" for limit in evaluated["model"]["accuracy_interval"])
     assert f"Test, accuracy {accuracy} 95 %: {low} to {high}, 200 examples" in text
     assert f"k-mer baseline, test {other} 95 %" in text
     assert "Chance, test 20.0 % always saying bonobo, the largest class" in text
-    assert judged["comparison"] in text
+    assert evaluated["comparison"] in text
     assert "the model is better" in text
 
 

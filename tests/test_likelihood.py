@@ -10,8 +10,8 @@ import torch
 from dnamamba.errors import InputError
 from dnamamba.inference.likelihood import (
     LikelihoodOptions,
-    hidden_base_log_probabilities,
     log_probabilities,
+    masked_base_log_probabilities,
     mean_hidden,
     read_sequences,
     stream_log_probabilities,
@@ -153,7 +153,7 @@ def test_a_hidden_base_given_those_around_it(strands, mixer):
     model, sequences = make_model(mixer, strands), draw_sequences()
     positions = [len(codes) // 2 for codes in sequences]
     options = LikelihoodOptions(batch_tokens=150)
-    found = hidden_base_log_probabilities(model, sequences, positions, options)
+    found = masked_base_log_probabilities(model, sequences, positions, options)
     assert (found.shape, found.dtype) == ((8, 4), np.float32)
     for codes, position, values in zip(sequences, positions, found, strict=True):
         ids = torch.from_numpy(token_ids(codes)).long()
@@ -162,12 +162,12 @@ def test_a_hidden_base_given_those_around_it(strands, mixer):
             logits = model(ids[None])[0, position, 7:11]
         np.testing.assert_allclose(values, logits.log_softmax(0).numpy(), rtol=1e-4, atol=1e-5)
     assert not any((token_ids(codes) == MASK_ID).any() for codes in sequences), "no input changed"
-    assert hidden_base_log_probabilities(model, [], []).shape == (0, 4)
+    assert masked_base_log_probabilities(model, [], []).shape == (0, 4)
 
 
 def test_both_strands_see_complements():
     model, codes = make_model(BiMambaConfig(), "both"), encode(random_sequence(41))
-    one, other = hidden_base_log_probabilities(model, [codes, reverse_complement(codes)], [10, 30])
+    one, other = masked_base_log_probabilities(model, [codes, reverse_complement(codes)], [10, 30])
     np.testing.assert_allclose(one, other[::-1], rtol=1e-5)
 
 
@@ -205,7 +205,7 @@ def test_what_cannot_be_asked_is_said():
     with pytest.raises(InputError, match="reads both ways, so it gives no likelihood"):
         list(log_probabilities(both_ways, [encode("ACGT")]))
     with pytest.raises(InputError, match=r"never seen \[MASK\]"):
-        hidden_base_log_probabilities(causal, [encode("ACGT")], [1])
+        masked_base_log_probabilities(causal, [encode("ACGT")], [1])
     with pytest.raises(InputError, match="97 bases is longer than this model's filters"):
         list(log_probabilities(hyena, [encode("A" * 97)]))
     with pytest.raises(InputError, match=r"carries no state, .* up to the 96 tokens"):

@@ -55,7 +55,7 @@ def turned(text):
     return letters(reverse_complement(encode(text)))
 
 
-def facts(row):
+def statistics(row):
     """All that a row says, with codes that can be compared."""
     where = (row.window, row.padding, row.region, row.span, row.length)
     return (row.line, row.columns, row.name, row.status, row.note, letters(row.codes), *where)
@@ -106,8 +106,8 @@ def test_a_lazy_row_is_the_same_in_pieces(case, lazy_from, size):
     row = read_one(text, rule, genome=genome)
     lazy = read_one(text, WindowRule(**(vars(rule) | {"lazy_from": lazy_from})), genome=genome)
     assert (lazy.codes is None) == (row.length > lazy_from or row.codes is None)
-    assert facts(lazy)[:5] == facts(row)[:5]
-    assert facts(lazy)[6:] == facts(row)[6:]
+    assert statistics(lazy)[:5] == statistics(row)[:5]
+    assert statistics(lazy)[6:] == statistics(row)[6:]
     pieces = [lazy.read(i, min(i + size, lazy.length)) for i in range(0, lazy.length, size)]
     assert "".join(map(letters, pieces)) == (letters(row.codes) or "")
 
@@ -252,8 +252,8 @@ def test_every_way_to_get_a_bed_gives_the_same_rows(way, tmp_path):
     }
     rule = WindowRule(seq_len=64, widen=True, edge="pad")
     with open_regions(ways[way](), genome=GENOME, rule=rule) as table:
-        found = list(map(facts, table))
-    assert found == list(map(facts, read(text, rule)))
+        found = list(map(statistics, table))
+    assert found == list(map(statistics, read(text, rule)))
 
 
 @pytest.mark.parametrize("kind", ["fasta", "bgzf", "store"])
@@ -267,8 +267,8 @@ def test_short_windows_of_every_kind_of_genome_are_alike(kind, tmp_path):
     rule = WindowRule(seq_len=100, widen=True, lazy_from=80)
     genome = open_genome([path])
     rows = read(text, rule, genome=genome)
-    assert list(map(facts, rows)) == list(
-        map(facts, read(text, rule, genome=MemoryGenome({"chr1": CHR1})))
+    assert list(map(statistics, rows)) == list(
+        map(statistics, read(text, rule, genome=MemoryGenome({"chr1": CHR1})))
     )
     lazy = next(row for row in rows if row.length == 100)
     assert letters(lazy.read(10, 90)) == turned(CHR1[lazy.window.start + 10 : lazy.window.end - 10])
@@ -370,7 +370,7 @@ def test_comments_are_passed_over_and_a_fasta_section_ends_the_features(tmp_path
     assert [row.region.start for row in read(body.replace("##FASTA\n", ""))] == [0, 4]
     for write in (write_gzip, write_bgzf):
         with open_regions(write(tmp_path / "x.gff.gz", body), genome=GENOME) as table:
-            assert list(map(facts, table)) == list(map(facts, read(body)))
+            assert list(map(statistics, table)) == list(map(statistics, read(body)))
 
 
 def test_gtf_is_told_by_its_first_row():

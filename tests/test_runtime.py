@@ -253,7 +253,7 @@ def test_messages_go_to_standard_error_and_news_only_from_rank_0(monkeypatch, ca
 
 
 def test_describe_machine_fits_into_a_manifest():
-    facts = describe_machine()
-    assert facts["torch"] == torch.__version__
-    assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert len(facts["gpus"]) == torch.cuda.device_count()  # type: ignore[arg-type]
+    details = describe_machine()
+    assert details["torch"] == torch.__version__
+    assert details["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert len(details["gpus"]) == torch.cuda.device_count()  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.data_prep.regions.rows import WindowRule
 from dnamamba.errors import InputError
-from dnamamba.inference.likelihood import LikelihoodOptions, hidden_base_log_probabilities
+from dnamamba.inference.likelihood import LikelihoodOptions, masked_base_log_probabilities
 from dnamamba.models import BiMambaConfig, DnaModel, HyenaConfig, MambaConfig, ModelConfig
 from dnamamba.scoring.variants import (
     ScoreOptions,
@@ -198,7 +198,7 @@ def test_a_single_base_is_hidden_from_models_that_read_both_ways(strands):
         assert score.euclidean_distance > 0
     forward = scores_of(model, singles, FORWARD)
     places = [row.variant_start for row in singles]
-    log_probs = hidden_base_log_probabilities(model, [row.codes for row in singles], places)
+    log_probs = masked_base_log_probabilities(model, [row.codes for row in singles], places)
     for row, at, values, score in zip(singles, places, log_probs, forward, strict=True):
         ref, alt = row.codes[at] - 7, row.alternative[at] - 7
         expected = [values[alt] - values[ref], values[alt] - values[ref], values[ref], values[alt]]

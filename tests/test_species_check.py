@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from dnamamba.cli.main import cli
 from dnamamba.cli.options import parse_labelled
-from dnamamba.data.species.check import SpeciesRow, check_species, leak_doubt
+from dnamamba.data.species.check import SpeciesRow, check_species, leak_warning
 from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
 from dnamamba.data_prep.apes import human_name
 from dnamamba.errors import InputError
@@ -118,8 +118,8 @@ def test_contigs_held_out_in_one_species_alone_leak():
     ],
 )
 def test_training_is_told_of_homologues_in_several_splits(settings, said):
-    doubt = leak_doubt(GENOME.contigs, config_of(**settings))
-    assert doubt is None if said is None else doubt.startswith(said)
+    warning = leak_warning(GENOME.contigs, config_of(**settings))
+    assert warning is None if said is None else warning.startswith(said)
 
 
 def test_a_classifiers_training_warns_of_them(genomes, tmp_path, caplog, monkeypatch):
@@ -162,12 +162,12 @@ def test_scaffolds_drawn_as_often_as_chromosomes_are_pointed_at():
     chromosomes = {f"{s}/{name}": "ACGT" * 10_000 for s in SPECIES for name in ("chr1", "chr2")}
     genome = MemoryGenome(chromosomes | scaffolds)
     config = config_of(split="contigs", valid_contigs=("chr1",))
-    doubts = check_species(genome, config).doubts
-    assert len(doubts) == 2
-    assert doubts[1].startswith("97% of human's windows for training come from contigs with 5%")
+    warnings = check_species(genome, config).warnings
+    assert len(warnings) == 2
+    assert warnings[1].startswith("97% of human's windows for training come from contigs with 5%")
     by_length = config_of(split="contigs", valid_contigs=("chr1",), chromosomes="length")
-    assert check_species(genome, by_length).doubts == []
-    assert check_species(genome, config_of(split="homology")).doubts == []
+    assert check_species(genome, by_length).warnings == []
+    assert check_species(genome, config_of(split="homology")).warnings == []
 
 
 # --- the command

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.data.splits import SplitConfig, describe_doubts, match_contigs, resolve_splits
+from dnamamba.data.splits import SplitConfig, describe_warnings, match_contigs, resolve_splits
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
 from genomes import write_bed
@@ -132,16 +132,16 @@ def test_a_bed_of_another_genome_is_refused(tmp_path):
 def test_rows_of_contigs_that_are_not_there_are_told(tmp_path):
     names = ["chr1", "alt2", "alt1", "chr1", "alt1"]
     bed = write_bed(tmp_path / "x.bed", [(name, 0, 5, "train") for name in names])
-    assert describe_doubts(SplitConfig(bed=str(bed)), {"chr1": 10, "alt1": 10, "alt2": 9}) == []
-    assert describe_doubts(SplitConfig(bed=str(bed)), {"chr1": 100}) == [
+    assert describe_warnings(SplitConfig(bed=str(bed)), {"chr1": 10, "alt1": 10, "alt2": 9}) == []
+    assert describe_warnings(SplitConfig(bed=str(bed)), {"chr1": 100}) == [
         f"3 of 5 rows of {bed} are left out: the genome has no contig alt1, alt2"
     ]
 
 
 def test_related_genomes_are_better_divided_by_contig():
-    [doubt] = describe_doubts(SplitConfig(), APES)
-    assert "the genomes share contig names and are divided by fraction" in doubt
-    assert "with --valid-contigs and --test-contigs" in doubt
+    [warning] = describe_warnings(SplitConfig(), APES)
+    assert "the genomes share contig names and are divided by fraction" in warning
+    assert "with --valid-contigs and --test-contigs" in warning
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_related_genomes_are_better_divided_by_contig():
     ids=["by contig", "nothing held out", "one genome", "other names"],
 )
 def test_what_gives_no_doubt(config, lengths):
-    assert describe_doubts(config, lengths) == []
+    assert describe_warnings(config, lengths) == []
 
 
 @pytest.mark.parametrize(

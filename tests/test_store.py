@@ -93,11 +93,13 @@ def test_a_store_is_laid_out_as_documented(tmp_path):
 def test_facts_of_a_store_are_those_of_its_sequences(tmp_path):
     store = GenomeStore(write_store(tmp_path / "x.h5", RECORDS))
     for name, sequence in RECORDS.items():
-        facts, codes = store.facts[name], encode(sequence)
-        assert facts.length == len(sequence)
-        assert facts.letters == {letter: sequence.count(letter) for letter in set(sequence)}
-        assert facts.n_runs.tolist() == store.n_runs(name).tolist() == n_runs_of(codes).tolist()
-        assert facts.n_bases == sum(letter not in "ACGTUacgtu" for letter in sequence)
+        statistics, codes = store.statistics[name], encode(sequence)
+        assert statistics.length == len(sequence)
+        assert statistics.letters == {letter: sequence.count(letter) for letter in set(sequence)}
+        assert (
+            statistics.n_runs.tolist() == store.n_runs(name).tolist() == n_runs_of(codes).tolist()
+        )
+        assert statistics.n_bases == sum(letter not in "ACGTUacgtu" for letter in sequence)
 
 
 def test_several_files_make_one_store(tmp_path):

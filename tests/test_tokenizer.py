@@ -36,9 +36,9 @@ def test_the_vocabulary_is_hyenadnas():
 
 def test_upper_case_texts_get_hyenadnas_ids():
     items = load_golden_json("tokenizer_hyenadna")["repo"]["left"]["items"]
-    judged = [item for item in items if set(item["text"]) <= set("ACGTN")]
-    assert len(judged) >= 4
-    for item in judged:
+    evaluated = [item for item in items if set(item["text"]) <= set("ACGTN")]
+    assert len(evaluated) >= 4
+    for item in evaluated:
         assert encode(item["text"]).tolist() == item["plain"]["input_ids"]
 
 

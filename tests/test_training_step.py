@@ -9,7 +9,7 @@ from dnamamba.models import DnaModel, no_weight_decay_names, preset
 from dnamamba.pretraining.objectives import NextToken
 from dnamamba.runtime import Compute, Ranks
 from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID
-from dnamamba.training.cuda_graph import PASSES_BEFORE, RecordingPass
+from dnamamba.training.cuda_graph import PASSES_BEFORE, CudaGraphPass
 from dnamamba.training.optimizer import build_optimizer
 from dnamamba.training.step import TrainingStep
 
@@ -83,7 +83,7 @@ def test_a_recorded_pass_gives_the_same_numbers(lengths, recompute):
     recording, plain = build_step(CUDA, recompute), build_step(CUDA, recompute)
     plain._recording = None
     assert run_updates(recording, lengths) == run_updates(plain, lengths)
-    assert recording._recording._recorded is not None
+    assert recording._recording._captured is not None
     for ours, theirs in zip(
         recording.objective.parameters(), plain.objective.parameters(), strict=True
     ):
@@ -95,28 +95,28 @@ def test_passes_of_much_memory_are_not_recorded(monkeypatch):
     monkeypatch.setattr("dnamamba.training.cuda_graph.LARGEST_SHARE", 0.0)
     step = build_step(CUDA)
     run_updates(step, [64] * 3)
-    assert step._recording._recorded is None
+    assert step._recording._captured is None
 
 
 @pytest.mark.parametrize("times", [PASSES_BEFORE, PASSES_BEFORE + 2])
 def test_only_a_shape_that_comes_again_is_recorded(times, monkeypatch):
-    recorded = []
+    captured = []
 
     class Recorded:
         def __init__(self, run, codes, weight):
-            recorded.append(codes.shape)
+            captured.append(codes.shape)
 
         def __call__(self, codes, weight):
             return torch.tensor(-1.0)
 
-    monkeypatch.setattr("dnamamba.training.cuda_graph._Recorded", Recorded)
-    monkeypatch.setattr(RecordingPass, "_is_small", lambda _: True)
-    passes = partial(RecordingPass(torch.device("cpu")), lambda codes, weight: weight)
+    monkeypatch.setattr("dnamamba.training.cuda_graph._CapturedPass", Recorded)
+    monkeypatch.setattr(CudaGraphPass, "_is_small", lambda _: True)
+    passes = partial(CudaGraphPass(torch.device("cpu")), lambda codes, weight: weight)
     weight = torch.tensor(1.0)
     for length in (8, 9):
         found = [float(passes(torch.zeros(2, length), weight)) for _ in range(times)]
         n_recorded = times - PASSES_BEFORE
         assert found == [1.0] * PASSES_BEFORE + [-1.0] * n_recorded
-    assert len(recorded) == (2 if times > PASSES_BEFORE else 0)
+    assert len(captured) == (2 if times > PASSES_BEFORE else 0)
     alternating = [float(passes(torch.zeros(2, 8 + n % 2), weight)) for n in range(8)]
     assert alternating == [1.0] * 8

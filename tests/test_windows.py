@@ -524,12 +524,12 @@ def test_the_published_rules_share_bases_unless_overlap_is_dropped(rule):
     for drop_overlap in (False, True):
         config = WindowConfig(seq_len=40, rule=rule, drop_overlap=drop_overlap)
         indexes = indexes_of({"chr0": 1000}, SplitConfig(), rows, config)
-        trained, judged = (
+        trained, evaluated = (
             set(bases_of(windows_of(indexes[split]))) for split in (Split.TRAIN, Split.VALID)
         )
         assert trained, "there is something to train on either way"
-        assert judged
-        shared[drop_overlap] = len(trained & judged)
+        assert evaluated
+        shared[drop_overlap] = len(trained & evaluated)
     assert shared[True] == 0
     assert shared[False] > 0
 
@@ -539,7 +539,7 @@ def test_the_published_akita_splits_keep_apart_when_windows_are_twice_as_long(sh
     sizes = (shared_data / "beds" / "hg38.chrom.sizes").read_text().split()
     genome = mock.Mock(contigs=dict(zip(sizes[::2], map(int, sizes[1::2]), strict=True)))
     genome.n_runs.return_value = np.empty((0, 2), np.int64)
-    genome.facts.return_value = []
+    genome.details.return_value = []
     bed = str(shared_data / "beds" / "akita_sequences_hg38.bed.gz")
     shared = {}
     for drop_overlap in (False, True):

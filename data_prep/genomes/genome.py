@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dnamamba.data_prep.genomes.fasta import IndexedFasta, open_existing, refuse_plain_gzip
-from dnamamba.data_prep.genomes.statistics import ContigFacts, FileFacts, Runs, scan_fasta
+from dnamamba.data_prep.genomes.statistics import ContigStatistics, FileStatistics, Runs, scan_fasta
 from dnamamba.data_prep.genomes.store import GenomeStore, is_store
 from dnamamba.errors import InputError
 from dnamamba.tokenizer import Codes
@@ -30,7 +30,7 @@ class Genome(Protocol):
         """Where the contig has no readable base; for a FASTA the first call reads the file once."""
         ...
 
-    def facts(self) -> list[ContigFacts]:
+    def statistics(self) -> list[ContigStatistics]:
         """Counts for every contig."""
         ...
 
@@ -47,27 +47,27 @@ class FastaGenome:
         self.contigs = self._fasta.contigs
 
     @cached_property
-    def _scan(self) -> FileFacts:
+    def _scan(self) -> FileStatistics:
         return scan_fasta(self._fasta.path)
 
     @cached_property
-    def _facts_by_name(self) -> dict[str, ContigFacts]:
-        facts = {row.name: row for row in self._scan.contigs}
-        if {name: row.length for name, row in facts.items()} != self.contigs:
+    def _statistics_by_name(self) -> dict[str, ContigStatistics]:
+        statistics = {row.name: row for row in self._scan.contigs}
+        if {name: row.length for name, row in statistics.items()} != self.contigs:
             raise InputError(
                 f"{self._fasta.path} and its index do not belong together: names or lengths of "
                 f"contigs differ. Delete the index {self._fasta.index}, it is made again"
             )
-        return facts
+        return statistics
 
     def read(self, contig: str, start: int, end: int) -> Codes:
         return self._fasta.read(contig, start, end)
 
     def n_runs(self, contig: str) -> Runs:
-        return self._facts_by_name[contig].n_runs
+        return self._statistics_by_name[contig].n_runs
 
-    def facts(self) -> list[ContigFacts]:
-        return list(self._facts_by_name.values())
+    def statistics(self) -> list[ContigStatistics]:
+        return list(self._statistics_by_name.values())
 
     def sources(self) -> list[dict[str, Any]]:
         return [self._scan.source()]
@@ -86,8 +86,8 @@ class StoreGenome:
     def n_runs(self, contig: str) -> Runs:
         return self._store.n_runs(contig)
 
-    def facts(self) -> list[ContigFacts]:
-        return list(self._store.facts.values())
+    def statistics(self) -> list[ContigStatistics]:
+        return list(self._store.statistics.values())
 
     def sources(self) -> list[dict[str, Any]]:
         return self._store.sources
@@ -125,10 +125,10 @@ class JoinedGenome:
         part, name = self._places[contig]
         return part.n_runs(name)
 
-    def facts(self) -> list[ContigFacts]:
-        rows = [row for part in self._parts for row in part.facts()]
+    def statistics(self) -> list[ContigStatistics]:
+        rows = [row for part in self._parts for row in part.statistics()]
         return [
-            ContigFacts(key, row.length, row.soft_masked, row.letters, row.n_runs)
+            ContigStatistics(key, row.length, row.soft_masked, row.letters, row.n_runs)
             for key, row in zip(self._places, rows, strict=True)
         ]
 

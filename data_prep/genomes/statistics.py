@@ -26,7 +26,7 @@ _CACHE_VERSION = 1
 
 
 @dataclass(frozen=True)
-class ContigFacts:
+class ContigStatistics:
     """length and soft_masked in bases; letters maps each letter in the file to its count."""
 
     name: str
@@ -42,13 +42,13 @@ class ContigFacts:
 
 
 @dataclass(frozen=True)
-class FileFacts:
+class FileStatistics:
     """sha256 is of the file as it lies on disk (compressed, if it is)."""
 
     path: Path
     size_bytes: int
     sha256: str
-    contigs: tuple[ContigFacts, ...]
+    contigs: tuple[ContigStatistics, ...]
 
     def source(self) -> dict[str, str | int]:
         """Name, size and checksum, for manifests."""
@@ -67,18 +67,18 @@ def n_runs_of(codes: Codes) -> Runs:
     return runs_where((ids == N_ID) | (ids == UNK_ID))
 
 
-def facts_of_record(record: FastaRecord) -> ContigFacts:
+def statistics_of_record(record: FastaRecord) -> ContigStatistics:
     letters = {chr(i): int(count) for i, count in enumerate(record.letters) if count}
     soft_masked = int(np.count_nonzero(is_soft_masked(record.codes)))
-    return ContigFacts(
+    return ContigStatistics(
         record.name, len(record.codes), soft_masked, letters, n_runs_of(record.codes)
     )
 
 
-def foreign_letters(facts: Iterable[ContigFacts], limit: float = 0.01) -> str | None:
+def foreign_letters(statistics: Iterable[ContigStatistics], limit: float = 0.01) -> str | None:
     """A sentence about letters outside IUPAC where they are more than a share of all, else None."""
     letters: Counter[str] = Counter()
-    for row in facts:
+    for row in statistics:
         letters.update(row.letters)
     foreign = [letter for letter in letters if encode(letter)[0] & TOKEN_MASK == UNK_ID]
     share = sum(letters[letter] for letter in foreign) / max(1, letters.total())
@@ -88,7 +88,7 @@ def foreign_letters(facts: Iterable[ContigFacts], limit: float = 0.01) -> str | 
     return f"{share:.0%} of the letters mean no base ({names}): is this DNA?"
 
 
-def scan_fasta(path: Path) -> FileFacts:
+def scan_fasta(path: Path) -> FileStatistics:
     """The facts of a FASTA (plain, gzip or BGZF), from the cache if the file has not changed."""
     with open_existing(path):
         status = path.stat()
@@ -101,16 +101,16 @@ def scan_fasta(path: Path) -> FileFacts:
     }
     key = hashlib.sha256(place.encode()).hexdigest()[:16]
     cached = cache_folder() / "facts" / f"{key}-{path.name}.json"
-    facts = _read_cached(cached, stamp, path)
-    if facts is None:
+    statistics = _read_cached(cached, stamp, path)
+    if statistics is None:
         reader = FastaReader(path)
-        contigs = tuple(facts_of_record(record) for record in reader)
-        facts = FileFacts(path, status.st_size, reader.sha256, contigs)
-        _write_cached(cached, stamp, facts)
-    return facts
+        contigs = tuple(statistics_of_record(record) for record in reader)
+        statistics = FileStatistics(path, status.st_size, reader.sha256, contigs)
+        _write_cached(cached, stamp, statistics)
+    return statistics
 
 
-def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileFacts | None:
+def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileStatistics | None:
     try:
         saved = json.loads(cached.read_text())
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileFact
     if not isinstance(saved, dict) or saved.get("stamp") != stamp:
         return None
     contigs = tuple(
-        ContigFacts(
+        ContigStatistics(
             row["name"],
             row["length"],
             row["soft_masked"],
@@ -127,12 +127,12 @@ def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileFact
         )
         for row in saved["contigs"]
     )
-    return FileFacts(path, saved["stamp"]["size_bytes"], saved["sha256"], contigs)
+    return FileStatistics(path, saved["stamp"]["size_bytes"], saved["sha256"], contigs)
 
 
-def _write_cached(cached: Path, stamp: dict[str, object], facts: FileFacts) -> None:
-    rows = [row.__dict__ | {"n_runs": row.n_runs.tolist()} for row in facts.contigs]
-    text = json.dumps({"stamp": stamp, "sha256": facts.sha256, "contigs": rows})
+def _write_cached(cached: Path, stamp: dict[str, object], statistics: FileStatistics) -> None:
+    rows = [row.__dict__ | {"n_runs": row.n_runs.tolist()} for row in statistics.contigs]
+    text = json.dumps({"stamp": stamp, "sha256": statistics.sha256, "contigs": rows})
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         building = cached.with_name(f".{os.getpid()}-{cached.name}")

@@ -31,7 +31,7 @@ import numpy as np
 from dnamamba import __version__
 from dnamamba.data_prep.genomes.aliases import read_aliases, rename
 from dnamamba.data_prep.genomes.fasta import FastaReader, compression_of, refuse_truncated_bgzf
-from dnamamba.data_prep.genomes.statistics import ContigFacts, Runs, facts_of_record
+from dnamamba.data_prep.genomes.statistics import ContigStatistics, Runs, statistics_of_record
 from dnamamba.errors import InputError
 from dnamamba.runtime import is_running
 from dnamamba.tokenizer import VOCABULARY, Codes
@@ -129,7 +129,7 @@ def _write_store(
     on_contig: Callable[[str, int], None] | None,
 ) -> None:
     new_names = read_aliases(aliases) if aliases is not None else {}
-    facts: list[ContigFacts] = []
+    statistics: list[ContigStatistics] = []
     names: set[str] = set()
     provenance = []
     for source in sources:
@@ -146,13 +146,13 @@ def _write_store(
             _require_space(Path(file.filename).parent, len(record.codes))
             file.create_dataset(f"sequence/{quote_name(record.name)}", data=record.codes)
             names.add(record.name)
-            facts.append(facts_of_record(record))
+            statistics.append(statistics_of_record(record))
             if on_contig is not None:
                 on_contig(record.name, len(record.codes))
         size = source.stat().st_size
         row = {"file": source.name, "size_bytes": size, "sha256": reader.sha256}
         provenance.append(row | ({"names_from": aliases.name} if aliases is not None else {}))
-    _write_contig_table(file, facts)
+    _write_contig_table(file, statistics)
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = FORMAT_VERSION
     file.attrs["created_by"] = f"dnamamba {__version__}"
@@ -165,14 +165,14 @@ def _refuse_second(name: str, names: set[str], aliases: Path) -> None:
         raise InputError(f"{aliases} gives two contigs the name {name!r}: correct one of them")
 
 
-def _write_contig_table(file: h5py.File, facts: Sequence[ContigFacts]) -> None:
+def _write_contig_table(file: h5py.File, statistics: Sequence[ContigStatistics]) -> None:
     text = h5py.string_dtype()
     fields = [("name", text), ("length", "i8"), ("soft_masked", "i8"), ("letters", text)]
-    table = np.empty(len(facts), np.dtype(fields))
-    for i, row in enumerate(facts):
+    table = np.empty(len(statistics), np.dtype(fields))
+    for i, row in enumerate(statistics):
         table[i] = (row.name, row.length, row.soft_masked, json.dumps(row.letters))
-    runs = np.concatenate([np.insert(row.n_runs, 0, i, axis=1) for i, row in enumerate(facts)])
-    names = sum(len(row.name) for row in facts)
+    runs = np.concatenate([np.insert(row.n_runs, 0, i, axis=1) for i, row in enumerate(statistics)])
+    names = sum(len(row.name) for row in statistics)
     _require_space(Path(file.filename).parent, table.nbytes + names + runs.nbytes)
     file.create_dataset("contigs", data=table)
     file.create_dataset("n_runs", data=runs)
@@ -190,7 +190,7 @@ class GenomeStore:
         self.path = path.resolve()
         self._map: Codes | None = None
         self._offsets: dict[str, int] = {}
-        self.facts: dict[str, ContigFacts] = {}
+        self.statistics: dict[str, ContigStatistics] = {}
         try:
             with h5py.File(path, "r") as file:
                 self._read_layout(file)
@@ -203,7 +203,7 @@ class GenomeStore:
                 f"{path} is not a whole genome store ({error}); make it again with "
                 "`dnamamba data prepare`"
             ) from error
-        self.contigs = {name: row.length for name, row in self.facts.items()}
+        self.contigs = {name: row.length for name, row in self.statistics.items()}
 
     def _read_layout(self, file: h5py.File) -> None:
         found = file.attrs.get("format")
@@ -236,7 +236,7 @@ class GenomeStore:
             # An empty dataset has no place in the file; it is never sliced.
             self._offsets[name] = offset or 0
             first, last = np.searchsorted(runs[:, 0], [i, i + 1])
-            self.facts[name] = ContigFacts(
+            self.statistics[name] = ContigStatistics(
                 name,
                 int(row["length"]),
                 int(row["soft_masked"]),
@@ -253,7 +253,7 @@ class GenomeStore:
         return self._map[offset + start : offset + end]
 
     def n_runs(self, contig: str) -> Runs:
-        return self.facts[contig].n_runs
+        return self.statistics[contig].n_runs
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_map": None}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dnamamba.data_prep.genomes.fasta import compression_of, open_existing
-from dnamamba.data_prep.genomes.statistics import ContigFacts, foreign_letters, scan_fasta
+from dnamamba.data_prep.genomes.statistics import ContigStatistics, foreign_letters, scan_fasta
 from dnamamba.data_prep.genomes.store import GenomeStore, is_store
 from dnamamba.runtime import logger
 from dnamamba.tokenizer import GAPS, IUPAC_AMBIGUOUS
@@ -31,30 +31,30 @@ def summarise_file(path: Path, n_contigs: int = 20) -> list[str]:
         pass
     if is_store(path):
         store = GenomeStore(path)
-        kind, facts = "prepared store", list(store.facts.values())
+        kind, statistics = "prepared store", list(store.statistics.values())
         sources = [f"{row['file']} (sha256 {row['sha256']})" for row in store.sources]
     else:
         scanned = scan_fasta(path)
-        kind, facts = _COMPRESSION[compression_of(path)], list(scanned.contigs)
+        kind, statistics = _COMPRESSION[compression_of(path)], list(scanned.contigs)
         sources = [f"sha256 {scanned.sha256}"]
-    if letters := foreign_letters(facts):
+    if letters := foreign_letters(statistics):
         logger.warning("%s: %s", path, letters)
     lines = [f"{path}: {kind}, {path.stat().st_size:,} bytes"]
     lines += [f"  source: {source}" for source in sources]
-    return lines + _describe(facts, n_contigs)
+    return lines + _describe(statistics, n_contigs)
 
 
-def _describe(facts: Sequence[ContigFacts], n_contigs: int) -> list[str]:
-    bases = sum(row.length for row in facts)
+def _describe(statistics: Sequence[ContigStatistics], n_contigs: int) -> list[str]:
+    bases = sum(row.length for row in statistics)
     letters: Counter[str] = Counter()
-    for row in facts:
+    for row in statistics:
         letters.update({letter.upper(): 0 for letter in row.letters})
         for letter, count in row.letters.items():
             letters[letter.upper()] += count
-    masked = sum(row.soft_masked for row in facts)
-    lengths = sorted((row.length for row in facts), reverse=True)
+    masked = sum(row.soft_masked for row in statistics)
+    lengths = sorted((row.length for row in statistics), reverse=True)
     lines = [
-        f"  {count_contigs(len(facts))}, {bases:,} bases; longest {lengths[0]:,}, "
+        f"  {count_contigs(len(statistics))}, {bases:,} bases; longest {lengths[0]:,}, "
         f"N50 {_n50(lengths):,}, shortest {lengths[-1]:,}",
         f"  soft-masked (lower case): {masked:,} ({masked / max(1, bases):.2%})",
     ]
@@ -62,10 +62,10 @@ def _describe(facts: Sequence[ContigFacts], n_contigs: int) -> list[str]:
     empty = sum(length == 0 for length in lengths)
     if empty:
         lines.append(f"  without sequence: {count_contigs(empty)}")
-    longest = sorted(facts, key=lambda row: -row.length)[:n_contigs]
+    longest = sorted(statistics, key=lambda row: -row.length)[:n_contigs]
     lines += [f"    {row.length:>13,}  {row.name}" for row in longest]
-    if len(facts) > len(longest):
-        lines.append(f"    and {len(facts) - len(longest):,} more")
+    if len(statistics) > len(longest):
+        lines.append(f"    and {len(statistics) - len(longest):,} more")
     return lines
 
 

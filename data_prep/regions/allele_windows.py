@@ -84,7 +84,7 @@ def same_flanks(
         right = min(len(ref) - core.ref_end, right + missing[0])
     elif rule.edge == "pad":
         padding = missing
-    status, note = _judge(missing, 2 * flank - left - right, rule)
+    status, note = _check(missing, 2 * flank - left - right, rule)
     start, contig_start = core.start - left, variant.start - len(before)
     return RegionRow(
         number,
@@ -129,7 +129,7 @@ def _count_true(values: NDArray[np.bool_]) -> int:
     return len(values) if values.all() else int(values.argmin())
 
 
-def _judge(missing: tuple[int, int], cut: int, rule: WindowRule) -> tuple[RowStatus, str]:
+def _check(missing: tuple[int, int], cut: int, rule: WindowRule) -> tuple[RowStatus, str]:
     """missing: bases that flanks of one length would lack on the left and on the right. cut: that
     the window has less in the end."""
     if not any(missing):

@@ -182,7 +182,7 @@ def _same_start(
     codes = bases[: window.size]
     changed = np.concatenate([bases[:at], variant.alt, bases[at + len(variant.ref) :]])
     changed = changed[: window.size]
-    status, note = _judge(window, window.size - min(len(codes), len(changed)), rule)
+    status, note = _check(window, window.size - min(len(codes), len(changed)), rule)
     note = join_notes(note, check_bases(codes))
     end = window.start + len(codes)
     padding = (window.padding, window.size - len(codes) if rule.edge == "pad" else 0)
@@ -230,7 +230,7 @@ def _place(variant: Variant, length: int, rule: WindowRule) -> _Window:
     return _Window(wanted + before, seq_len - before, padding, before)
 
 
-def _judge(window: _Window, missing: int, rule: WindowRule) -> tuple[RowStatus, str]:
+def _check(window: _Window, missing: int, rule: WindowRule) -> tuple[RowStatus, str]:
     """missing: bases that one of the windows lacks on the right, where the contig ends."""
     if rule.edge == "pad" and (window.padding or missing):
         return RowStatus.PADDED, f"{window.padding + missing:,} N beyond the contig's ends"

@@ -37,7 +37,7 @@ _LABELS_SEARCHED = 8
 _NEVER = -30.0
 """Logit of a label that no training example has."""
 
-_FACTS = ("max_k", "both_strands", "k", "C", "n_train", "n_valid")
+_DETAILS = ("max_k", "both_strands", "k", "C", "n_train", "n_valid")
 
 Matrix = Any
 """scipy.sparse.csr_matrix of float32: most words do not occur in a short sequence."""
@@ -132,15 +132,15 @@ class KmerBaseline:
         """Write what was fitted as a .npz, which holds numbers alone. Raises InputError before."""
         if self._linear is None:
             raise InputError("a baseline that was not fitted cannot be saved; call fit first")
-        facts = {name: np.array(getattr(self, name)) for name in _FACTS}
-        np.savez(path, weight=self._linear.weight, bias=self._linear.bias, **facts)  # type: ignore[arg-type]
+        details = {name: np.array(getattr(self, name)) for name in _DETAILS}
+        np.savez(path, weight=self._linear.weight, bias=self._linear.bias, **details)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path, task: Task) -> Self:
         """Read what `save` wrote for the same task. Raises InputError where it is damaged."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in ("weight", "bias", *_FACTS)}
+                found = {name: file[name] for name in ("weight", "bias", *_DETAILS)}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} cannot be read as a k-mer baseline: {error}") from error
         baseline = cls(task, int(found["max_k"]), bool(found["both_strands"]))

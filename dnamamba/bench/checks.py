@@ -44,7 +44,7 @@ def check_scan(where: Where, shape: ScanShape = SMALL) -> float:
     case = scan_case(shape, where)
     out = case.forward()
     found = {"out": out.detach(), **_gradients(case.backward(out))}
-    return _judge(found, _expected(case.inputs, case.d_out, reference.selective_scan), where, shape)
+    return _check(found, _expected(case.inputs, case.d_out, reference.selective_scan), where, shape)
 
 
 def check_shape(
@@ -72,7 +72,7 @@ def check_shape(
         expected = _expected(part, d_out[..., some], chunked.selective_scan)
     else:
         expected = {"out": run_scan(_in_float64(part), chunked.selective_scan).detach()}
-    return _judge(compared, expected, where, shape)
+    return _check(compared, expected, where, shape)
 
 
 def _gradients(of: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ def _expected(
     return {"out": out.detach(), **_gradients(dict(zip(wide, gradients, strict=True)))}
 
 
-def _judge(
+def _check(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: Where, shape: ScanShape
 ) -> float:
     errors = {name: worst_error(tensor, expected[name]) for name, tensor in found.items()}

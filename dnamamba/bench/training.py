@@ -113,7 +113,7 @@ class TrainingBenchmark:
     def _time(self, run: TrainingRun, row: TrainingRow) -> TrainingRow:
         step, passes = self._prepare(run)
         codes = random_codes(run, self.compute.device)
-        if step.objective.hides_bases:
+        if step.objective.masks_bases:
             hidden = [hide_bases(window, n) for n, window in enumerate(codes.cpu().numpy())]
             codes = torch.from_numpy(np.stack(hidden)).to(self.compute.device)
         seconds = []

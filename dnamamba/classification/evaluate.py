@@ -20,7 +20,7 @@ from dnamamba.data.species.dataset import SpeciesConfig, SpeciesDataset, open_sp
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.metrics.curves import evaluation_record
-from dnamamba.metrics.metrics import Scores, headline, judge
+from dnamamba.metrics.metrics import Scores, evaluate, primary_metric
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.runtime import Compute, open_compute
 from dnamamba.task import Task
@@ -31,7 +31,7 @@ _PASS_BASES = {"cuda": 1 << 18, "cpu": 1 << 14}
 """In one pass where nothing is kept for a backward; more is not faster."""
 
 
-def judge_classifier(
+def evaluate_classifier(
     source: Path,
     out: Path,
     data: LabelSource | None = None,
@@ -162,7 +162,7 @@ Batches = Callable[[Split, int | None], Iterator[Examples]]
 
 
 @dataclass(frozen=True)
-class JudgedBaseline:
+class EvaluatedBaseline:
     """A fitted baseline and what baseline.json says of it."""
 
     baseline: KmerBaseline
@@ -176,7 +176,7 @@ class JudgedBaseline:
 
 def fit_baseline(
     task: Task, batches: Batches, seq_len: int, splits: Sequence[Split], *, is_species: bool
-) -> JudgedBaseline:
+) -> EvaluatedBaseline:
     """Fit the k-mer baseline on training examples and judge it on other splits.
 
     is_species: windows drawn from genomes; a word and its reverse complement then count as one.
@@ -186,9 +186,11 @@ def fit_baseline(
     # A genome is written down from either strand; labels of tables may belong to one.
     baseline = KmerBaseline(task, both_strands=is_species)
     baseline.fit(batches(Split.TRAIN, most), batches(Split.VALID, most))
-    judged = {split.value: judge(baseline.scored(batches(split, None)), task) for split in splits}
-    return JudgedBaseline(
-        baseline, {"format_version": FORMAT_VERSION, **baseline.summary, **judged}
+    evaluated = {
+        split.value: evaluate(baseline.scored(batches(split, None)), task) for split in splits
+    }
+    return EvaluatedBaseline(
+        baseline, {"format_version": FORMAT_VERSION, **baseline.summary, **evaluated}
     )
 
 
@@ -223,7 +225,7 @@ def describe_evaluation(evaluation: Mapping[str, Any], task: Task) -> list[str]:
     """A line for each split."""
     lines = []
     for split, row in evaluation["splits"].items():
-        name, value = headline(row["model"], task)
+        name, value = primary_metric(row["model"], task)
         shown = "none" if value is None else f"{value:.4f}"
         lines.append(f"{split}: {name} {shown}. {row['comparison'] or ''}".rstrip())
     return lines

@@ -83,14 +83,14 @@ class _Run:
     @property
     def validated_baseline(self) -> Row:
         """What the baseline was judged to be on validation; empty where it is not known."""
-        judged = self.baseline.get("valid") or self.splits.get("valid", {}).get("baseline")
-        return judged if isinstance(judged, Mapping) else {}
+        evaluated = self.baseline.get("valid") or self.splits.get("valid", {}).get("baseline")
+        return evaluated if isinstance(evaluated, Mapping) else {}
 
     @property
-    def headline(self) -> str:
+    def primary_metric(self) -> str:
         """The key of the number that models are chosen by."""
-        judged = [split["model"] for split in self.splits.values()]
-        for row in (*judged, self.validated_baseline, *self.valid):
+        evaluated = [split["model"] for split in self.splits.values()]
+        for row in (*evaluated, self.validated_baseline, *self.valid):
             for name in HEADLINES:
                 if name in row and (name != "auprc" or "accuracy" not in row):
                     return name
@@ -118,16 +118,16 @@ def _page(run: _Run) -> str:
     rate = "examples_per_s" if any("examples_per_s" in row for row in run.train) else "tokens_per_s"
     seconds = elapsed_s(run.train)
     seen = next((row["examples"] for row in reversed(run.train) if "examples" in row), None)
-    facts = [in_words(seen, "examples") if seen else "", duration(seconds) if seconds else ""]
+    details = [in_words(seen, "examples") if seen else "", duration(seconds) if seconds else ""]
     parts = [
         header(
             model,
             data_name(run.manifest),
-            progress_line(run.config, run.manifest, run.last_step, facts),
+            progress_line(run.config, run.manifest, run.last_step, details),
         ),
         _headline(run),
         _overview(run),
-        *(part for split in list(run.splits)[:1] for part in _judged_parts(run, split)),
+        *(part for split in list(run.splits)[:1] for part in _evaluated_parts(run, split)),
         _training(run),
         small_figures(run.train, run.last_step, rate),
         settings("Settings", run.config, "config.json is not there yet."),
@@ -136,16 +136,16 @@ def _page(run: _Run) -> str:
     return whole_page(f"{model}: {run.name}", parts)
 
 
-def _judged_parts(run: _Run, split: str) -> list[str]:
+def _evaluated_parts(run: _Run, split: str) -> list[str]:
     """What is drawn of one split, test where there is one."""
-    judged = run.splits[split]
-    result, name = judged["model"], escape(_SPLITS.get(split, split))
+    evaluated = run.splits[split]
+    result, name = evaluated["model"], escape(_SPLITS.get(split, split))
     curves = run.evaluation.get("curves", {}).get(split, {})
     return [
         confusion(result, name),
         label_table(result, name),
         curve_figures(curves, name),
-        calibration(result, judged.get("baseline") or {}, name),
+        calibration(result, evaluated.get("baseline") or {}, name),
         dots(curves, name),
     ]
 
@@ -163,21 +163,23 @@ def _things(result: Row) -> str:
 
 
 def _headline(run: _Run) -> str:
-    name = run.headline
+    name = run.primary_metric
     if not run.splits:
         return _running_headline(run)
     boxes = []
-    for split, judged in run.splits.items():
+    for split, evaluated in run.splits.items():
         title = f"{_SPLITS.get(split, split)}, {HEADLINES[name]}"
-        boxes.append((title, shown(name, judged["model"][name]), _note(name, judged["model"])))
-    first, judged = next(iter(run.splits.items()))
+        boxes.append(
+            (title, shown(name, evaluated["model"][name]), _note(name, evaluated["model"]))
+        )
+    first, evaluated = next(iter(run.splits.items()))
     split = _SPLITS.get(first, first).lower()
-    baseline, model = judged.get("baseline"), judged["model"]
+    baseline, model = evaluated.get("baseline"), evaluated["model"]
     if baseline:
         title = f"k-mer baseline, {split}"
         boxes.append((title, shown(name, baseline[name]), _note(name, baseline)))
     boxes.append((f"Chance, {split}", shown(name, model["chance"]), _chance_note(model)))
-    verdict = judged.get("comparison") or ""
+    verdict = evaluated.get("comparison") or ""
     if first == "valid":
         verdict += " There is no test split: the model was chosen by these numbers."
     return cards(boxes) + (f'<p class="verdict">{escape(verdict.strip())}</p>' if verdict else "")
@@ -193,7 +195,7 @@ def _chance_note(result: Row) -> str:
 
 
 def _running_headline(run: _Run) -> str:
-    name, judged = run.headline, run.validated_baseline
+    name, evaluated = run.primary_metric, run.validated_baseline
     boxes = []
     rows = [row for row in run.valid if is_number(row.get(name))]
     verdict = "No validation yet."
@@ -202,9 +204,9 @@ def _running_headline(run: _Run) -> str:
         note = f"step {last['step']:,}"
         boxes.append((f"Validation, {HEADLINES[name]}", shown(name, last[name]), note))
         verdict = f"Best so far: {shown(name, best[name])} at step {best['step']:,}."
-    if judged:
-        boxes.append(("k-mer baseline", shown(name, judged[name]), _note(name, judged)))
-        boxes.append(("Chance", shown(name, judged["chance"]), _chance_note(judged)))
+    if evaluated:
+        boxes.append(("k-mer baseline", shown(name, evaluated[name]), _note(name, evaluated)))
+        boxes.append(("Chance", shown(name, evaluated["chance"]), _chance_note(evaluated)))
     return cards(boxes) + f'<p class="verdict">{escape(verdict)}</p>'
 
 
@@ -213,11 +215,11 @@ def _overview(run: _Run) -> str:
     if not run.splits:
         return ""
     head, columns = [""], []
-    for split, judged in run.splits.items():
+    for split, evaluated in run.splits.items():
         for who, title in (("model", "model"), ("baseline", "k-mer baseline")):
-            if judged.get(who):
+            if evaluated.get(who):
                 head.append(f"{_SPLITS.get(split, split)}, {title}")
-                columns.append(judged[who])
+                columns.append(evaluated[who])
     names = [name for name in NAMES if any(is_number(column.get(name)) for column in columns)]
     lines = [
         [NAMES[name], *(shown(name, column.get(name)) for column in columns)] for name in names
@@ -262,7 +264,7 @@ def _loss_figure(run: _Run) -> str:
     names = {"raw": "training", "smooth": "training", "valid": "validation"}
     if len(lines) == 3:
         names["smooth"] = "smoothed"
-    title = f"Loss, {_LOSSES[run.headline]}"
+    title = f"Loss, {_LOSSES[run.primary_metric]}"
     charts = [
         steps_chart(frame, style, "Loss over steps", lines)
         for style, frame in _frames(run.last_step, limits, 16)
@@ -271,16 +273,16 @@ def _loss_figure(run: _Run) -> str:
 
 
 def _headline_figure(run: _Run) -> str:
-    name = run.headline
+    name = run.primary_metric
     scale = 100.0 if name == "accuracy" else 1.0
     points = _points(run.valid, name, scale)
     if not points:
         return ""
-    judged = run.validated_baseline
+    evaluated = run.validated_baseline
     levels = [
-        (style, title, scale * judged[of])
+        (style, title, scale * evaluated[of])
         for style, title, of in (("best", "k-mer baseline", name), ("uniform", "chance", "chance"))
-        if is_number(judged.get(of))
+        if is_number(evaluated.get(of))
     ]
     values = [y for _, y in points] + [value for _, _, value in levels]
     pad = 0.06 * (max(values) - min(values)) or 0.01

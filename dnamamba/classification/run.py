@@ -9,7 +9,7 @@ import numpy as np
 from dnamamba.baselines.linear_models import fit_probe, spread
 from dnamamba.classification.config import ClassifyConfig, read_classify_config
 from dnamamba.classification.evaluate import (
-    JudgedBaseline,
+    EvaluatedBaseline,
     describe_evaluation,
     fit_baseline,
     has_baseline,
@@ -90,7 +90,7 @@ def _start(setup: ClassifierSetup, out: Path, force: bool) -> None:
     setup.announce(baseline.record)
 
 
-def _fit_baseline(setup: ClassifierSetup) -> JudgedBaseline:
+def _fit_baseline(setup: ClassifierSetup) -> EvaluatedBaseline:
     splits = [split for split in setup.datasets if split is not Split.TRAIN]
     seq_len = setup.datasets[Split.TRAIN].seq_len
     is_species = isinstance(setup.config.data, SpeciesConfig)
@@ -123,7 +123,7 @@ def _train(setup: ClassifierSetup, run: RunFolder, options: RunOptions) -> Outco
     tune = _fit_probe if setup.config.train.tune == "probe" else _fine_tune
     outcome = tune(setup, run, options)
     if outcome.stopped_by is None:
-        _judge_splits(setup, run)
+        _evaluate_splits(setup, run)
     if setup.compute.ranks.is_main:
         ended = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -143,7 +143,7 @@ def _fine_tune(setup: ClassifierSetup, run: RunFolder, options: RunOptions) -> O
         objective=setup.loss,
         no_decay=[f"model.{name}" for name in no_weight_decay_names(setup.classifier)],
         stream=setup.stream,
-        judge=setup.judge(),
+        validator=setup.validator(),
         config=setup.config.train,
         run=run,
         compute=setup.compute,
@@ -175,7 +175,7 @@ def _fit_probe(setup: ClassifierSetup, run: RunFolder, options: RunOptions) -> O
     return Outcome(0)
 
 
-def _judge_splits(setup: ClassifierSetup, run: RunFolder) -> None:
+def _evaluate_splits(setup: ClassifierSetup, run: RunFolder) -> None:
     """Write evaluation.json: what the kept model says of validation and test."""
     setup.compute.wait_for_ranks()
     kept = DnaClassifier.from_pretrained(run.model)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dnamamba.classification.config import ClassifyConfig, LabelSource, describe_source
 from dnamamba.classification.loss import ClassWeights, LabelLoss, class_weights_of
-from dnamamba.classification.validation import LabelJudge, evaluation_examples, in_batches
+from dnamamba.classification.validation import LabelValidator, evaluation_examples, in_batches
 from dnamamba.data.batches import Examples, LabelledDataset
 from dnamamba.data.labelled.dataset import SequenceDataset, build_labelled_datasets
 from dnamamba.data.labelled.sources import source_files
-from dnamamba.data.species.check import leak_doubt
+from dnamamba.data.species.check import leak_warning
 from dnamamba.data.species.dataset import (
     SpeciesConfig,
     SpeciesDataset,
@@ -25,7 +25,7 @@ from dnamamba.data.species.dataset import (
 from dnamamba.errors import InputError
 from dnamamba.files import describe_file
 from dnamamba.intervals import Split
-from dnamamba.metrics.metrics import headline
+from dnamamba.metrics.metrics import primary_metric
 from dnamamba.models import DnaModel
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.models.language_model import extend_filters
@@ -45,8 +45,8 @@ def open_datasets(data: LabelSource) -> Mapping[Split, LabelledDataset]:
     homologous chromosomes."""
     if isinstance(data, SpeciesConfig):
         genome = open_species(data)
-        if (doubt := leak_doubt(genome.contigs, data)) is not None:
-            logger.warning("%s", doubt)
+        if (warning := leak_warning(genome.contigs, data)) is not None:
+            logger.warning("%s", warning)
         return build_species_datasets(genome, data)
     return build_labelled_datasets(data)
 
@@ -171,9 +171,9 @@ class ClassifierSetup:
 
         return Stream(dataset=train_set, batch_size=batch_size, tokens_after=tokens_after)
 
-    def judge(self) -> LabelJudge:
+    def validator(self) -> LabelValidator:
         train = self.config.train
-        return LabelJudge(
+        return LabelValidator(
             self.loss,
             self.datasets[Split.VALID],
             self.compute,
@@ -224,7 +224,7 @@ class ClassifierSetup:
         logger.info("labels: %s", ", ".join(self.task.labels))
         for name, value in self.plan.rows():
             logger.info("%s: %s", name, value)
-        name, score = headline(baseline["valid"], self.task)
+        name, score = primary_metric(baseline["valid"], self.task)
         logger.info("baseline: %s", baseline["description"])
         logger.info(
             "baseline on validation: %s %s", name, "none" if score is None else f"{score:.4f}"

@@ -13,7 +13,7 @@ from dnamamba.classification.loss import LabelLoss
 from dnamamba.classification.report import write_label_report
 from dnamamba.data.batches import Examples, LabelledDataset, to_device
 from dnamamba.data.hashing import permute
-from dnamamba.metrics.metrics import Scores, headline, judge
+from dnamamba.metrics.metrics import Scores, evaluate, primary_metric
 from dnamamba.models import strands
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.runtime import Compute
@@ -44,7 +44,7 @@ def in_batches(dataset: LabelledDataset, samples: Sequence[int]) -> Iterator[Exa
         yield dataset[samples[first : first + size]]
 
 
-class LabelJudge:
+class LabelValidator:
     """Judges a classifier on validation examples (see training.Judge).
 
     most: examples of a validation; None: all. patience_steps: see training.Judge.
@@ -86,7 +86,7 @@ class LabelJudge:
             return None
         scores, loss = found
         task = self.dataset.task
-        self._name, value = headline(judge(scores, task), task)
+        self._name, value = primary_metric(evaluate(scores, task), task)
         return {"loss": loss, self._name: value, "examples": len(self._samples)}
 
     def score(self, row: Mapping[str, Any]) -> float | None:

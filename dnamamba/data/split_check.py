@@ -8,7 +8,7 @@ import numpy as np
 
 from dnamamba.data.ranges import NO_RUNS, Runs, bases_within, count_bases
 from dnamamba.data.splits import resolve_splits
-from dnamamba.data.window_dataset import DataConfig, doubts, lay_indexes
+from dnamamba.data.window_dataset import DataConfig, lay_indexes, warnings
 from dnamamba.data.windows import Rule, WindowIndex, footprint
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.errors import InputError
@@ -56,7 +56,7 @@ class CheckResult:
 
     used: Layout
     published: list[Layout]
-    doubts: list[str]
+    warnings: list[str]
 
     @property
     def leaks(self) -> bool:
@@ -66,7 +66,7 @@ class CheckResult:
     def lines(self) -> list[str]:
         verdict = "LEAK: splits share bases" if self.leaks else "No base is in two splits."
         lines = [*self.used.lines(), f"  {verdict}"]
-        lines += [f"  Warning: {doubt}" for doubt in self.doubts]
+        lines += [f"  Warning: {warning}" for warning in self.warnings]
         for layout in self.published:
             lines += ["", *layout.lines()]
         return lines
@@ -88,7 +88,7 @@ def check_splits(genome: Genome, config: DataConfig) -> CheckResult:
             except InputError as error:
                 layout = Layout(f"As published: {rule} (not at this seq_len: {error})", {}, {})
             published.append(layout)
-    return CheckResult(used, published, doubts(genome, config))
+    return CheckResult(used, published, warnings(genome, config))
 
 
 def lay_out(name: str, genome: Genome, config: DataConfig) -> Layout:

@@ -164,7 +164,7 @@ def _held_out(fraction: float, length: int, seq_len: int, rounded: Callable[[flo
     return seq_len * max(rounded(fraction * length / seq_len), 1) if fraction > 0 else 0
 
 
-def describe_doubts(config: SplitConfig, contigs: Mapping[str, int]) -> list[str]:
+def describe_warnings(config: SplitConfig, contigs: Mapping[str, int]) -> list[str]:
     """What of a division is allowed but hardly meant, a sentence each.
 
     That is BED rows of contigs the genome lacks, and fractions of genomes that share contig names:

@@ -13,7 +13,7 @@ import torch
 
 from dnamamba.data.masking import hide_bases
 from dnamamba.data.ranges import NO_RUNS, ContigLine, merge
-from dnamamba.data.splits import SplitConfig, Splits, describe_doubts, resolve_splits
+from dnamamba.data.splits import SplitConfig, Splits, describe_warnings, resolve_splits
 from dnamamba.data.windows import WindowConfig, WindowIndex, footprint, index_intervals
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.genomes.statistics import foreign_letters
@@ -64,12 +64,12 @@ class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
         index: WindowIndex,
         *,
         rc_augment: bool = False,
-        hides_bases: bool = False,
+        masks_bases: bool = False,
     ):
         self.genome = genome
         self.index = index
         self.rc_augment = rc_augment
-        self.hides_bases = hides_bases
+        self.masks_bases = masks_bases
 
     def __getitem__(self, samples: Sequence[int]) -> torch.Tensor:
         return torch.from_numpy(self.read(samples))
@@ -109,7 +109,7 @@ class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
         columns = (picked.contig, picked.start, picked.n_bases, picked.left_pad)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         reverse = self._reversed(epoch, i).tolist()
-        keys = self.index.hiding_keys(epoch, i).tolist() if self.hides_bases else []
+        keys = self.index.masking_keys(epoch, i).tolist() if self.masks_bases else []
         for row, (contig, start, n_bases, left_pad) in enumerate(rows):
             codes = read(names[contig], start, start + n_bases)
             if n_bases < batch.shape[1]:
@@ -118,7 +118,7 @@ class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
             if reverse[row]:
                 # After padding, so that padding changes sides with the bases.
                 batch[row] = reverse_complement(batch[row])
-            if self.hides_bases:
+            if self.masks_bases:
                 batch[row] = hide_bases(batch[row], keys[row])
 
 
@@ -137,16 +137,16 @@ def build_indexes(genome: Genome, config: DataConfig) -> dict[Split, WindowIndex
     config gets no window.
     """
     splits = resolve_splits(config.splits, genome.contigs, config.windows.seq_len)
-    for doubt in doubts(genome, config):
-        logger.warning("%s", doubt)
+    for warning in warnings(genome, config):
+        logger.warning("%s", warning)
     return lay_indexes(genome, config, splits)
 
 
-def doubts(genome: Genome, config: DataConfig) -> list[str]:
+def warnings(genome: Genome, config: DataConfig) -> list[str]:
     """What is allowed but hardly meant, a sentence each: letters that are not DNA, BED rows of
     contigs that are not there, related genomes divided by fraction."""
-    letters = foreign_letters(genome.facts())
-    found = describe_doubts(config.splits, genome.contigs)
+    letters = foreign_letters(genome.statistics())
+    found = describe_warnings(config.splits, genome.contigs)
     return found if letters is None else [f"the genome: {letters}", *found]
 
 
@@ -177,7 +177,7 @@ def lay_indexes(genome: Genome, config: DataConfig, splits: Splits) -> dict[Spli
 
 
 def build_datasets(
-    genome: Genome, config: DataConfig, *, hides_bases: bool = False
+    genome: Genome, config: DataConfig, *, masks_bases: bool = False
 ) -> dict[Split, WindowDataset]:
     """A dataset for each split; augmentation on the training one only.
 
@@ -188,7 +188,7 @@ def build_datasets(
             genome,
             index,
             rc_augment=config.rc_augment and split is Split.TRAIN,
-            hides_bases=hides_bases,
+            masks_bases=masks_bases,
         )
         for split, index in build_indexes(genome, config).items()
     }

@@ -26,7 +26,7 @@ Stretches = Sequence[tuple[int, int, int]] | Ints
 
 CADUCEUS_SEGMENT = 1 << 20
 # Keys that keep the random draws of different purposes apart.
-_PHASE, _ORDER, _STRAND, _HIDING = 1, 2, 3, 4
+_PHASE, _ORDER, _STRAND, _MASKING = 1, 2, 3, 4
 # Bounds the memory of looking into rows, which may hold millions of short windows.
 _WINDOWS_AT_ONCE = 1 << 20
 
@@ -336,9 +336,9 @@ class WindowIndex:
         """A fair coin for each sample: whether augmentation reads its other strand."""
         return hash_u64(i, self.seed, epoch, _STRAND) & np.uint64(1) == 1
 
-    def hiding_keys(self, epoch: int, i: Ints) -> NDArray[np.uint64]:
+    def masking_keys(self, epoch: int, i: Ints) -> NDArray[np.uint64]:
         """For each sample what decides which of its bases a masked language model predicts."""
-        return hash_u64(i, self.seed, epoch, _HIDING)
+        return hash_u64(i, self.seed, epoch, _MASKING)
 
     def locate(self, sample: int) -> tuple[int, int]:
         """The (epoch, i) of a running sample number; the samples of epoch 0 come first."""

@@ -129,7 +129,7 @@ def require_causal(model: DnaModel) -> None:
 # --- models that read both ways
 
 
-def hidden_base_log_probabilities(
+def masked_base_log_probabilities(
     model: DnaModel,
     sequences: Sequence[Codes],
     positions: Sequence[int],

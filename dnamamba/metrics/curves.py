@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.metrics.metrics import Scores, compare, judge
+from dnamamba.metrics.metrics import Scores, compare, evaluate
 from dnamamba.task import Task
 
 FORMAT_VERSION = 1
@@ -23,16 +23,16 @@ def evaluation_record(
     splits: of each split's name ("valid", "test") the model's scores and those of the baseline on
     the same examples, if there is one.
     """
-    judged: dict[str, Any] = {}
+    evaluated: dict[str, Any] = {}
     for split, (model, baseline) in splits.items():
-        judged[split] = {"model": judge(model, task), "baseline": None, "comparison": None}
+        evaluated[split] = {"model": evaluate(model, task), "baseline": None, "comparison": None}
         if baseline is not None:
-            judged[split]["baseline"] = judge(baseline, task)
-            judged[split]["comparison"] = compare(model, baseline, task)
+            evaluated[split]["baseline"] = evaluate(baseline, task)
+            evaluated[split]["comparison"] = compare(model, baseline, task)
     return {
         "format_version": FORMAT_VERSION,
         "task": {"kind": task.kind, "labels": list(task.labels)},
-        "splits": judged,
+        "splits": evaluated,
         "curves": {
             split: curves(model, task, baseline) for split, (model, baseline) in splits.items()
         },

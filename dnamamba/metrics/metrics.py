@@ -64,7 +64,7 @@ def gather_scores(scored: Iterable[tuple[NDArray[Any], Examples]], task: Task) -
 # --- one model
 
 
-def judge(scores: Scores, task: Task) -> Result:
+def evaluate(scores: Scores, task: Task) -> Result:
     """Everything a report says of scores; numbers, lists and None, ready for JSON.
 
     Of every kind: kind, n, chance (what the headline is without reading a base), labels (one row a
@@ -82,19 +82,19 @@ def judge(scores: Scores, task: Task) -> Result:
     Raises InputError for scores that do not fit the task.
     """
     _check(scores, task)
-    judges = {"multilabel": _judge_labels, "regression": _judge_numbers}
-    result = judges.get(task.kind, _judge_classes)(scores, task)
+    evaluators = {"multilabel": _evaluate_labels, "regression": _evaluate_numbers}
+    result = evaluators.get(task.kind, _evaluate_classes)(scores, task)
     return {"kind": task.kind, "n": len(scores.scores), **result}
 
 
-def headline_name(task: Task) -> str:
+def primary_metric_name(task: Task) -> str:
     """The key of the number that a model is chosen by: accuracy, auprc or r2; larger is better."""
     return {"multilabel": "auprc", "regression": "r2"}.get(task.kind, "accuracy")
 
 
-def headline(result: Result, task: Task) -> tuple[str, float | None]:
+def primary_metric(result: Result, task: Task) -> tuple[str, float | None]:
     """(name, value) of the number that a model is chosen by; None where the split has it not."""
-    name = headline_name(task)
+    name = primary_metric_name(task)
     return name, result[name]
 
 
@@ -136,7 +136,7 @@ def _check(scores: Scores, task: Task) -> None:
         )
 
 
-def _judge_classes(scores: Scores, task: Task) -> Result:
+def _evaluate_classes(scores: Scores, task: Task) -> Result:
     from sklearn import metrics
 
     found, targets, numbers = scores.scores, scores.targets, range(len(task.labels))
@@ -231,14 +231,14 @@ def _by_length(lengths: NDArray[np.int64], right: NDArray[np.bool_]) -> list[Res
     return rows
 
 
-def _judge_labels(scores: Scores, task: Task) -> Result:
+def _evaluate_labels(scores: Scores, task: Task) -> Result:
     from sklearn import metrics
 
     has, told = scores.targets > 0.5, scores.scores >= 0.5
     rows: list[Result] = []
     for i, label in enumerate(task.labels):
         auroc, auprc = _ranking(has[:, i], scores.scores[:, i])
-        is_judged = auroc is not None
+        is_evaluated = auroc is not None
         rows.append(
             {
                 "label": label,
@@ -246,18 +246,18 @@ def _judge_labels(scores: Scores, task: Task) -> Result:
                 "predicted": int(told[:, i].sum()),
                 "auroc": auroc,
                 "auprc": auprc,
-                "f1": float(metrics.f1_score(has[:, i], told[:, i])) if is_judged else None,
-                "mcc": _mcc(has[:, i], told[:, i]) if is_judged else None,
+                "f1": float(metrics.f1_score(has[:, i], told[:, i])) if is_evaluated else None,
+                "mcc": _mcc(has[:, i], told[:, i]) if is_evaluated else None,
             }
         )
-    judged = [row for row in rows if row["auroc"] is not None]
-    means = {key: _mean([row[key] for row in judged]) for key in ("auprc", "auroc", "f1", "mcc")}
+    evaluated = [row for row in rows if row["auroc"] is not None]
+    means = {key: _mean([row[key] for row in evaluated]) for key in ("auprc", "auroc", "f1", "mcc")}
     auroc, auprc = _ranking(has.ravel(), scores.scores.ravel())
     return {
         **means,
         "auprc_interval": _interval(scores, task),
-        "chance": _mean([row["support"] / len(has) for row in judged]),
-        "n_labels_judged": len(judged),
+        "chance": _mean([row["support"] / len(has) for row in evaluated]),
+        "n_labels_judged": len(evaluated),
         "auprc_micro": auprc,
         "auroc_micro": auroc,
         "f1_micro": float(metrics.f1_score(has.ravel(), told.ravel(), zero_division=0)),
@@ -274,9 +274,9 @@ def _mcc(targets: NDArray[Any], told: NDArray[Any]) -> float:
     return float(metrics.matthews_corrcoef(targets, told))
 
 
-def _judge_numbers(scores: Scores, task: Task) -> Result:
+def _evaluate_numbers(scores: Scores, task: Task) -> Result:
     rows: list[Result] = [
-        {"label": label, **_judge_number(scores.scores[:, i], scores.targets[:, i])}
+        {"label": label, **_evaluate_number(scores.scores[:, i], scores.targets[:, i])}
         for i, label in enumerate(task.labels)
     ]
     means = {key: _mean([row[key] for row in rows]) for key in ("r2", "pearson", "spearman")}
@@ -290,7 +290,7 @@ def _judge_numbers(scores: Scores, task: Task) -> Result:
     }
 
 
-def _judge_number(found: NDArray[Any], targets: NDArray[Any]) -> Result:
+def _evaluate_number(found: NDArray[Any], targets: NDArray[Any]) -> Result:
     from sklearn import metrics
 
     found, targets = found.astype(np.float64), targets.astype(np.float64)
@@ -316,12 +316,12 @@ def _fisher_interval(correlation: float, n: int) -> list[float] | None:
     return [math.tanh(middle - half), math.tanh(middle + half)]
 
 
-def _weighted_headline(scores: Scores, task: Task) -> WeightedMean:
-    return weighted_mean(HEADLINES[headline_name(task)], scores.scores, scores.targets)
+def _weighted_primary_metric(scores: Scores, task: Task) -> WeightedMean:
+    return weighted_mean(HEADLINES[primary_metric_name(task)], scores.scores, scores.targets)
 
 
 def _interval(scores: Scores, task: Task) -> list[float] | None:
-    return interval_of(_weighted_headline(scores, task), scores.scores.shape)
+    return interval_of(_weighted_primary_metric(scores, task), scores.scores.shape)
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -370,9 +370,9 @@ def _compare_classes(model: Scores, baseline: Scores, task: Task) -> str:
 
 
 def _compare_resampled(model: Scores, baseline: Scores, task: Task) -> str:
-    name = {"r2": "R²", "auprc": "mean AUPRC"}[headline_name(task)]
+    name = {"r2": "R²", "auprc": "mean AUPRC"}[primary_metric_name(task)]
     n = len(model.scores)
-    ours, theirs = (_weighted_headline(scores, task) for scores in (model, baseline))
+    ours, theirs = (_weighted_primary_metric(scores, task) for scores in (model, baseline))
     one, other = ours(np.ones(n)), theirs(np.ones(n))
     if not math.isfinite(one - other):
         return f"The {n:,} examples do not define a {name}: their labels are all alike."

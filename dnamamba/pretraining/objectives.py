@@ -56,7 +56,7 @@ class Objective(Loss):
     base counts once, whatever its case.
     """
 
-    hides_bases = False
+    masks_bases = False
     """Whether the windows it is given have bases hidden (data/masking.py)."""
 
     def __init__(
@@ -99,7 +99,7 @@ class MaskedTokens(Objective):
     Source: Devlin et al. 2018 (arXiv 1810.04805).
     """
 
-    hides_bases = True
+    masks_bases = True
 
     def weight(self, codes: Tensor) -> Tensor:
         return self._weights(codes).sum()

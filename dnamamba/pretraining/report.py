@@ -116,11 +116,11 @@ def _page(run: _Run) -> str:
 
 def _progress(run: _Run) -> str:
     tokens, seconds = run.tokens_per_step, elapsed_s(run.train)
-    facts = [
+    details = [
         in_words(run.last_step * tokens, "tokens") if tokens else "",
         duration(seconds) if seconds else "",
     ]
-    return progress_line(run.config, run.manifest, run.last_step, facts)
+    return progress_line(run.config, run.manifest, run.last_step, details)
 
 
 def _headline(run: _Run) -> str:

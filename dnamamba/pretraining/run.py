@@ -26,7 +26,7 @@ from dnamamba.models import DnaModel, no_weight_decay_names
 from dnamamba.pretraining.config import PretrainConfig
 from dnamamba.pretraining.objectives import OBJECTIVES, choose_objective
 from dnamamba.pretraining.report import write_report
-from dnamamba.pretraining.validation import LanguageJudge
+from dnamamba.pretraining.validation import LanguageValidator
 from dnamamba.runtime import Compute, logger, open_compute
 from dnamamba.tokenizer import Codes
 from dnamamba.training.config import RunOptions
@@ -144,7 +144,7 @@ def _train(setup: "_Setup", run: RunFolder, options: RunOptions) -> Outcome:
             batch_size=train.batch_size(config.data.windows.seq_len),
             tokens_after=lambda step: step * train.batch_tokens,
         ),
-        judge=LanguageJudge(
+        validator=LanguageValidator(
             setup.objective, setup.datasets[Split.VALID], compute, train.eval_tokens
         ),
         config=config.train,
@@ -178,7 +178,7 @@ class _Setup:
             self.model, softmask_weight=config.train.softmask_weight
         )
         self.datasets: Mapping[Split, WindowDataset] = build_datasets(
-            self.genome, config.data, hides_bases=self.objective.hides_bases
+            self.genome, config.data, masks_bases=self.objective.masks_bases
         )
         self.plan = make_plan(
             self.objective,
@@ -205,7 +205,7 @@ class _Setup:
     def _open_genome(self, config: PretrainConfig) -> Genome:
         def open_and_scan() -> Genome:
             genome = open_named_genome(config.genome)
-            genome.facts()
+            genome.statistics()
             return genome
 
         # Rank 0 first: it makes demo genomes, indexes and scans, which the others then find.

@@ -15,7 +15,7 @@ from dnamamba.training.interrupts import StopRequest
 from dnamamba.training.metrics_log import bits_per_base, perplexity
 
 
-class LanguageJudge:
+class LanguageValidator:
     """Judges a language model by its loss on the validation windows (see training.Judge)."""
 
     patience_steps: int | None = None

@@ -25,7 +25,14 @@ from dnamamba.metrics.bootstrap import (
     weighted_r2,
     weighted_spearman,
 )
-from dnamamba.metrics.metrics import Result, Scores, headline_name, judge, mcnemar, wilson_interval
+from dnamamba.metrics.metrics import (
+    Result,
+    Scores,
+    evaluate,
+    mcnemar,
+    primary_metric_name,
+    wilson_interval,
+)
 from dnamamba.metrics.names import NAMES, shown
 from dnamamba.task import Task
 
@@ -40,7 +47,7 @@ METRICS = {
 _ROUGH_BELOW = 10
 
 
-def judge_probe(
+def evaluate_probe(
     model: Scores, baseline: Scores | None, task: Task, groups: Ids | None
 ) -> dict[str, Any]:
     """What probe.json keeps of the rows held out.
@@ -58,19 +65,19 @@ def judge_probe(
         for name, number in _numbers(scores, task).items()
     }
     draws = _draws(numbers, model, groups)
-    judged: dict[str, Any] = {"model": None, "baseline": None, "comparison": None}
+    evaluated: dict[str, Any] = {"model": None, "baseline": None, "comparison": None}
     for who, scores in parts.items():
-        result = judge(scores, task)
+        result = evaluate(scores, task)
         intervals = {
             name: _interval(name, draws.get(f"{who} {name}"), model, groups)
             for name in _names(task)
             if result[name] is not None
         }
-        judged[who] = result | {"intervals": intervals}
-    judged["resampled"] = _what_is_drawn(model, groups)
+        evaluated[who] = result | {"intervals": intervals}
+    evaluated["resampled"] = _what_is_drawn(model, groups)
     if baseline is not None:
-        judged["comparison"] = _compare(judged, draws, (model, baseline), task, groups)
-    return judged
+        evaluated["comparison"] = _compare(evaluated, draws, (model, baseline), task, groups)
+    return evaluated
 
 
 def _names(task: Task) -> tuple[str, ...]:
@@ -136,7 +143,7 @@ def _numbers(scores: Scores, task: Task) -> dict[str, WeightedMean]:
 
 
 def _compare(
-    judged: Mapping[str, Any],
+    evaluated: Mapping[str, Any],
     draws: Mapping[str, Any],
     both: tuple[Scores, Scores],
     task: Task,
@@ -144,13 +151,13 @@ def _compare(
 ) -> Result:
     differences: Result = {}
     for name in _names(task):
-        one, other = judged["model"][name], judged["baseline"][name]
+        one, other = evaluated["model"][name], evaluated["baseline"][name]
         drawn = draws[f"model {name}"] - draws[f"baseline {name}"] if draws else None
         differences[name] = {
             "difference": None if one is None or other is None else one - other,
             "interval": None if drawn is None else middle_95(drawn),
         }
-    name = headline_name(task)
+    name = primary_metric_name(task)
     is_counted = task.has_classes and groups is None
     if is_counted:
         test = _counted(both)
@@ -158,7 +165,7 @@ def _compare(
         drawn = draws[f"model {name}"] - draws[f"baseline {name}"] if draws else np.empty(0)
         test = _drawn(drawn, "rows" if groups is None else "groups")
     row = differences[name]
-    sentence = _sentence(name, judged, row, test)
+    sentence = _sentence(name, evaluated, row, test)
     return {"differences": differences, "test": test, "sentence": sentence}
 
 
@@ -180,24 +187,24 @@ def _drawn(drawn: Any, things: str) -> Result:
     return {"name": f"resampling of {things}", "p": p, "note": f"{len(drawn):,} resamplings"}
 
 
-def _sentence(name: str, judged: Mapping[str, Any], row: Result, test: Result) -> str:
+def _sentence(name: str, evaluated: Mapping[str, Any], row: Result, test: Result) -> str:
     if row["difference"] is None:
         return f"The rows held out do not define {NAMES[name]}."
-    values = [shown(name, judged[who][name]) for who in ("model", "baseline")]
+    values = [shown(name, evaluated[who][name]) for who in ("model", "baseline")]
     told = f"The embeddings' {NAMES[name]} is {values[0]}, the k-mer baseline's {values[1]}"
-    p, interval, facts = test["p"], row["interval"], []
+    p, interval, details = test["p"], row["interval"], []
     if interval is not None:
         low, high = (signed(name, limit) for limit in interval)
         unit = " points" if "accuracy" in name else ""
-        facts.append(f"95 % interval of the difference {low} to {high}{unit}")
+        details.append(f"95 % interval of the difference {low} to {high}{unit}")
     if p is None:
         return f"{told}."
     least = 2 / N_RESAMPLES if test["name"].startswith("resampling") else 1e-4
-    facts.append(f"{test['name']}: {f'p < {least:g}' if p < least else f'p = {p:.2g}'}")
+    details.append(f"{test['name']}: {f'p < {least:g}' if p < least else f'p = {p:.2g}'}")
     verdict = "no difference beyond chance"
     if p < 0.05:
         verdict = f"the embeddings do {'better' if row['difference'] > 0 else 'worse'}"
-    return f"{told}: {verdict} ({'; '.join(facts)})."
+    return f"{told}: {verdict} ({'; '.join(details)})."
 
 
 def signed(name: str, value: float) -> str:

@@ -151,18 +151,18 @@ def given_folds(
     test too, else within training. Raises InputError where there is nothing to judge, and for a
     group that stands in two splits.
     """
-    judged = Split.TEST if Split.TEST in splits else Split.VALID
-    if judged not in splits:
+    evaluated = Split.TEST if Split.TEST in splits else Split.VALID
+    if evaluated not in splits:
         raise InputError("no row is for test or valid in the column of splits: add some to judge")
     ids = None if groups is None else hash_u64(text_keys(list(groups)), seed)
     if groups is not None:
         _refuse_torn(splits, groups)
     train = splits[Split.TRAIN]
-    if judged is Split.TEST and Split.VALID in splits:
+    if evaluated is Split.TEST and Split.VALID in splits:
         inner = [(train, splits[Split.VALID])]
     else:
         inner = _inner(train, targets, task, ids, n_inner)
-    return [_checked(Fold(judged.value, train, splits[judged], inner), targets, task)]
+    return [_checked(Fold(evaluated.value, train, splits[evaluated], inner), targets, task)]
 
 
 def _refuse_torn(splits: dict[Split, Ints], groups: Sequence[str]) -> None:
@@ -270,9 +270,9 @@ def _path(
     """The mean loss of each strength over the fold's inner parts; inf after it has risen twice in
     one of them, and where there are no parts."""
     losses = np.full((max(1, len(fold.inner)), len(STRENGTHS_OF[kind])), np.inf)
-    for row, (fitted, judged) in zip(losses, fold.inner, strict=False):
+    for row, (fitted, evaluated) in zip(losses, fold.inner, strict=False):
         for i, model in enumerate(fits(kind, x[fitted], targets[fitted], task, seed)):
-            row[i] = loss(model.scores(x[judged]), targets[judged], task)
+            row[i] = loss(model.scores(x[evaluated]), targets[evaluated], task)
             if i > 1 and row[i] > row[i - 1] > row[i - 2]:
                 break
     return losses.mean(axis=0)

@@ -13,7 +13,7 @@ import numpy as np
 from dnamamba.baselines.linear_models import STRENGTH_NAMES
 from dnamamba.errors import InputError
 from dnamamba.files import is_number, read_json
-from dnamamba.metrics.metrics import headline_name
+from dnamamba.metrics.metrics import primary_metric_name
 from dnamamba.metrics.names import HEADLINES, NAMES, shown
 from dnamamba.probing.evaluation import METRICS, signed
 from dnamamba.probing.run import NO_BASELINE
@@ -50,15 +50,15 @@ def write_probe_report(folder: Path) -> Path:
 
 
 def _page(record: Row) -> str:
-    judged, source = record["judged"], record["source"]
-    model, baseline = judged["model"], judged["baseline"] or {}
+    evaluated, source = record["judged"], record["source"]
+    model, baseline = evaluated["model"], evaluated["baseline"] or {}
     labels = record["labels"]
     title = f"Probe of {source.get('file', 'embeddings')}"
     data = f"{labels['label_column']} of {labels['file']}"
     parts = [
         header(title, data, _done(record)),
         _headline(record),
-        _metrics(judged),
+        _metrics(evaluated),
         _layers(record),
         confusion(model, _SPLIT),
         label_table(model, _SPLIT) if model["kind"] != "regression" else "",
@@ -77,21 +77,21 @@ def _done(record: Row) -> str:
     config, folds = record["settings"], record["folds"]
     n = sum(fold["test"] for fold in folds)
     way = f"{len(folds)} folds of" if len(folds) > 1 else f"fitted to {folds[0]['train']:,} rows,"
-    facts = [
+    details = [
         f"{_MODELS[config['model']].capitalize()} on {record['chosen']['features']}",
         f"{way} {n:,} rows held out",
     ]
     model = record["source"].get("model")
-    return " · ".join([*facts, *([f"model {Path(str(model)).name}"] if model else [])])
+    return " · ".join([*details, *([f"model {Path(str(model)).name}"] if model else [])])
 
 
 # --- how good
 
 
 def _headline(record: Row) -> str:
-    judged = record["judged"]
-    model, baseline, comparison = (judged[key] for key in ("model", "baseline", "comparison"))
-    name = headline_name(Task(kind=model["kind"], labels=tuple(record["task"]["labels"])))
+    evaluated = record["judged"]
+    model, baseline, comparison = (evaluated[key] for key in ("model", "baseline", "comparison"))
+    name = primary_metric_name(Task(kind=model["kind"], labels=tuple(record["task"]["labels"])))
     boxes = [(f"{_SPLIT}, {HEADLINES[name]}", shown(name, model[name]), _note(name, model, "rows"))]
     second = "pearson" if name == "r2" else "auroc"
     if is_number(model[second]):
@@ -123,8 +123,8 @@ def _chance_note(result: Row) -> str:
     return f"always saying {largest['label']}, the largest class"
 
 
-def _metrics(judged: Row) -> str:
-    model, baseline, comparison = (judged[key] for key in ("model", "baseline", "comparison"))
+def _metrics(evaluated: Row) -> str:
+    model, baseline, comparison = (evaluated[key] for key in ("model", "baseline", "comparison"))
     head = ["", "embeddings", "95 %"]
     head += ["k-mer baseline", "95 %", "difference", "95 %"] if baseline else []
     lines = []
@@ -136,7 +136,7 @@ def _metrics(judged: Row) -> str:
             line.append(_range(name, row["interval"], _signed))
         lines.append(line)
     about = (
-        f"Intervals are those of {judged['resampled']}, drawn again 1,000 times"
+        f"Intervals are those of {evaluated['resampled']}, drawn again 1,000 times"
         f"{'; for the difference (of accuracies in points) both alike' if baseline else ''}."
     )
     return f"<h2>Embeddings{' and baseline' if baseline else ''}</h2><p>{escape(about)}</p>" + (
@@ -161,7 +161,7 @@ def _layers(record: Row) -> str:
     rows = record["layers"]
     if len(rows) < 2:
         return ""
-    name = HEADLINES[headline_name(_task(record))]
+    name = HEADLINES[primary_metric_name(_task(record))]
     n_folds = len(record["folds"])
     lines = [
         [
@@ -169,7 +169,7 @@ def _layers(record: Row) -> str:
             f"{row['validation_loss']:.4f}",
             "best" if row["is_best"] else "",
             f"{row['chosen_in']} of {n_folds}",
-            shown(headline_name(_task(record)), row["headline"]),
+            shown(primary_metric_name(_task(record)), row["headline"]),
         ]
         for row in rows
     ]
@@ -233,7 +233,7 @@ def _colours(record: Row) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _folds(record: Row) -> str:
     rows = record["folds"]
-    name = headline_name(_task(record))
+    name = primary_metric_name(_task(record))
     has_groups, has_baseline = "groups" in rows[0], "baseline" in rows[0]
     head = ["fold", "fitted to", "held out", *(["groups"] if has_groups else [])]
     head += [HEADLINES[name], "features", STRENGTH_NAMES[record["settings"]["model"]]]

@@ -26,8 +26,8 @@ from dnamamba.baselines.linear_models import STRENGTH_NAMES, LinearProbe, Matrix
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.errors import InputError
 from dnamamba.metrics.curves import curves
-from dnamamba.metrics.metrics import headline, judge
-from dnamamba.probing.evaluation import judge_probe
+from dnamamba.metrics.metrics import evaluate, primary_metric
+from dnamamba.probing.evaluation import evaluate_probe
 from dnamamba.probing.folds import FeatureSet, Fits, fit_best, fit_nested, numbered
 from dnamamba.probing.labels import EmbeddedTable, JoinedLabels, LabelTable
 from dnamamba.probing.problem import Layer, ProbeConfig, Problem, pose, vector_reader
@@ -62,13 +62,13 @@ class ProbeResult:
 
     def described(self) -> list[str]:
         """What it came to, in a line or two."""
-        judged = self.record["judged"]
+        evaluated = self.record["judged"]
         task = Task(**{**self.record["task"], "labels": tuple(self.record["task"]["labels"])})
-        name, value = headline(judged["model"], task)
-        interval = judged["model"]["intervals"].get(name)
+        name, value = primary_metric(evaluated["model"], task)
+        interval = evaluated["model"]["intervals"].get(name)
         limits = "" if not interval else f" (95 %: {interval[0]:.4f} to {interval[1]:.4f})"
         line = f"{name} {'none' if value is None else f'{value:.4f}'}{limits}, held out."
-        comparison = judged["comparison"]
+        comparison = evaluated["comparison"]
         return [line, comparison["sentence"] if comparison else NO_BASELINE]
 
     def write(self, folder: Path) -> None:
@@ -122,7 +122,7 @@ def probe_embeddings(
         "settings": asdict(config)
         | {"model": kind, "folds": None if problem.joined.splits else config.folds},
         "notes": problem.notes,
-        **_judged(problem, fits, words),
+        **_evaluated(problem, fits, words),
         "chosen": {"features": best.name, STRENGTH_NAMES[kind]: strength},
         "components": _components(best.read(), problem),
     }
@@ -172,7 +172,7 @@ def _labels_row(labels: LabelTable, joined: JoinedLabels) -> dict[str, Any]:
     }
 
 
-def _judged(problem: Problem, fits: Fits, words: Fits | None) -> dict[str, Any]:
+def _evaluated(problem: Problem, fits: Fits, words: Fits | None) -> dict[str, Any]:
     held = problem.held
     model = problem.scored(fits.scores, held)
     baseline = None if words is None else problem.scored(words.scores, held)
@@ -180,7 +180,7 @@ def _judged(problem: Problem, fits: Fits, words: Fits | None) -> dict[str, Any]:
     if problem.groups is not None:
         groups = numbered([problem.groups[row] for row in held])
     return {
-        "judged": judge_probe(model, baseline, problem.task, groups),
+        "judged": evaluate_probe(model, baseline, problem.task, groups),
         "curves": curves(model, problem.task, baseline),
         "folds": [_fold_row(problem, i, fits, words) for i in range(len(problem.folds))],
         "layers": [_layer_row(problem, i, fits) for i in range(len(fits.names))],
@@ -195,9 +195,9 @@ def _fold_row(problem: Problem, i: int, fits: Fits, words: Fits | None) -> dict[
     for who, each in (("model", fits), ("baseline", words)):
         if each is not None:
             chosen = each.chosen[i]
-            judged = judge(problem.scored(each.scores, fold.test), problem.task)
+            evaluated = evaluate(problem.scored(each.scores, fold.test), problem.task)
             row[who] = {
-                "headline": headline(judged, problem.task)[1],
+                "headline": primary_metric(evaluated, problem.task)[1],
                 "features": each.names[chosen],
                 "strength": float(each.strengths[chosen, i]),
             }
@@ -205,13 +205,13 @@ def _fold_row(problem: Problem, i: int, fits: Fits, words: Fits | None) -> dict[
 
 
 def _layer_row(problem: Problem, i: int, fits: Fits) -> dict[str, Any]:
-    judged = judge(problem.scored(fits.found[i], problem.held), problem.task)
+    evaluated = evaluate(problem.scored(fits.found[i], problem.held), problem.task)
     return {
         "name": fits.names[i],
         "validation_loss": float(fits.losses[i].mean()),
         "chosen_in": int((fits.chosen == i).sum()),
         "is_best": fits.best[0] == i,
-        "headline": headline(judged, problem.task)[1],
+        "headline": primary_metric(evaluated, problem.task)[1],
     }
 
 

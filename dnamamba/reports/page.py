@@ -77,7 +77,7 @@ def data_name(manifest: Row) -> str:
     return str(described) if described else "not recorded"
 
 
-def progress_line(config: Row, manifest: Row, last_step: int, facts: Sequence[str]) -> str:
+def progress_line(config: Row, manifest: Row, last_step: int, details: Sequence[str]) -> str:
     """How far a run came and how it ended. facts: what else belongs into the line; "" is none."""
     ended = manifest.get("ended")
     if not isinstance(ended, Mapping) or last_step > ended.get("step", 0):
@@ -92,7 +92,7 @@ def progress_line(config: Row, manifest: Row, last_step: int, facts: Sequence[st
     parts = [state + (f" of {planned:,}" if isinstance(planned, int) else "")]
     if ended.get("at"):
         parts.append(str(ended["at"]).replace("T", " ").replace("+00:00", " UTC"))
-    return " · ".join([*parts, *filter(None, facts)])
+    return " · ".join([*parts, *filter(None, details)])
 
 
 def cards(boxes: Sequence[tuple[str, str, str]]) -> str:

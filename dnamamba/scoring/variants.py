@@ -25,7 +25,7 @@ from dnamamba.inference.batching import in_chunks
 from dnamamba.inference.likelihood import (
     LikelihoodOptions,
     Values,
-    hidden_base_log_probabilities,
+    masked_base_log_probabilities,
     mean_hidden,
     read_sequences,
 )
@@ -160,7 +160,7 @@ def _score_masked(
 
     def read(some: list[tuple[Codes, int]]) -> list[Values]:
         windows, positions = [ref for ref, _ in some], [at for _, at in some]
-        return list(hidden_base_log_probabilities(model, windows, positions, options))
+        return list(masked_base_log_probabilities(model, windows, positions, options))
 
     found = iter(_each_once(read, hidden, ((_letters(ref), at) for ref, at in hidden)))
     scores = []

@@ -26,7 +26,7 @@ from dnamamba.runtime import logger, sync_to_disk
 
 FORMAT_VERSION = 1
 STATE_NAME = "state.safetensors"
-FACTS_NAME = "checkpoint.json"
+DETAILS_NAME = "checkpoint.json"
 _FOLDER = re.compile(r"step_(\d+)")
 _OPTIMIZER_TENSOR = re.compile(r"optimizer\.(\d{1,9})\.(\w+)")
 _BUILDING = ".building-"
@@ -50,7 +50,7 @@ def save_checkpoint(
     """
     target = folder / f"step_{step:08d}"
     building = folder / f"{_BUILDING}{target.name}"
-    facts = {
+    details = {
         "format_version": FORMAT_VERSION,
         "step": step,
         "torch": torch.__version__,
@@ -59,7 +59,7 @@ def save_checkpoint(
     try:
         _remove_leftovers(folder)
         if not _loads(target, model, optimizer):
-            _write(building, facts, _model_tensors(model) | _optimizer_tensors(optimizer))
+            _write(building, details, _model_tensors(model) | _optimizer_tensors(optimizer))
             shutil.rmtree(target, ignore_errors=True)  # of use only if it had loaded
             os.replace(building, target)
             sync_to_disk(folder)
@@ -82,7 +82,7 @@ def load_checkpoint(
     Raises InputError, before anything is changed, for a checkpoint that is damaged, of another
     format or of another model.
     """
-    facts, tensors = _read(path, model, optimizer)
+    details, tensors = _read(path, model, optimizer)
     state: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in _model_tensors(model).items():
         tensor.copy_(tensors[name])
@@ -92,7 +92,7 @@ def load_checkpoint(
             state[int(found[1])][found[2]] = tensor.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
-    return facts
+    return details
 
 
 def load_newest(
@@ -119,7 +119,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = (path for path in folder.iterdir() if _FOLDER.fullmatch(path.name))
-    return sorted((path for path in found if (path / FACTS_NAME).exists()), key=_step_of)
+    return sorted((path for path in found if (path / DETAILS_NAME).exists()), key=_step_of)
 
 
 def _step_of(path: Path) -> int:
@@ -162,13 +162,13 @@ def _remove_leftovers(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def _write(building: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def _write(building: Path, details: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     building.mkdir()
     save_file({name: t.contiguous() for name, t in tensors.items()}, building / STATE_NAME)
-    (building / FACTS_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf8")
+    (building / DETAILS_NAME).write_text(json.dumps(details, indent=2) + "\n", encoding="utf8")
     # safetensors makes files for their owner alone; runs are shared as the umask says.
-    shutil.copymode(building / FACTS_NAME, building / STATE_NAME)
-    for path in (building / STATE_NAME, building / FACTS_NAME, building):
+    shutil.copymode(building / DETAILS_NAME, building / STATE_NAME)
+    for path in (building / STATE_NAME, building / DETAILS_NAME, building):
         sync_to_disk(path)
 
 
@@ -187,7 +187,7 @@ def _read(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Facts and tensors, checked against the model and the optimiser they are for."""
-    facts = _read_facts(path / FACTS_NAME)
+    details = _read_details(path / DETAILS_NAME)
     file = path / STATE_NAME
     try:
         tensors = load_file(file)
@@ -199,31 +199,31 @@ def _read(
     _check_model(path, tensors, _model_tensors(model))
     parameters = [value for group in optimizer.param_groups for value in group["params"]]
     _check_optimizer(path, tensors, parameters)
-    return facts, tensors
+    return details, tensors
 
 
-def _read_facts(file: Path) -> dict[str, Any]:
+def _read_details(file: Path) -> dict[str, Any]:
     advice = f"copy it again, or delete {file.parent} to go on from an older checkpoint"
     try:
-        facts = json.loads(file.read_text(encoding="utf8"))
+        details = json.loads(file.read_text(encoding="utf8"))
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error}); {advice}") from error
     except ValueError as error:  # not JSON, or not even text
         raise InputError(f"{file} is damaged ({error}); {advice}") from error
-    if not isinstance(facts, dict) or "format_version" not in facts:
+    if not isinstance(details, dict) or "format_version" not in details:
         raise InputError(f"{file} should hold one object with a format_version; {advice}")
-    if facts["format_version"] != FORMAT_VERSION:
+    if details["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{file.parent} has format_version {facts['format_version']}, this dnamamba reads "
+            f"{file.parent} has format_version {details['format_version']}, this dnamamba reads "
             f"{FORMAT_VERSION}; resume it with the dnamamba that wrote it"
         )
-    step, extra = facts.get("step"), facts.setdefault("extra", {})
+    step, extra = details.get("step"), details.setdefault("extra", {})
     if type(step) is not int or step < 0 or not isinstance(extra, dict):
         raise InputError(
             f"{file} should hold a step of 0 or more and an object as extra, got "
             f"{step!r} and {extra!r}; {advice}"
         )
-    return facts
+    return details
 
 
 def _check_model(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ LARGEST_SHARE = 0.25
 take more do not wait for launches."""
 
 
-class RecordingPass:
+class CudaGraphPass:
     """Runs passes, and records one that comes again and again.
 
     Give gradients to be added to, never None after the first pass: a recorded pass adds to those
@@ -31,19 +31,19 @@ class RecordingPass:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._recorded: _Recorded | None = None
+        self._captured: _CapturedPass | None = None
         self._shapes, self._times = _shapes(torch.empty(0)), 0
 
     def __call__(self, run: RunPass, batch: Batch, weight: Tensor) -> Tensor:
         """run: the same at every call; it is not kept, or it and what it belongs to would keep each
         other, and the GPU's memory, until Python looks for circles."""
         if _shapes(batch) != self._shapes:
-            self._shapes, self._times, self._recorded = _shapes(batch), 0, None
+            self._shapes, self._times, self._captured = _shapes(batch), 0, None
         self._times += 1
-        if self._recorded is None and self._times > PASSES_BEFORE and self._is_small():
-            self._recorded = _Recorded(run, batch, weight)
-        if self._recorded is not None:
-            return self._recorded(batch, weight)
+        if self._captured is None and self._times > PASSES_BEFORE and self._is_small():
+            self._captured = _CapturedPass(run, batch, weight)
+        if self._captured is not None:
+            return self._captured(batch, weight)
         return run(batch, weight)
 
     def _is_small(self) -> bool:
@@ -51,7 +51,7 @@ class RecordingPass:
         return torch.cuda.max_memory_allocated(self._device) <= LARGEST_SHARE * total
 
 
-class _Recorded:
+class _CapturedPass:
     """A pass on tensors of its own, which are written before each replay."""
 
     def __init__(self, run: RunPass, batch: Batch, weight: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dnamamba.data.batches import Batch
 from dnamamba.runtime import Compute
-from dnamamba.training.cuda_graph import RecordingPass
+from dnamamba.training.cuda_graph import CudaGraphPass
 from dnamamba.training.loss import Loss
 
 
@@ -34,13 +34,13 @@ class TrainingStep:
         self.compute = compute
         self.grad_clip = grad_clip
         self._wrapped: nn.Module = objective
-        self._recording: RecordingPass | None = None
+        self._recording: CudaGraphPass | None = None
         on_gpu = compute.device.type == "cuda"
         if compute.ranks.world_size > 1:
             ids = [compute.device.index] if on_gpu else None
             self._wrapped = DistributedDataParallel(objective, device_ids=ids)
         elif on_gpu:
-            self._recording = RecordingPass(compute.device)
+            self._recording = CudaGraphPass(compute.device)
 
     def update(
         self, batches: Sequence[Batch], weight: Tensor, learning_rate: float

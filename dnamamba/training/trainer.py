@@ -44,7 +44,7 @@ class Stream:
     tokens_after: Callable[[int], int]
 
 
-class Judge(Protocol):
+class Validator(Protocol):
     """How well a model does, in the terms of what it is trained for."""
 
     patience_steps: int | None
@@ -91,7 +91,7 @@ class Trainer:
         objective: Loss,
         no_decay: Sequence[str],
         stream: Stream,
-        judge: Judge,
+        validator: Validator,
         config: Recipe,
         run: RunFolder,
         compute: Compute,
@@ -101,7 +101,7 @@ class Trainer:
         self.run = run
         self.compute = compute
         self.stream = stream
-        self.judge = judge
+        self.validator = validator
         self.n_workers = n_workers
         self.objective = objective.to(compute.device)
         self.optimizer = build_optimizer(
@@ -138,7 +138,7 @@ class Trainer:
         """
         is_main = self.compute.ranks.is_main
         progress = TrainingProgress(
-            self.config.max_steps, self.step, summary=self.judge.summary, enabled=is_main
+            self.config.max_steps, self.step, summary=self.validator.summary, enabled=is_main
         )
         with progress, StopRequest() as stop:
             try:
@@ -197,7 +197,7 @@ class Trainer:
         return self._is_validation_step() and self.compute.any_rank(missing)
 
     def _is_patience_spent(self) -> bool:
-        patience = self.judge.patience_steps
+        patience = self.validator.patience_steps
         return (
             patience is not None
             and self._best is not None
@@ -266,7 +266,7 @@ class Trainer:
             "split": "train",
             "step": self.step,
             "loss": loss,
-            **self.judge.units(loss),
+            **self.validator.units(loss),
             "learning_rate": self.config.learning_rate_at(self.step - 1),
             "grad_norm": grad_norm,
             "tokens": self._tokens(),
@@ -280,7 +280,7 @@ class Trainer:
 
     def _validate(self, progress: TrainingProgress, stop: StopRequest) -> bool:
         """Validate and log; False, with nothing logged, if a rank was told to stop meanwhile."""
-        numbers = self.judge.validate(self.micro_batch, stop)
+        numbers = self.validator.validate(self.micro_batch, stop)
         if numbers is None:
             return False
         row = {"split": "valid", "step": self.step, **numbers, "tokens": self._tokens()}
@@ -288,11 +288,11 @@ class Trainer:
         progress.validated(row)
         self._keep_best(row)
         if self.compute.ranks.is_main:
-            self.judge.write_report(self.run.path)
+            self.validator.write_report(self.run.path)
         return True
 
     def _keep_best(self, row: Mapping[str, Any]) -> None:
-        score = self.judge.score(row)
+        score = self.validator.score(row)
         if score is None or (self._best is not None and score <= self._best.score):
             return
         self._best = _Best(score, self.step)

@@ -10,7 +10,7 @@ from dnamamba.data.species.dataset import (
     SpeciesConfig,
     build_species_datasets,
     resolve_species_splits,
-    species_doubts,
+    species_warnings,
 )
 from dnamamba.data.species.homology import to_human
 from dnamamba.data.splits import Splits
@@ -55,7 +55,7 @@ class SpeciesCheck:
     matches: Matches
     unknown: list[str]
     published: Matches
-    doubts: list[str]
+    warnings: list[str]
     problem: str | None
 
     @property
@@ -85,7 +85,7 @@ class SpeciesCheck:
         ]
         lines += [f"  Human chromosomes for {line}" for line in self._by_split()]
         lines += [f"  {line}" for line in self._verdict()]
-        lines += [f"  Warning: {doubt}" for doubt in self.doubts]
+        lines += [f"  Warning: {warning}" for warning in self.warnings]
         if self.problem is not None:
             lines.append(f"  Cannot be used: {self.problem}")
         return lines + self._published_lines()
@@ -147,8 +147,8 @@ def check_species(genome: Genome, config: SpeciesConfig) -> SpeciesCheck:
         matches=_match(splits, human),
         unknown=[name for name in genome.contigs if name in used and human[name] is None],
         published=_match(resolve_species_splits(genome.contigs, by_name), human),
-        doubts=[
-            *species_doubts(genome, config),
+        warnings=[
+            *species_warnings(genome, config),
             *_small_contigs(config, splits),
             *_namesakes(splits, human),
         ],
@@ -156,7 +156,7 @@ def check_species(genome: Genome, config: SpeciesConfig) -> SpeciesCheck:
     )
 
 
-def leak_doubt(contigs: Mapping[str, int], config: SpeciesConfig) -> str | None:
+def leak_warning(contigs: Mapping[str, int], config: SpeciesConfig) -> str | None:
     """What a training run should say of splits that share homologous chromosomes; None where they
     do not, and of a BED, as `SpeciesCheck.leaks`."""
     if config.split == "bed":

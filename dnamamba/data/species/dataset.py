@@ -19,7 +19,7 @@ from dnamamba.data.hashing import U64, hash_u64
 from dnamamba.data.ranges import ContigLine, Ints, Runs
 from dnamamba.data.species.homology import HELD_OUT, published_split, split_by_homology, to_human
 from dnamamba.data.species.sampler import Places, starts_within_limit, weigh_contigs
-from dnamamba.data.splits import SplitConfig, Splits, describe_doubts, keep_apart, resolve_splits
+from dnamamba.data.splits import SplitConfig, Splits, describe_warnings, keep_apart, resolve_splits
 from dnamamba.data.windows import index_intervals
 from dnamamba.data_prep.genomes.genome import Genome, open_labelled_genomes
 from dnamamba.data_prep.genomes.statistics import foreign_letters
@@ -367,19 +367,19 @@ def build_species_datasets(genome: Genome, config: SpeciesConfig) -> dict[Split,
     genome: as `open_species` gives it. Logs what `species_doubts` finds. Raises InputError where a
     species has no window of a split.
     """
-    for doubt in species_doubts(genome, config):
-        logger.warning("%s", doubt)
+    for warning in species_warnings(genome, config):
+        logger.warning("%s", warning)
     task = species_task(config)
     splits = resolve_species_splits(genome.contigs, config)
     used = [split for split in Split if splits[split] or split is not Split.TEST]
     return {split: SpeciesDataset(genome, config, split, task) for split in used}
 
 
-def species_doubts(genome: Genome, config: SpeciesConfig) -> list[str]:
+def species_warnings(genome: Genome, config: SpeciesConfig) -> list[str]:
     """What is allowed but hardly meant, a sentence each: letters that are not DNA, and BED rows of
     contigs that are not there."""
-    letters = foreign_letters(genome.facts())
-    found = describe_doubts(SplitConfig(bed=config.bed), genome.contigs) if config.bed else []
+    letters = foreign_letters(genome.statistics())
+    found = describe_warnings(SplitConfig(bed=config.bed), genome.contigs) if config.bed else []
     return found if letters is None else [f"the genomes: {letters}", *found]
 
 
