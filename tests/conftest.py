@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Their failures then show the values too, as those of test modules do.
-pytest.register_assert_rewrite("golden", "golden_models", "model_cases", "triton_cases")
+pytest.register_assert_rewrite("golden_files", "golden_models", "model_cases", "triton_cases")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

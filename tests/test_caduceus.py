@@ -20,7 +20,8 @@ from dnamamba.models.interop.caduceus import FORMATS
 from dnamamba.models.interop.mamba import from_state_spaces
 from dnamamba.models.strands import complement_ids
 from dnamamba.tokenizer import PAD_ID
-from golden import Golden, assert_close, load_golden
+from golden_files import Golden, assert_close, load_golden
+from golden_models import check_logits_and_hidden_states, sequence_numbers
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-12}
 UNFUSED = {"fused_add_norm": False}
@@ -50,7 +51,7 @@ def sequences(golden: Golden) -> list[tuple[Tensor, dict[str, Tensor], Tensor]]:
             golden.group(f"out_f64/seq{i}"),
             golden.tensors[f"out_f64_fused_add_norm/seq{i}/logits"],
         )
-        for i in range(len(golden.info["config"]["seqs"]))
+        for i in sequence_numbers(golden)
     ]
 
 
@@ -68,17 +69,14 @@ def test_golden_config_is_read_off_the_weights(golden, official_model):
 
 def test_golden_logits_and_hidden_states(golden, official_model):
     for ids, expected, _ in sequences(golden):
-        assert_close(official_model(ids), expected["logits"], **TOLERANCE, what="logits")
-        hidden = official_model.hidden_states(ids)
-        names = [*(f"hidden_{i}" for i in range(len(hidden) - 1)), "hidden_final"]
-        for name, tensor in zip(names, hidden, strict=True):
-            assert_close(tensor, expected[name], **TOLERANCE, what=name)
+        check_logits_and_hidden_states(official_model, ids, expected)
 
 
 def test_golden_logits_of_the_reverse_complement(golden, official_model):
-    for i, (_, expected, _) in enumerate(sequences(golden)):
+    for i in sequence_numbers(golden):
         logits = official_model(golden.tensors[f"in/seq{i}/ids_rc"])
-        assert_close(logits, expected["logits_of_rc"], **TOLERANCE, what="logits")
+        expected = golden.tensors[f"out_f64/seq{i}/logits_of_rc"]
+        assert_close(logits, expected, **TOLERANCE, what="logits")
 
 
 def test_golden_logits_with_fused_add_norm(golden, official_weights):

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from dnamamba.kernels import causal_conv1d
 from dnamamba.kernels.conv import cpu
-from golden import assert_close
+from golden_files import assert_close
 
 
 def draw_operands(

@@ -4,7 +4,7 @@ import pytest
 
 from dnamamba.data.species.homology import HELD_OUT, published_split, split_by_homology, to_human
 from dnamamba.intervals import Split
-from golden import load_golden_json
+from golden_files import load_golden_json
 
 TRAIN, VALID, TEST = Split.TRAIN, Split.VALID, Split.TEST
 

@@ -25,7 +25,7 @@ from dnamamba.models.interop.hyena import load_positions
 from dnamamba.models.language_model import extend_filters
 from dnamamba.models.mixers.hyena import Hyena
 from dnamamba.models.streaming import longest_sequence
-from golden import Golden, assert_close, load_golden
+from golden_files import Golden, assert_close, load_golden
 from golden_models import (
     GRADIENTS,
     check_logits_in_float32,
@@ -411,8 +411,8 @@ def test_golden_filters(golden, official_model, is_loaded):
 
 def test_golden_operator_of_the_first_layer(golden, official_model, is_loaded):
     mixer = official_model.backbone.layers[0].mixer
-    found, _ = mixer(golden.tensors["mixer0/in/x"].double())
-    expected = golden.tensors["mixer0/out_f64/y"]
+    found, _ = mixer(golden.group("mixer0/in")["x"].double())
+    expected = golden.group("mixer0/out_f64")["y"]
     assert_close(found, expected, **TOLERANCE[is_loaded], what="y")
 
 
@@ -444,7 +444,8 @@ def _official_name(name: str) -> str:
 @pytest.fixture(params=CASES)
 def case(request) -> Golden:
     golden = load_golden("hyena_operator_a")
-    return Golden(golden.info["cases"][request.param], golden.group(request.param))
+    name = request.param
+    return Golden(golden.name, golden.info["cases"][name], golden.group(name))
 
 
 def build_operator(case: Golden) -> Hyena:

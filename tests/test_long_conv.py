@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dnamamba.kernels import long_conv
 from dnamamba.kernels.longconv import fft
-from golden import assert_close
+from golden_files import assert_close
 
 GATES = ("bias", "gate_in", "gate_out")
 

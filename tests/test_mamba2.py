@@ -23,11 +23,12 @@ from dnamamba.models import (
 from dnamamba.models.layers import GatedNorm
 from dnamamba.models.model_folder import load_weights
 from dnamamba.models.recompute import RECOMPUTE
-from golden import Golden, load_golden
+from golden_files import Golden, load_golden
 from golden_models import (
     GRADIENTS,
     check_greedy_continuation,
     check_logits_and_hidden_states,
+    check_logits_in_float32,
     check_losses,
     check_states,
     check_tensors,
@@ -297,12 +298,7 @@ def test_golden_logits_and_hidden_states(golden, official_model):
 
 
 def test_golden_logits_in_float32(golden, official_model):
-    model = official_model.float()
-    for index, (ids, exact) in enumerate(read_sequences(golden)):
-        found = {"logits": model(ids), "hidden_final": model.hidden_states(ids)[-1]}
-        for name, theirs in golden.group(f"out_f32/seq{index}").items():
-            torch.testing.assert_close(found[name], theirs, rtol=1e-3, atol=1e-4)
-            torch.testing.assert_close(found[name].double(), exact[name], rtol=1e-3, atol=1e-4)
+    check_logits_in_float32(official_model, golden)
 
 
 def test_golden_losses(golden, official_model):

@@ -21,7 +21,7 @@ from dnamamba.models import DnaModel, Mamba2Config, MambaConfig, ModelConfig
 from dnamamba.models.config import MlpConfig
 from dnamamba.models.interop import mamba, mamba2
 from dnamamba.models.interop.formats import Format
-from golden import assert_close, load_golden
+from golden_files import assert_close, load_golden
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = {one.name: one for one in (*mamba.FORMATS, *mamba2.FORMATS)}

@@ -29,7 +29,7 @@ from dnamamba.models import (
 from dnamamba.models.mixers import mamba
 from dnamamba.models.recompute import RECOMPUTE, run_block
 from dnamamba.tokenizer import encode, token_ids
-from golden import Golden, load_golden
+from golden_files import Golden, load_golden
 from golden_models import (
     GRADIENTS,
     check_greedy_continuation,

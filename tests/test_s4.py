@@ -29,7 +29,7 @@ from dnamamba.models.mixers.s4 import (
     state_after,
 )
 from dnamamba.models.recompute import RECOMPUTE
-from golden import Golden, assert_close, load_golden
+from golden_files import Golden, assert_close, load_golden
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-12}
 INITS = ("real", "lin")

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dnamamba.kernels import backend as backend_module
 from dnamamba.kernels import selective_scan, selective_scan_step
-from golden import Golden, assert_close, load_golden
+from golden_files import Golden, assert_close, load_golden
 
 # Relative to each entry and to the largest. float64: sums in another order; float32: 2^-24 an
 # operation.

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dnamamba.kernels import selective_scan, state_space_duality
 from dnamamba.kernels.ssd import chunked, op, reference
-from golden import assert_close, load_golden, load_golden_json
+from golden_files import assert_close, load_golden, load_golden_json
 
 BACKENDS = ("reference", "chunked")
 

@@ -20,7 +20,7 @@ from dnamamba.tokenizer import (
     token_ids,
 )
 from genomes import LETTERS, as_read
-from golden import load_golden_json
+from golden_files import load_golden_json
 
 anything = st.text(st.sampled_from(LETTERS))
 known_letters = st.text(st.sampled_from("ACGTNacgtn"))

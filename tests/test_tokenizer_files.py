@@ -7,7 +7,7 @@ import torch
 
 from dnamamba.models.interop.tokenizer_files import TOKENIZER_NAMES, write_tokenizer
 from dnamamba.tokenizer import VOCABULARY, encode, token_ids
-from golden import load_golden_json
+from golden_files import load_golden_json
 
 transformers = pytest.importorskip("transformers", reason="needs transformers (the test extra)")
 

@@ -5,7 +5,7 @@ import torch
 
 from dnamamba.kernels import long_conv
 from dnamamba.kernels.longconv import reference
-from golden import assert_close
+from golden_files import assert_close
 from triton_cases import (
     DEVICE,
     TRITON_TEST,

@@ -29,7 +29,7 @@ from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
 from dnamamba.tokenizer import decode
 from genomes import MemoryGenome, random_sequence
-from golden import GOLDEN, load_golden_json
+from golden_files import golden_path, load_golden_json
 
 RULES = ("tile", "mamba", "hyenadna", "caduceus")
 EDGES = ("shift", "pad", "skip")
@@ -576,8 +576,7 @@ def _shared(one, other):
 
 
 def golden_genome():
-    path = GOLDEN / "loader_hg38_a.fa"
-    text = path.read_text().split(">")[1:]
+    text = golden_path("loader_hg38_a.fa").read_text().split(">")[1:]
     records = {part.split("\n", 1)[0]: part.split("\n", 1)[1].replace("\n", "") for part in text}
     return MemoryGenome(records)
 
@@ -615,7 +614,7 @@ def test_the_items_of_hyenadnas_dataset_are_our_windows():
     """Its token ids, for rows that lie inside their contig; it drops case and the last base."""
     golden = load_golden_json("loader_hg38_a")
     genome = golden_genome()
-    rows = read_split_bed(GOLDEN / "loader_hg38_a.bed")
+    rows = read_split_bed(golden_path("loader_hg38_a.bed"))
     compared = 0
     for run in golden["dataset"]:
         if run["add_eos"] or "pad_interval" in run or "replace_N_token" in run:
@@ -636,9 +635,8 @@ def test_the_items_of_hyenadnas_dataset_are_our_windows():
 
 
 def test_the_golden_genome_is_read_the_same_from_its_file(tmp_path):
-    load_golden_json("loader_hg38_a")
     path = tmp_path / "x.fa"
-    path.write_bytes((GOLDEN / "loader_hg38_a.fa").read_bytes())
+    path.write_bytes(golden_path("loader_hg38_a.fa").read_bytes())
     genome, expected = open_genome([path]), golden_genome()
     assert genome.contigs == expected.contigs
     for name, length in genome.contigs.items():

@@ -28,7 +28,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from golden import assert_close
+from golden_files import assert_close
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
