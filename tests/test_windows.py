@@ -539,7 +539,7 @@ def test_the_published_akita_splits_keep_apart_when_windows_are_twice_as_long(sh
     sizes = (shared_data / "beds" / "hg38.chrom.sizes").read_text().split()
     genome = mock.Mock(contigs=dict(zip(sizes[::2], map(int, sizes[1::2]), strict=True)))
     genome.n_runs.return_value = np.empty((0, 2), np.int64)
-    genome.details.return_value = []
+    genome.statistics.return_value = []
     bed = str(shared_data / "beds" / "akita_sequences_hg38.bed.gz")
     shared = {}
     for drop_overlap in (False, True):
