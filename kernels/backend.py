@@ -91,7 +91,7 @@ def _find(op: str, name: str, backends: Sequence[Backend]) -> Backend:
         if backend.name == name:
             return backend
     names = ", ".join(["auto", *(b.name for b in backends)])
-    raise ValueError(f"{op}: backend is one of {names}; got {name!r}")
+    raise ValueError(f"{op}: backend must be one of {names}, got {name!r}")
 
 
 def _first_that_can(

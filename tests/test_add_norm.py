@@ -66,8 +66,8 @@ def test_the_stream_may_have_the_blocks_dtype():
         ({"bias": torch.zeros(8)}, "'rms' has no bias; leave it out or use kind 'layer'"),
         ({"bias": torch.zeros(2, 8), "kind": "layer"}, r"bias must be \(8,\)"),
         ({"weight": torch.zeros(8, device="meta")}, "weight is on meta, x on cpu; move one"),
-        ({"kind": "batch"}, "kind is 'rms' or 'layer', got 'batch'"),
-        ({"eps": 0.0}, "eps is above 0, got 0.0"),
+        ({"kind": "batch"}, "kind must be 'rms' or 'layer', got 'batch'"),
+        ({"eps": 0.0}, "eps must be > 0, got 0.0"),
     ],
 )
 def test_wrong_operands_are_named(changes, message):
@@ -80,5 +80,7 @@ def test_a_backend_that_cannot_run_is_refused():
     x = torch.zeros(2, 8)
     with pytest.raises(RuntimeError, match="'triton' cannot run this: it needs a CUDA device"):
         add_norm(x, None, x[0], backend="triton")
-    with pytest.raises(ValueError, match="backend is one of auto, triton, reference; got 'cuda'"):
+    with pytest.raises(
+        ValueError, match="backend must be one of auto, triton, reference, got 'cuda'"
+    ):
         add_norm(x, None, x[0], backend="cuda")

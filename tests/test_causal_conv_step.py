@@ -132,7 +132,7 @@ def test_step_sees_fake_tensors():
         ({"x": torch.zeros(2, 5).int()}, ValueError, r"x is \(B, D\), floating .* torch.int32"),
         ({"weight": torch.zeros(4, 5)}, ValueError, r"weight is \(D, K\) with D = 5 as in x, got"),
         ({"bias": torch.zeros(4)}, ValueError, r"bias must be \(5,\) to fit x \(2, 5\), got \(4,"),
-        ({"activation": "relu"}, ValueError, "activation is None or 'silu', got 'relu'"),
+        ({"activation": "relu"}, ValueError, "activation must be None or 'silu', got 'relu'"),
         ({"state": torch.zeros(2, 4, 5)}, ValueError, r"state must be \(2, 3, 5\) to fit x"),
         ({"state": torch.zeros(1, 1, 5).expand(2, 3, 5)}, ValueError, "of state share memory"),
         ({"state": torch.zeros(2, 3, 5).half()}, TypeError, "state must be torch.float32 as x is"),
@@ -150,7 +150,9 @@ def test_wrong_operands_are_named_before_the_state_is_touched(changes, error, me
 
 def test_unknown_and_unable_backends_are_refused():
     operands = draw_operands(dtype=torch.float32)
-    with pytest.raises(ValueError, match="backend is one of auto, triton, reference; got 'cpu'"):
+    with pytest.raises(
+        ValueError, match="backend must be one of auto, triton, reference, got 'cpu'"
+    ):
         causal_conv1d_step(**operands, backend="cpu")
     with pytest.raises(RuntimeError, match="'triton' cannot run this: it needs a CUDA device"):
         causal_conv1d_step(**operands, backend="triton")

@@ -176,7 +176,7 @@ def test_nothing_but_the_operands_is_kept_for_the_backward():
         ({"decay": torch.zeros(2)}, r"decay must be \(3,\) and floating, got \(2,\)"),
         ({"decay": torch.zeros(3).requires_grad_()}, r"decay has no gradient: give decay.detach"),
         ({"bias": torch.zeros(3, device="meta")}, "bias is on meta, x on cpu; move one of them"),
-        ({"backend": "cufft"}, "backend is one of auto, triton, fft, reference; got 'cufft'"),
+        ({"backend": "cufft"}, "backend must be one of auto, triton, fft, reference, got 'cufft'"),
     ],
 )
 def test_operands_that_do_not_fit_are_refused(changes, message):

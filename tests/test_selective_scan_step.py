@@ -207,7 +207,9 @@ def test_wrong_operands_are_named_before_the_state_is_touched(changes, error, me
 
 def test_unknown_and_unable_backends_are_refused():
     operands = draw_operands(dtype=torch.float32)
-    with pytest.raises(ValueError, match="backend is one of auto, triton, reference; got 'cpu'"):
+    with pytest.raises(
+        ValueError, match="backend must be one of auto, triton, reference, got 'cpu'"
+    ):
         selective_scan_step(**operands, backend="cpu")
     with pytest.raises(RuntimeError, match="'triton' cannot run this: it needs a CUDA device"):
         selective_scan_step(**operands, backend="triton")

@@ -280,9 +280,9 @@ def test_what_is_kept_for_the_backward_is_inputs_and_a_state_a_block(monkeypatch
         ({"initial_state": torch.zeros(2, 4, 5, 3)}, ValueError, r"initial_state must be \(2, 4, "),
         ({"A": torch.zeros(4, dtype=torch.int64)}, TypeError, "A must be real floating, got torch"),
         ({"D": torch.zeros(4, device="meta")}, ValueError, "D is on meta, x on cpu; move one"),
-        ({"chunk_size": 0}, ValueError, "chunk_size is at least 1, got 0"),
+        ({"chunk_size": 0}, ValueError, "chunk_size must be >= 1, got 0"),
         ({"dt_limit": (1.0, 0.5)}, ValueError, r"dt_limit is \(smallest, largest\), got \(1.0, "),
-        ({"backend": "triton"}, ValueError, "backend is one of auto, chunked, reference; got"),
+        ({"backend": "triton"}, ValueError, "backend must be one of auto, chunked, reference, got"),
     ],
 )  # fmt: skip
 def test_operands_that_do_not_fit_are_refused(changes, error, message):

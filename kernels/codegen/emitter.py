@@ -102,9 +102,9 @@ class Emitter:
 
     def reserve(self, kind: str, count: int = 1) -> Value:
         """Memory on the stack for `count` of a type, aligned to a cache line; not cleared."""
-        place = Value(self, POINTER, self._new_name())
-        self._reserved.append(f"  {place.text} = alloca {kind}, i64 {count}, align 64")
-        return place
+        address = Value(self, POINTER, self._new_name())
+        self._reserved.append(f"  {address.text} = alloca {kind}, i64 {count}, align 64")
+        return address
 
     def ir(self) -> str:
         """The finished module."""
@@ -130,8 +130,8 @@ class Emitter:
     # Values.
 
     def argument(self, name: str, kind: str = INT) -> Value:
-        place = f"getelementptr i64, ptr %arguments, i64 {self.arguments.index(name)}"
-        return self.write(kind, f"load {kind}, {self.write(POINTER, place)}")
+        address = f"getelementptr i64, ptr %arguments, i64 {self.arguments.index(name)}"
+        return self.write(kind, f"load {kind}, {self.write(POINTER, address)}")
 
     def constant(self, kind: str, number: float) -> Value:
         if not kind.startswith("<"):
@@ -195,12 +195,12 @@ class Emitter:
         zeros = self.constant(f"<{self.lanes} x i32>", 0)
         return self.write(self.vector, f"shufflevector {first}, {self.vector} poison, {zeros}")
 
-    def pick(self, a: Value, b: Value, places: Sequence[int]) -> Value:
+    def pick(self, a: Value, b: Value, positions: Sequence[int]) -> Value:
         """The elements of a and b, one after the other, at these places."""
         element = a.kind.strip("<>").partition(" x ")[2]
-        indices = ", ".join(f"i32 {place}" for place in places)
-        kind = f"<{len(places)} x {element}>"
-        return self.write(kind, f"shufflevector {a}, {b}, <{len(places)} x i32> <{indices}>")
+        indices = ", ".join(f"i32 {position}" for position in positions)
+        kind = f"<{len(positions)} x {element}>"
+        return self.write(kind, f"shufflevector {a}, {b}, <{len(positions)} x i32> <{indices}>")
 
     def mask_of(self, count: Value) -> Value:
         """The first `count` lanes."""
@@ -214,36 +214,38 @@ class Emitter:
 
     # Memory.
 
-    def offset(self, place: Value, n_floats: Value | int) -> Value:
+    def offset(self, address: Value, n_floats: Value | int) -> Value:
         """The address n floats further on."""
         index = n_floats if isinstance(n_floats, Value) else self.constant(INT, n_floats)
-        return self.write(POINTER, f"getelementptr float, {place}, {index}")
+        return self.write(POINTER, f"getelementptr float, {address}, {index}")
 
-    def load(self, place: Value, kind: str | None = None) -> Value:
+    def load(self, address: Value, kind: str | None = None) -> Value:
         """A vector, or another type, from any address."""
         kind = kind or self.vector
-        return self.write(kind, f"load {kind}, {place}, align {FLOAT_BYTES}")
+        return self.write(kind, f"load {kind}, {address}, align {FLOAT_BYTES}")
 
-    def load_spread(self, place: Value) -> Value:
+    def load_spread(self, address: Value) -> Value:
         """One float into every lane."""
-        return self.spread(self.load(place, FLOAT))
+        return self.spread(self.load(address, FLOAT))
 
-    def store(self, value: Value, place: Value) -> None:
-        self.write_line(f"store {value}, {place}, align {FLOAT_BYTES}")
+    def store(self, value: Value, address: Value) -> None:
+        self.write_line(f"store {value}, {address}, align {FLOAT_BYTES}")
 
-    def load_masked(self, place: Value, mask: Value) -> Value:
+    def load_masked(self, address: Value, mask: Value) -> Value:
         """A vector, 0 where the mask is off: what lies there is not touched."""
         name = f"llvm.masked.load.{_suffix(self.vector)}.p0"
-        return self.call(self.vector, name, place, self.constant("i32", 4), mask, self.number(0.0))
+        return self.call(
+            self.vector, name, address, self.constant("i32", 4), mask, self.number(0.0)
+        )
 
-    def store_masked(self, value: Value, place: Value, mask: Value) -> None:
+    def store_masked(self, value: Value, address: Value, mask: Value) -> None:
         name = f"llvm.masked.store.{_suffix(self.vector)}.p0"
-        self.call("void", name, value, place, self.constant("i32", 4), mask)
+        self.call("void", name, value, address, self.constant("i32", 4), mask)
 
-    def prefetch(self, place: Value) -> None:
+    def prefetch(self, address: Value) -> None:
         """Ask for the cache line of an address that is used soon; any address will do."""
         read, near, data = (self.constant("i32", number) for number in (0, 2, 1))
-        self.call("void", "llvm.prefetch.p0", place, read, near, data)
+        self.call("void", "llvm.prefetch.p0", address, read, near, data)
 
     # Loops.
 

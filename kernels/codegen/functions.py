@@ -96,5 +96,5 @@ def _halves(lanes: int, width: int) -> tuple[list[int], list[int]]:
         return [*chain(*quads[::2])], [*chain(*quads[1::2])]
     # Within each 128 bits: the first halves of a and b, interleaved, and the second.
     pattern = (0, lanes, 1, lanes + 1) if width == 1 else (0, 1, lanes, lanes + 1)
-    first = [start + place for start in range(0, lanes, 4) for place in pattern]
-    return first, [place + 2 for place in first]
+    first = [start + lane for start in range(0, lanes, 4) for lane in pattern]
+    return first, [lane + 2 for lane in first]

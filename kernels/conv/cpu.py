@@ -112,14 +112,14 @@ class _Block:
 
     def row_of(self, name: str, row: Value | int) -> Value:
         row = row if isinstance(row, Value) else self.e.constant(INT, row)
-        place = row * self.e.argument("n_channels") + self.channel
-        return self.e.offset(self.e.argument(name, POINTER), place)
+        address = row * self.e.argument("n_channels") + self.channel
+        return self.e.offset(self.e.argument(name, POINTER), address)
 
-    def load(self, place: Value) -> Value:
-        return self.e.load_masked(place, self.mask)
+    def load(self, address: Value) -> Value:
+        return self.e.load_masked(address, self.mask)
 
-    def store(self, vector: Value, place: Value) -> None:
-        self.e.store_masked(vector, place, self.mask)
+    def store(self, vector: Value, address: Value) -> None:
+        self.e.store_masked(vector, address, self.mask)
 
     def input_at(self, step: Value) -> Value:
         """x of a step; before step 0 that of the history."""
@@ -138,15 +138,15 @@ class _Window:
     """The latest few of a series of vectors, newest first."""
 
     def __init__(self, vectors: list[Value]) -> None:
-        self._places = [Variable(vector) for vector in vectors]
+        self._slots = [Variable(vector) for vector in vectors]
 
     def get(self) -> list[Value]:
-        return [place.get() for place in self._places]
+        return [slot.get() for slot in self._slots]
 
     def push(self, vector: Value) -> None:
         values = [vector, *self.get()]
-        for place, value in zip(self._places, values, strict=False):
-            place.set(value)
+        for slot, value in zip(self._slots, values, strict=False):
+            slot.set(value)
 
 
 @contextmanager
@@ -203,16 +203,16 @@ class _WalkBack:
     def step(self, step: Value) -> None:
         e, v, block = self.e, self.v, self.block
         prefetch([block.x, self.d_out, self.d_x], step - _AHEAD)
-        x = [*(place.get() for place in self.x), block.input_at(step - (v.d_conv - 1))]
-        for place, value in zip(self.x, x[1:], strict=True):
-            place.set(value)
+        x = [*(slot.get() for slot in self.x), block.input_at(step - (v.d_conv - 1))]
+        for slot, value in zip(self.x, x[1:], strict=True):
+            slot.set(value)
         d_sum = block.load(self.d_out.at(step))
         if v.has_silu:
             y = block.weighted_sum(x)
             gate = sigmoid(e, y)
             d_sum = d_sum * e.fma(y * gate, 1.0 - gate, gate)
-        for place, value in zip(self.sums, [*x, e.number(1.0)], strict=True):
-            place.set(e.fma(d_sum, value, place.get()))
+        for slot, value in zip(self.sums, [*x, e.number(1.0)], strict=True):
+            slot.set(e.fma(d_sum, value, slot.get()))
         block.store(self._gradient(d_sum), self.d_x.at(step))
         self.later.push(d_sum)
 

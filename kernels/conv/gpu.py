@@ -102,7 +102,7 @@ def _load_bias(bias, channel, is_channel, HAS_BIAS: tl.constexpr):
 
 
 @triton.jit
-def _find_place(channels, n_chunks, BD: tl.constexpr):
+def _locate_tile(channels, n_chunks, BD: tl.constexpr):
     """Which sequence, which chunk of it and which channels a program has; chunks counted over all.
 
     Programs of neighbouring channels run side by side, since their rows meet in memory.
@@ -131,7 +131,7 @@ def _forward_kernel(
     K: tl.constexpr, SILU: tl.constexpr, REVERSE: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_STATE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    batch, chunk, _, channel = _find_place(channels, n_chunks, BD)
+    batch, chunk, _, channel = _locate_tile(channels, n_chunks, BD)
     is_channel = channel < channels  # [BD]
     x, x_step = _walk(x, x_batch, batch, x_step, seq_len, channel, REVERSE)
     out, out_step = _walk(out, out_batch, batch, channels, seq_len, channel, REVERSE)
@@ -177,7 +177,7 @@ def _backward_kernel(
     K: tl.constexpr, SILU: tl.constexpr, REVERSE: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_STATE: tl.constexpr, HAS_D_LAST: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    batch, chunk, any_chunk, channel = _find_place(channels, n_chunks, BD)
+    batch, chunk, any_chunk, channel = _locate_tile(channels, n_chunks, BD)
     is_channel = channel < channels  # [BD]
     x, x_step = _walk(x, x_batch, batch, x_step, seq_len, channel, REVERSE)
     d_out, d_out_step = _walk(d_out, d_out_batch, batch, d_out_step, seq_len, channel, REVERSE)

@@ -79,15 +79,17 @@ def _check(
 ) -> None:
     if x.dim() != 3 or x.numel() == 0 or not x.is_floating_point():
         got = f"{tuple(x.shape)} {x.dtype}"
-        raise ValueError(f"causal_conv1d: x is (B, L, D), floating and not empty, got {got}")
+        raise ValueError(f"causal_conv1d: x must be (B, L, D), floating and not empty, got {got}")
     batch, _, channels = x.shape
     if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
         got = f"{tuple(weight.shape)}"
-        raise ValueError(f"causal_conv1d: weight is (D, K) with D = {channels} as in x, got {got}")
+        raise ValueError(
+            f"causal_conv1d: weight must be (D, K) with D = {channels} as in x, got {got}"
+        )
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"causal_conv1d: bias must be ({channels},), got {tuple(bias.shape)}")
     if activation not in (None, "silu"):
-        raise ValueError(f"causal_conv1d: activation is None or 'silu', got {activation!r}")
+        raise ValueError(f"causal_conv1d: activation must be None or 'silu', got {activation!r}")
     state_shape = (batch, weight.shape[1] - 1, channels)
     if initial_state is not None and initial_state.shape != state_shape:
         raise ValueError(

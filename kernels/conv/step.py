@@ -82,13 +82,13 @@ def causal_conv1d_step(
     check_devices(OP, operands)
     if x.dim() != 2 or x.numel() == 0 or not x.is_floating_point():
         got = f"{tuple(x.shape)} {x.dtype}"
-        raise ValueError(f"{OP}: x is (B, D), floating and not empty, got {got}")
+        raise ValueError(f"{OP}: x must be (B, D), floating and not empty, got {got}")
     batch, channels = x.shape
     if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
         got = f"{tuple(weight.shape)}"
-        raise ValueError(f"{OP}: weight is (D, K) with D = {channels} as in x, got {got}")
+        raise ValueError(f"{OP}: weight must be (D, K) with D = {channels} as in x, got {got}")
     if activation not in (None, "silu"):
-        raise ValueError(f"{OP}: activation is None or 'silu', got {activation!r}")
+        raise ValueError(f"{OP}: activation must be None or 'silu', got {activation!r}")
     expected = {"bias": (channels,), "state": (batch, weight.shape[1] - 1, channels)}
     check_shapes(OP, operands, expected)
     _check_dtypes(x, weight, bias, state)

@@ -71,13 +71,13 @@ def _untwist(z, step, n_points, angle):
 
 
 @triton.jit
-def _load(tensor, place, is_inside):
-    return tl.load(tensor + place, mask=is_inside, other=0.0).to(tl.float32)
+def _load(tensor, offset, is_inside):
+    return tl.load(tensor + offset, mask=is_inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _store(tensor, place, is_inside, value):
-    tl.store(tensor + place, value.to(tensor.dtype.element_ty), mask=is_inside)
+def _store(tensor, offset, is_inside, value):
+    tl.store(tensor + offset, value.to(tensor.dtype.element_ty), mask=is_inside)
 
 
 @triton.jit
@@ -99,8 +99,8 @@ def gather_kernel(
     real = _load(x + batch * x_batch, step * x_step + channel, is_inside)
     if HAS_GATE:
         real *= _load(gate + batch * gate_batch, step * gate_step + channel, is_inside)
-    place = (batch * channels + channel) * n_points + step
-    tl.store(z + place, _twist(real, step, n_points, angle), mask=is_channel & (step < n_points))
+    offset = (batch * channels + channel) * n_points + step
+    tl.store(z + offset, _twist(real, step, n_points, angle), mask=is_channel & (step < n_points))
 
 
 @triton.jit
@@ -111,12 +111,12 @@ def gather_filter_kernel(
     """z = the filter times its window, twisted, zeros from L to M."""
     _, step, channel, _ = _find_tile(n_points, channels, BT, BC)
     is_channel = channel < channels
-    place = step * filter_step + channel * filter_channel
-    real = _load(filter, place, is_channel & (step < seq_len))
+    offset = step * filter_step + channel * filter_channel
+    real = _load(filter, offset, is_channel & (step < seq_len))
     if HAS_DECAY:
         real *= _window(decay, step, channel, is_channel, shift)
-    place = channel * n_points + step
-    tl.store(z + place, _twist(real, step, n_points, angle), mask=is_channel & (step < n_points))
+    offset = channel * n_points + step
+    tl.store(z + offset, _twist(real, step, n_points, angle), mask=is_channel & (step < n_points))
 
 
 @triton.jit
@@ -129,21 +129,21 @@ def scatter_kernel(
     """y = gate_out sums, sums = what is within the brackets of op.py; z the inverse transform."""
     batch, step, channel, _ = _find_tile(seq_len, channels, BT, BC)
     is_inside = (channel < channels) & (step < seq_len)
-    place = (batch * channels + channel) * n_points + step
-    total = _untwist(tl.load(z + place, mask=is_inside, other=0), step, n_points, angle)
+    offset = (batch * channels + channel) * n_points + step
+    total = _untwist(tl.load(z + offset, mask=is_inside, other=0), step, n_points, angle)
     if HAS_BIAS:
         inputs = _load(x + batch * x_batch, step * x_step + channel, is_inside)
         if HAS_GATE_IN:
-            place = step * gate_in_step + channel
-            inputs *= _load(gate_in + batch * gate_in_batch, place, is_inside)
+            offset = step * gate_in_step + channel
+            inputs *= _load(gate_in + batch * gate_in_batch, offset, is_inside)
         total += inputs * _load(bias, channel, channel < channels)
-    place = step * y_step + channel
+    offset = step * y_step + channel
     if KEEPS_SUMS:
-        _store(sums + batch * y_batch, place, is_inside, total)
+        _store(sums + batch * y_batch, offset, is_inside, total)
     if HAS_GATE_OUT:
         gate = step * gate_out_step + channel
         total *= _load(gate_out + batch * gate_out_batch, gate, is_inside)
-    _store(y + batch * y_batch, place, is_inside, total)
+    _store(y + batch * y_batch, offset, is_inside, total)
 
 
 @triton.jit
@@ -158,22 +158,22 @@ def gradients_kernel(
     batch, step, channel, any_tile = _find_tile(seq_len, channels, BT, BC)
     is_channel = channel < channels
     is_inside = is_channel & (step < seq_len)
-    place = (batch * channels + channel) * n_points + step
-    d_inputs = _untwist(tl.load(z + place, mask=is_inside, other=0), step, n_points, angle)
+    offset = (batch * channels + channel) * n_points + step
+    d_inputs = _untwist(tl.load(z + offset, mask=is_inside, other=0), step, n_points, angle)
     d_sums = _load(d_y + batch * d_y_batch, step * d_y_step + channel, is_inside)
     own = batch * own_batch + step * own_step + channel
     if HAS_GATE_OUT:
         _store(d_gate_out, own, is_inside, d_sums * _load(sums, own, is_inside))
-        place = step * gate_out_step + channel
-        d_sums *= _load(gate_out + batch * gate_out_batch, place, is_inside)
+        offset = step * gate_out_step + channel
+        d_sums *= _load(gate_out + batch * gate_out_batch, offset, is_inside)
     if HAS_BIAS:
         d_inputs += d_sums * _load(bias, channel, is_channel)
     if HAS_BIAS or HAS_GATE_IN:
         inputs = _load(x + batch * x_batch, step * x_step + channel, is_inside)
     if HAS_GATE_IN:
         _store(d_gate_in, own, is_inside, d_inputs * inputs)
-        place = step * gate_in_step + channel
-        gate = _load(gate_in + batch * gate_in_batch, place, is_inside)
+        offset = step * gate_in_step + channel
+        gate = _load(gate_in + batch * gate_in_batch, offset, is_inside)
         d_inputs *= gate
         if HAS_BIAS:
             inputs *= gate
@@ -209,18 +209,18 @@ def products_kernel(
 
     d_sums, inputs: (B, C M). taps, d_filter: (C M,).
     """
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    is_inside = place < n_numbers
-    a, b = _parts(tl.load(taps + place, mask=is_inside, other=0))
+    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    is_inside = offset < n_numbers
+    a, b = _parts(tl.load(taps + offset, mask=is_inside, other=0))
     real, imaginary = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     for _ in range(batch):
-        c, d = _parts(tl.load(d_sums + place, mask=is_inside, other=0))
+        c, d = _parts(tl.load(d_sums + offset, mask=is_inside, other=0))
         if HAS_D_FILTER:
-            e, f = _parts(tl.load(inputs + place, mask=is_inside, other=0))
+            e, f = _parts(tl.load(inputs + offset, mask=is_inside, other=0))
             real += e * c + f * d
             imaginary += e * d - f * c
             inputs += n_numbers
-        tl.store(d_sums + place, _joined(a * c + b * d, a * d - b * c), mask=is_inside)
+        tl.store(d_sums + offset, _joined(a * c + b * d, a * d - b * c), mask=is_inside)
         d_sums += n_numbers
     if HAS_D_FILTER:
-        tl.store(d_filter + place, _joined(real, imaginary), mask=is_inside)
+        tl.store(d_filter + offset, _joined(real, imaginary), mask=is_inside)

@@ -78,7 +78,7 @@ def _check(
 ) -> None:
     if x.dim() != 3 or x.numel() == 0 or not x.is_floating_point():
         got = f"{tuple(x.shape)} {x.dtype}"
-        raise ValueError(f"long_conv: x is (B, L, D), floating and not empty, got {got}")
+        raise ValueError(f"long_conv: x must be (B, L, D), floating and not empty, got {got}")
     shape = tuple(x.shape)
     operands = (
         ("filter", filter, shape[1:]),
@@ -88,7 +88,7 @@ def _check(
         ("decay", decay, shape[2:]),
     )
     if decay is not None and decay.requires_grad:
-        raise ValueError("long_conv: decay has no gradient: give decay.detach()")
+        raise ValueError("long_conv: decay must not require grad: give decay.detach()")
     for name, tensor, expected in operands:
         if tensor is None:
             continue

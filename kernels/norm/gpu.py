@@ -74,8 +74,8 @@ def _backward_kernel(
     for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
         row = tl.cast(tile, tl.int64) * BR + tl.arange(0, BR)[:, None]  # [BR, 1]
         is_inside = (row < n_rows) & is_column  # [BR, BD]
-        place = row * d_model + column
-        rows = tl.load(total + place, mask=is_inside, other=0.0).to(tl.float32)
+        offset = row * d_model + column
+        rows = tl.load(total + offset, mask=is_inside, other=0.0).to(tl.float32)
         d_out = tl.load(d_normed + row * d_normed_step + column, mask=is_inside, other=0.0)
         d_out = d_out.to(tl.float32)
         d_rows = tl.zeros([BR, BD], tl.float32)
@@ -93,9 +93,9 @@ def _backward_kernel(
             # The mean of rows is 0, so that the subtraction before has not changed this one.
             d_out -= (tl.sum(d_out, axis=1) / d_model)[:, None]
         d_rows += d_out * scale[:, None]
-        tl.store(d_x + place, d_rows.to(d_x.dtype.element_ty), mask=is_inside)
+        tl.store(d_x + offset, d_rows.to(d_x.dtype.element_ty), mask=is_inside)
         if HAS_RESIDUAL:
-            tl.store(d_residual + place, d_rows.to(d_residual.dtype.element_ty), mask=is_inside)
+            tl.store(d_residual + offset, d_rows.to(d_residual.dtype.element_ty), mask=is_inside)
     column = tl.arange(0, BD)  # [BD]
     n_sums: tl.constexpr = 2 if HAS_BIAS else 1
     part = sums + tl.program_id(0).to(tl.int64) * n_sums * d_model + column

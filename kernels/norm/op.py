@@ -95,13 +95,13 @@ def _check(
 ) -> None:
     if x.dim() == 0 or x.numel() == 0 or not x.is_floating_point():
         got = f"{tuple(x.shape)} {x.dtype}"
-        raise ValueError(f"add_norm: x is (..., D), floating and not empty, got {got}")
+        raise ValueError(f"add_norm: x must be (..., D), floating and not empty, got {got}")
     if kind not in ("rms", "layer"):
-        raise ValueError(f"add_norm: kind is 'rms' or 'layer', got {kind!r}")
+        raise ValueError(f"add_norm: kind must be 'rms' or 'layer', got {kind!r}")
     if kind == "rms" and bias is not None:
         raise ValueError("add_norm: kind 'rms' has no bias; leave it out or use kind 'layer'")
     if not eps > 0:
-        raise ValueError(f"add_norm: eps is above 0, got {eps}")
+        raise ValueError(f"add_norm: eps must be > 0, got {eps}")
     shape, row = tuple(x.shape), tuple(x.shape[-1:])
     operands = (("residual", residual, shape), ("weight", weight, row), ("bias", bias, row))
     for name, tensor, expected in operands:

@@ -148,14 +148,14 @@ class _Part:
         """A wide buffer step by step, (K, R, G, N, W) each."""
         return self.scratch.wide_steps(name, self.segment)
 
-    def place(self, x: Tensor) -> Tensor:
+    def view_of(self, x: Tensor) -> Tensor:
         """This segment's place in a (B, L, D) tensor, as (S, K, R, G, 1, W)."""
         groups, _, width = self.inputs.A.shape
         return steps_first(x, self.segment).unflatten(-1, (groups, 1, width))
 
     def lay_out(self, x: Tensor) -> Tensor:
         """The same, to read: in the dtype of the computation."""
-        return self.place(x).to(self.inputs.A.dtype)
+        return self.view_of(x).to(self.inputs.A.dtype)
 
     def lay_out_weights(self, x: Tensor) -> Tensor:
         """This segment of B or C as (S, K, R, G, N, 1); a constant one as it is."""
@@ -288,9 +288,9 @@ class _ChunkedScan(torch.autograd.Function):
                     last_state[segment.rows] = state
                 y = part.outputs(states)
                 if inputs.z is None:
-                    part.place(out).copy_(y)
+                    part.view_of(out).copy_(y)
                 else:
-                    torch.mul(y, part.gate(inputs.z), out=part.place(out))
+                    torch.mul(y, part.gate(inputs.z), out=part.view_of(out))
         ctx.save_for_backward(*inputs, entries)
         ctx.plan, ctx.delta_softplus = plan, delta_softplus
         return out, last_state
@@ -337,7 +337,7 @@ class _Gradients:
         d_u = torch.mul(d_dt_u, part.dt, out=part.narrow("sum"))
         if inputs.D is not None:
             d_u.addcmul_(dy, inputs.D)
-        part.place(grads.u).copy_(d_u)
+        part.view_of(grads.u).copy_(d_u)
 
         # d_decay * decay = d_states * decay * (state before): the gradient of dt A.
         d_dt_A = decay.mul_(d_states)
@@ -357,7 +357,7 @@ class _Gradients:
         d_gate, d_z = part.outputs(states).mul_(d_out), part.narrow("sum")
         z = part.lay_out(self.inputs.z)
         torch.ops.aten.silu_backward.grad_input(d_gate, z, grad_input=d_z)
-        part.place(d_z_all).copy_(d_z)
+        part.view_of(d_z_all).copy_(d_z)
         return part.gate(self.inputs.z).mul_(d_out)
 
     def _add_weights(
@@ -375,4 +375,4 @@ class _Gradients:
             torch.ops.aten.softplus_backward.grad_input(*args, grad_input=d_dt)
         if self.of_inputs.delta_bias is not None:
             self.of_inputs.delta_bias.add_(d_dt.sum((0, 1, 2)))
-        part.place(self.of_inputs.delta).copy_(d_dt)
+        part.view_of(self.of_inputs.delta).copy_(d_dt)

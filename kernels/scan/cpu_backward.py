@@ -56,8 +56,8 @@ class _BackwardChunk(Chunk):
         self.d_u, self.d_delta = block.rows("d_u"), block.rows("d_delta")
         self.d_z = block.rows("d_z") if self.v.has_z else None
         for n in range(self.v.d_state):
-            place = e.offset(block.row_of("d_last", n), block.batch * e.argument("d_last_batch"))
-            self.d_state.set(n, block.load(place))
+            address = e.offset(block.row_of("d_last", n), block.batch * e.argument("d_last_batch"))
+            self.d_state.set(n, block.load(address))
             self.d_A.set(n, e.number(0.0))
         self.d_D.set(0, e.number(0.0))
         self.d_bias.set(0, e.number(0.0))
@@ -173,10 +173,10 @@ class _WeightGradient:
     def __call__(self, states: range, step: Value, products: list[Value]) -> None:
         e = self._e
         sums = sums_over_lanes(e, products)
-        place = e.offset(self._rows.at(step), states.start)
-        before = e.load(place, sums.kind)
+        address = e.offset(self._rows.at(step), states.start)
+        before = e.load(address, sums.kind)
         nothing = e.constant(sums.kind, 0.0)
-        e.store(sums + e.select(self._is_first, nothing, before), place)
+        e.store(sums + e.select(self._is_first, nothing, before), address)
 
 
 def write_backward(v: Variant) -> Emitter:

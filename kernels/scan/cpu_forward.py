@@ -76,11 +76,11 @@ class Block:
     def parameter(self, name: str, row: int = 0) -> Value:
         return self.load(self.row_of(name, row))
 
-    def load(self, place: Value) -> Value:
-        return self.e.load_masked(place, self.mask)
+    def load(self, address: Value) -> Value:
+        return self.e.load_masked(address, self.mask)
 
-    def store(self, vector: Value, place: Value) -> None:
-        self.e.store_masked(vector, place, self.mask)
+    def store(self, vector: Value, address: Value) -> None:
+        self.e.store_masked(vector, address, self.mask)
 
     def kept_state(self, chunk: Value, n: int) -> Value:
         """Where the state that enters a chunk is kept."""
@@ -152,8 +152,8 @@ def write_forward(v: Variant) -> Emitter:
         out, n_chunks = block.rows("out"), e.argument("n_chunks")
         initial = block.batch * e.argument("initial_batch")
         for n in range(v.d_state):
-            place = e.offset(block.row_of("initial", n), initial)
-            e.store(block.load(place), block.kept_state(e.constant(INT, 0), n))
+            address = e.offset(block.row_of("initial", n), initial)
+            e.store(block.load(address), block.kept_state(e.constant(INT, 0), n))
         with e.loop(n_chunks) as number:
             first, n_steps = chunk_steps(e, number)
             with e.loop(n_steps) as i:

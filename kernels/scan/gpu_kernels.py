@@ -28,7 +28,6 @@ from dnamamba.kernels.scan.gpu_pieces import (
     advance,
     back_step,
     find_channels,
-    find_place,
     find_weights,
     full_states,
     gather_states,
@@ -37,6 +36,7 @@ from dnamamba.kernels.scan.gpu_pieces import (
     load_inputs,
     load_rows,
     load_states,
+    locate_program,
     locate_states,
     make_decays,
     make_dt,
@@ -65,12 +65,12 @@ def chunk_state_kernel(
     SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, EVEN: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """The state each chunk ends in from zero, and its sum of dt."""
-    slot, i_batch = find_place(n_programs)
+    slot, i_batch = locate_program(n_programs)
     i_chunk, program = tl.program_id(1), slot
     group, o_d, valid = find_channels(program, width, blocks)
     bias = tl.load(delta_bias + o_d).to(tl.float32) if HAS_BIAS else 0.0
-    places, there = locate_states(program, width, blocks, D_STATE)
-    A_log2 = gather_states(A, places, there, LOG2_E)
+    offsets, there = locate_states(program, width, blocks, D_STATE)
+    A_log2 = gather_states(A, offsets, there, LOG2_E)
     u += i_batch * u_batch + o_d
     delta += i_batch * delta_batch + o_d
     BC = find_weights(B, C, i_batch, group, BC_batch, BC_GROUP, D_STATE)
@@ -117,10 +117,10 @@ def pass_states_kernel(
     partner = lane ^ (tile // SLOTS * 8)
     inside, n = program % blocks * LANES + partner, lane // 8 * SLOTS + tile % SLOTS
     there = (inside < width) & (n < D_STATE)
-    place = (program // blocks * width + inside) * D_STATE + n
-    A_log2 = tl.load(A + place, mask=there, other=0.0) * LOG2_E
+    offset = (program // blocks * width + inside) * D_STATE + n
+    A_log2 = tl.load(A + offset, mask=there, other=0.0) * LOG2_E
     channels = n_programs // blocks * width
-    h = tl.load(state + i_batch * channels * D_STATE + place, mask=there, other=0.0)
+    h = tl.load(state + i_batch * channels * D_STATE + offset, mask=there, other=0.0)
     step = -1 if BACKWARD else 1
     first = n_chunks - 1 if BACKWARD else 0
     base = i_batch * n_chunks
@@ -154,13 +154,13 @@ def chunk_scan_kernel(
     STEPS: tl.constexpr,
 ):  # fmt: skip
     """The outputs of each chunk from the state entering it; the last chunk's end state."""
-    slot, i_batch = find_place(n_programs)
+    slot, i_batch = locate_program(n_programs)
     i_chunk, program = tl.program_id(1), slot
     group, o_d, valid = find_channels(program, width, blocks)
     bias = tl.load(delta_bias + o_d).to(tl.float32) if HAS_BIAS else 0.0
     skip = tl.load(D + o_d).to(tl.float32) if HAS_D else 0.0
-    places, there = locate_states(program, width, blocks, D_STATE)
-    A_log2 = gather_states(A, places, there, LOG2_E)
+    offsets, there = locate_states(program, width, blocks, D_STATE)
+    A_log2 = gather_states(A, offsets, there, LOG2_E)
     u += i_batch * u_batch + o_d
     delta += i_batch * delta_batch + o_d
     z += i_batch * z_batch + o_d
@@ -197,8 +197,8 @@ def chunk_scan_kernel(
     if i_chunk == tl.num_programs(1) - 1:
         channels = n_programs // blocks * width
         # Found again, or the compiler keeps the places in registers all the way.
-        places, there = locate_states(program + tl.minimum(seq_len, 0), width, blocks, D_STATE)
-        scatter_states(last_state + i_batch * channels * D_STATE, places, there, h)
+        offsets, there = locate_states(program + tl.minimum(seq_len, 0), width, blocks, D_STATE)
+        scatter_states(last_state + i_batch * channels * D_STATE, offsets, there, h)
 
 
 # --- backward
@@ -218,12 +218,12 @@ def chunk_adjoint_kernel(
     That gradient is the sum of exp(A sum of dt up to t) C_t dy_t, so it can be had on the way
     forward, with the decays that are there. HAS_ADJOINT: whether it is wanted.
     """
-    slot, i_batch = find_place(n_slots)
+    slot, i_batch = locate_program(n_slots)
     i_chunk, program = tl.program_id(1), slot + first_program
     group, o_d, valid = find_channels(program, width, blocks)
     bias = tl.load(delta_bias + o_d).to(tl.float32) if HAS_BIAS else 0.0
-    places, there = locate_states(program, width, blocks, D_STATE)
-    A_log2 = gather_states(A, places, there, LOG2_E)
+    offsets, there = locate_states(program, width, blocks, D_STATE)
+    A_log2 = gather_states(A, offsets, there, LOG2_E)
     u += i_batch * u_batch + o_d
     delta += i_batch * delta_batch + o_d
     z += i_batch * z_batch + o_d
@@ -287,13 +287,13 @@ def chunk_backward_kernel(
     Each such block starts from its mark, runs forward keeping decays and states in registers, and
     then back.
     """
-    slot, i_batch = find_place(n_slots)
+    slot, i_batch = locate_program(n_slots)
     i_chunk, program = tl.program_id(1), slot + first_program
     group, o_d, valid = find_channels(program, width, blocks)
     bias = tl.load(delta_bias + o_d).to(tl.float32) if HAS_BIAS else 0.0
     skip = tl.load(D + o_d).to(tl.float32) if HAS_D else 0.0
-    places, there = locate_states(program, width, blocks, D_STATE)
-    A_log2 = gather_states(A, places, there, LOG2_E)
+    offsets, there = locate_states(program, width, blocks, D_STATE)
+    A_log2 = gather_states(A, offsets, there, LOG2_E)
     u += i_batch * u_batch + o_d
     delta += i_batch * delta_batch + o_d
     z += i_batch * z_batch + o_d
@@ -380,10 +380,10 @@ def chunk_backward_kernel(
             d_raw_sum += tl.where(inside, d_raw, 0.0)
     channels = n_programs // blocks * width
     # Found again, or the compiler keeps the places in registers all the way.
-    places, there = locate_states(program + zero, width, blocks, D_STATE)
+    offsets, there = locate_states(program + zero, width, blocks, D_STATE)
     chunk_row = (i_batch * tl.num_programs(1) + i_chunk) * channels
-    scatter_states(d_A + chunk_row * D_STATE, places, there, dA)
+    scatter_states(d_A + chunk_row * D_STATE, offsets, there, dA)
     tl.store(d_D + chunk_row + o_d, dD, mask=valid)
     tl.store(d_bias + chunk_row + o_d, d_raw_sum, mask=valid)
     if i_chunk == 0:
-        scatter_states(d_initial + i_batch * channels * D_STATE, places, there, adjoint)
+        scatter_states(d_initial + i_batch * channels * D_STATE, offsets, there, adjoint)

@@ -30,7 +30,7 @@ def sigmoid(x):
 
 
 @triton.jit
-def find_place(n_programs):
+def locate_program(n_programs):
     """Which program of a sequence runs here, and the sequence, in 64 bits."""
     return tl.program_id(0) % n_programs, (tl.program_id(0) // n_programs).to(tl.int64)
 
@@ -154,30 +154,30 @@ def sum_partners(parts):
 def locate_states(program, width, blocks, D_STATE: tl.constexpr):
     """Where the numbers of each tile are in (D, D_STATE), and which of them there are."""
     lane = tl.arange(0, LANES)
-    places, there = (), ()
+    offsets, there = (), ()
     for s in tl.static_range(SLOTS):
         inside = (program % blocks) * LANES + (lane ^ (8 * s))
         channel = program // blocks * width + tl.minimum(inside, width - 1)
         for n in tl.static_range(SLOTS):
             state = lane // 8 * SLOTS + n
-            places = places + (channel * D_STATE + tl.minimum(state, D_STATE - 1),)
+            offsets = offsets + (channel * D_STATE + tl.minimum(state, D_STATE - 1),)
             there = there + ((inside < width) & (state < D_STATE),)
-    return places, there
+    return offsets, there
 
 
 @triton.jit
-def gather_states(pointer, places, there, scale):
+def gather_states(pointer, offsets, there, scale):
     """16 tiles of a tensor (D, D_STATE), zero where there is nothing, times a number."""
     values = ()
     for k in tl.static_range(N_STATES):
-        values = values + (tl.load(pointer + places[k], mask=there[k], other=0.0) * scale,)
+        values = values + (tl.load(pointer + offsets[k], mask=there[k], other=0.0) * scale,)
     return values
 
 
 @triton.jit
-def scatter_states(pointer, places, there, values):
+def scatter_states(pointer, offsets, there, values):
     for k in tl.static_range(N_STATES):
-        tl.store(pointer + places[k], values[k], mask=there[k])
+        tl.store(pointer + offsets[k], values[k], mask=there[k])
 
 
 @triton.jit

@@ -128,11 +128,13 @@ def _check_shapes(
     initial_state: Tensor | None,
 ) -> None:
     if u.dim() != 3 or u.numel() == 0:
-        raise ValueError(f"selective_scan: u is (B, L, D), none of them 0, got {tuple(u.shape)}")
+        raise ValueError(
+            f"selective_scan: u must be (B, L, D) with no size of 0, got {tuple(u.shape)}"
+        )
     batch, _, channels = u.shape
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] == 0:
         raise ValueError(
-            f"selective_scan: A is (D, N) with D = {channels} as in u and at least one state, got "
+            f"selective_scan: A must be (D, N) with D = {channels} as in u and N >= 1, got "
             f"{tuple(A.shape)}"
         )
     per_step, per_channel = tuple(u.shape), (channels,)
@@ -181,6 +183,6 @@ def _check_dtypes(
             raise TypeError(f"selective_scan: {name} must be floating, got {tensor.dtype}")
         if tensor.is_complex() != A.is_complex():
             raise TypeError(
-                f"selective_scan: A, B, C and initial_state are all real or all complex; "
+                f"selective_scan: A, B, C and initial_state must be all real or all complex; "
                 f"A is {A.dtype}, {name} is {tensor.dtype}"
             )

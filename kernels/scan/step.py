@@ -104,10 +104,12 @@ def selective_scan_step(
 
 def _check_shapes(operands: Operands, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
     if u.dim() != 2 or u.numel() == 0:
-        raise ValueError(f"{OP}: u is (B, D), none of them 0, got {tuple(u.shape)}")
+        raise ValueError(f"{OP}: u must be (B, D) with no size of 0, got {tuple(u.shape)}")
     batch, channels = u.shape
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] == 0:
-        raise ValueError(f"{OP}: A is (D, N) with D = {channels} as in u, got {tuple(A.shape)}")
+        raise ValueError(
+            f"{OP}: A must be (D, N) with D = {channels} as in u, got {tuple(A.shape)}"
+        )
     d_state = A.shape[1]
     per_step, per_channel = (batch, channels), (channels,)
     expected = {
@@ -142,7 +144,7 @@ def _check_dtypes(operands: Operands, u: Tensor, A: Tensor, state: Tensor) -> No
         weights = operands[name]
         if weights is not None and weights.is_complex() != A.is_complex():
             raise TypeError(
-                f"{OP}: A, B and C are all real or all complex; A is {A.dtype}, {name} is "
+                f"{OP}: A, B and C must be all real or all complex; A is {A.dtype}, {name} is "
                 f"{weights.dtype}"
             )
     wanted_dtype = reference.find_state_dtype(u, A)

@@ -45,14 +45,14 @@ def _step_kernel(
     states = state + batch * state_batch + channel[:, None] * state_channel + n * state_n
     h = tl.load(states, mask=is_state, other=0.0)
     rate = tl.load(A + channel[:, None] * D_STATE + n, mask=is_state, other=0.0).to(tl.float32)
-    place = _locate(batch, B_of, n, B_batch, B_group, B_n)
-    weight = tl.load(B + place, mask=is_state, other=0.0).to(tl.float32)
-    place = _locate(batch, C_of, n, C_batch, C_group, C_n)
-    readout = tl.load(C + place, mask=is_state, other=0.0).to(tl.float32)
-    place = batch * u_batch + channel * u_channel
-    x = tl.load(u + place, mask=is_channel, other=0.0).to(tl.float32)  # [BD]
-    place = batch * delta_batch + channel * delta_channel
-    dt = tl.load(delta + place, mask=is_channel, other=0.0).to(tl.float32)
+    offset = _locate(batch, B_of, n, B_batch, B_group, B_n)
+    weight = tl.load(B + offset, mask=is_state, other=0.0).to(tl.float32)
+    offset = _locate(batch, C_of, n, C_batch, C_group, C_n)
+    readout = tl.load(C + offset, mask=is_state, other=0.0).to(tl.float32)
+    offset = batch * u_batch + channel * u_channel
+    x = tl.load(u + offset, mask=is_channel, other=0.0).to(tl.float32)  # [BD]
+    offset = batch * delta_batch + channel * delta_channel
+    dt = tl.load(delta + offset, mask=is_channel, other=0.0).to(tl.float32)
     if HAS_BIAS:
         dt += tl.load(delta_bias + channel, mask=is_channel, other=0.0).to(tl.float32)
     if SOFTPLUS:
@@ -64,8 +64,8 @@ def _step_kernel(
     if HAS_D:
         y += tl.load(D + channel, mask=is_channel, other=0.0).to(tl.float32) * x
     if HAS_Z:
-        place = batch * z_batch + channel * z_channel
-        gate = tl.load(z + place, mask=is_channel, other=0.0).to(tl.float32)
+        offset = batch * z_batch + channel * z_channel
+        gate = tl.load(z + offset, mask=is_channel, other=0.0).to(tl.float32)
         y *= gate * sigmoid(gate)
     tl.store(out + batch * channels + channel, y.to(out.dtype.element_ty), mask=is_channel)
 

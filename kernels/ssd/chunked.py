@@ -169,14 +169,14 @@ def _backward_block(
             leaf.requires_grad_()
         results = _run_block(leaves, wanted[-1], block.chunk_size, options)
         found = iter(torch.autograd.grad(results, wanted, outer))
-    places = gradients.at(block)
-    for name, place in zip(_Inputs._fields, places, strict=True):
-        if place is None:
+    targets = gradients.at(block)
+    for name, target in zip(_Inputs._fields, targets, strict=True):
+        if target is None:
             continue
         if name in ("A", "D", "dt_bias"):
-            place += next(found)
+            target += next(found)
         else:
-            place.copy_(next(found))
+            target.copy_(next(found))
     return next(found)
 
 

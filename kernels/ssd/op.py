@@ -70,9 +70,9 @@ def state_space_duality(
     _check_shapes(x, dt, A, B, C)
     _check_optional(x, B, D, dt_bias, initial_state)
     if chunk_size < 1:
-        raise ValueError(f"{OP}: chunk_size is at least 1, got {chunk_size}")
+        raise ValueError(f"{OP}: chunk_size must be >= 1, got {chunk_size}")
     if dt_limit is not None and dt_limit[0] > dt_limit[1]:
-        raise ValueError(f"{OP}: dt_limit is (smallest, largest), got {dt_limit}")
+        raise ValueError(f"{OP}: dt_limit must be (smallest, largest), got {dt_limit}")
     run = resolve_backend(OP, backend, BACKENDS, x).run
     # Autocast would round decays and states to bf16.
     with torch.autocast(x.device.type, enabled=False):
@@ -96,7 +96,7 @@ def _check_dtypes(tensors: dict[str, Tensor | None], x: Tensor) -> None:
 
 def _check_shapes(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
     if x.dim() != 4 or x.numel() == 0:
-        raise ValueError(f"{OP}: x is (B, L, H, P), none of them 0, got {tuple(x.shape)}")
+        raise ValueError(f"{OP}: x must be (B, L, H, P) with no size of 0, got {tuple(x.shape)}")
     batch, seq_len, heads, _ = x.shape
     for name, tensor, shape in (("dt", dt, (batch, seq_len, heads)), ("A", A, (heads,))):
         if tensor.shape != shape:
@@ -104,9 +104,9 @@ def _check_shapes(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Non
                 f"{OP}: {name} must be {shape} to fit x {tuple(x.shape)}, got {tuple(tensor.shape)}"
             )
     if B.dim() != 4 or B.shape[:2] != x.shape[:2] or B.numel() == 0:
-        raise ValueError(f"{OP}: B is {(batch, seq_len, 'groups', 'N')}, got {tuple(B.shape)}")
+        raise ValueError(f"{OP}: B must be {(batch, seq_len, 'groups', 'N')}, got {tuple(B.shape)}")
     if C.shape != B.shape:
-        raise ValueError(f"{OP}: C is of B's shape, {tuple(B.shape)}, got {tuple(C.shape)}")
+        raise ValueError(f"{OP}: C must have B's shape {tuple(B.shape)}, got {tuple(C.shape)}")
     if heads % B.shape[2]:
         raise ValueError(f"{OP}: the {B.shape[2]} groups of B must divide the {heads} heads")
 
