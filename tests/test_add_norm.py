@@ -59,7 +59,7 @@ def test_the_stream_may_have_the_blocks_dtype():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": torch.zeros(0, 8)}, r"x is \(..., D\), floating and not empty, got \(0, 8\)"),
+        ({"x": torch.zeros(0, 8)}, r"x must be \(..., D\), floating and not empty, got \(0, 8\)"),
         ({"x": torch.zeros(2, 8).long()}, "floating and not empty, got .* torch.int64"),
         ({"residual": torch.zeros(1, 8)}, r"residual must be \(2, 8\) and floating, got"),
         ({"weight": torch.zeros(7)}, r"weight must be \(8,\) and floating, got \(7,\)"),

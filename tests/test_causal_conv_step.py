@@ -128,9 +128,9 @@ def test_step_sees_fake_tensors():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"x": torch.zeros(2, 1, 5)}, ValueError, r"x is \(B, D\), floating and not empty"),
-        ({"x": torch.zeros(2, 5).int()}, ValueError, r"x is \(B, D\), floating .* torch.int32"),
-        ({"weight": torch.zeros(4, 5)}, ValueError, r"weight is \(D, K\) with D = 5 as in x, got"),
+        ({"x": torch.zeros(2, 1, 5)}, ValueError, r"x must be \(B, D\), floating and not empty"),
+        ({"x": torch.zeros(2, 5).int()}, ValueError, r"x must be \(B, D\), floating .* torch.int32"),
+        ({"weight": torch.zeros(4, 5)}, ValueError, r"weight must be \(D, K\) with D = 5 as in x, got"),
         ({"bias": torch.zeros(4)}, ValueError, r"bias must be \(5,\) to fit x \(2, 5\), got \(4,"),
         ({"activation": "relu"}, ValueError, "activation must be None or 'silu', got 'relu'"),
         ({"state": torch.zeros(2, 4, 5)}, ValueError, r"state must be \(2, 3, 5\) to fit x"),

@@ -181,10 +181,10 @@ import subprocess
 import sys
 from pathlib import Path
 import torch
-from dnamamba.data.dataset import WindowDataset
+from dnamamba.data.window_dataset import WindowDataset
 from dnamamba.data.loader import BatchRanges, build_loader
 from dnamamba.data.windows import WindowConfig, WindowIndex
-from dnamamba.data_prep.genome import open_genome
+from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.intervals import Interval
 
 class WatchedDataset(WindowDataset):

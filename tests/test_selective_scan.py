@@ -601,7 +601,7 @@ def test_auto_logs_its_choice_once_and_records_it(caplog, monkeypatch):
 
 def test_backend_that_cannot_be_had_is_an_error():
     operands = {name: tensor.detach() for name, tensor in draw_operands().items()}
-    with pytest.raises(ValueError, match="auto, cpu, triton, chunked, reference; got 'cuda'"):
+    with pytest.raises(ValueError, match="auto, cpu, triton, chunked, reference, got 'cuda'"):
         selective_scan(**operands, backend="cuda")
     for name in ("A", "B", "C", "initial_state"):
         operands[name] = operands[name].to(torch.complex128)
@@ -612,11 +612,11 @@ def test_backend_that_cannot_be_had_is_an_error():
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("u", (2, 20), r"u is \(B, L, D\)"),
-        ("u", (2, 0, 6), "none of them 0"),
+        ("u", (2, 20), r"u must be \(B, L, D\)"),
+        ("u", (2, 0, 6), "with no size of 0"),
         ("delta", (2, 20, 5), r"delta must be \(2, 20, 6\).*got \(2, 20, 5\)"),
-        ("A", (5, 4), r"A is \(D, N\) with D = 6"),
-        ("A", (6, 0), "at least one state"),
+        ("A", (5, 4), r"A must be \(D, N\) with D = 6"),
+        ("A", (6, 0), "N >= 1"),
         ("B", (2, 19, 4), r"B must be \(2, 20, 4\), .* or constant \(6, 4\), got \(2, 19, 4\)"),
         ("C", (2, 20, 4, 4), "4 groups of C must divide the 6 channels"),
         ("z", (2, 20, 7), "z must be"),
