@@ -1,6 +1,7 @@
 """Which implementation an op runs on, and why: the one place that decides."""
 
 import functools
+import importlib
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
@@ -29,6 +30,19 @@ class Backend:
     refuse: Callable[..., str | None]
     is_fused: bool
     unfused: str = "plain PyTorch and slow"
+
+
+def import_on_call(definition: Callable[..., Any], module: str) -> Callable[..., Any]:
+    """The function of `definition`'s name and signature in `module`, imported at the first call.
+
+    Triton is not installed everywhere, so modules with Triton kernels load when they are needed.
+    """
+
+    @functools.wraps(definition)
+    def run(*args: Any) -> Any:
+        return getattr(importlib.import_module(module), definition.__name__)(*args)
+
+    return run
 
 
 def resolve_backend(

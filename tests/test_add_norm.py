@@ -59,10 +59,10 @@ def test_the_stream_may_have_the_blocks_dtype():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": torch.zeros(0, 8)}, r"x must be \(..., D\), floating and not empty, got \(0, 8\)"),
-        ({"x": torch.zeros(2, 8).long()}, "floating and not empty, got .* torch.int64"),
-        ({"residual": torch.zeros(1, 8)}, r"residual must be \(2, 8\) and floating, got"),
-        ({"weight": torch.zeros(7)}, r"weight must be \(8,\) and floating, got \(7,\)"),
+        ({"x": torch.zeros(0, 8)}, r"x must be \(..., D\) with no size of 0, got \(0, 8\)"),
+        ({"x": torch.zeros(2, 8).long()}, "x must be real floating, got torch.int64"),
+        ({"residual": torch.zeros(1, 8)}, r"residual must be \(2, 8\) to fit x \(2, 8\), got"),
+        ({"weight": torch.zeros(7)}, r"weight must be \(8,\) to fit x \(2, 8\), got \(7,\)"),
         ({"bias": torch.zeros(8)}, "'rms' has no bias; leave it out or use kind 'layer'"),
         ({"bias": torch.zeros(2, 8), "kind": "layer"}, r"bias must be \(8,\)"),
         ({"weight": torch.zeros(8, device="meta")}, "weight is on meta, x on cpu; move one"),
@@ -72,7 +72,7 @@ def test_the_stream_may_have_the_blocks_dtype():
 )
 def test_wrong_operands_are_named(changes, message):
     operands = {"x": torch.zeros(2, 8), "residual": None, "weight": torch.zeros(8)}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         add_norm(**{**operands, **changes})
 
 

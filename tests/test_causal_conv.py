@@ -204,9 +204,12 @@ def test_causal_conv1d_computes_bf16_in_float32():
     ("changes", "message"),
     [
         ({"x": torch.zeros(2, 9)}, r"x must be \(B, L, D\)"),
-        ({"x": torch.zeros(2, 0, 5)}, "not empty"),
-        ({"weight": torch.zeros(4, 5)}, r"weight must be \(D, K\) with D = 5 as in x, got \(4, 5\)"),
-        ({"bias": torch.zeros(4)}, r"bias must be \(5,\), got \(4,\)"),
+        ({"x": torch.zeros(2, 0, 5)}, "with no size of 0"),
+        (
+            {"weight": torch.zeros(4, 5)},
+            r"weight must be \(D, K\) with D = 5 as in x, got \(4, 5\)",
+        ),
+        ({"bias": torch.zeros(4)}, r"bias must be \(5,\) to fit x \(2, 9, 5\), got \(4,\)"),
         ({"activation": "relu"}, "activation must be None or 'silu', got 'relu'"),
         ({"initial_state": torch.zeros(2, 4, 5)}, r"initial_state must be \(2, 3, 5\)"),
     ],

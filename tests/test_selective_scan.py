@@ -563,7 +563,7 @@ def test_cpu_keeps_states_only_where_gradients_are_wanted():
 def test_operands_on_two_devices_are_an_error():
     operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
     operands["z"] = operands["z"].to("meta")
-    with pytest.raises(ValueError, match=r"u is on cpu, an operand of shape .* on meta; move one"):
+    with pytest.raises(ValueError, match=r"z is on meta, u on cpu; move one"):
         selective_scan(**operands)
 
 
@@ -617,7 +617,7 @@ def test_backend_that_cannot_be_had_is_an_error():
         ("delta", (2, 20, 5), r"delta must be \(2, 20, 6\).*got \(2, 20, 5\)"),
         ("A", (5, 4), r"A must be \(D, N\) with D = 6"),
         ("A", (6, 0), "N >= 1"),
-        ("B", (2, 19, 4), r"B must be \(2, 20, 4\), .* or constant \(6, 4\), got \(2, 19, 4\)"),
+        ("B", (2, 19, 4), r"B must be \(2, 20, 4\) or .* or constant \(6, 4\), got \(2, 19, 4\)"),
         ("C", (2, 20, 4, 4), "4 groups of C must divide the 6 channels"),
         ("z", (2, 20, 7), "z must be"),
         ("D", (5,), r"D must be \(6,\)"),

@@ -173,8 +173,8 @@ def test_step_sees_fake_tensors():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"u": torch.zeros(2, 1, 6)}, ValueError, r"u must be \(B, D\) with no size of 0, got \(2, 1, 6"),
-        ({"A": torch.zeros(5, 4)}, ValueError, r"A must be \(D, N\) with D = 6 as in u, got \(5, 4\)"),
+        ({"u": torch.zeros(2, 1, 6)}, ValueError, r"u must be \(B, D\) with no size of 0"),
+        ({"A": torch.zeros(5, 4)}, ValueError, r"A must be \(D, N\) with D = 6 .* got \(5, 4\)"),
         ({"z": torch.zeros(2, 5)}, ValueError, r"z must be \(2, 6\) to fit u \(2, 6\), got \(2, 5"),
         ({"D": torch.zeros(5)}, ValueError, r"D must be \(6,\) to fit u"),
         ({"B": torch.zeros(2, 3)}, ValueError, r"B must be \(2, 4\) or \(2, 'groups', 4\), got"),

@@ -3,21 +3,25 @@
 Check, choose a backend, call. Shape letters: B batch, L seq_len, D channels, K d_conv.
 """
 
-from typing import Any
-
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
+from dnamamba.kernels.backend import (
+    Backend,
+    import_on_call,
+    refuse_nothing,
+    refuse_triton,
+    resolve_backend,
+)
 from dnamamba.kernels.conv import cpu, reference
+from dnamamba.kernels.operands import (
+    Operands,
+    check_devices,
+    check_floating,
+    check_leading,
+    check_shapes,
+)
 
 WIDEST_TRITON = 4
-
-
-def _run_triton(*args: Any) -> Any:
-    # Imported on first use: triton is not installed everywhere.
-    from dnamamba.kernels.conv import gpu
-
-    return gpu.causal_conv1d(*args)
 
 
 def _refuse_triton(x: Tensor, weight: Tensor) -> str | None:
@@ -32,7 +36,12 @@ def _refuse_triton(x: Tensor, weight: Tensor) -> str | None:
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(name="cpu", run=cpu.causal_conv1d, refuse=cpu.refuse, is_fused=True),
-    Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
+    Backend(
+        name="triton",
+        run=import_on_call(reference.causal_conv1d, "dnamamba.kernels.conv.gpu"),
+        refuse=_refuse_triton,
+        is_fused=True,
+    ),
     Backend(name="reference", run=reference.causal_conv1d, refuse=refuse_nothing, is_fused=False),
 )
 
@@ -65,39 +74,28 @@ def causal_conv1d(
 
     Source: Dao-AILab/causal-conv1d (there with L last).
     """
-    _check(x, weight, bias, activation, initial_state)
+    operands = {"x": x, "weight": weight, "bias": bias, "initial_state": initial_state}
+    check_taps("causal_conv1d", operands, "(B, L, D)", activation, "initial_state")
     run = resolve_backend("causal_conv1d", backend, BACKENDS, x, weight).run
     return run(x, weight, bias, activation, initial_state, return_last_state, reverse)
 
 
-def _check(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    initial_state: Tensor | None,
+def check_taps(
+    op: str, operands: Operands, layout: str, activation: str | None, state_name: str
 ) -> None:
-    if x.dim() != 3 or x.numel() == 0 or not x.is_floating_point():
-        got = f"{tuple(x.shape)} {x.dtype}"
-        raise ValueError(f"causal_conv1d: x must be (B, L, D), floating and not empty, got {got}")
-    batch, _, channels = x.shape
+    """What `causal_conv1d` and its single step ask of operands: x, weight, bias and a state."""
+    x, weight = operands["x"], operands["weight"]
+    assert x is not None
+    assert weight is not None
+    check_leading(op, "x", x, layout)
+    channels = x.shape[-1]
     if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
-        got = f"{tuple(weight.shape)}"
         raise ValueError(
-            f"causal_conv1d: weight must be (D, K) with D = {channels} as in x, got {got}"
+            f"{op}: weight must be (D, K) with D = {channels} as in x, got {tuple(weight.shape)}"
         )
-    if bias is not None and bias.shape != (channels,):
-        raise ValueError(f"causal_conv1d: bias must be ({channels},), got {tuple(bias.shape)}")
     if activation not in (None, "silu"):
-        raise ValueError(f"causal_conv1d: activation must be None or 'silu', got {activation!r}")
-    state_shape = (batch, weight.shape[1] - 1, channels)
-    if initial_state is not None and initial_state.shape != state_shape:
-        raise ValueError(
-            f"causal_conv1d: initial_state must be {state_shape} (the K - 1 inputs before x), "
-            f"got {tuple(initial_state.shape)}"
-        )
-    for name, tensor in {"weight": weight, "bias": bias, "initial_state": initial_state}.items():
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(
-                f"causal_conv1d: {name} is on {tensor.device}, x on {x.device}; move one of them"
-            )
+        raise ValueError(f"{op}: activation must be None or 'silu', got {activation!r}")
+    state_shape = (x.shape[0], weight.shape[1] - 1, channels)
+    check_shapes(op, operands, {"bias": (channels,), state_name: state_shape})
+    check_floating(op, operands)
+    check_devices(op, operands)

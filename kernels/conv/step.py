@@ -3,29 +3,21 @@
 Shape letters: B batch, D channels, K d_conv.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
-from dnamamba.kernels.conv import reference
-from dnamamba.kernels.conv.op import WIDEST_TRITON
-from dnamamba.kernels.single_step import (
-    check_devices,
-    check_shapes,
-    check_writable,
-    refuse_gradients,
+from dnamamba.kernels.backend import (
+    Backend,
+    import_on_call,
+    refuse_nothing,
+    refuse_triton,
+    resolve_backend,
 )
+from dnamamba.kernels.conv import reference
+from dnamamba.kernels.conv.op import WIDEST_TRITON, check_taps
+from dnamamba.kernels.operands import check_writable, refuse_gradients
 
 OP = "causal_conv1d_step"
-
-
-def _run_triton(*args: Any) -> Any:
-    # Imported on first use: triton is not installed everywhere.
-    from dnamamba.kernels.conv import step_gpu
-
-    return step_gpu.causal_conv1d_step(*args)
 
 
 def _refuse_triton(x: Tensor, weight: Tensor) -> str | None:
@@ -36,6 +28,8 @@ def _refuse_triton(x: Tensor, weight: Tensor) -> str | None:
         )
     return refuse_triton(x)
 
+
+_run_triton = import_on_call(reference.causal_conv1d_step, "dnamamba.kernels.conv.step_gpu")
 
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
@@ -79,29 +73,11 @@ def causal_conv1d_step(
     """
     operands = {"x": x, "weight": weight, "bias": bias, "state": state}
     refuse_gradients(OP, "causal_conv1d", operands)
-    check_devices(OP, operands)
-    if x.dim() != 2 or x.numel() == 0 or not x.is_floating_point():
-        got = f"{tuple(x.shape)} {x.dtype}"
-        raise ValueError(f"{OP}: x must be (B, D), floating and not empty, got {got}")
-    batch, channels = x.shape
-    if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
-        got = f"{tuple(weight.shape)}"
-        raise ValueError(f"{OP}: weight must be (D, K) with D = {channels} as in x, got {got}")
-    if activation not in (None, "silu"):
-        raise ValueError(f"{OP}: activation must be None or 'silu', got {activation!r}")
-    expected = {"bias": (channels,), "state": (batch, weight.shape[1] - 1, channels)}
-    check_shapes(OP, operands, expected)
-    _check_dtypes(x, weight, bias, state)
-    check_writable(OP, state)
-    run = resolve_backend(OP, backend, BACKENDS, x, weight).run
-    return run(x, weight, bias, activation, state)
-
-
-def _check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor) -> None:
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and not tensor.is_floating_point():
-            raise TypeError(f"{OP}: {name} must be floating, got {tensor.dtype}")
-    if torch.promote_types(state.dtype, x.dtype) != state.dtype or state.is_complex():
+    check_taps(OP, operands, "(B, D)", activation, "state")
+    if torch.promote_types(state.dtype, x.dtype) != state.dtype:
         raise TypeError(
             f"{OP}: state must be {x.dtype} as x is, or wider, to hold it; got {state.dtype}"
         )
+    check_writable(OP, state)
+    run = resolve_backend(OP, backend, BACKENDS, x, weight).run
+    return run(x, weight, bias, activation, state)

@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from dnamamba.kernels.launcher import dense_or, launch
+from dnamamba.kernels.operands import count_write
 from dnamamba.kernels.operators import operator
-from dnamamba.kernels.single_step import count_write
 
 CHANNELS = 128
 """Of a program: 4 a lane."""

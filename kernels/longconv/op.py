@@ -3,25 +3,33 @@
 Check, choose a backend, call. Shape letters: B batch, L seq_len, D channels.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
+from dnamamba.kernels.backend import (
+    Backend,
+    import_on_call,
+    refuse_nothing,
+    refuse_triton,
+    resolve_backend,
+)
 from dnamamba.kernels.longconv import fft, reference
-
-
-def _run_triton(*args: Any) -> Any:
-    # Imported on first use: triton is not installed everywhere.
-    from dnamamba.kernels.longconv import gpu
-
-    return gpu.long_conv(*args)
-
+from dnamamba.kernels.operands import (
+    Operands,
+    check_devices,
+    check_floating,
+    check_leading,
+    check_shapes,
+)
 
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
-    Backend(name="triton", run=_run_triton, refuse=refuse_triton, is_fused=True),
+    Backend(
+        name="triton",
+        run=import_on_call(reference.long_conv, "dnamamba.kernels.longconv.gpu"),
+        refuse=refuse_triton,
+        is_fused=True,
+    ),
     # torch's FFTs are fused kernels themselves; gates and bias are passes beside them.
     Backend(name="fft", run=fft.long_conv, refuse=refuse_nothing, is_fused=True),
     Backend(name="reference", run=reference.long_conv, refuse=refuse_nothing, is_fused=False),
@@ -60,7 +68,10 @@ def long_conv(
 
     Source: Poli et al. 2023 (arXiv 2302.10866), section 3.
     """
-    _check(x, filter, bias, gate_in, gate_out, decay)
+    _check(
+        {"x": x, "filter": filter, "bias": bias, "gate_in": gate_in, "gate_out": gate_out}
+        | {"decay": decay}
+    )
     run = resolve_backend("long_conv", backend, BACKENDS, x).run
     # Autocast would round the definition's products to bf16.
     with torch.autocast(x.device.type, enabled=False):
@@ -68,34 +79,18 @@ def long_conv(
     return result
 
 
-def _check(
-    x: Tensor,
-    filter: Tensor,
-    bias: Tensor | None,
-    gate_in: Tensor | None,
-    gate_out: Tensor | None,
-    decay: Tensor | None,
-) -> None:
-    if x.dim() != 3 or x.numel() == 0 or not x.is_floating_point():
-        got = f"{tuple(x.shape)} {x.dtype}"
-        raise ValueError(f"long_conv: x must be (B, L, D), floating and not empty, got {got}")
+def _check(operands: Operands) -> None:
+    x, decay = operands["x"], operands["decay"]
+    assert x is not None
+    check_leading("long_conv", "x", x, "(B, L, D)")
     shape = tuple(x.shape)
-    operands = (
-        ("filter", filter, shape[1:]),
-        ("bias", bias, shape[2:]),
-        ("gate_in", gate_in, shape),
-        ("gate_out", gate_out, shape),
-        ("decay", decay, shape[2:]),
+    check_shapes(
+        "long_conv",
+        operands,
+        {"filter": shape[1:], "bias": shape[2:], "gate_in": shape, "gate_out": shape}
+        | {"decay": shape[2:]},
     )
+    check_floating("long_conv", operands)
+    check_devices("long_conv", operands)
     if decay is not None and decay.requires_grad:
         raise ValueError("long_conv: decay must not require grad: give decay.detach()")
-    for name, tensor, expected in operands:
-        if tensor is None:
-            continue
-        if tensor.shape != expected or not tensor.is_floating_point():
-            got = f"{tuple(tensor.shape)} {tensor.dtype}"
-            raise ValueError(f"long_conv: {name} must be {expected} and floating, got {got}")
-        if tensor.device != x.device:
-            raise ValueError(
-                f"long_conv: {name} is on {tensor.device}, x on {x.device}; move one of them"
-            )

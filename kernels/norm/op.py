@@ -1,21 +1,19 @@
 """`add_norm`: the residual addition and the norm after it. Check, choose a backend, call."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
+from dnamamba.kernels.backend import (
+    Backend,
+    import_on_call,
+    refuse_nothing,
+    refuse_triton,
+    resolve_backend,
+)
 from dnamamba.kernels.norm import reference
+from dnamamba.kernels.operands import check_devices, check_floating, check_shapes
 
 WIDEST_TRITON = 4096
-
-
-def _run_triton(*args: Any) -> Any:
-    # Imported on first use: triton is not installed everywhere.
-    from dnamamba.kernels.norm import gpu
-
-    return gpu.add_norm(*args)
 
 
 def _refuse_triton(x: Tensor) -> str | None:
@@ -29,7 +27,12 @@ def _refuse_triton(x: Tensor) -> str | None:
 
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
-    Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
+    Backend(
+        name="triton",
+        run=import_on_call(reference.add_norm, "dnamamba.kernels.norm.gpu"),
+        refuse=_refuse_triton,
+        is_fused=True,
+    ),
     Backend(
         name="reference",
         run=reference.add_norm,
@@ -93,9 +96,8 @@ def _check(
     eps: float,
     kind: str,
 ) -> None:
-    if x.dim() == 0 or x.numel() == 0 or not x.is_floating_point():
-        got = f"{tuple(x.shape)} {x.dtype}"
-        raise ValueError(f"add_norm: x must be (..., D), floating and not empty, got {got}")
+    if x.dim() == 0 or x.numel() == 0:
+        raise ValueError(f"add_norm: x must be (..., D) with no size of 0, got {tuple(x.shape)}")
     if kind not in ("rms", "layer"):
         raise ValueError(f"add_norm: kind must be 'rms' or 'layer', got {kind!r}")
     if kind == "rms" and bias is not None:
@@ -103,14 +105,7 @@ def _check(
     if not eps > 0:
         raise ValueError(f"add_norm: eps must be > 0, got {eps}")
     shape, row = tuple(x.shape), tuple(x.shape[-1:])
-    operands = (("residual", residual, shape), ("weight", weight, row), ("bias", bias, row))
-    for name, tensor, expected in operands:
-        if tensor is None:
-            continue
-        if tensor.shape != expected or not tensor.is_floating_point():
-            got = f"{tuple(tensor.shape)} {tensor.dtype}"
-            raise ValueError(f"add_norm: {name} must be {expected} and floating, got {got}")
-        if tensor.device != x.device:
-            raise ValueError(
-                f"add_norm: {name} is on {tensor.device}, x on {x.device}; move one of them"
-            )
+    operands = {"x": x, "residual": residual, "weight": weight, "bias": bias}
+    check_shapes("add_norm", operands, {"residual": shape, "weight": row, "bias": row})
+    check_floating("add_norm", operands)
+    check_devices("add_norm", operands)

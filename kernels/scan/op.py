@@ -3,22 +3,26 @@
 Shape letters: B batch, L seq_len, D channels, N states, G groups. Capital A, B, C, D are tensors.
 """
 
-import functools
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
+from dnamamba.kernels.backend import (
+    Backend,
+    import_on_call,
+    refuse_nothing,
+    refuse_triton,
+    resolve_backend,
+)
+from dnamamba.kernels.operands import (
+    Operands,
+    check_devices,
+    check_floating,
+    check_groups,
+    check_leading,
+    check_same_field,
+    check_shapes,
+)
 from dnamamba.kernels.scan import chunked, cpu, reference
-
-
-@functools.wraps(reference.selective_scan)  # for its signature
-def _run_triton(*args: Any) -> Any:
-    # Imported on first use: triton is not installed everywhere.
-    from dnamamba.kernels.scan import gpu
-
-    return gpu.selective_scan(*args)
 
 
 def _refuse_triton(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
@@ -34,7 +38,12 @@ def _refuse_complex(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(name="cpu", run=cpu.selective_scan, refuse=cpu.refuse, is_fused=True),
-    Backend(name="triton", run=_run_triton, refuse=_refuse_triton, is_fused=True),
+    Backend(
+        name="triton",
+        run=import_on_call(reference.selective_scan, "dnamamba.kernels.scan.gpu"),
+        refuse=_refuse_triton,
+        is_fused=True,
+    ),
     Backend(name="chunked", run=chunked.selective_scan, refuse=_refuse_complex, is_fused=False),
     Backend(name="reference", run=reference.selective_scan, refuse=refuse_nothing, is_fused=False),
 )
@@ -91,15 +100,14 @@ def selective_scan(
     Source: Gu and Dao 2023 (arXiv 2312.00752), equations 1 and 2; state-spaces/mamba,
     mamba_ssm/ops/selective_scan_interface.py (there with L last).
     """
-    _check_dtypes(
-        A,
-        real={"u": u, "delta": delta, "D": D, "z": z, "delta_bias": delta_bias},
-        like_A={"B": B, "C": C, "initial_state": initial_state},
-    )
-    _check_devices(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    _check_shapes(u, delta, A, D, z, delta_bias, initial_state)
-    _check_weights("B", B, u, A)
-    _check_weights("C", C, u, A)
+    operands = {
+        "u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias,
+        "initial_state": initial_state,
+    }  # fmt: skip
+    check_operands("selective_scan", operands, "(B, L, D)", "initial_state")
+    for name, weights in (("B", B), ("C", C)):
+        if weights.shape != A.shape:  # else constant in time
+            check_weights("selective_scan", name, weights, u, A)
     run = resolve_backend("selective_scan", backend, BACKENDS, u, A, B, C).run
     # Autocast would round the states to bf16 wherever a product looks like a matmul.
     with torch.autocast(u.device.type, enabled=False):
@@ -109,80 +117,34 @@ def selective_scan(
         )  # fmt: skip
 
 
-def _check_devices(u: Tensor, *others: Tensor | None) -> None:
-    for tensor in others:
-        if tensor is not None and tensor.device != u.device:
-            raise ValueError(
-                f"selective_scan: u is on {u.device}, an operand of shape {tuple(tensor.shape)} on "
-                f"{tensor.device}; move one of them"
-            )
-
-
-def _check_shapes(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-) -> None:
-    if u.dim() != 3 or u.numel() == 0:
-        raise ValueError(
-            f"selective_scan: u must be (B, L, D) with no size of 0, got {tuple(u.shape)}"
-        )
-    batch, _, channels = u.shape
+def check_operands(op: str, operands: Operands, layout: str, state_name: str) -> None:
+    """What `selective_scan` and its single step ask of all operands but the shapes of B and C."""
+    u, A, state = operands["u"], operands["A"], operands[state_name]
+    assert u is not None
+    assert A is not None
+    check_floating(op, {name: operands[name] for name in ("u", "delta", "D", "z", "delta_bias")})
+    check_same_field(op, A, {"B": operands["B"], "C": operands["C"], state_name: state})
+    check_devices(op, operands)
+    check_leading(op, "u", u, layout)
+    channels = u.shape[-1]
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] == 0:
         raise ValueError(
-            f"selective_scan: A must be (D, N) with D = {channels} as in u and N >= 1, got "
-            f"{tuple(A.shape)}"
+            f"{op}: A must be (D, N) with D = {channels} as in u and N >= 1, got {tuple(A.shape)}"
         )
-    per_step, per_channel = tuple(u.shape), (channels,)
-    expected: tuple[tuple[str, Tensor | None, tuple[int, ...]], ...] = (
-        ("delta", delta, per_step),
-        ("z", z, per_step),
-        ("D", D, per_channel),
-        ("delta_bias", delta_bias, per_channel),
-        ("initial_state", initial_state, (batch, channels, A.shape[1])),
-    )
-    for name, tensor, shape in expected:
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(
-                f"selective_scan: {name} must be {shape} to fit u {per_step} and "
-                f"A {tuple(A.shape)}, got {tuple(tensor.shape)}"
-            )
+    per_step = tuple(u.shape)
+    expected = {"delta": per_step, "z": per_step, "D": (channels,), "delta_bias": (channels,)}
+    check_shapes(op, operands, expected | {state_name: (u.shape[0], channels, A.shape[1])})
 
 
-def _check_weights(name: str, weights: Tensor, u: Tensor, A: Tensor) -> None:
-    batch, seq_len, channels = u.shape
-    d_state, shape = A.shape[1], tuple(weights.shape)
-    if shape == (channels, d_state) or shape == (batch, seq_len, d_state):
+def check_weights(op: str, name: str, weights: Tensor, u: Tensor, A: Tensor) -> None:
+    """Raise ValueError unless B or C is (..., N) or (..., G, N), with u's axes but the last."""
+    lead, shape, (channels, d_state) = tuple(u.shape[:-1]), tuple(weights.shape), A.shape
+    if shape == (*lead, d_state):
         return
-    if len(shape) == 4 and (*shape[:2], shape[3]) == (batch, seq_len, d_state):
-        if shape[2] > 0 and channels % shape[2] == 0:
-            return
+    if len(shape) != len(lead) + 2 or shape != (*lead, shape[-2], d_state):
+        constant = f" or constant {(channels, d_state)}" if len(lead) == 2 else ""
         raise ValueError(
-            f"selective_scan: the {shape[2]} groups of {name} must divide the {channels} channels"
+            f"{op}: {name} must be {(*lead, d_state)} or {(*lead, 'groups', d_state)}{constant}, "
+            f"got {shape}"
         )
-    raise ValueError(
-        f"selective_scan: {name} must be {(batch, seq_len, d_state)}, "
-        f"{(batch, seq_len, 'groups', d_state)} or constant {(channels, d_state)}, got {shape}"
-    )
-
-
-def _check_dtypes(
-    A: Tensor, real: dict[str, Tensor | None], like_A: dict[str, Tensor | None]
-) -> None:
-    for name, tensor in real.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise TypeError(f"selective_scan: {name} must be real floating, got {tensor.dtype}")
-    for name, tensor in {"A": A, **like_A}.items():
-        if tensor is None:
-            continue
-        if not (tensor.is_floating_point() or tensor.is_complex()):
-            raise TypeError(f"selective_scan: {name} must be floating, got {tensor.dtype}")
-        if tensor.is_complex() != A.is_complex():
-            raise TypeError(
-                f"selective_scan: A, B, C and initial_state must be all real or all complex; "
-                f"A is {A.dtype}, {name} is {tensor.dtype}"
-            )
+    check_groups(op, name, shape[-2], channels, "channels")

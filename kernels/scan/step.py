@@ -3,32 +3,22 @@
 Shape letters: B batch, D channels, N states, G groups. Capital A, B, C, D are tensors.
 """
 
-import functools
-from typing import Any
-
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_nothing, refuse_triton, resolve_backend
-from dnamamba.kernels.scan import reference
-from dnamamba.kernels.single_step import (
-    Operands,
-    check_devices,
-    check_shapes,
-    check_writable,
-    refuse_gradients,
+from dnamamba.kernels.backend import (
+    Backend,
+    import_on_call,
+    refuse_nothing,
+    refuse_triton,
+    resolve_backend,
 )
+from dnamamba.kernels.operands import check_writable, refuse_gradients
+from dnamamba.kernels.scan import reference
+from dnamamba.kernels.scan.op import check_operands, check_weights
 
 OP = "selective_scan_step"
 
 MOST_STATES_TRITON = 64
-
-
-@functools.wraps(reference.selective_scan_step)  # for its signature
-def _run_triton(*args: Any) -> Any:
-    # Imported on first use: triton is not installed everywhere.
-    from dnamamba.kernels.scan import step_gpu
-
-    return step_gpu.selective_scan_step(*args)
 
 
 def _refuse_triton(u: Tensor, A: Tensor) -> str | None:
@@ -41,6 +31,8 @@ def _refuse_triton(u: Tensor, A: Tensor) -> str | None:
         )
     return refuse_triton(u)
 
+
+_run_triton = import_on_call(reference.selective_scan_step, "dnamamba.kernels.scan.step_gpu")
 
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
@@ -94,62 +86,15 @@ def selective_scan_step(
         "state": state,
     }  # fmt: skip
     refuse_gradients(OP, "selective_scan", operands)
-    check_devices(OP, operands)
-    _check_shapes(operands, u, A, B, C)
-    _check_dtypes(operands, u, A, state)
-    check_writable(OP, state)
-    run = resolve_backend(OP, backend, BACKENDS, u, A).run
-    return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state)
-
-
-def _check_shapes(operands: Operands, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
-    if u.dim() != 2 or u.numel() == 0:
-        raise ValueError(f"{OP}: u must be (B, D) with no size of 0, got {tuple(u.shape)}")
-    batch, channels = u.shape
-    if A.dim() != 2 or A.shape[0] != channels or A.shape[1] == 0:
-        raise ValueError(
-            f"{OP}: A must be (D, N) with D = {channels} as in u, got {tuple(A.shape)}"
-        )
-    d_state = A.shape[1]
-    per_step, per_channel = (batch, channels), (channels,)
-    expected = {
-        "delta": per_step, "z": per_step, "D": per_channel, "delta_bias": per_channel,
-        "state": (batch, channels, d_state),
-    }  # fmt: skip
-    check_shapes(OP, operands, expected)
+    check_operands(OP, operands, "(B, D)", "state")
     for name, weights in (("B", B), ("C", C)):
-        shape = tuple(weights.shape)
-        if shape == (batch, d_state):
-            continue
-        if len(shape) != 3 or (shape[0], shape[2]) != (batch, d_state):
-            raise ValueError(
-                f"{OP}: {name} must be {(batch, d_state)} or {(batch, 'groups', d_state)}, "
-                f"got {shape}"
-            )
-        if shape[1] == 0 or channels % shape[1]:
-            raise ValueError(
-                f"{OP}: the {shape[1]} groups of {name} must divide the {channels} channels"
-            )
-
-
-def _check_dtypes(operands: Operands, u: Tensor, A: Tensor, state: Tensor) -> None:
-    for name, tensor in operands.items():
-        may_be_complex = name in ("A", "B", "C", "state")
-        if tensor is None or tensor.is_floating_point():
-            continue
-        if not (may_be_complex and tensor.is_complex()):
-            wanted = "floating" if may_be_complex else "real floating"
-            raise TypeError(f"{OP}: {name} must be {wanted}, got {tensor.dtype}")
-    for name in ("B", "C"):
-        weights = operands[name]
-        if weights is not None and weights.is_complex() != A.is_complex():
-            raise TypeError(
-                f"{OP}: A, B and C must be all real or all complex; A is {A.dtype}, {name} is "
-                f"{weights.dtype}"
-            )
+        check_weights(OP, name, weights, u, A)
     wanted_dtype = reference.find_state_dtype(u, A)
     if state.dtype != wanted_dtype:
         raise TypeError(
             f"{OP}: state must be {wanted_dtype} for u in {u.dtype} and A in {A.dtype}, got "
             f"{state.dtype}; give state.to({wanted_dtype})"
         )
+    check_writable(OP, state)
+    run = resolve_backend(OP, backend, BACKENDS, u, A).run
+    return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state)

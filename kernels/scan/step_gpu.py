@@ -10,9 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from dnamamba.kernels.launcher import dense_or, launch
+from dnamamba.kernels.operands import count_write
 from dnamamba.kernels.operators import operator
 from dnamamba.kernels.scan.gpu_pieces import LOG2_E, sigmoid, softplus
-from dnamamba.kernels.single_step import count_write
 
 TILE = 512
 """States of a program, which is one warp: 16 a lane."""

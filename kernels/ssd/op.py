@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 from dnamamba.kernels.backend import Backend, refuse_nothing, resolve_backend
+from dnamamba.kernels.operands import (
+    Operands,
+    check_devices,
+    check_floating,
+    check_groups,
+    check_leading,
+    check_shapes,
+)
 from dnamamba.kernels.ssd import chunked, reference
 
 OP = "state_space_duality"
@@ -65,10 +73,10 @@ def state_space_duality(
 
     Source: Dao and Gu 2024 (arXiv 2405.21060), sections 3 and 6.
     """
-    _check_dtypes({"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias}, x)
-    _check_dtypes({"initial_state": initial_state}, x)
-    _check_shapes(x, dt, A, B, C)
-    _check_optional(x, B, D, dt_bias, initial_state)
+    _check(
+        {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias}
+        | {"initial_state": initial_state}
+    )
     if chunk_size < 1:
         raise ValueError(f"{OP}: chunk_size must be >= 1, got {chunk_size}")
     if dt_limit is not None and dt_limit[0] > dt_limit[1]:
@@ -82,45 +90,19 @@ def state_space_duality(
         )  # fmt: skip
 
 
-def _check_dtypes(tensors: dict[str, Tensor | None], x: Tensor) -> None:
-    for name, tensor in tensors.items():
-        if tensor is None:
-            continue
-        if not tensor.is_floating_point():
-            raise TypeError(f"{OP}: {name} must be real floating, got {tensor.dtype}")
-        if tensor.device != x.device:
-            raise ValueError(
-                f"{OP}: {name} is on {tensor.device}, x on {x.device}; move one of them"
-            )
-
-
-def _check_shapes(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
-    if x.dim() != 4 or x.numel() == 0:
-        raise ValueError(f"{OP}: x must be (B, L, H, P) with no size of 0, got {tuple(x.shape)}")
-    batch, seq_len, heads, _ = x.shape
-    for name, tensor, shape in (("dt", dt, (batch, seq_len, heads)), ("A", A, (heads,))):
-        if tensor.shape != shape:
-            raise ValueError(
-                f"{OP}: {name} must be {shape} to fit x {tuple(x.shape)}, got {tuple(tensor.shape)}"
-            )
+def _check(operands: Operands) -> None:
+    x, B, D = operands["x"], operands["B"], operands["D"]
+    assert x is not None
+    assert B is not None
+    check_floating(OP, operands)
+    check_devices(OP, operands)
+    check_leading(OP, "x", x, "(B, L, H, P)")
+    batch, seq_len, heads, d_head = x.shape
     if B.dim() != 4 or B.shape[:2] != x.shape[:2] or B.numel() == 0:
         raise ValueError(f"{OP}: B must be {(batch, seq_len, 'groups', 'N')}, got {tuple(B.shape)}")
-    if C.shape != B.shape:
-        raise ValueError(f"{OP}: C must have B's shape {tuple(B.shape)}, got {tuple(C.shape)}")
-    if heads % B.shape[2]:
-        raise ValueError(f"{OP}: the {B.shape[2]} groups of B must divide the {heads} heads")
-
-
-def _check_optional(
-    x: Tensor, B: Tensor, D: Tensor | None, dt_bias: Tensor | None, initial_state: Tensor | None
-) -> None:
-    batch, _, heads, d_head = x.shape
-    state_shape = (batch, heads, d_head, B.shape[3])
+    check_groups(OP, "B", B.shape[2], heads, "heads")
     if D is not None and D.shape not in ((heads,), (heads, d_head)):
         raise ValueError(f"{OP}: D must be {(heads,)} or {(heads, d_head)}, got {tuple(D.shape)}")
-    if dt_bias is not None and dt_bias.shape != (heads,):
-        raise ValueError(f"{OP}: dt_bias must be {(heads,)}, got {tuple(dt_bias.shape)}")
-    if initial_state is not None and initial_state.shape != state_shape:
-        raise ValueError(
-            f"{OP}: initial_state must be {state_shape}, got {tuple(initial_state.shape)}"
-        )
+    expected = {"dt": (batch, seq_len, heads), "A": (heads,), "C": tuple(B.shape)}
+    state_shape = (batch, heads, d_head, B.shape[3])
+    check_shapes(OP, operands, {**expected, "dt_bias": (heads,), "initial_state": state_shape})
