@@ -396,7 +396,7 @@ def test_the_folder_holds_everything_and_no_pickle(tmp_path: Path) -> None:
     text = Page((folder / "report.html").read_text()).text
     for part in (
         *("Probe of peaks.h5", "Held out, accuracy", "Chance 50.0 %", NO_BASELINE),
-        *("Held out, what is taken for what", "Principal components", "Folds", "Settings"),
+        *("Held out, confusion of classes", "Principal components", "Folds", "Settings"),
         "10 embeddings whose label is missing, left out",
     ):
         assert part in text

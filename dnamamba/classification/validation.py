@@ -104,7 +104,7 @@ class LabelValidator:
         return f"{text}, {self._name} {'none' if value is None else f'{value:.4f}'}"
 
     def write_report(self, folder: Path) -> Path:
-        return write_label_report(folder)
+        return write_label_report(folder, is_running=True)
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ from typing import Any
 
 from dnamamba.files import is_number
 
-HEADLINES = {"accuracy": "accuracy", "auprc": "mean AUPRC", "r2": "R²"}
-
+PRIMARY_METRICS = {"accuracy": "accuracy", "auprc": "mean AUPRC", "r2": "R²"}
+"""Model-selection metrics: key -> name."""
 
 NAMES = {
     "accuracy": "accuracy",
@@ -28,7 +28,7 @@ NAMES = {
 
 
 def shown(name: str, value: Any) -> str:
-    """A number as people read it: accuracies in percent; "-" where there is none."""
+    """A number as people read it: accuracies in percent; "-" if there is none."""
     if not is_number(value):
         return "-"
     if name in ("accuracy", "balanced_accuracy"):

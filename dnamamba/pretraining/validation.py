@@ -50,7 +50,7 @@ class LanguageValidator:
         return describe_row(row)
 
     def write_report(self, folder: Path) -> Path:
-        return write_report(folder)
+        return write_report(folder, is_running=True)
 
 
 def describe_row(row: Mapping[str, Any]) -> str:
