@@ -188,7 +188,8 @@ def _embed(
 def _rule(reader: "DnaModel", model: str, values: dict[str, Any]) -> "WindowRule":
     """What is read of each row. Variants always have a window, others with --context."""
     from dnamamba.embedding.run import LAZY_FROM
-    from dnamamba.scoring.variants import trained_seq_len, variant_rule
+    from dnamamba.models.loading import trained_seq_len
+    from dnamamba.scoring.variants import variant_rule
 
     context = values["context"]
     rule = variant_rule(reader, context, values["edge"], trained_seq_len(model))

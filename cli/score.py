@@ -86,9 +86,10 @@ def score(model: str, source: Path, out: Path, **values: Any) -> None:
     from dnamamba.data_prep.regions.vcf import read_variants
     from dnamamba.inference.likelihood import LikelihoodOptions
     from dnamamba.models.language_model import DnaModel
+    from dnamamba.models.loading import trained_seq_len
     from dnamamba.runtime import choose_device, choose_precision
     from dnamamba.scoring.output import format_of_output, write_scores
-    from dnamamba.scoring.variants import ScoreOptions, trained_seq_len, variant_rule
+    from dnamamba.scoring.variants import ScoreOptions, variant_rule
 
     is_piped = str(out) == "-"
     if not is_piped:

@@ -29,7 +29,7 @@ _PUBLIC = {
     "SpeciesFiles": "dnamamba.data.species.dataset",
     "SplitConfig": "dnamamba.data.splits",
     "TableConfig": "dnamamba.data.labelled.config",
-    "TrainConfig": "dnamamba.training.config",
+    "TrainConfig": "dnamamba.pretraining.config",
     "VOCABULARY": "dnamamba.tokenizer",
     "WindowConfig": "dnamamba.data.windows",
     "count_parameters": "dnamamba.models",

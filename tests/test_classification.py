@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from dnamamba.classification.config import ClassifyConfig, FineTuneConfig, read_classify_config
-from dnamamba.classification.run import conclusion, resume_classifier, train_classifier
+from dnamamba.classification.run import (
+    Classification,
+    conclusion,
+    resume_classifier,
+    train_classifier,
+)
 from dnamamba.classification.validation import evaluation_examples
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.labelled.config import TableConfig
@@ -120,7 +125,7 @@ def test_a_run_that_died_while_it_was_judged_is_judged_again(
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patched:
-        patched.setattr("dnamamba.classification.run._judge_splits", power_cut)
+        patched.setattr(Classification, "finish", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             train_classifier(tiny_classify(folder), tmp_path / "run", OPTIONS)
     resume_classifier(tmp_path / "run", OPTIONS)
@@ -226,7 +231,7 @@ def test_a_run_goes_on_only_with_the_tables_it_began_with(folder, tmp_path, monk
 def test_settings_that_fight_each_other_are_refused():
     with pytest.raises(InputError, match="patience waits for a better validation"):
         FineTuneConfig(patience=2, keep="last")
-    with pytest.raises(InputError, match="batch_size is at least 1"):
+    with pytest.raises(InputError, match="batch_size must be >= 1"):
         FineTuneConfig(batch_size=0)
 
 

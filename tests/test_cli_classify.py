@@ -10,9 +10,10 @@ import torch
 from click.testing import CliRunner
 
 from dnamamba.classification import run as classification
+from dnamamba.classification.config import default_learning_rate
 from dnamamba.cli.main import cli, main
 from dnamamba.data.species.dataset import SpeciesFiles
-from dnamamba.models import DnaModel, ModelConfig
+from dnamamba.models import DnaModel, ModelConfig, preset
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.task import Task
 from dnamamba.training.metrics_log import MetricsFile
@@ -250,4 +251,5 @@ def test_species_follow_the_paper(monkeypatch, tmp_path, model, rate):
     assert config.data.species[0] == SpeciesFiles("human", (str(tmp_path / "human.h5"),))
     train = config.train.for_examples(config.data.epoch_size)
     assert (train.max_steps, train.warmup_steps) == (10_240, 5_120)
-    assert (train.learning_rate, train.min_learning_rate) == (rate, 1e-6)
+    assert (train.learning_rate, train.min_learning_rate) == (None, 1e-6)
+    assert default_learning_rate(preset(model), train.tune) == rate

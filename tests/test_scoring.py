@@ -1,6 +1,5 @@
 """Scores of variants: what plain loops give, and the same from either strand."""
 
-import json
 import math
 
 import numpy as np
@@ -17,7 +16,6 @@ from dnamamba.scoring.variants import (
     VariantScore,
     score_pairs,
     score_rows,
-    trained_seq_len,
     variant_rule,
 )
 from dnamamba.tokenizer import decode, encode, reverse_complement, token_ids
@@ -232,17 +230,6 @@ def test_windows_are_as_long_as_those_trained_on(tmp_path, caplog):
     with caplog.at_level("WARNING", "dnamamba"):
         variant_rule(model, 200, trained=100)
     assert "windows of 200 bases are longer than any" in caplog.text
-
-
-def test_a_run_tells_what_it_trained_on(tmp_path):
-    run = tmp_path / "run"
-    make_model().save_pretrained(run / "model")
-    assert trained_seq_len(run / "model") is None
-    (run / "config.json").write_text(json.dumps({"data": {"windows": {"seq_len": 450}}}))
-    assert trained_seq_len(run) == trained_seq_len(run / "model") == 450
-    assert trained_seq_len("owner/name") is None
-    (run / "config.json").write_text("[]")
-    assert trained_seq_len(run) is None
 
 
 def test_wrong_options_are_said():

@@ -11,10 +11,8 @@ depend on how a file writes an indel, and are the same for the other strand of e
 scoring/output.py writes them into a VCF or a table.
 """
 
-import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
@@ -229,24 +227,11 @@ def variant_rule(
     """The windows that variants are read in.
 
     seq_len: bases of the longer allele's window; None: as many as the model was trained on
-    (`trained`, see `trained_seq_len`), or 2,048 where that is not known. Raises InputError for more
-    than a Hyena's filters were made for.
+    (`trained`, see loading.trained_seq_len), or 2,048 if that is not known. Raises InputError for
+    more than a Hyena's filters were made for.
     """
     most = longest_sequence(model.config)
     if seq_len is None:
         seq_len = min(trained or DEFAULT_SEQ_LEN, most or trained or DEFAULT_SEQ_LEN)
     check_seq_len(seq_len, trained, most)
     return WindowRule(seq_len=seq_len, edge=edge)
-
-
-def trained_seq_len(source: str | Path) -> int | None:
-    """Bases of the windows that a run trained on, of a run's folder or of the model in it; None
-    where a model came without its run."""
-    folder = Path(source)
-    run = folder.parent if folder.name == "model" else folder
-    try:
-        config = json.loads((run / "config.json").read_text(encoding="utf8"))
-        found = config["data"]["windows"]["seq_len"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, int) else None

@@ -16,12 +16,19 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dnamamba import __version__
+from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
 from dnamamba.runtime import Compute, describe_machine
 from dnamamba.training.metrics_log import MetricsFile
+
+T = TypeVar("T")
+
+FORMAT_VERSION = 1
+COMMANDS = {"pretrain": "pretrain", "classify": "classify train"}
+"""What config.json calls the purpose of a run, and the command that makes such runs."""
 
 
 def describe_start(compute: Compute) -> dict[str, Any]:
@@ -110,6 +117,29 @@ class RunFolder:
         if not isinstance(content, dict):
             raise InputError(f"{path} is damaged: expected a JSON object, got {content!r:.40}")
         return content
+
+    def write_config(self, config: Any, purpose: str) -> None:
+        """Write a config dataclass as config.json. purpose: a key of COMMANDS."""
+        named = {} if purpose == "pretrain" else {"purpose": purpose}
+        self.write_json("config", {"format_version": FORMAT_VERSION, **named, **to_dict(config)})
+
+    def read_config(self, config_type: type[T], purpose: str) -> T:
+        """Read what `write_config` wrote. Raises InputError for another purpose or format."""
+        saved = self.read_json("config")
+        version, found = saved.pop("format_version", None), saved.pop("purpose", "pretrain")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{self.path} has config format_version {version}, this dnamamba reads "
+                f"{FORMAT_VERSION}"
+            )
+        if found != purpose:
+            command = COMMANDS.get(found, found)
+            raise InputError(
+                f"{self.path} is a run of `dnamamba {command}`, not of `dnamamba "
+                f"{COMMANDS[purpose]}`; continue it with `dnamamba {command} --resume`, or give it "
+                "as MODEL to classify with it"
+            )
+        return from_dict(config_type, saved)
 
     def update_manifest(self, changes: Mapping[str, Any]) -> None:
         self.write_json("manifest", self.read_json("manifest") | dict(changes))

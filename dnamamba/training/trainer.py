@@ -19,6 +19,7 @@ from dnamamba.data.batches import Batch, to_device
 from dnamamba.data.loader import BatchRanges, DescribedDataset, build_loader
 from dnamamba.errors import TrainingError
 from dnamamba.intervals import Split
+from dnamamba.models import no_weight_decay_names
 from dnamamba.runtime import Compute
 from dnamamba.training.checkpoint import load_newest, save_checkpoint
 from dnamamba.training.config import Recipe
@@ -80,16 +81,12 @@ class Outcome:
 
 
 class Trainer:
-    """Trains the model of a loss on a stream of batches, into a run folder.
-
-    no_decay: see training/optimizer.py, names within the loss.
-    """
+    """Trains the model of a loss on a stream of batches, into a run folder."""
 
     def __init__(
         self,
         *,
         objective: Loss,
-        no_decay: Sequence[str],
         stream: Stream,
         validator: Validator,
         config: Recipe,
@@ -106,10 +103,10 @@ class Trainer:
         self.objective = objective.to(compute.device)
         self.optimizer = build_optimizer(
             self.objective,
-            learning_rate=config.learning_rate,
+            learning_rate=config.learning_rate_at(0),
             weight_decay=config.weight_decay,
             betas=config.betas,
-            no_decay=no_decay,
+            no_decay=no_weight_decay_names(self.objective),
         )
         self.micro_batch = config.micro_batch or 1
         self.step = 0
