@@ -7,13 +7,11 @@ import click
 from dnamamba.cli.main import LazyGroup
 from dnamamba.cli.options import FILE
 
-_COMMANDS = {
-    "scan": ("dnamamba.cli.bench_scan", "scan", "The selective scan beside attention and FFT."),
-    "train": ("dnamamba.cli.bench_train", "train", "Whole training steps of named models."),
-}
-
 bench = LazyGroup(
-    _COMMANDS,
+    {
+        "scan": ("bench_scan.scan", "The selective scan beside attention and FFT."),
+        "train": ("bench_train.train", "Whole training steps of named models."),
+    },
     name="bench",
     help="""Measure how fast operators and training steps are here; nothing wrong is timed.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnamamba.cli.label_options import LabelOptions, evaluation_options
-from dnamamba.cli.options import DEVICE, FILE, choice, option, typed_options
+from dnamamba.cli.options import DEVICE, FILE, choice, file_option, option, typed_options
 
 if TYPE_CHECKING:
     from dnamamba.classification.config import LabelSource
@@ -18,21 +18,18 @@ _OF_ALL = ("run", "out", "lengths", "rc", "device", "micro_batch")
 
 @click.command("eval")
 @click.argument("run", type=FILE, metavar="RUN")
-@option(
-    "--out", type=FILE, help="Folder for evaluation.json and report.html. [default: RUN/evaluation]"
-)
+@file_option("--out", "Folder for evaluation.json and report.html. [default: RUN/evaluation]")
 @option(
     "--lengths",
+    "Species: lengths of windows to be evaluated, comma-separated: 1k,4k,16k.",
     metavar="SIZES",
-    help="Species: lengths of windows to be evaluated, comma-separated: 1k,4k,16k.",
 )
 @evaluation_options
 @choice(
-    *("--rc", ["none", "average"]),
-    help="average: evaluate the mean of both strands. [default: as the run]",
+    "--rc", ["none", "average"], "average: evaluate the mean of both strands. [default: as the run]"
 )
 @DEVICE
-@option("--micro-batch", type=int, help="Sequences in one pass.")
+@option("--micro-batch", "Sequences in one pass.", type=int)
 def evaluate(
     *,
     run: Path,

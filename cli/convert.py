@@ -7,14 +7,12 @@ import click
 from dnamamba.cli.main import LazyGroup
 from dnamamba.cli.options import FILE
 
-_COMMANDS = {
-    "import": ("dnamamba.cli.convert", "import_", "Another project's weights to a model folder."),
-    "export": ("dnamamba.cli.convert", "export", "A model folder to another project's layout."),
-    "check": ("dnamamba.cli.convert", "check", "What a model is, and what survives a round trip."),
-}
-
 convert = LazyGroup(
-    _COMMANDS,
+    {
+        "import": ("convert.import_", "Another project's weights to a model folder."),
+        "export": ("convert.export", "A model folder to another project's layout."),
+        "check": ("convert.check", "What a model is, and what survives a round trip."),
+    },
     name="convert",
     help="""Read weights of other projects, and write ours for them; no code of theirs runs.
 

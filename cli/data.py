@@ -14,16 +14,14 @@ from dnamamba.cli.options import (
     window_options,
 )
 
-_COMMANDS = {
-    "info": ("dnamamba.cli.data", "info", "Contigs, letters, N and soft-masking of a file."),
-    "prepare": ("dnamamba.cli.data", "prepare", "Write FASTA files into one fast store (HDF5)."),
-    "check": ("dnamamba.cli.data", "check", "Windows of each split, and bases they share."),
-    "fetch": ("dnamamba.cli.data_fetch", "fetch", "Download public genomes and splits."),
-    "demo": ("dnamamba.cli.data", "demo", "Make the simulated great-ape demo genomes."),
-}
-
 data = LazyGroup(
-    _COMMANDS,
+    {
+        "info": ("data.info", "Contigs, letters, N and soft-masking of a file."),
+        "prepare": ("data.prepare", "Write FASTA files into one fast store (HDF5)."),
+        "check": ("data.check", "Windows of each split, and bases they share."),
+        "fetch": ("data_fetch.fetch", "Download public genomes and splits."),
+        "demo": ("data.demo", "Make the simulated great-ape demo genomes."),
+    },
     name="data",
     help="""Look into, download, prepare, simulate and check genomes.
 

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnamamba.cli.options import (
-    FILE,
     LABELLED_FILES,
-    SIZE,
     SPECIES_OPTIONS,
     Decorator,
     HeldOut,
     LabelledFiles,
     absolute,
     choice,
+    file_option,
     grouped,
     number,
     option,
+    size_option,
     species_config,
     split_names,
+    switch,
     typed_options,
     whole,
 )
@@ -165,88 +166,82 @@ class LabelOptions(HeldOut):
 
 
 _FILES: list[Decorator] = [
-    option("--table", type=FILE, help="CSV, TSV or parquet with a sequence and a label in a row."),
-    option("--sequence-column", metavar="NAME", help="[default: sequence]"),
-    option("--label-columns", metavar="NAMES", help="Comma-separated. [default: label]"),
+    file_option("--table", "CSV, TSV or parquet with a sequence and a label in a row."),
+    option("--sequence-column", "[default: sequence]", metavar="NAME"),
+    option("--label-columns", "Comma-separated. [default: label]", metavar="NAMES"),
     option(
         "--records",
+        "A class and a FASTA of which each record is an example. Repeat it.",
         type=LABELLED_FILES,
         multiple=True,
         metavar="LABEL=FASTA[,FASTA...]",
-        help="A class and a FASTA of which each record is an example. Repeat it.",
     ),
-    option("--regions", type=FILE, help="BED of which the fourth column is the label; --genome."),
-    option("--genome", multiple=True, type=FILE, help="What the regions lie on."),
-    option("--label-column", type=int, help="Column of the BED. [default: 4]"),
+    file_option("--regions", "BED of which the fourth column is the label; --genome."),
+    file_option("--genome", "What the regions lie on.", multiple=True),
+    option("--label-column", "Column of the BED. [default: 4]", type=int),
 ]
 _WINDOWS: list[Decorator] = [
-    option(
-        "--seq-len",
-        type=SIZE,
-        help="Bases in a window. [default: species 1k; else the longest sequence]",
-    ),
-    option(
+    size_option("--seq-len", "Bases in a window. [default: species 1k; else the longest sequence]"),
+    file_option(
         "--bed",
-        type=FILE,
-        help="Species: a BED that rules the splits (label/contig, start, end, train|valid|test).",
+        "Species: a BED that rules the splits (label/contig, start, end, train|valid|test).",
     ),
     option(
         "--valid-contigs",
+        "Of species and regions: contigs for validation, comma-separated; * matches anything.",
         metavar="NAMES",
-        help="Of species and regions: contigs for validation, comma-separated; * matches anything.",
     ),
-    option("--test-contigs", metavar="NAMES", help="Contigs for the test, likewise."),
+    option("--test-contigs", "Contigs for the test, likewise.", metavar="NAMES"),
     number(
         "--max-n-fraction",
-        help="Windows of species with a larger share of N are never drawn. [default: 0.5]",
+        "Windows of species with a larger share of N are never drawn. [default: 0.5]",
     ),
     choice(
-        *("--chromosomes", ["uniform", "length", "callable"]),
-        help="How a chromosome of a species is drawn. [default: uniform]",
+        "--chromosomes",
+        ["uniform", "length", "callable"],
+        "How a chromosome of a species is drawn. [default: uniform]",
     ),
-    whole("--eval-windows", help="Windows of species that are evaluated. [default: 1000]"),
+    whole("--eval-windows", "Windows of species that are evaluated. [default: 1000]"),
     option(
         "--data-seed",
+        "Order, windows, and what is cut off for validation and test.",
         type=int,
         default=0,
-        help="Order, windows, and what is cut off for validation and test.",
     ),
 ]
 _TASK_AND_HELD_OUT: list[Decorator] = [
     choice(
-        *("--task", ["multiclass", "multilabel", "regression", "per-base"]),
+        "--task",
+        ["multiclass", "multilabel", "regression", "per-base"],
+        "What labels are: one class a sequence, several, numbers, or one a base.",
         default="multiclass",
-        help="What labels are: one class a sequence, several, numbers, or one a base.",
     ),
     choice(
-        *("--group-by", ["contig", "overlap"]),
-        help="Regions that are held out together: of a contig, or those that overlap. "
-        "[default: contig]",
+        "--group-by",
+        ["contig", "overlap"],
+        (
+            "Regions that are held out together: of a contig, or those that overlap. "
+            "[default: contig]"
+        ),
     ),
-    option("--valid-table", type=FILE, help="Another table, for validation."),
-    option("--test-table", type=FILE, help="Another table, for the test."),
-    option("--split-column", metavar="NAME", help="Column that says train, valid or test."),
-    option("--group-column", metavar="NAME", help="Rows of one group are held out together."),
-    number("--valid-fraction", help="Share of sequences for validation. [default: 0.1]"),
-    number("--test-fraction", help="Share of sequences for the test. [default: 0.1]"),
+    file_option("--valid-table", "Another table, for validation."),
+    file_option("--test-table", "Another table, for the test."),
+    option("--split-column", "Column that says train, valid or test.", metavar="NAME"),
+    option("--group-column", "Rows of one group are held out together.", metavar="NAME"),
+    number("--valid-fraction", "Share of sequences for validation. [default: 0.1]"),
+    number("--test-fraction", "Share of sequences for the test. [default: 0.1]"),
     click.option(
         "--rc-augment/--no-rc-augment",
         default=None,
         help="Train on either strand, by a coin. [default: of species]",
     ),
-    number(
-        "--mutation-rate",
-        default=0.0,
-        help="Share of training bases that are changed at random.",
-    ),
+    number("--mutation-rate", "Share of training bases that are changed at random.", default=0.0),
     whole(
-        "--steps-per-epoch",
-        help="Of species, which have no end. [default: 1024 on a GPU, 64 on a CPU]",
+        "--steps-per-epoch", "Of species, which have no end. [default: 1024 on a GPU, 64 on a CPU]"
     ),
-    option(
+    switch(
         "--no-length-warmup",
-        is_flag=True,
-        help="Species: windows of full length from the start, instead of 16k, 32k, ... first.",
+        "Species: windows of full length from the start, instead of 16k, 32k, ... first.",
     ),
 ]
 

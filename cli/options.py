@@ -52,19 +52,22 @@ SIZE = Size()
 FILE = click.Path(path_type=Path)
 
 
-def option(*declared: str, **settings: Any) -> Decorator:
-    """click.option that shows its default, if it has one."""
-    return click.option(*declared, show_default="default" in settings, **settings)
+def option(names: str, help: str, **settings: Any) -> Decorator:
+    """click.option that shows its default, if it has one. names: as in `--steps max_steps`."""
+    shows_default = "default" in settings
+    return click.option(*names.split(), help=help, show_default=shows_default, **settings)
 
 
+def choice(names: str, words: Sequence[str], help: str, **settings: Any) -> Decorator:
+    """An option whose value is one of these words."""
+    return option(names, help, type=click.Choice(words), **settings)
+
+
+switch = functools.partial(option, is_flag=True)
 number = functools.partial(option, type=float)
 whole = functools.partial(option, type=click.IntRange(min=1))
-
-
-def choice(*declared_and_choices: Any, **settings: Any) -> Decorator:
-    """An option of fixed words: its names, then a list of the words."""
-    *declared, words = declared_and_choices
-    return option(*declared, type=click.Choice(words), **settings)
+size_option = functools.partial(option, type=SIZE)
+file_option = functools.partial(option, type=FILE)
 
 
 def apply_options(options: Sequence[Decorator], command: Command) -> Command:
@@ -184,27 +187,24 @@ class WindowOptions(HeldOut):
 
 
 SPLIT_OPTIONS = [
-    option(
-        "--bed",
-        type=FILE,
-        help="4-column BED (chrom, start, end, train|valid|test) that rules the splits.",
+    file_option(
+        "--bed", "4-column BED (chrom, start, end, train|valid|test) that rules the splits."
     ),
     option(
         "--valid-contigs",
+        "Contigs held out for validation, comma-separated; * matches anything.",
         metavar="NAMES",
-        help="Contigs held out for validation, comma-separated; * matches anything.",
     ),
-    option("--test-contigs", metavar="NAMES", help="Contigs held out for the test, likewise."),
+    option("--test-contigs", "Contigs held out for the test, likewise.", metavar="NAMES"),
     number(
         "--valid-fraction",
+        "Share of each contig for validation, if neither BED nor contigs are named.",
         default=0.05,
-        help="Share of each contig for validation, if neither BED nor contigs are named.",
     ),
-    number("--test-fraction", default=0.05, help="Share of each contig for the test, likewise."),
-    option(
+    number("--test-fraction", "Share of each contig for the test, likewise.", default=0.05),
+    switch(
         "--keep-overlap",
-        is_flag=True,
-        help="Keep training windows that overlap held-out ones, as published loaders do.",
+        "Keep training windows that overlap held-out ones, as published loaders do.",
     ),
 ]
 
@@ -212,25 +212,22 @@ window_options = grouped(
     "windows",
     WindowOptions,
     [
-        option("--seq-len", type=SIZE, default="1k", help="Bases in a window."),
+        size_option("--seq-len", "Bases in a window.", default="1k"),
         choice(
-            *("--windows", "rule", ["auto", "tile", "mamba", "hyenadna", "caduceus"]),
+            "--windows rule",
+            ["auto", "tile", "mamba", "hyenadna", "caduceus"],
+            "How windows are laid; auto is tile, with a BED mamba (the paper's).",
             default="auto",
-            help="How windows are laid; auto is tile, with a BED mamba (the paper's).",
         ),
         *SPLIT_OPTIONS,
         choice(
-            *("--edge", ["shift", "pad", "skip"]),
+            "--edge",
+            ["shift", "pad", "skip"],
+            "Windows past a contig's end: moved inside, padded or skipped.",
             default="shift",
-            help="Windows past a contig's end: moved inside, padded or skipped.",
         ),
-        number("--max-n-fraction", default=0.5, help="Skip windows with a larger share of N."),
-        option(
-            "--data-seed",
-            type=int,
-            default=0,
-            help="Order, phase and strand of training windows.",
-        ),
+        number("--max-n-fraction", "Skip windows with a larger share of N.", default=0.5),
+        option("--data-seed", "Order, phase and strand of training windows.", type=int, default=0),
     ],
 )
 """For commands that read windows of a genome: the argument `windows`, a WindowOptions."""
@@ -256,16 +253,19 @@ LabelledFiles = tuple[tuple[str, tuple[str, ...]], ...]
 SPECIES_OPTIONS = [
     option(
         "--species",
+        "A species and its genome: FASTA files and stores. Once for each species.",
         type=LABELLED_FILES,
         metavar="LABEL=FILE[,FILE...]",
         multiple=True,
-        help="A species and its genome: FASTA files and stores. Once for each species.",
     ),
     choice(
-        *("--split", ["homology", "hyenadna", "contigs", "bed"]),
-        help="How species are divided: by homology to human chromosomes (test 5, 7, 9, 10, "
-        "11; valid 1, 3, 12, 13), by a chromosome's own number as HyenaDNA does, or by "
-        "contigs or a BED. [default: what --bed or --valid-contigs say, else homology]",
+        "--split",
+        ["homology", "hyenadna", "contigs", "bed"],
+        (
+            "How species are divided: by homology to human chromosomes (test 5, 7, 9, 10, "
+            "11; valid 1, 3, 12, 13), by a chromosome's own number as HyenaDNA does, or by "
+            "contigs or a BED. [default: what --bed or --valid-contigs say, else homology]"
+        ),
     ),
 ]
 
@@ -320,10 +320,10 @@ class RunTarget:
 def target_options(default_out: str) -> Decorator:
     """The argument `target`, a RunTarget. default_out: what the folder is called."""
     options = [
-        option("--out", type=FILE, help=f"Run folder. [default: {default_out}]"),
-        option("--force", is_flag=True, help="Start over in a run folder that exists."),
-        option("--resume", type=FILE, metavar="RUN", help="Continue a run folder exactly."),
-        option("--dry-run", is_flag=True, help="Print the plan and stop."),
+        file_option("--out", f"Run folder. [default: {default_out}]"),
+        switch("--force", "Start over in a run folder that exists."),
+        file_option("--resume", "Continue a run folder exactly.", metavar="RUN"),
+        switch("--dry-run", "Print the plan and stop."),
     ]
     return grouped("target", RunTarget, options)
 
@@ -331,31 +331,37 @@ def target_options(default_out: str) -> Decorator:
 def optimiser_options(*, min_learning_rate: float, warmup_fraction: float) -> list[Decorator]:
     """The schedule's end and start, AdamW's decay, clipping; with a command's own defaults."""
     return [
-        number("--min-learning-rate", default=min_learning_rate, help="Where the cosine ends."),
-        number("--warmup-fraction", default=warmup_fraction, help="Share of steps in warm-up."),
-        number("--weight-decay", default=0.1, help="AdamW's."),
-        number("--grad-clip", default=1.0, help="Largest gradient norm; 0: none."),
+        number("--min-learning-rate", "Where the cosine ends.", default=min_learning_rate),
+        number("--warmup-fraction", "Share of steps in warm-up.", default=warmup_fraction),
+        number("--weight-decay", "AdamW's.", default=0.1),
+        number("--grad-clip", "Largest gradient norm; 0: none.", default=1.0),
     ]
 
 
 def repeat_options(*, seeded: str) -> list[Decorator]:
     """What makes two runs alike. seeded: what --seed decides."""
     return [
-        option("--seed", type=int, default=0, help=seeded),
+        option("--seed", seeded, type=int, default=0),
         choice(
-            *("--precision", ["auto", "bf16", "fp32"]),
+            "--precision",
+            ["auto", "bf16", "fp32"],
+            (
+                "auto is bf16 on GPUs, fp32 on CPUs, though those with AVX512-BF16 or AMX train "
+                "a quarter faster in bf16; parameters stay fp32."
+            ),
             default="auto",
-            help="auto is bf16 on GPUs, fp32 on CPUs, though those with AVX512-BF16 or AMX train "
-            "a quarter faster in bf16; parameters stay fp32.",
         ),
     ]
 
 
-DEVICE = option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+DEVICE = option("--device", "auto, cpu, cuda or cuda:N.", default="auto")
 RECOMPUTE = choice(
-    *("--recompute", ["nothing", "cheap", "blocks"]),
-    help="What the backward pass makes again instead of keeping it: all but the scan (cheap) or "
-    "whole blocks. [default: what memory needs]",
+    "--recompute",
+    ["nothing", "cheap", "blocks"],
+    (
+        "What the backward pass makes again instead of keeping it: all but the scan (cheap) or "
+        "whole blocks. [default: what memory needs]"
+    ),
 )
 _RUN_SETTINGS = ("device", "n_workers", "micro_batch", "recompute")
 
@@ -372,11 +378,9 @@ run_options = grouped(
     [
         DEVICE,
         option(
-            *("--workers", "n_workers"),
-            type=int,
-            help="Loader processes. [default: 0 on a CPU, 4 on a GPU]",
+            "--workers n_workers", "Loader processes. [default: 0 on a CPU, 4 on a GPU]", type=int
         ),
-        option("--micro-batch", type=int, help="Windows in one pass. [default: what fits]"),
+        option("--micro-batch", "Windows in one pass. [default: what fits]", type=int),
         RECOMPUTE,
     ],
 )

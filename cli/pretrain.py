@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnamamba.cli.options import (
-    SIZE,
     RunTarget,
     WindowOptions,
     choice,
@@ -19,6 +18,8 @@ from dnamamba.cli.options import (
     refuse_settings,
     repeat_options,
     run_options,
+    size_option,
+    switch,
     target_options,
     typed_values,
     whole,
@@ -29,35 +30,22 @@ if TYPE_CHECKING:
     from dnamamba.training.config import RunOptions
 
 RECIPE = [
-    whole(
-        *("--steps", "max_steps"),
-        help="Optimiser steps. [default: 10000 on a GPU, 300 on a CPU]",
-    ),
-    option(
-        "--batch-tokens", type=SIZE, help="Tokens in a step. [default: 1M on a GPU, 8k on a CPU]"
-    ),
+    whole("--steps max_steps", "Optimiser steps. [default: 10000 on a GPU, 300 on a CPU]"),
+    size_option("--batch-tokens", "Tokens in a step. [default: 1M on a GPU, 8k on a CPU]"),
     number(
         "--learning-rate",
-        help="Peak of the schedule. [default: 2e-3 for Hyena and attention, else 8e-3]",
+        "Peak of the schedule. [default: 2e-3 for Hyena and attention, else 8e-3]",
     ),
     *optimiser_options(min_learning_rate=1e-5, warmup_fraction=0.1),
     number(
         "--softmask-weight",
+        "Weight of lower-case (repeat) bases in the training loss.",
         default=1.0,
-        help="Weight of lower-case (repeat) bases in the training loss.",
     ),
-    option(
-        "--eval-every",
-        type=int,
-        help="Steps between validations. [default: a tenth of the run]",
-    ),
-    option(
-        "--eval-tokens",
-        type=SIZE,
-        help="Tokens of a validation. [default: 4M on a GPU, 128k on a CPU]",
-    ),
-    option("--save-every", type=int, default=500, help="Between checkpoints."),
-    option("--log-every", type=int, default=10, help="Between metrics rows."),
+    option("--eval-every", "Steps between validations. [default: a tenth of the run]", type=int),
+    size_option("--eval-tokens", "Tokens of a validation. [default: 4M on a GPU, 128k on a CPU]"),
+    option("--save-every", "Between checkpoints.", type=int, default=500),
+    option("--log-every", "Between metrics rows.", type=int, default=10),
     *repeat_options(seeded="Initial weights."),
 ]
 """Settings of TrainConfig, by its names."""
@@ -67,15 +55,16 @@ RECIPE = [
 @click.argument("data", nargs=-1, metavar="[DATA]...")
 @option(
     "--model",
-    help="Preset; `--model list` shows all. [default: mamba-1.4m on a GPU, mamba-demo on a CPU]",
+    "Preset; `--model list` shows all. [default: mamba-1.4m on a GPU, mamba-demo on a CPU]",
 )
 @choice(
-    *("--objective", ["next-token", "masked"]),
-    help="What is predicted. [default: the next base; hidden bases by models that read both ways]",
+    "--objective",
+    ["next-token", "masked"],
+    "What is predicted. [default: the next base; hidden bases by models that read both ways]",
 )
 @target_options("runs/<data>-<model>-<length>")
 @window_options
-@option("--no-rc-augment", is_flag=True, help="Train on the forward strand only.")
+@switch("--no-rc-augment", "Train on the forward strand only.")
 @grouped("recipe", typed_values, RECIPE)
 @run_options
 def pretrain(
@@ -136,11 +125,7 @@ def pretrain(
     conclude(lambda: pretraining.conclusion(out, outcome), outcome)
 
 
-_OBJECTIVES: dict[str | None, Any] = {
-    None: None,
-    "next-token": "next_token",
-    "masked": "masked",
-}
+_OBJECTIVES: dict[str | None, Any] = {None: None, "next-token": "next_token", "masked": "masked"}
 
 
 def _default_out(genome: tuple[str, ...], model_name: str, seq_len: int) -> Path:
