@@ -186,7 +186,7 @@ def test_eval_judges_again(folder, undisturbed, tmp_path):
     [
         (["--seq-len", "20"], "--seq-len is for other sequences than the run's own"),
         (["--task", "regression"], "No such option"),
-        (["--table", "test.csv", "--data-seed", "1"], "of these all are judged: leave it out"),
+        (["--table", "test.csv", "--data-seed", "1"], "of these all are evaluated: leave it out"),
         (
             ["--species", "a=a.fa", "--seq-len", "20", "--lengths", "30,40"],
             "--seq-len and --lengths both say how long windows are",
