@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from dnamamba.cli.main import LazyGroup
-from dnamamba.cli.options import FILE
+from dnamamba.cli.options import FILE, file_option, option
 
 convert = LazyGroup(
     {
@@ -24,18 +24,16 @@ convert = LazyGroup(
     """,
 )
 
-_OUT = click.option(
+_OUT = file_option(
     "--out",
-    type=FILE,
+    "Where it goes: a new or empty folder, made if missing.",
     required=True,
     metavar="FOLDER",
-    help="Where it goes: a new or empty folder, made if missing.",
 )
-_FORMAT = click.option(
-    "--format",
-    "format_name",
+_FORMAT = option(
+    "--format format_name",
+    "The layout of the weights. [default: told by their names]",
     metavar="NAME",
-    help="The layout of the weights. [default: told by their names]",
 )
 
 
@@ -64,11 +62,10 @@ def import_(source: Path, out: Path, format_name: str | None) -> None:
 @click.command()
 @click.argument("model", type=FILE)
 @_OUT
-@click.option(
-    "--format",
-    "format_name",
+@option(
+    "--format format_name",
+    "The layout to write. [default: the first that holds the model]",
     metavar="NAME",
-    help="The layout to write. [default: the first that holds the model]",
 )
 def export(model: Path, out: Path, format_name: str | None) -> None:
     """Write a model in another project's layout, with a tokenizer for transformers.

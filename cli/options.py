@@ -355,6 +355,7 @@ def repeat_options(*, seeded: str) -> list[Decorator]:
 
 
 DEVICE = option("--device", "auto, cpu, cuda or cuda:N.", default="auto")
+MICRO_BATCH = option("--micro-batch", "Windows in one pass. [default: what fits]", type=int)
 RECOMPUTE = choice(
     "--recompute",
     ["nothing", "cheap", "blocks"],
@@ -380,7 +381,7 @@ run_options = grouped(
         option(
             "--workers n_workers", "Loader processes. [default: 0 on a CPU, 4 on a GPU]", type=int
         ),
-        option("--micro-batch", "Windows in one pass. [default: what fits]", type=int),
+        MICRO_BATCH,
         RECOMPUTE,
     ],
 )
