@@ -1,9 +1,9 @@
-"""A run is a folder: everything that is needed to continue it, read it or use its model.
+"""A run is a folder with all it takes to continue it, read it or use its model.
 
-config.json     the resolved settings; `--resume` starts from them
+config.json     resolved settings; `--resume` starts from them
 manifest.json   versions, device, kernel backend, genome checksums, how the run ended
 metrics.jsonl   one object a line
-baseline.json   what the model is held against: Markov models, or k-mers (then baseline.npz too)
+baseline.json   baseline of the model: Markov models, or k-mers (then baseline.npz too)
 evaluation.json of a classifier: model and baseline on validation and test
 checkpoints/    training state, the newest ones
 model/          safetensors and config, for use
@@ -32,7 +32,7 @@ COMMANDS = {"pretrain": "pretrain", "classify": "classify train"}
 
 
 def describe_start(compute: Compute) -> dict[str, Any]:
-    """What every manifest begins with: version, time, machine, device, ranks."""
+    """The first entries of a manifest: version, time, machine, device, ranks."""
     return {
         "dnamamba": __version__,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -53,9 +53,9 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, force: bool = False) -> "RunFolder":
-        """Make a new one; `force` clears an earlier run out of the way.
+        """Make a new one; `force` deletes an earlier run.
 
-        Raises InputError where a run (without `force`) or anything else is in the way.
+        Raises InputError if a run (without `force`) or anything else is in the way.
         """
         if path.exists() and not path.is_dir():
             raise InputError(f"--out {path} is a file; name a folder")
@@ -74,7 +74,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """An existing one. Raises InputError where there is no run."""
+        """Open an existing one. Raises InputError if there is no run."""
         if not (path / "config.json").exists():
             raise InputError(f"no run in {path} (it has no config.json)")
         return cls(path)
