@@ -94,7 +94,7 @@ def train(
 
     MODEL: a run of `dnamamba pretrain`, a model's folder or repository on the Hub, or a preset
     (`dnamamba pretrain --model list`) for a model without pretraining. A run of `classify train`
-    is gone on from, with its head where the labels are the same, say at longer windows. Without
+    is trained on, say at longer windows, and keeps its head if the labels are the same. Without
     --species, --table, --records or --regions the species are the simulated great apes.
 
     \b
@@ -105,9 +105,9 @@ def train(
       dnamamba classify train runs/demo --regions enhancers.bed --genome hg38.h5 --tune probe
       dnamamba classify train --resume runs/classify-demo
 
-    Every validation stands beside logistic regression of k-mer frequencies, learned from the same
-    examples. The test split is evaluated once, at the end, and nothing is chosen by it. The recipe
-    is the Mamba paper's for great apes (E.3.4) unless told otherwise.
+    Every validation stands beside logistic regression on k-mer frequencies of the same examples.
+    The test split is evaluated once, at the end, and nothing is chosen by it. The recipe is the
+    Mamba paper's for great apes (E.3.4) by default.
     """
     from dnamamba.classification import run as classification
     from dnamamba.classification.config import ClassifyConfig

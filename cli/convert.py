@@ -32,7 +32,7 @@ _OUT = file_option(
 )
 _FORMAT = option(
     "--format format_name",
-    "The layout of the weights. [default: told by their names]",
+    "The layout of the weights. [default: by their names]",
     metavar="NAME",
 )
 
@@ -47,8 +47,8 @@ def import_(source: Path, out: Path, format_name: str | None) -> None:
     SOURCE is a folder with config.json and model.safetensors, its shards or pytorch_model.bin, or
     one file (.safetensors, .bin, .pt, .pth, .ckpt). Pickles are read as tensors alone: one that
     would run anything is refused. Logits of a fixed sequence are compared with transformers' class,
-    where it has one and is installed; then what was written is read again and compared. bf16 and
-    fp16 weights become fp32.
+    if it has one and is installed; then what was written is read again and compared. bf16 and fp16
+    weights become fp32.
 
     \b
     Example:

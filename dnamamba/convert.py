@@ -1,7 +1,7 @@
-"""Models of other projects to ours and back, each checked before anything is kept.
+"""Convert models of other projects to ours and back.
 
-A conversion is built in a folder beside its target, read again from there and compared; only then
-is it renamed. What fails leaves nothing.
+A conversion is built in a folder beside its target, read again, compared, and renamed into place;
+one that fails leaves nothing.
 """
 
 import json
@@ -31,10 +31,10 @@ from dnamamba.tokenizer import VOCABULARY
 
 OWN_FORMAT = "dnamamba"
 
-# What shapes and settings of the wrong kind raise in code that takes them for right.
+# What code raises that trusts another project's shapes and settings.
 _ODD = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError)
 
-# Written into their settings, where logits of padding ids are not masked: reading takes it back.
+# Our key in their settings, which mask no logits of padding ids; reading narrows the vocabulary.
 _OWN_SETTINGS = "dnamamba"
 
 
@@ -73,8 +73,8 @@ class Opened:
 def open_model(source: Path, format_name: str | None = None) -> Opened:
     """Read a model folder of ours, a run's, or weights of another project.
 
-    format_name: the layout, where it cannot be told. The model is float32. Raises InputError for
-    what is missing, broken, of no known format or does not fit it.
+    format_name: the layout, if the names of the weights do not say it. The model is float32. Raises
+    InputError for files that are missing, broken, of no known format or do not fit it.
     """
     named = None if format_name in (None, OWN_FORMAT) else find_format(str(format_name))
     if own := own_folder(source):
@@ -90,7 +90,7 @@ def open_model(source: Path, format_name: str | None = None) -> Opened:
 
 
 def own_folder(source: Path) -> Path | None:
-    """The folder of a model of ours that a folder, a run folder or its weights' path means."""
+    """The model folder that a folder, run or weights file means; None if it is not ours."""
     if source.is_file() and source.name == WEIGHTS_NAME:
         source = source.parent
     path = enter_run(source) / CONFIG_NAME
@@ -98,14 +98,14 @@ def own_folder(source: Path) -> Path | None:
 
 
 def import_model(source: Path, out: Path, format_name: str | None = None) -> list[str]:
-    """Write weights of another project as a model folder of ours; returns what there is to say.
+    """Write weights of another project as a model folder of ours; returns lines to print.
 
-    Raises InputError as `open_model` does and where `out` is in the way; WrongResultError where the
-    model computes something else than transformers' class, or than what was written.
+    Raises InputError as `open_model` does and if `out` is in the way; WrongResultError if the model
+    computes something else than transformers' class, or than what was written.
     """
     check_target(out)
     opened = open_model(source, format_name)
-    lines = [*opened.lines(), *fingerprint_lines(opened.model), _compare(opened)]
+    lines = [*opened.lines(), *fingertakenlines(opened.model), _compare(opened)]
     with build_folder(out) as building:
         opened.model.save_pretrained(building)
         _check_same(opened.model, DnaModel.from_pretrained(building))
@@ -113,14 +113,14 @@ def import_model(source: Path, out: Path, format_name: str | None = None) -> lis
 
 
 def export_model(source: Path, out: Path, format_name: str | None = None) -> list[str]:
-    """Write a model of ours in another project's layout; returns what there is to say.
+    """Write a model of ours in another project's layout; returns lines to print.
 
     format_name: the layout; default the first that can hold the model. Raises as `import_model`.
     """
     check_target(out)
     opened = open_model(source)
     chosen, weights, settings = _choose_written(opened.model, format_name)
-    lines = [*opened.lines(), *fingerprint_lines(opened.model), f"written as {chosen.name}"]
+    lines = [*opened.lines(), *fingertakenlines(opened.model), f"written as {chosen.name}"]
     with build_folder(out) as building:
         _write(building, weights, settings, opened.model)
         again = read_source(building)
@@ -131,20 +131,20 @@ def export_model(source: Path, out: Path, format_name: str | None = None) -> lis
 
 
 def check_model(source: Path, format_name: str | None = None) -> list[str]:
-    """What a model is, its fingerprint, and in which layouts it survives a round trip."""
+    """Describe a model, its fingerprint, and the layouts that it survives a round trip by."""
     opened = open_model(source, format_name)
-    lines = [*opened.lines(), *fingerprint_lines(opened.model), _compare(opened)]
+    lines = [*opened.lines(), *fingertakenlines(opened.model), _compare(opened)]
     for one in _suited(opened.model):
         lines.append(f"round trip by {one.name}: {_round_trip(opened.model, one)}")
     return lines
 
 
-def fingerprint_lines(model: DnaModel) -> list[str]:
-    """What the model says about the fixed sequence, to compare with another copy's."""
-    found = take_fingerprint(model)
+def fingertakenlines(model: DnaModel) -> list[str]:
+    """The model's likelihood of a fixed sequence, to compare with another copy's."""
+    taken = take_fingerprint(model)
     bases = f"{model_ids(model).shape[1]} fixed bases"
     which = bases if model.is_causal else f"every eighth of {bases}, masked"
-    return [f"{which}: {found.bits_per_base:.6f} bits per base, logits {found.logits_hash}"]
+    return [f"{which}: {taken.bits_per_base:.6f} bits per base, logits {taken.logits_hash}"]
 
 
 # --- formats
@@ -159,7 +159,6 @@ def _read(
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
     except _ODD as error:
-        # Shapes and settings are somebody else's: whatever is odd about them ends in a line.
         raise InputError(f"{what} has shapes or settings that make no model: {error}") from error
     ours = settings.get(_OWN_SETTINGS)
     vocab_size = ours.get("vocab_size") if isinstance(ours, Mapping) else None
@@ -171,7 +170,7 @@ def _read(
 
 
 def _suited(model: DnaModel) -> list[Format]:
-    """The formats that are written and made for a model's kind of mixer."""
+    """The formats that can be written for a model's kind of mixer."""
     kind = model.config.mixer.kind
     return [one for one in FORMATS if one.write is not None and kind in one.kinds]
 
@@ -195,18 +194,18 @@ def _choose_written(
 
 
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tied weights twice, as strict readers want them; safetensors takes no shared memory."""
+    """Copy tied weights: strict readers want both, and safetensors takes no shared memory."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in weights.items():
-        place = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.detach().clone() if place in seen else tensor.detach().contiguous()
-        seen.add(place)
+        address = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.detach().clone() if address in seen else tensor.detach().contiguous()
+        seen.add(address)
     return apart
 
 
 def _with_ours(settings: Mapping[str, Any], model: DnaModel) -> dict[str, Any]:
-    """Hugging Face's settings with what theirs has no name for; other projects take no more."""
+    """Add our key to Hugging Face's settings; other projects' settings take none."""
     if "model_type" not in settings:
         return dict(settings)
     ours = {_OWN_SETTINGS: {"vocab_size": model.config.vocab_size}}
@@ -268,7 +267,7 @@ def check_target(out: Path) -> None:
         raise InputError(f"--out {out} is a link, which would be lost: name the folder itself")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
-    if files := [one for one in out.parents if one.exists() and not one.is_dir()]:
+    if files := [parent for parent in out.parents if parent.exists() and not parent.is_dir()]:
         raise InputError(f"--out {out} is to lie in {files[0]}, which is a file; name a folder")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {out} has files in it already: name a new folder, or empty it")
@@ -276,7 +275,7 @@ def check_target(out: Path) -> None:
 
 @contextmanager
 def build_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name at the end, or goes away if anything fails."""
+    """A folder beside `out` that is renamed to it at the end, or deleted if anything fails."""
     out = out.absolute()
     made = [parent for parent in out.parents if not parent.exists()]
     building = out.parent / f".{out.name}.building-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""What every training run is told: its recipe, and where it computes."""
+"""Settings of every training run: its recipe, and where it computes."""
 
 from dataclasses import dataclass, replace
 from typing import Self
