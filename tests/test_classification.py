@@ -25,6 +25,7 @@ from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, HyenaConfig, ModelConfig
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.loading import read_language_model
+from dnamamba.pretraining.run import resume
 from dnamamba.tokenizer import encode, token_ids
 from dnamamba.training.run_folder import RunFolder
 from genomes import own_cache_folder, random_sequence
@@ -248,6 +249,11 @@ def test_a_run_of_something_else_is_not_resumed(finished, tmp_path):
     run.write_json("config", config)
     with pytest.raises(InputError, match="is a run of `dnamamba pretrain`"):
         resume_classifier(run.path, OPTIONS)
+
+
+def test_a_classifiers_run_is_not_resumed_as_pretraining(finished):
+    with pytest.raises(InputError, match="`dnamamba classify train`, not of `dnamamba pretrain`"):
+        resume(finished.path, OPTIONS)
 
 
 def test_a_validation_that_defines_no_headline_is_judged_by_its_loss(folder, tmp_path):
