@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnamamba.cli.label_options import LabelOptions, evaluation_options
-from dnamamba.cli.options import DEVICE, FILE, choice, file_option, option, typed_options
+from dnamamba.cli.options import DEVICE, FILE, choice, file_option, integer, option, typed_options
 
 if TYPE_CHECKING:
     from dnamamba.classification.config import LabelSource
@@ -26,10 +26,10 @@ _OF_ALL = ("run", "out", "lengths", "rc", "device", "micro_batch")
 )
 @evaluation_options
 @choice(
-    "--rc", ["none", "average"], "average: evaluate the mean of both strands. [default: as the run]"
+    *("--rc", "none|average"), "average: evaluate the mean of both strands. [default: as the run]"
 )
 @DEVICE
-@option("--micro-batch", "Sequences in one pass.", type=int)
+@integer("--micro-batch", "Sequences in one pass.")
 def evaluate(
     *,
     run: Path,

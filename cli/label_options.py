@@ -17,6 +17,7 @@ from dnamamba.cli.options import (
     choice,
     file_option,
     grouped,
+    integer,
     number,
     option,
     size_option,
@@ -178,51 +179,34 @@ _FILES: list[Decorator] = [
     ),
     file_option("--regions", "BED of which the fourth column is the label; --genome."),
     file_option("--genome", "What the regions lie on.", multiple=True),
-    option("--label-column", "Column of the BED. [default: 4]", type=int),
+    integer("--label-column", "Column of the BED. [default: 4]"),
 ]
 _WINDOWS: list[Decorator] = [
     size_option("--seq-len", "Bases in a window. [default: species 1k; else the longest sequence]"),
-    file_option(
-        "--bed",
-        "Species: a BED that rules the splits (label/contig, start, end, train|valid|test).",
-    ),
+    file_option("--bed", "Species: BED of the splits: label/contig, start, end, train|valid|test."),
     option(
         "--valid-contigs",
         "Of species and regions: contigs for validation, comma-separated; * matches anything.",
         metavar="NAMES",
     ),
     option("--test-contigs", "Contigs for the test, likewise.", metavar="NAMES"),
-    number(
-        "--max-n-fraction",
-        "Windows of species with a larger share of N are never drawn. [default: 0.5]",
-    ),
+    number("--max-n-fraction", "Species: skip windows with a larger share of N. [default: 0.5]"),
     choice(
-        "--chromosomes",
-        ["uniform", "length", "callable"],
+        *("--chromosomes", "uniform|length|callable"),
         "How a chromosome of a species is drawn. [default: uniform]",
     ),
     whole("--eval-windows", "Windows of species that are evaluated. [default: 1000]"),
-    option(
-        "--data-seed",
-        "Order, windows, and what is cut off for validation and test.",
-        type=int,
-        default=0,
-    ),
+    integer("--data-seed", "Order, windows, and what is held out.", default=0),
 ]
 _TASK_AND_HELD_OUT: list[Decorator] = [
     choice(
-        "--task",
-        ["multiclass", "multilabel", "regression", "per-base"],
+        *("--task", "multiclass|multilabel|regression|per-base"),
         "What labels are: one class a sequence, several, numbers, or one a base.",
         default="multiclass",
     ),
     choice(
-        "--group-by",
-        ["contig", "overlap"],
-        (
-            "Regions that are held out together: of a contig, or those that overlap. "
-            "[default: contig]"
-        ),
+        *("--group-by", "contig|overlap"),
+        "Hold out all regions of a contig, or those that overlap. [default: contig]",
     ),
     file_option("--valid-table", "Another table, for validation."),
     file_option("--test-table", "Another table, for the test."),
@@ -236,13 +220,8 @@ _TASK_AND_HELD_OUT: list[Decorator] = [
         help="Train on either strand, by a coin. [default: of species]",
     ),
     number("--mutation-rate", "Share of training bases that are changed at random.", default=0.0),
-    whole(
-        "--steps-per-epoch", "Of species, which have no end. [default: 1024 on a GPU, 64 on a CPU]"
-    ),
-    switch(
-        "--no-length-warmup",
-        "Species: windows of full length from the start, instead of 16k, 32k, ... first.",
-    ),
+    whole("--steps-per-epoch", "Of species. [default: 1024 on a GPU, 64 on a CPU]"),
+    switch("--no-length-warmup", "Species: no shorter windows (16k, 32k, ...) in early epochs."),
 ]
 
 source_options = grouped(

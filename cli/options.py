@@ -58,13 +58,14 @@ def option(names: str, help: str, **settings: Any) -> Decorator:
     return click.option(*names.split(), help=help, show_default=shows_default, **settings)
 
 
-def choice(names: str, words: Sequence[str], help: str, **settings: Any) -> Decorator:
-    """An option whose value is one of these words."""
-    return option(names, help, type=click.Choice(words), **settings)
+def choice(names: str, words: str, help: str, **settings: Any) -> Decorator:
+    """An option whose value is one of some words: `shift|pad|skip`."""
+    return option(names, help, type=click.Choice(words.split("|")), **settings)
 
 
 switch = functools.partial(option, is_flag=True)
 number = functools.partial(option, type=float)
+integer = functools.partial(option, type=int)
 whole = functools.partial(option, type=click.IntRange(min=1))
 size_option = functools.partial(option, type=SIZE)
 file_option = functools.partial(option, type=FILE)
@@ -186,48 +187,29 @@ class WindowOptions(HeldOut):
         )
 
 
-SPLIT_OPTIONS = [
-    file_option(
-        "--bed", "4-column BED (chrom, start, end, train|valid|test) that rules the splits."
-    ),
-    option(
-        "--valid-contigs",
-        "Contigs held out for validation, comma-separated; * matches anything.",
-        metavar="NAMES",
-    ),
-    option("--test-contigs", "Contigs held out for the test, likewise.", metavar="NAMES"),
-    number(
-        "--valid-fraction",
-        "Share of each contig for validation, if neither BED nor contigs are named.",
-        default=0.05,
-    ),
-    number("--test-fraction", "Share of each contig for the test, likewise.", default=0.05),
-    switch(
-        "--keep-overlap",
-        "Keep training windows that overlap held-out ones, as published loaders do.",
-    ),
-]
-
 window_options = grouped(
     "windows",
     WindowOptions,
     [
         size_option("--seq-len", "Bases in a window.", default="1k"),
         choice(
-            "--windows rule",
-            ["auto", "tile", "mamba", "hyenadna", "caduceus"],
+            *("--windows rule", "auto|tile|mamba|hyenadna|caduceus"),
             "How windows are laid; auto is tile, with a BED mamba (the paper's).",
             default="auto",
         ),
-        *SPLIT_OPTIONS,
+        file_option("--bed", "BED that rules the splits: chrom, start, end, train|valid|test."),
+        option("--valid-contigs", "Contigs for validation: chr1,chr2 or chr*.", metavar="NAMES"),
+        option("--test-contigs", "Contigs for the test, likewise.", metavar="NAMES"),
+        number("--valid-fraction", "Else, share of each contig for validation.", default=0.05),
+        number("--test-fraction", "Else, share of each contig for the test.", default=0.05),
+        switch("--keep-overlap", "Keep training windows that overlap held-out ones, as published."),
         choice(
-            "--edge",
-            ["shift", "pad", "skip"],
+            *("--edge", "shift|pad|skip"),
             "Windows past a contig's end: moved inside, padded or skipped.",
             default="shift",
         ),
         number("--max-n-fraction", "Skip windows with a larger share of N.", default=0.5),
-        option("--data-seed", "Order, phase and strand of training windows.", type=int, default=0),
+        integer("--data-seed", "Order, phase and strand of training windows.", default=0),
     ],
 )
 """For commands that read windows of a genome: the argument `windows`, a WindowOptions."""
@@ -259,13 +241,10 @@ SPECIES_OPTIONS = [
         multiple=True,
     ),
     choice(
-        "--split",
-        ["homology", "hyenadna", "contigs", "bed"],
-        (
-            "How species are divided: by homology to human chromosomes (test 5, 7, 9, 10, "
-            "11; valid 1, 3, 12, 13), by a chromosome's own number as HyenaDNA does, or by "
-            "contigs or a BED. [default: what --bed or --valid-contigs say, else homology]"
-        ),
+        *("--split", "homology|hyenadna|contigs|bed"),
+        "How species are divided: by homology to human chromosomes (test 5, 7, 9, 10, 11; valid 1, "
+        "3, 12, 13), by a chromosome's own number as HyenaDNA does, or by contigs or a BED. "
+        "[default: what --bed or --valid-contigs say, else homology]",
     ),
 ]
 
@@ -341,28 +320,22 @@ def optimiser_options(*, min_learning_rate: float, warmup_fraction: float) -> li
 def repeat_options(*, seeded: str) -> list[Decorator]:
     """What makes two runs alike. seeded: what --seed decides."""
     return [
-        option("--seed", seeded, type=int, default=0),
+        integer("--seed", seeded, default=0),
         choice(
-            "--precision",
-            ["auto", "bf16", "fp32"],
-            (
-                "auto is bf16 on GPUs, fp32 on CPUs, though those with AVX512-BF16 or AMX train "
-                "a quarter faster in bf16; parameters stay fp32."
-            ),
+            *("--precision", "auto|bf16|fp32"),
+            "auto is bf16 on GPUs, fp32 on CPUs, though those with AVX512-BF16 or AMX train a "
+            "quarter faster in bf16; parameters stay fp32.",
             default="auto",
         ),
     ]
 
 
 DEVICE = option("--device", "auto, cpu, cuda or cuda:N.", default="auto")
-MICRO_BATCH = option("--micro-batch", "Windows in one pass. [default: what fits]", type=int)
+MICRO_BATCH = integer("--micro-batch", "Windows in one pass. [default: what fits]")
 RECOMPUTE = choice(
-    "--recompute",
-    ["nothing", "cheap", "blocks"],
-    (
-        "What the backward pass makes again instead of keeping it: all but the scan (cheap) or "
-        "whole blocks. [default: what memory needs]"
-    ),
+    *("--recompute", "nothing|cheap|blocks"),
+    "What the backward pass computes again instead of keeping it: all but the scan (cheap) or "
+    "whole blocks. [default: what memory needs]",
 )
 _RUN_SETTINGS = ("device", "n_workers", "micro_batch", "recompute")
 
@@ -378,9 +351,7 @@ run_options = grouped(
     _run_options,
     [
         DEVICE,
-        option(
-            "--workers n_workers", "Loader processes. [default: 0 on a CPU, 4 on a GPU]", type=int
-        ),
+        integer("--workers n_workers", "Loader processes. [default: 0 on a CPU, 4 on a GPU]"),
         MICRO_BATCH,
         RECOMPUTE,
     ],

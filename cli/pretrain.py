@@ -11,6 +11,7 @@ from dnamamba.cli.options import (
     choice,
     conclude,
     grouped,
+    integer,
     number,
     optimiser_options,
     option,
@@ -32,20 +33,13 @@ if TYPE_CHECKING:
 RECIPE = [
     whole("--steps max_steps", "Optimiser steps. [default: 10000 on a GPU, 300 on a CPU]"),
     size_option("--batch-tokens", "Tokens in a step. [default: 1M on a GPU, 8k on a CPU]"),
-    number(
-        "--learning-rate",
-        "Peak of the schedule. [default: 2e-3 for Hyena and attention, else 8e-3]",
-    ),
+    number("--learning-rate", "Peak. [default: 2e-3 for Hyena and attention, else 8e-3]"),
     *optimiser_options(min_learning_rate=1e-5, warmup_fraction=0.1),
-    number(
-        "--softmask-weight",
-        "Weight of lower-case (repeat) bases in the training loss.",
-        default=1.0,
-    ),
-    option("--eval-every", "Steps between validations. [default: a tenth of the run]", type=int),
+    number("--softmask-weight", "Weight of lower-case bases in the training loss.", default=1.0),
+    integer("--eval-every", "Steps between validations. [default: a tenth of the run]"),
     size_option("--eval-tokens", "Tokens of a validation. [default: 4M on a GPU, 128k on a CPU]"),
-    option("--save-every", "Between checkpoints.", type=int, default=500),
-    option("--log-every", "Between metrics rows.", type=int, default=10),
+    integer("--save-every", "Steps between checkpoints.", default=500),
+    integer("--log-every", "Steps between metrics rows.", default=10),
     *repeat_options(seeded="Initial weights."),
 ]
 """Settings of TrainConfig, by its names."""
@@ -53,13 +47,9 @@ RECIPE = [
 
 @click.command()
 @click.argument("data", nargs=-1, metavar="[DATA]...")
-@option(
-    "--model",
-    "Preset; `--model list` shows all. [default: mamba-1.4m on a GPU, mamba-demo on a CPU]",
-)
+@option("--model", "Preset or `list`. [default: mamba-1.4m on a GPU, mamba-demo on a CPU]")
 @choice(
-    "--objective",
-    ["next-token", "masked"],
+    *("--objective", "next-token|masked"),
     "What is predicted. [default: the next base; hidden bases by models that read both ways]",
 )
 @target_options("runs/<data>-<model>-<length>")
