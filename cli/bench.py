@@ -23,4 +23,4 @@ JSON = file_option("--json json_path", "Write the numbers, too.", metavar="FILE"
 
 def precision_option(flag: str, help: str) -> Decorator:
     """auto, bf16 or fp32, as `precision`."""
-    return choice(f"{flag} precision", "auto|bf16|fp32", help, default="auto")
+    return choice(f"{flag} precision auto|bf16|fp32", help, default="auto")

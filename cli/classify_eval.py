@@ -25,9 +25,7 @@ _OF_ALL = ("run", "out", "lengths", "rc", "device", "micro_batch")
     metavar="SIZES",
 )
 @evaluation_options
-@choice(
-    *("--rc", "none|average"), "average: evaluate the mean of both strands. [default: as the run]"
-)
+@choice("--rc none|average", "average: evaluate the mean of both strands. [default: as the run]")
 @DEVICE
 @integer("--micro-batch", "Sequences in one pass.")
 def evaluate(

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 RECIPE = [
     choice(
-        *("--tune", "full|head|probe"),
+        "--tune full|head|probe",
         "All weights; the head alone; or the head alone, fitted without steps.",
         default="full",
     ),
     choice(
-        *("--pool", "last|mean|max|first"),
+        "--pool last|mean|max|first",
         "How a sequence becomes a vector. [default: last; mean for models that read both ways]",
     ),
     switch("--extend-filters", "Hyena: allow sequences longer than its filters, which end there."),
@@ -45,18 +45,16 @@ RECIPE = [
     *optimiser_options(min_learning_rate=1e-6, warmup_fraction=0.5),
     number("--dropout", "Share of channels hidden from the head.", default=0.0),
     choice(
-        *("--rc", "none|average"),
+        "--rc none|average",
         "average: evaluate the mean of both strands. [default: average for species]",
     ),
     choice(
-        *("--class-weights", "none|balanced"),
-        "balanced: each class counts the same.",
-        default="none",
+        "--class-weights none|balanced", "balanced: each class counts the same.", default="none"
     ),
     whole("--eval-every", "Steps between validations. [default: an epoch]"),
     whole("--eval-examples", "Sequences of a validation. [default: all]"),
     whole("--patience", "Stop after so many validations without a better one."),
-    choice("--keep", "best|last", "Model kept: of the best validation, or last.", default="best"),
+    choice("--keep best|last", "Model kept: of the best validation, or last.", default="best"),
     whole("--save-every", "Steps between checkpoints.", default=500),
     whole("--log-every", "Steps between metrics rows.", default=10),
     *repeat_options(seeded="Weights of the head."),

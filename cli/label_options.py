@@ -192,7 +192,7 @@ _WINDOWS: list[Decorator] = [
     option("--test-contigs", "Contigs for the test, likewise.", metavar="NAMES"),
     number("--max-n-fraction", "Species: skip windows with a larger share of N. [default: 0.5]"),
     choice(
-        *("--chromosomes", "uniform|length|callable"),
+        "--chromosomes uniform|length|callable",
         "How a chromosome of a species is drawn. [default: uniform]",
     ),
     whole("--eval-windows", "Windows of species that are evaluated. [default: 1000]"),
@@ -200,12 +200,12 @@ _WINDOWS: list[Decorator] = [
 ]
 _TASK_AND_HELD_OUT: list[Decorator] = [
     choice(
-        *("--task", "multiclass|multilabel|regression|per-base"),
+        "--task multiclass|multilabel|regression|per-base",
         "What labels are: one class a sequence, several, numbers, or one a base.",
         default="multiclass",
     ),
     choice(
-        *("--group-by", "contig|overlap"),
+        "--group-by contig|overlap",
         "Hold out all regions of a contig, or those that overlap. [default: contig]",
     ),
     file_option("--valid-table", "Another table, for validation."),

@@ -58,8 +58,9 @@ def option(names: str, help: str, **settings: Any) -> Decorator:
     return click.option(*names.split(), help=help, show_default=shows_default, **settings)
 
 
-def choice(names: str, words: str, help: str, **settings: Any) -> Decorator:
-    """An option whose value is one of some words: `shift|pad|skip`."""
+def choice(names_and_words: str, help: str, **settings: Any) -> Decorator:
+    """An option whose value is one of some words, as in `--edge shift|pad|skip`."""
+    names, _, words = names_and_words.rpartition(" ")
     return option(names, help, type=click.Choice(words.split("|")), **settings)
 
 
@@ -193,7 +194,7 @@ window_options = grouped(
     [
         size_option("--seq-len", "Bases in a window.", default="1k"),
         choice(
-            *("--windows rule", "auto|tile|mamba|hyenadna|caduceus"),
+            "--windows rule auto|tile|mamba|hyenadna|caduceus",
             "How windows are laid; auto is tile, with a BED mamba (the paper's).",
             default="auto",
         ),
@@ -204,7 +205,7 @@ window_options = grouped(
         number("--test-fraction", "Else, share of each contig for the test.", default=0.05),
         switch("--keep-overlap", "Keep training windows that overlap held-out ones, as published."),
         choice(
-            *("--edge", "shift|pad|skip"),
+            "--edge shift|pad|skip",
             "Windows past a contig's end: moved inside, padded or skipped.",
             default="shift",
         ),
@@ -241,7 +242,7 @@ SPECIES_OPTIONS = [
         multiple=True,
     ),
     choice(
-        *("--split", "homology|hyenadna|contigs|bed"),
+        "--split homology|hyenadna|contigs|bed",
         "How species are divided: by homology to human chromosomes (test 5, 7, 9, 10, 11; valid 1, "
         "3, 12, 13), by a chromosome's own number as HyenaDNA does, or by contigs or a BED. "
         "[default: what --bed or --valid-contigs say, else homology]",
@@ -322,7 +323,7 @@ def repeat_options(*, seeded: str) -> list[Decorator]:
     return [
         integer("--seed", seeded, default=0),
         choice(
-            *("--precision", "auto|bf16|fp32"),
+            "--precision auto|bf16|fp32",
             "auto is bf16 on GPUs, fp32 on CPUs, though those with AVX512-BF16 or AMX train a "
             "quarter faster in bf16; parameters stay fp32.",
             default="auto",
@@ -333,7 +334,7 @@ def repeat_options(*, seeded: str) -> list[Decorator]:
 DEVICE = option("--device", "auto, cpu, cuda or cuda:N.", default="auto")
 MICRO_BATCH = integer("--micro-batch", "Windows in one pass. [default: what fits]")
 RECOMPUTE = choice(
-    *("--recompute", "nothing|cheap|blocks"),
+    "--recompute nothing|cheap|blocks",
     "What the backward pass computes again instead of keeping it: all but the scan (cheap) or "
     "whole blocks. [default: what memory needs]",
 )

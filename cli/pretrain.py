@@ -49,7 +49,7 @@ RECIPE = [
 @click.argument("data", nargs=-1, metavar="[DATA]...")
 @option("--model", "Preset or `list`. [default: mamba-1.4m on a GPU, mamba-demo on a CPU]")
 @choice(
-    *("--objective", "next-token|masked"),
+    "--objective next-token|masked",
     "What is predicted. [default: the next base; hidden bases by models that read both ways]",
 )
 @target_options("runs/<data>-<model>-<length>")

@@ -22,7 +22,7 @@ class Window:
     Window,
     [
         whole("--size", "Bases.", default=64),
-        choice("--edge", "shift|pad", "Past the end.", default="shift"),
+        choice("--edge shift|pad", "Past the end.", default="shift"),
         switch("--keep", "Keep it."),
     ],
 )
