@@ -61,7 +61,7 @@ def pretrain(
     *,
     data: tuple[str, ...],
     model: str | None,
-    objective: str | None,
+    objective: Any,
     target: RunTarget,
     windows: WindowOptions,
     no_rc_augment: bool,
@@ -103,7 +103,7 @@ def pretrain(
             genome,
             model=model,
             data=windows.data_config(genome, rc_augment=not no_rc_augment),
-            objective=_OBJECTIVES[objective],
+            objective=objective and objective.replace("-", "_"),
             device=options.device,
             **recipe,
         )
@@ -113,9 +113,6 @@ def pretrain(
         out = target.out or _default_out(config.genome, model, windows.seq_len)
         outcome = pretraining.pretrain(config, out, options, force=target.force)
     conclude(lambda: pretraining.conclusion(out, outcome), outcome)
-
-
-_OBJECTIVES: dict[str | None, Any] = {None: None, "next-token": "next_token", "masked": "masked"}
 
 
 def _default_out(genome: tuple[str, ...], model_name: str, seq_len: int) -> Path:
