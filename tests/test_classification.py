@@ -88,6 +88,11 @@ def test_a_run_leaves_every_file_and_judges_the_test_once(finished):
     }
 
 
+def test_the_report_is_written_after_the_test_is_evaluated(finished):
+    report, evaluation = (finished.path / name for name in ("report.html", "evaluation.json"))
+    assert report.stat().st_mtime_ns >= evaluation.stat().st_mtime_ns
+
+
 def test_a_motif_is_learned(folder, tmp_path):
     config = tiny_classify(folder, max_steps=150, eval_every=50, warmup_fraction=0.1)
     outcome = train_classifier(config, tmp_path / "run", OPTIONS)

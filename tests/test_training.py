@@ -73,6 +73,12 @@ def test_a_run_learns_and_leaves_every_file(finished):
     assert "cpu" in manifest["kernels"]["selective_scan on cpu"]
 
 
+def test_the_report_is_written_after_the_manifest_says_how_a_run_ended(finished):
+    """However short the run: while it trains, a report of the last minute is kept."""
+    report, manifest = (finished.path / name for name in ("report.html", "manifest.json"))
+    assert report.stat().st_mtime_ns >= manifest.stat().st_mtime_ns
+
+
 def test_a_masked_run_goes_on_with_the_same_bases_hidden(store, tmp_path, monkeypatch):
     config = replace(tiny_config(store), objective="masked")
     pretrain(config, tmp_path / "whole", OPTIONS)

@@ -103,8 +103,8 @@ class LabelValidator:
         value = row[self._name]
         return f"{text}, {self._name} {'none' if value is None else f'{value:.4f}'}"
 
-    def write_report(self, folder: Path) -> Path:
-        return write_label_report(folder, is_running=True)
+    def write_report(self, folder: Path, *, is_running: bool = False) -> Path:
+        return write_label_report(folder, is_running=is_running)
 
 
 @torch.no_grad()

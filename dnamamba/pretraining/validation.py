@@ -49,8 +49,8 @@ class LanguageValidator:
     def summary(self, row: Mapping[str, Any]) -> str:
         return describe_row(row)
 
-    def write_report(self, folder: Path) -> Path:
-        return write_report(folder, is_running=True)
+    def write_report(self, folder: Path, *, is_running: bool = False) -> Path:
+        return write_report(folder, is_running=is_running)
 
 
 def describe_row(row: Mapping[str, Any]) -> str:

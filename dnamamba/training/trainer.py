@@ -64,7 +64,9 @@ class Validator(Protocol):
         """A row of metrics in a few words."""
         ...
 
-    def write_report(self, folder: Path) -> object: ...
+    def write_report(self, folder: Path, *, is_running: bool = False) -> object:
+        """Write report.html. is_running: unless it was written a moment ago."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,7 @@ class Trainer:
         progress.validated(row)
         self._keep_best(row)
         if self.compute.ranks.is_main:
-            self.validator.write_report(self.run.path)
+            self.validator.write_report(self.run.path, is_running=True)
         return True
 
     def _keep_best(self, row: Mapping[str, Any]) -> None:
