@@ -5,7 +5,6 @@ Rows are numbered as a spreadsheet shows them: in a text file the header is row 
 
 import contextlib
 import csv
-import gzip
 import io
 import itertools
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dnamamba.data_prep.genomes.fasta import compression_of, open_existing, refuse_damage
 from dnamamba.data_prep.sequences import Ints, PackedSequences, Packer
 from dnamamba.errors import InputError
+from dnamamba.files import compression_of, open_input
 
 # A field may hold a chromosome. The limit is a C long, which has 32 bits on some systems.
 _LONGEST_FIELD = (1 << 31) - 1
@@ -112,12 +111,10 @@ def _blocks(path: Path, wanted: list[str]) -> Iterator[Block]:
 @contextlib.contextmanager
 def _open_table(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
     """Its unpacked bytes, and whether they are parquet."""
-    with open_existing(path) as raw, refuse_damage(path):
-        packed = compression_of(path) != "none"
-        stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
-        head = stream.peek(8)[:8]  # type: ignore[attr-defined]
+    with open_input(path) as stream:
+        head = stream.peek(8)[:8]
         is_parquet = head.startswith(b"PAR1")
-        if is_parquet and packed:
+        if is_parquet and compression_of(path) != "none":
             # Parquet is read from its end, which gzip can reach only by unpacking everything.
             yield io.BytesIO(stream.read()), True
             return

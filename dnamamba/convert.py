@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dnamamba.errors import InputError, WrongResultError
+from dnamamba.files import read_json
 from dnamamba.models import DnaModel, count_parameters
 from dnamamba.models.interop.files import CONFIG_NAME, WeightFiles, read_source
 from dnamamba.models.interop.fingerprint import fixed_logits, model_ids, take_fingerprint
@@ -26,7 +27,6 @@ from dnamamba.models.interop.registry import FORMATS, find_format, recognise
 from dnamamba.models.interop.theirs import compare_with_theirs
 from dnamamba.models.interop.tokenizer_files import special_token_ids, write_tokenizer
 from dnamamba.models.model_folder import WEIGHTS_NAME, enter_run, load_weights
-from dnamamba.models.weight_files import read_json
 from dnamamba.tokenizer import VOCABULARY
 
 OWN_FORMAT = "dnamamba"

@@ -237,7 +237,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         write_report(tmp_path / "missing")
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "not valid JSON"), ("[1]", "got a list")])
+@pytest.mark.parametrize(("content", "message"), [("{", "is not JSON"), ("[1]", "got a list")])
 def test_a_damaged_file_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(InputError, match=f"manifest.json .*{message}"):

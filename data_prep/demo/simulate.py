@@ -38,6 +38,7 @@ from dnamamba.data_prep.demo.evolution import (
     rate,
 )
 from dnamamba.errors import InputError
+from dnamamba.files import read_json, sha256_of
 from dnamamba.runtime import cache_folder
 
 FORMAT_VERSION = 1  # raise it with any change of the sequence that comes out
@@ -222,7 +223,7 @@ def _write_files(folder: Path, config: DemoConfig) -> None:
         "rates": _rates(config),
         "lengths": lengths,
         "substitutions_per_shared_site": divergence,
-        "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
+        "sha256": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     }
     (folder / "demo.json").write_bytes((json.dumps(record, indent=1) + "\n").encode())
 
@@ -289,7 +290,7 @@ def _check_written(folder: Path, config: DemoConfig) -> dict[str, Path]:
         raise InputError(f"{folder} holds demo genomes of another config ({details}); {advice}")
     for name, digest in record["sha256"].items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != digest:
+        if not path.is_file() or sha256_of(path) != digest:
             raise InputError(f"{path} is missing or was changed since it was simulated; {advice}")
     return _paths(folder)
 
@@ -297,10 +298,9 @@ def _check_written(folder: Path, config: DemoConfig) -> dict[str, Path]:
 def _read_record(path: Path) -> dict[str, Any]:
     """demo.json, or nothing where there is none that can be read."""
     try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_json(path)
+    except InputError:
         return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _paths(folder: Path) -> dict[str, Path]:
@@ -309,11 +309,6 @@ def _paths(folder: Path) -> dict[str, Path]:
 
 def _is_empty_folder(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _README = """\

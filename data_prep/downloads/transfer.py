@@ -31,6 +31,7 @@ from dnamamba.data_prep.downloads.catalogue import (
     has_checksum,
 )
 from dnamamba.errors import InputError
+from dnamamba.files import read_json
 from dnamamba.runtime import sync_to_disk
 
 logger = logging.getLogger(__name__)
@@ -318,10 +319,9 @@ class _Transfer:
 
     def _read_state(self) -> dict[str, Any]:
         try:
-            state = json.loads(_state_of(self.part).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            return read_json(_state_of(self.part))
+        except InputError:
             return {}
-        return state if isinstance(state, dict) else {}
 
     def _write_state(self, headers: Message, total: int | None) -> None:
         state = {"url": self.url, "validator": _validator(headers), "total": total}

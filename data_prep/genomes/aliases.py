@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dnamamba.data_prep.apes import human_name, numbering_of
-from dnamamba.data_prep.genomes.fasta import open_existing
 from dnamamba.errors import InputError
+from dnamamba.files import open_input
 
 _NCBI_HEADER = "Sequence-Name"
 _NCBI_NAMES = ("Sequence-Name", "GenBank-Accn", "RefSeq-Accn", "UCSC-style-name")
@@ -28,7 +28,7 @@ def read_aliases(path: Path) -> dict[str, str]:
     Scaffolds get UCSC's name where there is one and else keep their own.
     Raises InputError for a file of another kind and for a name that would mean two contigs.
     """
-    with open_existing(path) as file:
+    with open_input(path) as file:
         lines = file.read().decode("utf-8", "replace").splitlines()
     comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
     rows = [line.split("\t") for line in lines if line.strip() and not line.startswith("#")]

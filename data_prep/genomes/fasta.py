@@ -4,57 +4,30 @@ Random access is pyfaidx's. What it needs beside the file (an index) goes beside
 the cache folder where that place is read-only; a run never changes a folder it may not change.
 """
 
-import contextlib
-import gzip
 import hashlib
 import os
 import shlex
-import zlib
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
+from Bio.bgzf import BgzfBlocks
 
 from dnamamba.data_prep.genomes.fasta_index import index_fits
 from dnamamba.errors import InputError
+from dnamamba.files import (
+    building,
+    compression_of,
+    open_existing,
+    open_input,
+    refuse_truncated_bgzf,
+)
 from dnamamba.runtime import cache_folder
 from dnamamba.tokenizer import Codes, encode
 
-Compression = Literal["none", "gzip", "bgzf"]
-
-BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BLOCK = 1 << 23
-
-
-def compression_of(path: Path) -> Compression:
-    """Tell plain text, gzip and BGZF (gzip in blocks, as bgzip writes) apart by content."""
-    with open_existing(path) as file:
-        head = file.read(18)
-    if head[:2] != b"\x1f\x8b":
-        return "none"
-    return "bgzf" if len(head) == 18 and head[3] & 4 and head[12:14] == b"BC" else "gzip"
-
-
-def open_existing(path: Path) -> BinaryIO:
-    """Open for reading bytes; FileNotFoundError and folders get a sentence."""
-    if path.is_dir():
-        raise InputError(f"expected a file, got a folder: {path}")
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    return open(path, "rb")
-
-
-def refuse_truncated_bgzf(path: Path) -> None:
-    """Raise InputError where the end-of-file block that bgzip writes last is missing."""
-    with open_existing(path) as file:
-        file.seek(max(0, path.stat().st_size - len(BGZF_END)))
-        if file.read() != BGZF_END:
-            raise InputError(
-                f"{path} is cut off: a BGZF file ends with an empty block, this one does not. "
-                "Copy or download it again"
-            )
 
 
 def refuse_plain_gzip(paths: Sequence[Path]) -> None:
@@ -76,17 +49,6 @@ def prepare_command(*paths: Path) -> str:
     """The command that turns files which random access cannot read into a store."""
     store = paths[0].name.split(".")[0] + ".h5"
     return shlex.join(["dnamamba", "data", "prepare", *map(str, paths), "--out", store])
-
-
-@contextlib.contextmanager
-def refuse_damage(path: Path) -> Iterator[None]:
-    """Raise InputError where decompressing fails half way."""
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path} is cut off or damaged ({error}). Copy or download it again"
-        ) from error
 
 
 def read_name(header: bytes, path: Path, known: Container[str]) -> str:
@@ -166,13 +128,7 @@ class FastaReader:
         yield from _split_headers(rest)
 
     def _blocks(self) -> Iterator[bytes]:
-        compression = compression_of(self.path)
-        if compression == "bgzf":
-            refuse_truncated_bgzf(self.path)
-        with open_existing(self.path) as raw, refuse_damage(self.path):
-            hashed = _HashingFile(raw, self._hash)
-            packed = compression != "none"
-            stream = gzip.GzipFile(fileobj=hashed, mode="rb") if packed else hashed  # type: ignore[call-overload]
+        with open_input(self.path, self._hash) as stream:
             while block := stream.read(_BLOCK):
                 yield block
 
@@ -207,19 +163,6 @@ def _count_letters(sequence: bytes) -> np.ndarray:
         piece = np.frombuffer(sequence[start : start + (1 << 20)], np.uint8)
         total += np.bincount(piece, minlength=256)
     return total
-
-
-class _HashingFile:
-    """Passes reads on and hashes what was read, so that a file is read once for both."""
-
-    def __init__(self, file: BinaryIO, digest: "hashlib._Hash"):
-        self._file = file
-        self._digest = digest
-
-    def read(self, size: int = -1) -> bytes:
-        block = self._file.read(size)
-        self._digest.update(block)
-        return block
 
 
 class IndexedFasta:
@@ -261,13 +204,7 @@ class IndexedFasta:
 
 
 def _open_faidx(path: Path, index: Path, packed: bool) -> Any:
-    try:
-        from pyfaidx import BgzfBlock, Faidx
-    except ImportError as error:
-        raise InputError(
-            f"reading {path} needs pyfaidx (pip install pyfaidx), which is not installed; "
-            "a store made by `dnamamba data prepare` is read without it"
-        ) from error
+    from pyfaidx import BgzfBlock, Faidx
 
     class Block(BgzfBlock):
         # pyfaidx looks for the block before a position; one that starts right there is meant too,
@@ -290,10 +227,6 @@ def _open_faidx(path: Path, index: Path, packed: bool) -> Any:
     except ValueError as error:
         raise InputError(
             f"the index {index} cannot be read ({error}): delete it, it is made again"
-        ) from error
-    except ImportError as error:
-        raise InputError(
-            f"reading BGZF ({path}) needs biopython (pip install biopython): {error}"
         ) from error
 
 
@@ -319,18 +252,12 @@ def _ensure_index(path: Path, packed: bool) -> Path:
         if fresh and index_fits(index, path, packed):
             return index
     index = beside if _allows_writing(path.parent) else cached
-    index.parent.mkdir(parents=True, exist_ok=True)
-    # Built under a name of this process and renamed, so that ranks may all do it at once.
-    building = index.with_name(f".{os.getpid()}-{index.name}")
-    try:
-        _write_fai(path, packed, building)
+    # Whole or not at all, and the .fai last, so that ranks may all do it at once.
+    with building(index) as fai:
+        _write_fai(path, fai)
         if packed:
-            _write_gzi(path, building.with_suffix(".gzi"))
-            os.replace(building.with_suffix(".gzi"), index.with_suffix(".gzi"))
-        os.replace(building, index)
-    finally:
-        building.unlink(missing_ok=True)
-        building.with_suffix(".gzi").unlink(missing_ok=True)
+            with building(index.with_suffix(".gzi")) as gzi:
+                _write_gzi(path, gzi)
     return index
 
 
@@ -343,7 +270,7 @@ def _is_fresh(index: Path, path: Path) -> bool:
     return index.exists() and index.stat().st_mtime >= path.stat().st_mtime
 
 
-def _write_fai(path: Path, packed: bool, out: Path) -> None:
+def _write_fai(path: Path, out: Path) -> None:
     """Index a FASTA in the format of `samtools faidx`.
 
     Not left to pyfaidx, which accepts a last line longer than the others and then reads wrong
@@ -352,8 +279,8 @@ def _write_fai(path: Path, packed: bool, out: Path) -> None:
     rows: dict[str, list[int]] = {}  # name -> length, offset, bases in a line, bytes in a line
     row = [0, 0, 0, 0]
     offset, ended = 0, False
-    with open_existing(path) as raw, refuse_damage(path):
-        for number, line in enumerate(gzip.GzipFile(fileobj=raw) if packed else raw, start=1):
+    with open_input(path) as lines:
+        for number, line in enumerate(lines, start=1):
             offset += len(line)
             text = line.rstrip(b"\r\n")
             if len(line) == row[3] and len(text) == row[2] and text.isalpha() and not ended:
@@ -388,12 +315,6 @@ def _refuse_line(path: Path, number: int) -> NoReturn:
 
 def _write_gzi(path: Path, out: Path) -> None:
     """Where BGZF blocks begin, packed and unpacked, without the first and the end (htslib .gzi)."""
-    try:
-        from Bio.bgzf import BgzfBlocks
-    except ImportError as error:
-        raise InputError(
-            f"reading BGZF ({path}) needs biopython (pip install biopython)"
-        ) from error
     with open_existing(path) as file:
         blocks = [(packed, unpacked) for packed, _, unpacked, _ in BgzfBlocks(file)][1:-1]
     numbers = [len(blocks), *(number for block in blocks for number in block)]

@@ -1,11 +1,12 @@
 """Does a FASTA index fit its file? Times do not tell: `cp -p`, tar and rsync keep old ones."""
 
-import gzip
 import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from dnamamba.files import unpacked
 
 _SAMPLES = 10
 _REACH = 1 << 16  # bytes read around a place; a header line that is longer counts as a misfit
@@ -89,8 +90,8 @@ class _Unpacked:
 
     def read(self, start: int, n_bytes: int) -> bytes:
         block = int(np.searchsorted(self._blocks[:, 1], start, side="right")) - 1
-        packed, unpacked = self._blocks[block].tolist()
+        packed, first = self._blocks[block].tolist()
         self._file.seek(packed)
-        with gzip.GzipFile(fileobj=self._file) as text:
-            text.read(start - unpacked)
-            return text.read(n_bytes)
+        text = unpacked(self._file)
+        text.read(start - first)
+        return text.read(n_bytes)

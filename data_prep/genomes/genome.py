@@ -6,10 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from dnamamba.data_prep.genomes.fasta import IndexedFasta, open_existing, refuse_plain_gzip
+from dnamamba.data_prep.genomes.fasta import IndexedFasta, refuse_plain_gzip
 from dnamamba.data_prep.genomes.statistics import ContigStatistics, FileStatistics, Runs, scan_fasta
 from dnamamba.data_prep.genomes.store import GenomeStore, is_store
 from dnamamba.errors import InputError
+from dnamamba.files import open_existing
 from dnamamba.tokenizer import Codes
 
 
@@ -172,8 +173,7 @@ def open_labelled_genomes(files: Mapping[str, Sequence[Path | str]]) -> Genome:
 
 def _open_each(files: Sequence[Path]) -> list[Genome]:
     for path in files:
-        with open_existing(path):
-            pass
+        open_existing(path).close()
     refuse_plain_gzip(files)
     return [_open_one(path) for path in files]
 

@@ -5,17 +5,18 @@ while the file's size and time of change are the same.
 """
 
 import hashlib
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.data_prep.genomes.fasta import FastaReader, FastaRecord, open_existing
+from dnamamba.data_prep.genomes.fasta import FastaReader, FastaRecord
+from dnamamba.errors import InputError
+from dnamamba.files import open_existing, read_json, write_json
 from dnamamba.runtime import cache_folder
 from dnamamba.tokenizer import N_ID, TOKEN_MASK, UNK_ID, Codes, encode, is_soft_masked, token_ids
 
@@ -90,8 +91,8 @@ def foreign_letters(statistics: Iterable[ContigStatistics], limit: float = 0.01)
 
 def scan_fasta(path: Path) -> FileStatistics:
     """The facts of a FASTA (plain, gzip or BGZF), from the cache if the file has not changed."""
-    with open_existing(path):
-        status = path.stat()
+    open_existing(path).close()
+    status = path.stat()
     place = str(path.resolve())
     stamp = {
         "version": _CACHE_VERSION,
@@ -112,10 +113,10 @@ def scan_fasta(path: Path) -> FileStatistics:
 
 def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileStatistics | None:
     try:
-        saved = json.loads(cached.read_text())
-    except (OSError, ValueError):
+        saved = read_json(cached)
+    except InputError:
         return None
-    if not isinstance(saved, dict) or saved.get("stamp") != stamp:
+    if saved.get("stamp") != stamp:
         return None
     contigs = tuple(
         ContigStatistics(
@@ -132,12 +133,7 @@ def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileStat
 
 def _write_cached(cached: Path, stamp: dict[str, object], statistics: FileStatistics) -> None:
     rows = [row.__dict__ | {"n_runs": row.n_runs.tolist()} for row in statistics.contigs]
-    text = json.dumps({"stamp": stamp, "sha256": statistics.sha256, "contigs": rows})
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        building = cached.with_name(f".{os.getpid()}-{cached.name}")
-        building.write_text(text)
-        os.replace(building, cached)
-    except OSError:
-        # A cache that cannot be written costs the next run one pass, nothing else.
-        return
+    # A cache that cannot be written costs the next run one pass, nothing else.
+    with suppress(OSError):
+        content = {"stamp": stamp, "sha256": statistics.sha256, "contigs": rows}
+        write_json(cached, content, indent=None)

@@ -16,7 +16,6 @@ share.
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import time
@@ -30,9 +29,10 @@ import numpy as np
 
 from dnamamba import __version__
 from dnamamba.data_prep.genomes.aliases import read_aliases, rename
-from dnamamba.data_prep.genomes.fasta import FastaReader, compression_of, refuse_truncated_bgzf
+from dnamamba.data_prep.genomes.fasta import FastaReader
 from dnamamba.data_prep.genomes.statistics import ContigStatistics, Runs, statistics_of_record
 from dnamamba.errors import InputError
+from dnamamba.files import building, compression_of, refuse_truncated_bgzf
 from dnamamba.runtime import is_running
 from dnamamba.tokenizer import VOCABULARY, Codes
 
@@ -86,17 +86,10 @@ def prepare_store(
             )
         if compression_of(source) == "bgzf":
             refuse_truncated_bgzf(source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(out)
-    building = out.with_name(f".{os.getpid()}-{out.name}.building")
-    try:
-        with h5py.File(building, "w", libver="latest") as file:
+    with building(out, sync=True) as path:
+        _remove_stale(out)
+        with h5py.File(path, "w", libver="latest") as file:
             _write_store(file, sources, aliases, on_contig)
-        with open(building, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(building, out)
-    finally:
-        building.unlink(missing_ok=True)
     return out
 
 

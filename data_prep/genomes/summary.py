@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dnamamba.data_prep.genomes.fasta import compression_of, open_existing
 from dnamamba.data_prep.genomes.statistics import ContigStatistics, foreign_letters, scan_fasta
 from dnamamba.data_prep.genomes.store import GenomeStore, is_store
+from dnamamba.files import compression_of, open_existing
 from dnamamba.runtime import logger
 from dnamamba.tokenizer import GAPS, IUPAC_AMBIGUOUS
 
@@ -27,8 +27,7 @@ def summarise_file(path: Path, n_contigs: int = 20) -> list[str]:
 
     Logs a warning where many letters are not those of DNA.
     """
-    with open_existing(path):
-        pass
+    open_existing(path).close()
     if is_store(path):
         store = GenomeStore(path)
         kind, statistics = "prepared store", list(store.statistics.values())

@@ -1,12 +1,11 @@
 """BED files: stretches of a genome for train, valid and test, or with labels."""
 
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dnamamba.data_prep.genomes.fasta import compression_of, open_existing, refuse_damage
 from dnamamba.errors import InputError
+from dnamamba.files import open_input
 from dnamamba.intervals import Interval, Split, Strand
 
 
@@ -67,9 +66,7 @@ def read_labelled_bed(path: Path, label_column: int) -> Iterator[LabelledRegion]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with open_existing(path) as raw, refuse_damage(path):
-        packed = compression_of(path) != "none"
-        lines = gzip.GzipFile(fileobj=raw) if packed else raw
+    with open_input(path) as lines:
         for number, line in enumerate(lines, start=1):
             text = line.decode("utf-8", "replace").rstrip("\r\n")
             if text.strip() and not text.startswith(("#", "track ", "browser ")):

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from dnamamba.data_prep.genomes.fasta import refuse_damage
 from dnamamba.data_prep.regions.rows import (
     RegionRow,
     RegionTable,
@@ -15,6 +14,7 @@ from dnamamba.data_prep.regions.rows import (
 )
 from dnamamba.data_prep.regions.text_input import DEFAULT_SEQUENCE_COLUMN, TextInput
 from dnamamba.data_prep.tables import RowBlock, place_column, read_parquet_rows, read_text_rows
+from dnamamba.files import refuse_damage
 from dnamamba.tokenizer import Codes, encode
 
 _OPTIONS = "--sequence-column and --name-column"

@@ -3,7 +3,6 @@
 Nothing is judged by a file's name: `reads.txt` may be gzip, `/data/csv/x` a VCF.
 """
 
-import gzip
 import io
 import re
 from collections.abc import Iterator
@@ -12,14 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from dnamamba.data_prep.genomes.fasta import (
+from dnamamba.errors import InputError
+from dnamamba.files import (
     BGZF_END,
     compression_of,
+    compression_of_head,
     open_existing,
     refuse_damage,
     refuse_truncated_bgzf,
+    unpacked,
 )
-from dnamamba.errors import InputError
 
 if TYPE_CHECKING:
     Buffered = io.BufferedReader[Any]
@@ -112,13 +113,12 @@ def _text_of(stream: BinaryIO, name: str, *, is_file: bool = False) -> TextInput
     # A reader of our own can be peeked into, whatever the stream is.
     raw = _Remembering(stream)
     given: Buffered = io.BufferedReader(raw, _PEEKED)
-    head = given.peek(18)[:18]
-    is_packed = head[:2] == b"\x1f\x8b"
-    is_bgzf = is_packed and len(head) == 18 and bool(head[3] & 4) and head[12:14] == b"BC"
-    if is_packed:
-        given = io.BufferedReader(_Unpacking(given, raw if is_bgzf else None), 1 << 16)
+    compression = compression_of_head(given.peek(18))
+    if compression != "none":
+        whole = raw if compression == "bgzf" else None
+        given = io.BufferedReader(_Unpacking(given, whole), 1 << 16)
     with refuse_damage(Path(name)):
-        text = TextInput(name, given, stream if is_file and not is_packed else None)
+        text = TextInput(name, given, stream if is_file and compression == "none" else None)
     _refuse_other_formats(text)
     return text
 
@@ -144,7 +144,7 @@ class _Unpacking(io.RawIOBase):
     """Text of gzip data. bgzf: where BGZF data, which has to end as such data does, comes from."""
 
     def __init__(self, packed: "Buffered", bgzf: _Remembering | None):
-        self._text = gzip.GzipFile(fileobj=packed)
+        self._text = unpacked(packed)
         self._bgzf = bgzf
 
     def readable(self) -> bool:

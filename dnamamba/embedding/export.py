@@ -1,6 +1,5 @@
 """Embeddings as npz, parquet or text, for small jobs and other programs."""
 
-import gzip
 import zipfile
 from collections.abc import Iterator
 from itertools import chain
@@ -11,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.embedding.lazy_vectors import require_memory
-from dnamamba.embedding.reader import Embeddings, building, number_names, read_embeddings
+from dnamamba.embedding.reader import Embeddings, number_names, open_new, read_embeddings
 from dnamamba.errors import InputError
+from dnamamba.files import clean_cell
 
 ExportFormat = Literal["npz", "parquet", "tsv"]
-_SPACES = str.maketrans("\t\r\n", "   ")
 _TEXT_BYTES = 12
 """Of a number as text, about."""
 
@@ -48,7 +47,7 @@ def export(
         if kind == "tsv":
             n_bytes = embeddings.vectors.size * _TEXT_BYTES
         require_memory(n_bytes, f"{out} with {len(embeddings.vectors):,} vectors")
-        with building(out, force) as (file, _):
+        with open_new(out, force) as file:
             write(embeddings, file, out)
     return out
 
@@ -130,18 +129,10 @@ def _pieces(embeddings: Embeddings) -> Iterator[tuple[list[NDArray[Any]], NDArra
 
 
 def _write_tsv(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
-    if out.suffix != ".gz":
-        _write_lines(embeddings, file)
-        return
-    with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
-        _write_lines(embeddings, packed)
-
-
-def _write_lines(embeddings: Embeddings, file: Any) -> None:
-    names = [name.translate(_SPACES) for name in _column_names(embeddings)]
+    names = map(clean_cell, _column_names(embeddings))
     file.write(("\t".join([*names, *number_names(embeddings.info)]) + "\n").encode())
     for columns, numbers in _pieces(embeddings):
-        cells = [[str(value).translate(_SPACES) for value in column] for column in columns]
+        cells = [[clean_cell(str(value)) for value in column] for column in columns]
         for *row, values in zip(*cells, numbers.tolist(), strict=True):
             texts = ("" if value != value else f"{value:.9g}" for value in values)
             file.write(("\t".join(chain(row, texts)) + "\n").encode())

@@ -8,18 +8,16 @@ vectors = embeddings.to_memmap("peaks.npy")
 
 import importlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.data_prep.genomes.fasta import open_existing
 from dnamamba.data_prep.genomes.store import quote_name
 from dnamamba.embedding.format import (
     FORMAT,
@@ -31,6 +29,7 @@ from dnamamba.embedding.format import (
 from dnamamba.embedding.hdf5 import no_room
 from dnamamba.embedding.lazy_vectors import Vectors
 from dnamamba.errors import InputError
+from dnamamba.files import open_existing, open_output
 
 _COPIED_AT_ONCE = 1 << 22
 
@@ -219,7 +218,7 @@ class Embeddings:
         np.load(path, mmap_mode="r") opens it again. Raises InputError where it exists (without
         `force`) and where there is no room.
         """
-        with building(Path(path), force) as (file, _):
+        with open_new(Path(path), force) as file:
             header = {
                 "descr": np.lib.format.dtype_to_descr(self.vectors.dtype),
                 "fortran_order": False,
@@ -348,8 +347,8 @@ def _check_kind(path: Path, file: h5py.File) -> EmbeddingInfo:
 
 
 @contextmanager
-def building(path: Path, force: bool) -> Iterator[tuple[Any, Path]]:
-    """A file, open for bytes, and its name while it is made; renamed to `path` at the end.
+def open_new(path: Path, force: bool) -> Iterator[BinaryIO]:
+    """A file to write bytes to, which appears as `path` when it is whole (files.open_output).
 
     Raises InputError where `path` exists (without `force`) or cannot be written.
     """
@@ -358,21 +357,7 @@ def building(path: Path, force: bool) -> Iterator[tuple[Any, Path]]:
     if path.exists() and not force:
         raise InputError(f"{path} exists already; use force to replace it, or another name")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(".building", f".{path.name}-", path.parent)
-        temporary = Path(name)
-        try:
-            with open(number, "wb") as file:
-                yield file, temporary
-            temporary.chmod(0o666 & ~_umask())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with open_output(path) as file:
+            yield file
     except OSError as error:
         raise no_room(path, error) from error
-
-
-def _umask() -> int:
-    found = os.umask(0o22)
-    os.umask(found)
-    return found

@@ -4,9 +4,7 @@ Rows are cut into parts by what they are alone, so that any number of processes,
 again at any moment, make the same file.
 """
 
-import gzip
 import hashlib
-import os
 import shutil
 import sys
 from collections import deque
@@ -19,10 +17,10 @@ from typing import BinaryIO, Literal, TypeVar
 
 import torch
 
-from dnamamba.data_prep.genomes.fasta import compression_of, refuse_damage
 from dnamamba.data_prep.regions.rows import RegionRow, RowStatus, join_notes
 from dnamamba.embedding.embedder import Embedded, Embedder, EmbedInput
 from dnamamba.embedding.writer import EmbeddedRow, EmbeddingWriter
+from dnamamba.files import building, open_input
 from dnamamba.runtime import Ranks
 
 Allele = Literal["ref", "alt"]
@@ -221,14 +219,8 @@ class _InTurn:
 
 def keep_stream(source: BinaryIO, path: Path) -> Path:
     """A stream, such as standard input, as a file that several processes can read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with open(building, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        os.replace(building, path)
-    finally:
-        building.unlink(missing_ok=True)
+    with building(path) as kept, open(kept, "wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
     return path
 
 
@@ -236,6 +228,5 @@ def checksum(source: Path | str) -> str:
     """sha256 of what a file holds, unpacked, or of a text."""
     if isinstance(source, str):
         return hashlib.sha256(source.encode()).hexdigest()
-    packed = compression_of(source) != "none"
-    with gzip.open(source) if packed else open(source, "rb") as file, refuse_damage(source):
+    with open_input(source) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,8 +6,6 @@ what the model is made of: `model`, and of a classifier `head`.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dnamamba.errors import InputError
+from dnamamba.files import building, read_json
 from dnamamba.models import hub
-from dnamamba.models.weight_files import read_json, read_safetensors
+from dnamamba.models.weight_files import read_safetensors
 
 FORMAT_VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
@@ -42,7 +41,6 @@ class SavedModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json, each whole or not at all."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tied = _tied_names(self)
         weights = {
             name: tensor.contiguous()
@@ -50,13 +48,9 @@ class SavedModel(nn.Module):
             if name not in tied
         }
         config = {"format_version": FORMAT_VERSION, **self._settings()}
-        building = {name: folder / f".{name}.tmp" for name in (WEIGHTS_NAME, CONFIG_NAME)}
-        save_file(weights, building[WEIGHTS_NAME], metadata={"format": "pt"})
-        building[CONFIG_NAME].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        # safetensors makes files for their owner alone; models are shared as the umask says.
-        shutil.copymode(building[CONFIG_NAME], building[WEIGHTS_NAME])
-        for name, path in building.items():
-            os.replace(path, folder / name)
+        with building(folder / CONFIG_NAME) as settings, building(folder / WEIGHTS_NAME) as path:
+            settings.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            save_file(weights, path, metadata={"format": "pt"})
 
     @classmethod
     def from_pretrained(

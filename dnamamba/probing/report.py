@@ -38,7 +38,7 @@ def write_probe_report(folder: Path) -> Path:
 
     Raises InputError if the folder has no probe.json, or a damaged one.
     """
-    record = read_json(folder / "probe.json")
+    record = read_json(folder / "probe.json", missing_ok=True)
     if not record:
         raise InputError(f"expected a folder of `dnamamba probe`, {folder} has no probe.json")
     return write_page(folder, "probing.html.j2", _content(record))

@@ -12,8 +12,6 @@ report.html       written by probe_report
 """
 
 import csv
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from dnamamba.baselines.linear_models import STRENGTH_NAMES, LinearProbe, Matrix, model_kind
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.errors import InputError
+from dnamamba.files import write_json
 from dnamamba.metrics.curves import curves
 from dnamamba.metrics.metrics import evaluate, primary_metric
 from dnamamba.probing.evaluation import evaluate_probe
@@ -80,9 +79,7 @@ class ProbeResult:
             csv.writer(file, delimiter="\t", lineterminator="\n").writerows(self.predictions)
         if self.probe is not None:
             self.probe.save(folder / "probe.npz")
-        building = folder / ".probe.building"
-        building.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf8")
-        os.replace(building, folder / "probe.json")
+        write_json(folder / "probe.json", self.record, indent=1)
 
 
 def probe_embeddings(

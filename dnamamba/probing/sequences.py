@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.baselines.kmers import word_frequencies
-from dnamamba.data_prep.genomes.fasta import compression_of
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.readers import open_regions
-from dnamamba.data_prep.regions.text_input import open_text
 from dnamamba.data_prep.sequences import Ints, PackedSequences, sequence_keys
 from dnamamba.data_prep.tables import column_names, read_table
 from dnamamba.errors import InputError
+from dnamamba.files import open_input
 from dnamamba.probing.folds import FeatureSet
 from dnamamba.probing.labels import EmbeddedTable
 from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
@@ -102,14 +101,8 @@ def _records(path: Path) -> Iterator[tuple[str, Codes]]:
 
 
 def _is_fasta(path: Path) -> bool:
-    with open(path, "rb") as file:
-        if file.read(4) == b"PAR1":
-            return False
-    if compression_of(path) == "none":
-        with open(path, "rb") as file:
-            return file.read(64).lstrip().startswith(b">")
-    with open_text(path) as text:
-        return text.head.lstrip().startswith(b">")
+    with open_input(path) as file:
+        return file.peek(64).lstrip().startswith(b">")
 
 
 def word_sets(sequences: Sequence[Codes | None], max_k: int) -> list[FeatureSet]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnamamba.errors import InputError
-from dnamamba.files import building, is_number, read_json
+from dnamamba.files import is_number, read_json, write_text
 from dnamamba.reports import figures
 from dnamamba.reports.svg import draw
 from dnamamba.training.metrics_log import MetricsFile
@@ -28,10 +28,9 @@ def write_page(folder: Path, template: str, content: Row) -> Path:
 
     template: one of templates/. content: its variables; all but SVG is escaped.
     """
-    with building(folder / "report.html") as path:
-        page = _templates().get_template(template).render(content)
-        path.write_text(page, encoding="utf8")
-    return folder / "report.html"
+    path = folder / "report.html"
+    write_text(path, _templates().get_template(template).render(content))
+    return path
 
 
 def is_recent(folder: Path) -> bool:
@@ -77,7 +76,7 @@ class Run:
         if not folder.is_dir():
             raise InputError(f"expected a run folder, there is none at {folder}")
         names = ("config", "manifest", "baseline", "evaluation")
-        files = {name: read_json(folder / f"{name}.json") for name in names}
+        files = {name: read_json(folder / f"{name}.json", missing_ok=True) for name in names}
         rows = [row for row in MetricsFile(folder / "metrics.jsonl").rows() if "split" in row]
         train = [row for row in rows if row["split"] == "train" and is_number(row.get(drawn))]
         valid = [row for row in rows if row["split"] == "valid"]

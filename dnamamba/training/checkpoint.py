@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dnamamba.errors import InputError
+from dnamamba.files import read_json
 from dnamamba.runtime import logger, sync_to_disk
 
 FORMAT_VERSION = 1
@@ -205,12 +206,10 @@ def _read(
 def _read_details(file: Path) -> dict[str, Any]:
     advice = f"copy it again, or delete {file.parent} to go on from an older checkpoint"
     try:
-        details = json.loads(file.read_text(encoding="utf8"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error}); {advice}") from error
-    except ValueError as error:  # not JSON, or not even text
-        raise InputError(f"{file} is damaged ({error}); {advice}") from error
-    if not isinstance(details, dict) or "format_version" not in details:
+        details = read_json(file)
+    except InputError as error:
+        raise InputError(f"{error}; {advice}") from error
+    if "format_version" not in details:
         raise InputError(f"{file} should hold one object with a format_version; {advice}")
     if details["format_version"] != FORMAT_VERSION:
         raise InputError(

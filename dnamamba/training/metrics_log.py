@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dnamamba.files import write_text
+
 
 def bits_per_base(nats: float) -> float:
     """A loss in nats per base in bits; 2 is uniform over A, C, G and T."""
@@ -76,6 +78,4 @@ class MetricsFile:
     def rewind(self, step: int) -> None:
         """Drop rows after `step`: a resumed run writes them again."""
         kept = [row for row in self.rows() if row["step"] <= step]
-        building = self.path.with_suffix(".building")
-        building.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf8")
-        building.replace(self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))

@@ -10,8 +10,6 @@ model/          safetensors and config, for use
 report.html     the loss curve
 """
 
-import json
-import os
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,6 +19,7 @@ from typing import Any, TypeVar
 from dnamamba import __version__
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
+from dnamamba.files import read_json, write_json
 from dnamamba.runtime import Compute, describe_machine
 from dnamamba.training.metrics_log import MetricsFile
 
@@ -101,22 +100,12 @@ class RunFolder:
             (self.path / f"{name}.json").unlink(missing_ok=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write `name`.json whole or not at all."""
-        building = self.path / f".{name}.building"
-        building.write_text(json.dumps(content, indent=2) + "\n", encoding="utf8")
-        os.replace(building, self.path / f"{name}.json")
+        """Write `name.json` whole or not at all."""
+        write_json(self.path / f"{name}.json", content)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        path = self.path / f"{name}.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf8"))
-        except FileNotFoundError as error:
-            raise InputError(f"{path} is missing") from error
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{path} is damaged: expected a JSON object, got {content!r:.40}")
-        return content
+        """Read `name.json`; InputError if it is missing or damaged."""
+        return read_json(self.path / f"{name}.json")
 
     def write_config(self, config: Any, purpose: str) -> None:
         """Write a config dataclass as config.json. purpose: a key of COMMANDS."""

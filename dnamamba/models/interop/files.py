@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.weight_files import read_json, read_safetensors
+from dnamamba.files import read_json
+from dnamamba.models.weight_files import read_safetensors
 
 CONFIG_NAME = "config.json"
 # In the order in which transformers looks for them.
