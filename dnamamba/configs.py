@@ -99,3 +99,15 @@ def _read_tuple(hints: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...
         _read(hint, item, f"{path}[{i}]")
         for i, (hint, item) in enumerate(zip(hints, value, strict=True))
     )
+
+
+def require_choice(name: str, value: object, choices: Any) -> None:
+    """Raise InputError unless a setting has one of the values of a Literal type."""
+    if value not in get_args(choices):
+        raise InputError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+
+
+def require_seed(seed: int, name: str = "seed") -> None:
+    """Raise InputError unless a seed is from 0 to 2^63 - 1."""
+    if not 0 <= seed < 1 << 63:
+        raise InputError(f"{name} must be >= 0 and below 2^63, got {seed}")

@@ -10,15 +10,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 from Bio import bgzf
 
 from dnamamba.errors import InputError
 from dnamamba.runtime import sync_to_disk
 
-if TYPE_CHECKING:
-    Buffered = io.BufferedReader[Any]
+Buffered: TypeAlias = "io.BufferedReader[Any]"
 
 Compression = Literal["none", "gzip", "bgzf"]
 """bgzf: gzip in blocks, as bgzip writes, which can be read at any place."""
@@ -34,7 +33,7 @@ _SPACES = str.maketrans("\t\r\n", "   ")
 # --- reading
 
 
-def open_existing(path: Path) -> "Buffered":
+def open_existing(path: Path) -> Buffered:
     """Open a file for reading its bytes as they are.
 
     Raises FileNotFoundError, and InputError for a folder, with a sentence each.
@@ -47,7 +46,7 @@ def open_existing(path: Path) -> "Buffered":
 
 
 @contextmanager
-def open_input(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator["Buffered"]:
+def open_input(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator[Buffered]:
     """Open a plain, gzip or BGZF file for reading its unpacked bytes, whatever its name.
 
     digest: updated with the bytes on disk as they are read.
@@ -61,7 +60,7 @@ def open_input(path: Path, digest: "hashlib._Hash | None" = None) -> Iterator["B
         yield raw if compression == "none" else unpacked(raw)
 
 
-def unpacked(packed: BinaryIO) -> "Buffered":
+def unpacked(packed: BinaryIO) -> Buffered:
     """The text of a stream of gzip data, to be read from the stream's position on."""
     return io.BufferedReader(gzip.GzipFile(fileobj=packed))
 

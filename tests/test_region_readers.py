@@ -140,9 +140,11 @@ def test_missing_files_genomes_and_lengths_are_said(tmp_path):
         read(BED, genome=None)
     with pytest.raises(InputError, match="say how many bases"):
         read(VCF_HEADER)
-    with pytest.raises(InputError, match="line 1: expected FASTA"):
+    with pytest.raises(
+        InputError, match="does not look like FASTA: expected a line starting with '>'"
+    ):
         read("ACGT\n", input_format="fasta")
-    with pytest.raises(InputError, match="edge is one of shift, pad, clip"):
+    with pytest.raises(InputError, match="edge must be one of shift, pad, clip"):
         WindowRule(edge="mirror")
     with pytest.raises(InputError, match="widening regions needs seq_len"):
         WindowRule(widen=True)

@@ -51,6 +51,8 @@ def laid_out_slowly(config, rows, lengths, unreadable, protected, phases=None):
         if placed is None:
             continue
         first, last, left_pad = placed
+        if first == last:  # the contig has no base to pad
+            continue
         positions = {(contig, i) for i in range(first, last)}
         if len(positions & unreadable) > config.max_n_fraction * config.seq_len:
             continue

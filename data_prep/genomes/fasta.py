@@ -7,8 +7,9 @@ the cache folder where that place is read-only; a run never changes a folder it 
 import hashlib
 import os
 import shlex
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,9 +26,10 @@ from dnamamba.files import (
     refuse_truncated_bgzf,
 )
 from dnamamba.runtime import cache_folder
-from dnamamba.tokenizer import Codes, encode
+from dnamamba.tokenizer import ENCODE_TABLE, Codes, encode
 
-_BLOCK = 1 << 23
+_BLOCK = 1 << 20
+_TO_CODES = ENCODE_TABLE.tobytes()
 
 
 def refuse_plain_gzip(paths: Sequence[Path]) -> None:
@@ -66,7 +68,7 @@ def read_name(header: bytes, path: Path, known: Container[str]) -> str:
     return name
 
 
-def refuse_text_before_header(path: Path, text: bytes) -> NoReturn:
+def refuse_text_before_header(path: Path | str, text: bytes) -> NoReturn:
     """Raise InputError for what stands where a header line should."""
     raise InputError(
         f"{path} does not look like FASTA: expected a line starting with '>' first, "
@@ -95,74 +97,74 @@ class FastaReader:
     def __init__(self, path: Path):
         self.path = path
         self._hash = hashlib.sha256()
-        self._names: set[str] = set()
 
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[FastaRecord]:
-        header: bytes | None = None
-        parts: list[bytes] = []
-        for header_line, sequence in self._pieces():
-            if header_line is not None:
-                if header is not None:
-                    yield self._record(header, parts)
-                header, parts = header_line, []
-            elif header is None:
-                refuse_text_before_header(self.path, sequence)
-            else:
-                parts.append(sequence)
-        if header is None:
-            raise InputError(f"{self.path} holds no FASTA record")
-        yield self._record(header, parts)
+        names: set[str] = set()
+        letters = np.zeros(256, np.int64)
 
-    def _pieces(self) -> Iterator[tuple[bytes | None, bytes]]:
-        """Header lines as (line, b""), stretches of sequence without line ends as (None, bytes)."""
-        rest = b""
-        for block in self._blocks():
-            block = rest + block
-            cut = block.rfind(b"\n") + 1
-            block, rest = block[:cut], block[cut:]
-            yield from _split_headers(block)
-        yield from _split_headers(rest)
+        def count(piece: bytes) -> None:
+            letters[:] += np.bincount(np.frombuffer(piece, np.uint8), minlength=256)
 
-    def _blocks(self) -> Iterator[bytes]:
         with open_input(self.path, self._hash) as stream:
-            while block := stream.read(_BLOCK):
-                yield block
-
-    def _record(self, header: bytes, parts: list[bytes]) -> FastaRecord:
-        name = read_name(header, self.path, self._names)
-        self._names.add(name)
-        sequence = b"".join(parts)
-        return FastaRecord(name, encode(sequence), _count_letters(sequence))
-
-
-def _split_headers(block: bytes) -> Iterator[tuple[bytes | None, bytes]]:
-    start = 0
-    while start < len(block):
-        if block[start : start + 1] == b">":
-            end = block.find(b"\n", start)
-            end = len(block) if end < 0 else end
-            yield block[start:end], b""
-            start = end + 1
-            continue
-        end = block.find(b"\n>", start)
-        end = len(block) if end < 0 else end + 1
-        sequence = block[start:end].translate(None, b"\r\n \t")
-        if sequence:
-            yield None, sequence
-        start = end
+            blocks = iter(partial(stream.read, _BLOCK), b"")
+            for header, codes in read_records(blocks, self.path, count):
+                name = read_name(header, self.path, names)
+                names.add(name)
+                yield FastaRecord(name, codes, letters.copy())
+                letters[:] = 0
+        if not names:
+            raise InputError(f"{self.path} holds no FASTA record")
 
 
-def _count_letters(sequence: bytes) -> np.ndarray:
-    # In pieces: bincount makes eight bytes of every one it counts.
-    total = np.zeros(256, np.int64)
-    for start in range(0, len(sequence), 1 << 20):
-        piece = np.frombuffer(sequence[start : start + (1 << 20)], np.uint8)
-        total += np.bincount(piece, minlength=256)
-    return total
+def read_records(
+    blocks: Iterable[bytes], path: Path | str, on_piece: Callable[[bytes], None] = lambda _: None
+) -> Iterator[tuple[bytes, Codes]]:
+    """(header line, codes) of each record, of which only one is held.
+
+    path: for messages. on_piece: called with the letters of each piece of sequence.
+    """
+    header, codes = None, bytearray()
+    for header_line, piece in _split_headers(blocks):
+        if header_line is not None:
+            if header is not None:
+                yield header, np.frombuffer(codes, np.uint8)
+            header, codes = header_line, bytearray()
+        elif header is None:
+            refuse_text_before_header(path, piece)
+        else:
+            on_piece(piece)
+            if not piece.isascii():  # a letter is one, however many bytes it takes
+                piece = piece.decode("utf-8", "surrogateescape").encode("latin-1", "replace")
+            codes += piece.translate(_TO_CODES)
+    if header is not None:
+        yield header, np.frombuffer(codes, np.uint8)
+
+
+def _split_headers(blocks: Iterable[bytes]) -> Iterator[tuple[bytes | None, bytes]]:
+    """Header lines as (line, b""), pieces of sequence without spaces as (None, piece)."""
+    unfinished, begins_line = b"", True
+    for block in blocks:
+        block, unfinished, start = unfinished + block, b"", 0
+        while start < len(block):
+            if begins_line and block.startswith(b">", start):
+                end = block.find(b"\n", start)
+                if end < 0:
+                    unfinished = block[start:]
+                    break
+                yield block[start:end], b""
+                start = end + 1
+                continue
+            end = block.find(b"\n>", start) + 1 or len(block)
+            if piece := block[start:end].translate(None, b"\r\n \t"):
+                yield None, piece
+            begins_line = block[end - 1 : end] == b"\n"
+            start = end
+    if unfinished:
+        yield unfinished, b""
 
 
 class IndexedFasta:

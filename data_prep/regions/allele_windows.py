@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.rows import (
     RegionRow,
-    RowStatus,
     WindowRule,
+    edge_status,
     pad,
-    shift_note,
     unreadable,
 )
 from dnamamba.intervals import Interval
@@ -84,7 +83,9 @@ def same_flanks(
         right = min(len(ref) - core.ref_end, right + missing[0])
     elif rule.edge == "pad":
         padding = missing
-    status, note = _check(missing, 2 * flank - left - right, rule)
+    status, note = edge_status(
+        padded=sum(padding), cut=2 * flank - left - right, shift=missing[0] - missing[1]
+    )
     start, contig_start = core.start - left, variant.start - len(before)
     return RegionRow(
         number,
@@ -127,15 +128,3 @@ def _find_core(ref: Codes, alt: Codes, begin: int, variant: Variant, most: int) 
 def _count_true(values: NDArray[np.bool_]) -> int:
     """How many stand at the beginning, before the first that is not."""
     return len(values) if values.all() else int(values.argmin())
-
-
-def _check(missing: tuple[int, int], cut: int, rule: WindowRule) -> tuple[RowStatus, str]:
-    """missing: bases that flanks of one length would lack on the left and on the right. cut: that
-    the window has less in the end."""
-    if not any(missing):
-        return RowStatus.OK, ""
-    if rule.edge == "pad":
-        return RowStatus.PADDED, f"{sum(missing):,} N beyond the contig's ends"
-    if cut:
-        return RowStatus.CLIPPED, f"the contig ends {cut:,} bases before the window"
-    return RowStatus.SHIFTED, shift_note(missing[0] - missing[1])

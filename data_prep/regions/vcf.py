@@ -1,7 +1,7 @@
 """VCF as rows of regions: each alternative allele, and the reference, with the bases around.
 
-`read_vcf` has windows of one length from one start, for what reads sequences of one length;
-`read_variants` has the same flanks around both alleles (variant_windows.py), and keeps the lines.
+`read_vcf` gives windows of one length from one start, for models of one length; `read_variants`
+gives the same flanks around both alleles (allele_windows.py) and keeps the lines.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ from dnamamba.data_prep.regions.rows import (
     WindowRule,
     check_bases,
     contig_length,
+    edge_status,
     fit_columns,
     given_name,
     join_notes,
     pad,
     parse_position,
-    shift_note,
     split_columns,
     unreadable,
 )
@@ -66,19 +66,18 @@ class VariantLine:
     rows: tuple[RegionRow, ...]
 
 
+@dataclass(frozen=True)
 class VariantFile:
-    """Lines of a VCF in their order, once; what was wrong with an allele is in its row.
+    """Lines of a VCF in their order, once; a fault of an allele is noted in its row."""
 
-    header: the lines before the first record, as they stand.
-    """
+    name: str
+    header: list[str]
+    """The lines before the first record, as they stand."""
 
-    def __init__(self, name: str, header: list[str], lines: Iterator[VariantLine]):
-        self.name = name
-        self.header = header
-        self._lines = lines
+    lines: Iterator[VariantLine]
 
     def __iter__(self) -> Iterator[VariantLine]:
-        return self._lines
+        return self.lines
 
 
 def read_variants(text: TextInput, genome: Genome, rule: WindowRule) -> VariantFile:
@@ -182,7 +181,7 @@ def _same_start(
     codes = bases[: window.size]
     changed = np.concatenate([bases[:at], variant.alt, bases[at + len(variant.ref) :]])
     changed = changed[: window.size]
-    status, note = _check(window, window.size - min(len(codes), len(changed)), rule)
+    status, note = _status_of(window, window.size - min(len(codes), len(changed)), rule)
     note = join_notes(note, check_bases(codes))
     end = window.start + len(codes)
     padding = (window.padding, window.size - len(codes) if rule.edge == "pad" else 0)
@@ -230,13 +229,10 @@ def _place(variant: Variant, length: int, rule: WindowRule) -> _Window:
     return _Window(wanted + before, seq_len - before, padding, before)
 
 
-def _check(window: _Window, missing: int, rule: WindowRule) -> tuple[RowStatus, str]:
-    """missing: bases that one of the windows lacks on the right, where the contig ends."""
-    if rule.edge == "pad" and (window.padding or missing):
-        return RowStatus.PADDED, f"{window.padding + missing:,} N beyond the contig's ends"
-    if missing or (rule.edge == "clip" and window.moved):
-        cut = missing + (window.moved if rule.edge == "clip" else 0)
-        return RowStatus.CLIPPED, f"the contig ends {cut:,} bases before the window"
-    if window.moved:
-        return RowStatus.SHIFTED, shift_note(window.moved)
-    return RowStatus.OK, ""
+def _status_of(window: _Window, missing: int, rule: WindowRule) -> tuple[RowStatus, str]:
+    """missing: bases that one of the windows lacks on the right, at the contig's end."""
+    if rule.edge == "pad":
+        return edge_status(padded=window.padding + missing)
+    if rule.edge == "clip":
+        return edge_status(cut=window.moved + missing)
+    return edge_status(cut=missing, shift=window.moved)

@@ -18,7 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.data_prep.regions.rows import Edge, RegionRow, RegionTable, RowStatus, WindowRule
+from dnamamba.data_prep.regions.rows import (
+    RegionEdge,
+    RegionRow,
+    RegionTable,
+    RowStatus,
+    WindowRule,
+)
 from dnamamba.errors import InputError
 from dnamamba.files import open_output, table_line
 from dnamamba.inference.batching import batches_of, in_chunks, no_memory, run_in_halves, stack_rows
@@ -150,7 +156,7 @@ def _forward(
 
 
 def window_rule(
-    classifier: DnaClassifier, seq_len: int | None = None, edge: Edge = "shift"
+    classifier: DnaClassifier, seq_len: int | None = None, edge: RegionEdge = "shift"
 ) -> WindowRule:
     """How much of a region a classifier reads.
 

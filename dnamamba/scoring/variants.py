@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
-from dnamamba.data_prep.regions.rows import Edge, RegionRow, WindowRule, join_notes
+from dnamamba.data_prep.regions.rows import RegionEdge, RegionRow, WindowRule, join_notes
 from dnamamba.errors import InputError
 from dnamamba.inference.batching import in_chunks
 from dnamamba.inference.likelihood import (
@@ -222,7 +222,10 @@ def _letters(codes: Codes) -> bytes:
 
 
 def variant_rule(
-    model: DnaModel, seq_len: int | None = None, edge: Edge = "shift", trained: int | None = None
+    model: DnaModel,
+    seq_len: int | None = None,
+    edge: RegionEdge = "shift",
+    trained: int | None = None,
 ) -> WindowRule:
     """The windows that variants are read in.
 
