@@ -1,4 +1,4 @@
-"""`dnamamba data ...`: genomes before training."""
+"""`dnamamba data ...`: prepare and check genomes."""
 
 from pathlib import Path
 
@@ -83,17 +83,10 @@ def prepare(files: tuple[Path, ...], out: Path, aliases: Path | None, force: boo
     from dnamamba.data_prep.genomes.store import GenomeStore, prepare_store
     from dnamamba.data_prep.genomes.summary import count_contigs
 
-    done: list[int] = []
-    prepare_store(
-        files,
-        out,
-        force=force,
-        aliases=aliases,
-        on_contig=lambda _, length: done.append(length),
-    )
-    n_contigs, size = count_contigs(len(done)), out.stat().st_size
-    click.echo(f"{out}: {n_contigs}, {sum(done):,} bases, {size:,} bytes")
-    if warning := foreign_letters(GenomeStore(out).statistics.values()):
+    store = GenomeStore(prepare_store(files, out, force=force, aliases=aliases))
+    n_contigs, n_bases = count_contigs(len(store.contigs)), sum(store.contigs.values())
+    click.echo(f"{out}: {n_contigs}, {n_bases:,} bases, {out.stat().st_size:,} bytes")
+    if warning := foreign_letters(store.statistics()):
         click.echo(f"{out}: {warning}", err=True)
     click.echo(f"Next: dnamamba pretrain {out}")
 
@@ -109,11 +102,11 @@ def check(
     """Windows, bases, N and soft-masking of each split, and the bases that splits share.
 
     Shows the splits as training would use them and, with a BED, as the published window rules
-    would. FILES as for pretrain; without any, the simulated demo genomes. Exit code 1 where
-    training windows share bases with held-out ones.
+    would. FILES as for pretrain; without any, the simulated demo genomes. Exit code 1 if training
+    windows share bases with held-out ones.
 
-    With --species, the contigs of each species and split, and those that are homologous to
-    contigs of another split; exit code 1 where there are any, or where a species has no window.
+    With --species: the contigs of each species and split, and contigs that are homologous to those
+    of another split; exit code 1 if there are any, or if a species has no window.
 
     \b
     Examples:

@@ -176,7 +176,7 @@ def test_a_second_run_into_the_same_folder_is_refused(folder, undisturbed):
         (["--steps", "0"], 2, "'--steps': 0 is not in the range x>=1"),
         (["--workers", "-1"], 1, "workers must be >= 0, got -1"),
         (["--seed", "-1"], 1, "seed must be >= 0"),
-        (["--data-seed", "-1"], 1, "data seed is 0 or more"),
+        (["--data-seed", "-1"], 1, "data seed must be >= 0"),
         (["--valid-fraction", "0.1", "--valid-contigs", "chr1"], 2, "have no meaning: leave them"),
         (["--micro-batch", "3"], 1, "do not divide a batch of 8"),
         (["--resume", "run", "--steps", "5"], 2, "leave out --steps"),

@@ -429,9 +429,9 @@ def test_a_dataset_survives_pickling(tmp_path):
         ({"label_columns": ("a", "b")}, "a multiclass task has one column of labels, got a, b"),
         ({"split_column": "fold", "valid": "v.csv"}, "either a column of splits or files"),
         ({"group_column": "label"}, "each column has one use, got sequence, label, label"),
-        ({"task_kind": "ranking"}, "task_kind is one of .*, got 'ranking'"),
-        ({"seq_len": 0}, "seq_len is 1 base or more, got 0"),
-        ({"seed": -1}, "data seed is 0 or more"),
+        ({"task_kind": "ranking"}, "task_kind must be one of .*, got 'ranking'"),
+        ({"seq_len": 0}, "seq_len must be >= 1 base, got 0"),
+        ({"seed": -1}, "data seed must be >= 0"),
     ],
 )
 def test_a_config_is_checked(options, message):
@@ -443,7 +443,7 @@ def test_a_config_is_checked(options, message):
     "shares", [{"valid_fraction": 0.0}, {"test_fraction": -0.1}, {"valid_fraction": 0.6}]
 )
 def test_shares_are_checked(shares):
-    with pytest.raises(InputError, match="valid_fraction is a share of the examples above 0"):
+    with pytest.raises(InputError, match=r"valid_fraction must be > 0 and <= 0\.5 of the examples"):
         SplitShares(**shares)
 
 

@@ -1,8 +1,8 @@
 """The common ancestor of the simulated apes: background, genes, tandem arrays and repeat families.
 
-No base of it is from a real genome; what is taken from real ones is the statistics. A chromosome is
-built as genomes grew: background with genes in it, then repeats in waves from old to young (so the
-young lie inside the old), then tandem arrays.
+Bases are made up; their statistics are those of real genomes. A chromosome is built as genomes
+grew: background with genes, then repeats in waves from old to young, which lie inside the old, then
+tandem arrays.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -118,7 +118,7 @@ class AncestorContent:
             getattr(self, each.name) for each in fields(self) if not each.name.endswith("_gc")
         )
         if inserted > 0.8:
-            raise InputError(f"repeats and exons take at most 0.8 of the genome, got {inserted:g}")
+            raise InputError(f"shares of repeats and exons must sum to <= 0.8, got {inserted:g}")
         if self.lowest_gc > self.highest_gc:
             raise InputError(
                 f"lowest_gc {self.lowest_gc} must not be above highest_gc {self.highest_gc}"

@@ -1,8 +1,8 @@
 """How a simulated sequence changes: exact random draws, substitutions, indels and insertions.
 
-Everything is an array operation over all bases, and the same on every platform and numpy: random
-numbers are the raw words of PCG64, whose stream numpy promises to keep (NEP 19), not those of
-Generator methods, which may change; the arithmetic on them is integers and single IEEE operations.
+Every step is an array operation over all bases, the same on every platform and numpy: random
+numbers are the raw words of PCG64, whose stream numpy keeps (NEP 19), and the arithmetic on them is
+integers and single IEEE operations.
 
 Bases are 0, 1, 2, 3 for A, C, G, T here, so that `3 - base` is the complement and `base ^ 2` the
 transition.
@@ -40,7 +40,7 @@ _CHAIN = 250
 
 
 def rate(default: float, source: str) -> Any:
-    """A dataclass field with a default and where its value comes from (`metadata["source"]`)."""
+    """A dataclass field with a default and its source (`metadata["source"]`)."""
     return field(default=default, metadata={"source": source})
 
 
@@ -84,7 +84,7 @@ class MutationRates:
 def check_range(name: str, value: float, largest: float) -> None:
     """Raise InputError unless 0 <= value <= largest."""
     if not 0 <= value <= largest:
-        raise InputError(f"{name} lies between 0 and {largest:g}, got {value!r}")
+        raise InputError(f"{name} must be from 0 to {largest:g}, got {value!r}")
 
 
 class Draws:

@@ -67,13 +67,11 @@ SPECIES = ("human", "chimpanzee", "bonobo", "gorilla", "orangutan")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """What the simulated genomes look like; the same config gives the same bytes everywhere.
+    """Settings of the simulated genomes; the same config gives the same bytes everywhere.
 
     chromosome_lengths: bases of chr1, chr2, ... in the common ancestor, each at least 20,000; young
         repeats make those of the species about a tenth longer.
-    seed: 0 or more.
-    mutation: how fast bases change.
-    content: what the ancestor is made of.
+    seed: 0 or more. mutation: how fast bases change. content: shares of repeats and exons.
     tip_insertions_per_mb: new repeats on each branch that ends in a species, a million bases.
     inner_insertions_per_mb: the same for each branch inside the tree.
     """
@@ -90,11 +88,11 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if not self.chromosome_lengths or min(self.chromosome_lengths) < SHORTEST_CHROMOSOME:
             raise InputError(
-                f"chromosome_lengths holds at least one length, each {SHORTEST_CHROMOSOME:,} or "
-                f"more, got {self.chromosome_lengths}"
+                f"chromosome_lengths must be one length or more, each >= {SHORTEST_CHROMOSOME:,}, "
+                f"got {self.chromosome_lengths}"
             )
         if self.seed < 0:
-            raise InputError(f"seed is 0 or more, got {self.seed}")
+            raise InputError(f"seed must be >= 0, got {self.seed}")
         check_range("tip_insertions_per_mb", self.tip_insertions_per_mb, 1000)
         check_range("inner_insertions_per_mb", self.inner_insertions_per_mb, 1000)
 
@@ -102,14 +100,12 @@ class DemoConfig:
 def write_demo_genomes(folder: Path, config: DemoConfig | None = None) -> dict[str, Path]:
     """Write the simulated genomes into a new folder; returns species -> FASTA path.
 
-    The folder appears complete or not at all; a killed run leaves a hidden folder beside it at
-    most. If it is there already, made with the same config, its files are checked (sha256) and
-    kept. Writes `simulated_<species>.fa` (60 bases a line, repeats in lower case), README.txt and
-    demo.json, which holds config, tree, rates with their sources, lengths, measured divergences
-    and checksums.
+    Writes `simulated_<species>.fa` (60 bases a line, repeats in lower case), README.txt and
+    demo.json: config, tree, rates with their sources, lengths, measured divergences, checksums.
+    The folder appears complete or not at all. One made with the same config is checked and kept.
 
-    config: the default DemoConfig where None; that takes about three seconds and 120 MB.
-    Raises InputError where the folder holds anything else, or files that were changed.
+    config: default DemoConfig(), which takes about three seconds and 120 MB.
+    Raises InputError if the folder holds anything else, or files that were changed.
     """
     folder, config = Path(folder), config or DemoConfig()
     if folder.exists() and not _is_empty_folder(folder):
@@ -149,7 +145,7 @@ def cached_demo_genomes(name: str = "demo") -> dict[str, Path]:
 
 
 def is_demo_genome(path: Path) -> bool:
-    """Whether a file is one of simulated genomes."""
+    """Whether a file is a simulated genome."""
     return path.name in {file.name for file in _paths(path.parent).values()} and bool(
         _read_record(path.parent / "demo.json").get("simulated")
     )
@@ -268,7 +264,7 @@ def _describe(row: dict[str, Any]) -> str:
 
 
 def _check_written(folder: Path, config: DemoConfig) -> dict[str, Path]:
-    """The paths, if the folder holds just what this config gives."""
+    """The paths, if the folder holds what this config gives; else InputError."""
     advice = "remove it or choose another folder"
     record = _read_record(folder / "demo.json")
     if not record.get("simulated"):
@@ -296,7 +292,7 @@ def _check_written(folder: Path, config: DemoConfig) -> dict[str, Path]:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """demo.json, or nothing where there is none that can be read."""
+    """demo.json; {} if it cannot be read."""
     try:
         return read_json(path)
     except InputError:

@@ -1,7 +1,7 @@
 """FASTA files: one streaming pass over any of them, random access to plain and BGZF ones.
 
-Random access is pyfaidx's. What it needs beside the file (an index) goes beside the file, or into
-the cache folder where that place is read-only; a run never changes a folder it may not change.
+Random access is pyfaidx's. Its index goes beside the file, or into the cache folder if that place
+is read-only.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _TO_CODES = ENCODE_TABLE.tobytes()
 
 
 def refuse_plain_gzip(paths: Sequence[Path]) -> None:
-    """Raise InputError where files are gzip but not BGZF, with the command that mends it."""
+    """Raise InputError for files that are gzip but not BGZF, with the command that mends it."""
     packed = [path for path in paths if compression_of(path) == "gzip"]
     if packed:
         unpacked = "".join(
@@ -48,13 +48,13 @@ def refuse_plain_gzip(paths: Sequence[Path]) -> None:
 
 
 def prepare_command(*paths: Path) -> str:
-    """The command that turns files which random access cannot read into a store."""
+    """The command that makes a store of files without random access."""
     store = paths[0].name.split(".")[0] + ".h5"
     return shlex.join(["dnamamba", "data", "prepare", *map(str, paths), "--out", store])
 
 
 def read_name(header: bytes, path: Path, known: Container[str]) -> str:
-    """The name in a header line, its first word; InputError without one or where it is known."""
+    """The first word of a header line; InputError without one or if it is in `known`."""
     if b"\r" in header.rstrip(b"\r\n"):
         raise InputError(f"{path} has line ends of old Macs (only CR): convert them to LF")
     words = header[1:].split()
@@ -69,7 +69,7 @@ def read_name(header: bytes, path: Path, known: Container[str]) -> str:
 
 
 def refuse_text_before_header(path: Path | str, text: bytes) -> NoReturn:
-    """Raise InputError for what stands where a header line should."""
+    """Raise InputError for text before the first header line."""
     raise InputError(
         f"{path} does not look like FASTA: expected a line starting with '>' first, "
         f"got {text[:40]!r}"
@@ -78,7 +78,7 @@ def refuse_text_before_header(path: Path | str, text: bytes) -> NoReturn:
 
 @dataclass(frozen=True)
 class FastaRecord:
-    """name: first word of the header. letters: how often each byte stands in the sequence (256)."""
+    """name: first word of the header. letters: count of each byte in the sequence, int64 (256,)."""
 
     name: str
     codes: Codes
@@ -170,7 +170,7 @@ def _split_headers(blocks: Iterable[bytes]) -> Iterator[tuple[bytes | None, byte
 class IndexedFasta:
     """Random access to one plain or BGZF FASTA through pyfaidx.
 
-    Opened in each process on first use: a handle shared over a fork returns wrong bases.
+    Each process opens it on first use: a handle shared over a fork returns wrong bases.
     """
 
     def __init__(self, path: Path):
@@ -188,7 +188,7 @@ class IndexedFasta:
         }
 
     def read(self, contig: str, start: int, end: int) -> Codes:
-        """Codes of [start, end), 0-based half-open; the caller keeps inside the contig."""
+        """Codes of [start, end), 0-based half-open, inside the contig."""
         if end <= start:
             return np.empty(0, np.uint8)
         codes = encode(self._faidx().fetch(contig, start + 1, end))
@@ -209,8 +209,8 @@ def _open_faidx(path: Path, index: Path, packed: bool) -> Any:
     from pyfaidx import BgzfBlock, Faidx
 
     class Block(BgzfBlock):
-        # pyfaidx looks for the block before a position; one that starts right there is meant too,
-        # since position 65,536 of a block cannot be addressed.
+        # pyfaidx takes the block before a position. It must be the one that starts there, since
+        # position 65,536 of a block cannot be addressed.
         def __lt__(self, position: int) -> bool:
             return self.ustart <= position
 
@@ -264,7 +264,7 @@ def _ensure_index(path: Path, packed: bool) -> Path:
 
 
 def _allows_writing(folder: Path) -> bool:
-    # The mode is asked too, since root may write into a folder that is meant to stay as it is.
+    # The mode too: root may write into read-only folders.
     return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
@@ -275,8 +275,8 @@ def _is_fresh(index: Path, path: Path) -> bool:
 def _write_fai(path: Path, out: Path) -> None:
     """Index a FASTA in the format of `samtools faidx`.
 
-    Not left to pyfaidx, which accepts a last line longer than the others and then reads wrong
-    bases, keeps spaces as bases, and refuses blank lines at a record's end.
+    pyfaidx's own index accepts a last line longer than the others and then reads wrong bases, keeps
+    spaces as bases, and refuses blank lines at a record's end.
     """
     rows: dict[str, list[int]] = {}  # name -> length, offset, bases in a line, bytes in a line
     row = [0, 0, 0, 0]
@@ -316,7 +316,7 @@ def _refuse_line(path: Path, number: int) -> NoReturn:
 
 
 def _write_gzi(path: Path, out: Path) -> None:
-    """Where BGZF blocks begin, packed and unpacked, without the first and the end (htslib .gzi)."""
+    """Starts of BGZF blocks, packed and unpacked, without the first and the last (htslib .gzi)."""
     with open_existing(path) as file:
         blocks = [(packed, unpacked) for packed, _, unpacked, _ in BgzfBlocks(file)][1:-1]
     numbers = [len(blocks), *(number for block in blocks for number in block)]

@@ -1,7 +1,7 @@
-"""What one pass over a FASTA tells: lengths, letters, soft-masking, runs of N, checksum.
+"""Statistics of a FASTA from one pass: lengths, letters, soft-masking, runs of N, checksum.
 
-The pass takes seconds for a human genome, so its result is kept in the cache folder and read back
-while the file's size and time of change are the same.
+The pass takes seconds for a human genome: its result is kept in the cache folder while the file's
+size and time of change stay the same.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from dnamamba.runtime import cache_folder
 from dnamamba.tokenizer import N_ID, TOKEN_MASK, UNK_ID, Codes, encode, is_soft_masked, token_ids
 
 Runs = NDArray[np.int64]
-"""Stretches of one contig as rows (start, end), 0-based half-open, sorted, apart. Shape (k, 2)."""
+"""Ranges of one contig as rows (start, end), 0-based half-open, sorted, apart. Shape (k, 2)."""
 
 _CACHE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class ContigStatistics:
-    """length and soft_masked in bases; letters maps each letter in the file to its count."""
+    """Statistics of a contig. letters: how often each letter stands in the file."""
 
     name: str
     length: int
@@ -44,7 +44,7 @@ class ContigStatistics:
 
 @dataclass(frozen=True)
 class FileStatistics:
-    """sha256 is of the file as it lies on disk (compressed, if it is)."""
+    """Statistics of a FASTA. sha256: of the file as it lies on disk."""
 
     path: Path
     size_bytes: int
@@ -57,13 +57,13 @@ class FileStatistics:
 
 
 def runs_where(mask: NDArray[np.bool_]) -> Runs:
-    """The stretches where a mask over one contig is true."""
+    """The ranges in which a mask over one contig is true."""
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
     return edges.reshape(-1, 2).astype(np.int64)
 
 
 def n_runs_of(codes: Codes) -> Runs:
-    """Stretches without a readable base: N, ambiguity letters (read as N) and unknown letters."""
+    """Ranges without a readable base: N, ambiguity letters (read as N) and unknown letters."""
     ids = token_ids(codes)
     return runs_where((ids == N_ID) | (ids == UNK_ID))
 
@@ -77,7 +77,7 @@ def statistics_of_record(record: FastaRecord) -> ContigStatistics:
 
 
 def foreign_letters(statistics: Iterable[ContigStatistics], limit: float = 0.01) -> str | None:
-    """A sentence about letters outside IUPAC where they are more than a share of all, else None."""
+    """A warning if more than a share of all letters is outside IUPAC, else None."""
     letters: Counter[str] = Counter()
     for row in statistics:
         letters.update(row.letters)
@@ -90,7 +90,7 @@ def foreign_letters(statistics: Iterable[ContigStatistics], limit: float = 0.01)
 
 
 def scan_fasta(path: Path) -> FileStatistics:
-    """The facts of a FASTA (plain, gzip or BGZF), from the cache if the file has not changed."""
+    """Statistics of a FASTA (plain, gzip or BGZF), from the cache if the file has not changed."""
     open_existing(path).close()
     status = path.stat()
     place = str(path.resolve())

@@ -1,4 +1,4 @@
-"""What is in a sequence file, in lines for people."""
+"""A summary of a sequence file, in lines for people."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ def count_contigs(n: int) -> str:
 def summarise_file(path: Path, n_contigs: int = 20) -> list[str]:
     """Kind, size, checksums, letters and the longest contigs of a FASTA or a store.
 
-    Logs a warning where many letters are not those of DNA.
+    Logs a warning if many letters are not DNA.
     """
     open_existing(path).close()
     if is_store(path):
         store = GenomeStore(path)
-        kind, statistics = "prepared store", list(store.statistics.values())
-        sources = [f"{row['file']} (sha256 {row['sha256']})" for row in store.sources]
+        kind, statistics = "prepared store", store.statistics()
+        sources = [f"{row['file']} (sha256 {row['sha256']})" for row in store.sources()]
     else:
         scanned = scan_fasta(path)
         kind, statistics = _COMPRESSION[compression_of(path)], list(scanned.contigs)
@@ -90,7 +90,7 @@ def _describe_letters(letters: Counter[str], bases: int) -> list[str]:
 
 
 def _n50(lengths: Sequence[int]) -> int:
-    """The length that half of all bases lie in contigs at least as long as."""
+    """The largest length such that contigs at least as long hold half of all bases."""
     half, seen = sum(lengths) / 2, 0
     for length in lengths:
         seen += length

@@ -120,7 +120,7 @@ def read_split_bed(path: Path) -> dict[Split, list[Interval]]:
     Raises InputError naming the line for anything else.
     """
     rows: dict[Split, list[Interval]] = {split: [] for split in Split}
-    for _, where, fields in _strict_rows(path, 4, "four", "chrom, start, end, split"):
+    for _, where, fields in _strict_rows(path, 4, "chrom, start, end, split"):
         split = fields[3]
         if split not in tuple(Split):
             raise InputError(f"{where}: the fourth column is train, valid or test, got {split!r}")
@@ -135,9 +135,8 @@ def read_labelled_bed(path: Path, label_column: int) -> Iterator[LabelledRegion]
 
     Raises InputError naming the line for other rows, and for regions of no base.
     """
-    n_columns = max(label_column, 3)
     what = f"chrom, start, end and in column {label_column} the label"
-    for number, where, fields in _strict_rows(path, n_columns, str(n_columns), what):
+    for number, where, fields in _strict_rows(path, max(label_column, 3), what):
         strand = fields[_STRAND].strip() if len(fields) > _STRAND else "."
         if strand not in tuple(Strand):
             raise InputError(f"{where}: the sixth column is the strand (+, - or .), got {strand!r}")
@@ -147,10 +146,8 @@ def read_labelled_bed(path: Path, label_column: int) -> Iterator[LabelledRegion]
         yield LabelledRegion(number, interval, fields[label_column - 1].strip())
 
 
-def _strict_rows(
-    path: Path, n_columns: int, count: str, what: str
-) -> Iterator[tuple[int, str, list[str]]]:
-    """(number, place for messages, cells) of each row; InputError for one with too few cells."""
+def _strict_rows(path: Path, n_columns: int, what: str) -> Iterator[tuple[int, str, list[str]]]:
+    """(line, origin for messages, cells) of each row; InputError for one with too few cells."""
     with open_text(path) as text:
         for number, line in text.lines(errors="replace"):
             if is_comment(line):
@@ -158,7 +155,7 @@ def _strict_rows(
             fields, where = line.split("\t"), f"{path.name} line {number}"
             if len(fields) < n_columns:
                 raise InputError(
-                    f"{where}: expected {count} tab-separated columns or more, {what}, got "
+                    f"{where}: expected {n_columns} tab-separated columns or more, {what}, got "
                     f"{len(fields)}: {line[:80]!r}"
                 )
             yield number, where, fields

@@ -1,4 +1,4 @@
-"""Tables of sequences, CSV, TSV and parquet, as rows: each like a record of a FASTA."""
+"""Tables of sequences (CSV, TSV, parquet) as rows, each like a record of a FASTA."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,18 +23,18 @@ _OPTIONS = "--sequence-column and --name-column"
 def read_sequence_table(
     text: TextInput, rule: WindowRule, sequence_column: str | None, name_column: str | None
 ) -> RegionTable:
-    """A row for each of the table, in its order, numbered as a spreadsheet shows it.
+    """A row for each of the table, in its order, numbered as in a spreadsheet.
 
-    Columns are the table's without the sequence; of parquet those of text and numbers.
+    Columns are the table's without the sequence; in parquet those of text and numbers.
     sequence_column: default `sequence`. name_column: default `name`, if there is one.
-    Raises InputError where a column that was asked for is missing.
+    Raises InputError for a missing column.
     """
     path = Path(text.name)
     with refuse_damage(path):
         if text.is_parquet:
             header, blocks = read_parquet_rows(path, text.seekable())
         else:
-            # Bytes that are not UTF-8 are a matter of names, and kept.
+            # Bytes that are not UTF-8 stay in names.
             header, blocks = read_text_rows(path, text.stream, errors="surrogateescape")
     sequence = place_column(path, header, sequence_column or DEFAULT_SEQUENCE_COLUMN, _OPTIONS)
     name: int | None = None

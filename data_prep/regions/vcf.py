@@ -39,15 +39,15 @@ ROW_COLUMNS = (*VCF_COLUMNS, "allele")
 _LETTERS = frozenset("ACGT" + IUPAC_AMBIGUOUS)
 
 MakeRow = Callable[[int, tuple[str, ...], Variant, Genome, WindowRule], RegionRow]
-"""(line, columns, variant, genome, rule) to the row of one allele; RowError where there is none."""
+"""(line, columns, variant, genome, rule) -> the row of one allele; may raise RowError."""
 
 
 def read_vcf(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
     """A row for each alternative allele, in the order of the file; one for a line without any.
 
-    Columns are the first eight of a VCF, genotypes are left out, and `allele`, the one of ALT that
-    the row is about. The window has rule.seq_len bases with the reference, with the alternative as
-    many: both begin at the same base, and more or fewer follow after the alleles.
+    Columns are the first eight of a VCF, without genotypes, and `allele`, the row's one of ALT.
+    Both alleles' windows have rule.seq_len bases from the same start, so more or fewer bases follow
+    after the alleles.
     """
     _check_rule(text, rule)
     rows = chain.from_iterable(
@@ -60,7 +60,7 @@ def read_vcf(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
 
 @dataclass(frozen=True, slots=True)
 class VariantLine:
-    """A line of a VCF, without its end, and a row for each alternative allele; one without any."""
+    """A line of a VCF, without its end, and a row for each alternative allele (one without any)."""
 
     text: str
     rows: tuple[RegionRow, ...]
@@ -81,9 +81,9 @@ class VariantFile:
 
 
 def read_variants(text: TextInput, genome: Genome, rule: WindowRule) -> VariantFile:
-    """Windows with the same flanks around both alleles, see variant_windows.same_flanks.
+    """Windows with the same flanks around both alleles (allele_windows.same_flanks).
 
-    Columns of a row are ROW_COLUMNS. Raises InputError for what is no VCF and without rule.seq_len.
+    Columns of a row are ROW_COLUMNS. Raises InputError for other formats and without rule.seq_len.
     """
     _check_rule(text, rule)
     if format_of(text) != "vcf":
@@ -147,9 +147,9 @@ def _parse(fields: list[str], allele: str, genome: Genome) -> Variant:
 
 
 def _compare(variant: Variant, genome: Genome) -> None:
-    """RowError where REF is not what the genome has."""
+    """Raise RowError if REF is not what the genome has."""
     found = genome.read(variant.contig, variant.start, variant.end)
-    # Files write a letter where a genome has N or an ambiguous one, and the other way round.
+    # Files and genomes may have N or ambiguous letters for each other's bases.
     both = is_base(found) & is_base(variant.ref)
     if (token_ids(found) != token_ids(variant.ref))[both].any():
         shown = decode(token_ids(found[:20])) + ("..." if len(found) > 20 else "")
@@ -174,7 +174,7 @@ def _same_start(
 ) -> RegionRow:
     length = genome.contigs[variant.contig]
     window = _place(variant, length, rule)
-    # A deletion moves bases into its window that the reference's does not reach.
+    # A deletion moves bases into its window from beyond the reference's.
     reach = window.end + max(0, len(variant.ref) - len(variant.alt))
     bases = genome.read(variant.contig, window.start, min(length, reach))
     at = variant.start - window.start
@@ -201,8 +201,8 @@ def _same_start(
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Where the windows of both alleles begin on the contig, bases that follow if it has them, N
-    before, and how far the windows were moved or cut on the left."""
+    """The window of both alleles: its start on the contig, bases from there (if the contig has
+    them), N before, and bases by which it was moved or cut on the left."""
 
     start: int
     size: int
@@ -220,7 +220,7 @@ def _place(variant: Variant, length: int, rule: WindowRule) -> _Window:
         raise unreadable(f"an allele of {longest:,} bases, longer than the window of {seq_len:,}")
     wanted = variant.start - (seq_len - longest) // 2
     if rule.edge == "shift":
-        # To the left as far as the longer allele stays inside the window.
+        # As far to the left as keeps the longer allele inside the window.
         farthest = variant.start - (seq_len - longest)
         start = max(0, min(wanted, length - seq_len), farthest)
         return _Window(start, seq_len, 0, start - wanted)

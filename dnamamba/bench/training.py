@@ -20,7 +20,7 @@ from torch import Tensor
 from dnamamba.bench.checks import check_scan
 from dnamamba.bench.operators import Where, resolve_scan_backend
 from dnamamba.bench.shapes import TrainingRun
-from dnamamba.data.masking import hide_bases
+from dnamamba.data.masking import mask_bases
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, no_weight_decay_names, preset
 from dnamamba.models.recompute import Recompute
@@ -115,7 +115,7 @@ class TrainingBenchmark:
         step, passes = self._prepare(run)
         codes = random_codes(run, self.compute.device)
         if step.objective.masks_bases:
-            hidden = [hide_bases(window, n) for n, window in enumerate(codes.cpu().numpy())]
+            hidden = [mask_bases(window, n) for n, window in enumerate(codes.cpu().numpy())]
             codes = torch.from_numpy(np.stack(hidden)).to(self.compute.device)
         seconds = []
         for number in range(WARM_UP_STEPS + self.n_steps):

@@ -1,4 +1,4 @@
-"""Labels as they stand in files, as numbers: what a task's labels are, and targets of each kind."""
+"""Labels in files as numbers: a task's labels, and targets of each kind."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -10,7 +10,7 @@ from dnamamba.errors import InputError
 from dnamamba.task import IGNORED_LABEL, Task, TaskKind
 
 LabelColumns = Mapping[str, Sequence[str]]
-"""Name of each column of labels -> its text in each example."""
+"""Name of a column of labels -> its text in each example."""
 
 Targets = NDArray[np.generic]
 
@@ -22,10 +22,9 @@ _ZERO_OR_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "Fals
 
 
 def read_task(kind: TaskKind, columns: LabelColumns, source: str) -> Task:
-    """The task of training examples: classes sorted as text, numbers by name of their column.
+    """The task of training examples: classes sorted as text, numbers by the column's name.
 
-    Raises InputError, saying `source`, where there are too few classes, or so many that they look
-    like numbers.
+    Raises InputError, naming `source`, for too few classes, or so many that they look like numbers.
     """
     if kind == "regression":
         return Task(kind=kind, labels=tuple(columns))
@@ -52,10 +51,10 @@ def read_targets(
     task: Task, columns: LabelColumns, lengths: Ints, source: str, where: Where
 ) -> Targets:
     """Targets of all examples: multiclass int64 (N,); multilabel and regression float32 (N, C);
-    per_base int8, those of all sequences one after the other, IGNORED_LABEL for none.
+    per_base int8, all sequences one after the other, IGNORED_LABEL for unlabelled bases.
 
-    Raises InputError naming the row: missing, not numbers, other labels than the task's, not one
-    letter a base.
+    Raises InputError naming the row for missing labels, labels that are not the task's, text that
+    is no number, or not one letter for each base.
     """
     one_column_a_label = task.kind == "regression" or (
         task.kind == "multilabel" and len(columns) > 1
@@ -117,21 +116,15 @@ def _flags(texts: Sequence[str], name: str, where: Where) -> NDArray[np.float32]
 def _each(
     texts: Sequence[str], read: Callable[[str], float], name: str, expected: str, where: Where
 ) -> NDArray[np.float64]:
-    try:
-        return np.fromiter(map(read, texts), np.float64, len(texts))
-    except (ValueError, KeyError):
-        i = next(i for i, text in enumerate(texts) if not _can(read, text))
-        raise InputError(
-            f"{where(i)} column {name!r}: expected {expected}, got {texts[i]!r}"
-        ) from None
-
-
-def _can(read: Callable[[str], float], text: str) -> bool:
-    try:
-        read(text)
-    except (ValueError, KeyError):
-        return False
-    return True
+    numbers = np.empty(len(texts), np.float64)
+    for i, text in enumerate(texts):
+        try:
+            numbers[i] = read(text)
+        except (ValueError, KeyError):
+            raise InputError(
+                f"{where(i)} column {name!r}: expected {expected}, got {text!r}"
+            ) from None
+    return numbers
 
 
 def _label_sets(task: Task, texts: Sequence[str], source: str) -> NDArray[np.float32]:
@@ -178,6 +171,6 @@ def _letters(texts: Sequence[str], source: str) -> set[str]:
 
 
 def _joined(texts: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
-    """The letters of all texts, some texts at a time."""
+    """The letters of all texts, thousands of texts at a time."""
     for start in range(0, len(texts), 4096):
         yield np.frombuffer("".join(texts[start : start + 4096]).encode(), np.uint8)
