@@ -142,14 +142,14 @@ def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
 
 @contextmanager
 def building(out: Path, *, sync: bool = False) -> Iterator[Path]:
-    """A path beside `out` to write a file to, which is renamed to `out` at the end.
+    """A path beside `out`, with its ending, to write a file to; renamed to `out` at the end.
 
     On an error it is deleted and `out` stays as it was. Missing folders are made. The file gets the
     umask's permissions, though some libraries make files for their owner alone.
     sync: wait until the file and its new name are on the disk.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    path = out.with_name(f".{os.getpid()}-{out.name}.building")
+    path = out.with_name(f".building-{os.getpid()}-{out.name}")
     try:
         path.touch()
         mode = path.stat().st_mode

@@ -102,7 +102,7 @@ def test_a_stream_is_read_as_rows_are_taken():
         (gzip.compress(b"BAM\1more", mtime=0), "is BAM: convert it"),
         (b"BCF\2\2more", "is BCF: convert it to VCF"),
         (b"\x89HDF\r\n\x1a\n", "name it as the genome"),
-        ("chr1\t1\t2\n".encode("utf-16"), "is no text, or one in UTF-16"),
+        ("chr1\t1\t2\n".encode("utf-16"), "is text in UTF-16: save it as UTF-8"),
         (b"chr1\t1\t2\rchr1\t1\t2\r", "line ends of old Macs"),
         (gzip.compress(b"chr1\t1\t2\n" * 9, mtime=0)[:-9], "cut off or damaged"),
         (b"\x1f\x8bnot gzip at all, whatever", "cut off or damaged"),

@@ -262,11 +262,11 @@ def test_what_dead_processes_left_is_removed(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
     alive = subprocess.Popen(["sleep", "60"])
-    stale = tmp_path / f".{dead.pid}-x.h5.building"
+    stale = tmp_path / f".building-{dead.pid}-x.h5"
     kept = [
-        tmp_path / f".{alive.pid}-x.h5.building",
-        tmp_path / f".{dead.pid}-other.h5.building",
-        tmp_path / f".{dead.pid}1-x.h5.building",  # of another machine: it still grows
+        tmp_path / f".building-{alive.pid}-x.h5",
+        tmp_path / f".building-{dead.pid}-other.h5",
+        tmp_path / f".building-{dead.pid}1-x.h5",  # of another machine: it still grows
     ]
     for path in (stale, *kept):
         path.write_text("half a store")

@@ -92,7 +92,7 @@ def prepare_store(
 
 def _remove_stale(out: Path) -> None:
     """Remove what processes that died left of this store (files.building)."""
-    pattern = re.compile(rf"\.(\d+)-{re.escape(out.name)}\.building")
+    pattern = re.compile(rf"\.building-(\d+)-{re.escape(out.name)}")
     for path in out.parent.iterdir():
         match = pattern.fullmatch(path.name)
         # The file of another machine that shares the folder has no process here, but still grows.

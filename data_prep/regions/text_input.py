@@ -39,6 +39,9 @@ _REFUSED = {
     b"BAM\1": "is BAM: convert it to FASTA (samtools fasta) or to BED (bedtools bamtobed)",
     b"BCF\2": "is BCF: convert it to VCF (bcftools view)",
     b"\x89HDF": "is HDF5: name it as the genome, and give a BED or VCF of what to read",
+    b"PK": "is an Excel workbook or a zip: save the sheet as CSV (UTF-8)",
+    b"\xff\xfe": "is text in UTF-16: save it as UTF-8",
+    b"\xfe\xff": "is text in UTF-16: save it as UTF-8",
 }
 
 
@@ -157,9 +160,7 @@ def _refuse_other_formats(text: TextInput) -> None:
     if text.is_parquet:
         return
     if b"\0" in text.head:
-        raise InputError(
-            f"{text.name} is no text, or one in UTF-16: expected {_EXPECTED}, plain or gzip"
-        )
+        raise InputError(f"{text.name} is not text in UTF-8: expected {_EXPECTED}, plain or gzip")
     if b"\r" in text.head and b"\n" not in text.head:
         raise InputError(f"{text.name} has line ends of old Macs (only CR): convert them to LF")
 
