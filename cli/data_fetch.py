@@ -1,7 +1,7 @@
 """`dnamamba data fetch`: public genomes by name."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from dnamamba.data_prep.apes import ApeAssembly, Assembly
     from dnamamba.data_prep.downloads.catalogue import RemoteFile
     from dnamamba.data_prep.downloads.ncbi import ApeDownload
-
-Progress = Callable[[int, int | None], None]
-Say = Callable[[str], None]
+    from dnamamba.data_prep.downloads.transfer import Progress, Say
 
 # Without a terminal a line is written per tenth of a file, or per so many bytes of unknown length.
 STEP_BYTES = 100_000_000
@@ -151,7 +149,7 @@ def _print_apes() -> None:
 
 
 @contextmanager
-def _show_progress(name: str) -> Iterator[tuple[Progress, Say]]:
+def _show_progress(name: str) -> Iterator[tuple["Progress", "Say"]]:
     """A bar on a terminal, plain lines elsewhere; both on standard error."""
     from rich import progress as bars
     from rich.console import Console
@@ -171,7 +169,7 @@ def _show_progress(name: str) -> Iterator[tuple[Progress, Say]]:
         yield move, partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
-def _plain_progress(name: str) -> Progress:
+def _plain_progress(name: str) -> "Progress":
     last = 0
 
     def move(done: int, total: int | None) -> None:

@@ -5,6 +5,7 @@ and values of another type, each named with its path.
 """
 
 import dataclasses
+import math
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -105,6 +106,15 @@ def require_choice(name: str, value: object, choices: Any) -> None:
     """Raise InputError unless a setting has one of the values of a Literal type."""
     if value not in get_args(choices):
         raise InputError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+
+
+def require_range(
+    name: str, value: float, low: float, high: float = math.inf, unit: str = ""
+) -> None:
+    """Raise InputError unless low <= value <= high. unit: after the limits in the message."""
+    if not low <= value <= high:
+        limits = f">= {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} must be {limits}{unit and ' '}{unit}, got {value}")
 
 
 def require_seed(seed: int, name: str = "seed") -> None:

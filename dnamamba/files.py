@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -219,8 +220,10 @@ def first_of(names: Iterable[object], most: int = 5) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number, which can be drawn."""
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Whether a value from JSON is a number that a finite float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) <= sys.float_info.max
 
 
 def clean_cell(text: str) -> str:

@@ -454,7 +454,7 @@ def test_a_corrupted_byte_is_found_and_the_file_moved_aside(server, tmp_path):
 
 
 def test_a_wrong_size_is_told_before_anything_is_downloaded(server, tmp_path):
-    with pytest.raises(InputError, match="offers 200,000 bytes where 5 are expected"):
+    with pytest.raises(InputError, match="offers 200,000 bytes, expected 5"):
         download(server.remote(size=5), tmp_path)
     assert os.listdir(tmp_path) == []
 

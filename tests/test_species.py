@@ -415,11 +415,11 @@ def test_one_species_is_no_task():
         ({"valid_contigs": ("chr1",)}, "got the split 'homology' and some contigs"),
         ({"split": "bed"}, "got the split 'bed' and no BED"),
         ({"bed": "x.bed"}, "got the split 'homology' and x.bed"),
-        ({"seq_len": 1}, "windows must have >= 2 bases, got 1"),
+        ({"seq_len": 1}, "windows must be >= 2 bases, got 1"),
         ({"warmup_lengths": (128,)}, "128 is longer than 64"),
         ({"max_n_fraction": 1.5}, "max_n_fraction must be from 0 to 1, got 1.5"),
         ({"epoch_size": 0}, "epoch_size must be >= 1 sample, got 0"),
-        ({"n_eval": 2}, "n_eval must be >= 3, a window of each species, got 2"),
+        ({"n_eval": 2}, "n_eval must be >= 3 windows, one of each species, got 2"),
         ({"seed": -1}, "must be >= 0 and below 2\\^63, got -1"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dnamamba.configs import require_range
 from dnamamba.data_prep.demo.ancestor import (
     AncestorContent,
     Family,
@@ -33,7 +34,6 @@ from dnamamba.data_prep.demo.evolution import (
     MutationRates,
     Stretch,
     align_to_ancestor,
-    check_range,
     mutate,
     rate,
 )
@@ -91,10 +91,9 @@ class DemoConfig:
                 f"chromosome_lengths must be one length or more, each >= {SHORTEST_CHROMOSOME:,}, "
                 f"got {self.chromosome_lengths}"
             )
-        if self.seed < 0:
-            raise InputError(f"seed must be >= 0, got {self.seed}")
-        check_range("tip_insertions_per_mb", self.tip_insertions_per_mb, 1000)
-        check_range("inner_insertions_per_mb", self.inner_insertions_per_mb, 1000)
+        require_range("seed", self.seed, 0)
+        require_range("tip_insertions_per_mb", self.tip_insertions_per_mb, 0, 1000)
+        require_range("inner_insertions_per_mb", self.inner_insertions_per_mb, 0, 1000)
 
 
 def write_demo_genomes(folder: Path, config: DemoConfig | None = None) -> dict[str, Path]:

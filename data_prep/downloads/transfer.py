@@ -284,7 +284,7 @@ class _Transfer:
         if total is None:
             total = expected
         elif expected is not None and total != expected:
-            reason = f"offers {total:,} bytes where {expected:,} are expected"
+            reason = f"offers {total:,} bytes, expected {expected:,}"
             raise _Stopped(reason, passing=False)
         try:
             with self.part.open("ab" if offset else "wb") as file:

@@ -40,7 +40,7 @@ def read_features(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTa
     """A row for each feature, in the order of the file.
 
     Comments, directives, `track` and `browser` lines are skipped; ##FASTA, or the `>` of a record,
-    ends the features. What a circular contig's feature has past its end is not read.
+    ends the features. The part of a feature past the end of a circular contig is not read.
     """
     lines = takewhile(lambda numbered: not _ends_features(numbered[1]), text.lines())
     rows = (

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from dnamamba.configs import require_choice
+from dnamamba.configs import require_choice, require_range
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Strand
@@ -78,12 +78,12 @@ class WindowRule:
 
     def __post_init__(self) -> None:
         require_choice("edge", self.edge, RegionEdge)
-        if self.seq_len is not None and self.seq_len < 1:
-            raise InputError(f"seq_len must be >= 1 base, got {self.seq_len}")
-        if self.widen and self.seq_len is None:
+        if self.seq_len is not None:
+            require_range("seq_len", self.seq_len, 1, unit="base")
+        elif self.widen:
             raise InputError("widening regions needs seq_len, the bases of a window")
-        if self.lazy_from is not None and self.lazy_from < 0:
-            raise InputError(f"lazy_from must be >= 0 bases, got {self.lazy_from}")
+        if self.lazy_from is not None:
+            require_range("lazy_from", self.lazy_from, 0, unit="bases")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from dnamamba.configs import require_range
 from dnamamba.data.hashing import hash_u64
-from dnamamba.errors import InputError
 from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID, TOKEN_MASK, Codes, is_base
 
 _POSITION, _BASE = 1, 2
@@ -14,8 +14,7 @@ _N_BASES = LAST_BASE_ID - FIRST_BASE_ID + 1
 
 def check_mutation_rate(rate: float) -> None:
     """Raise InputError for a rate that `substitute` does not take."""
-    if not 0 <= rate <= 0.5:
-        raise InputError(f"mutation_rate must be from 0 to 0.5 of the bases, got {rate}")
+    require_range("mutation_rate", rate, 0, 0.5, "of the bases")
 
 
 def substitute_each(rows: Iterable[Codes], rate: float, keys: Iterable[int]) -> None:

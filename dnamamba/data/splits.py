@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dnamamba.configs import require_range
 from dnamamba.data.ranges import NO_RUNS, ContigLine, merge, subtract
 from dnamamba.data.windows import index_intervals
 from dnamamba.data_prep.regions.bed import read_split_bed
@@ -42,8 +43,7 @@ class SplitConfig:
         if self.bed is not None and (self.valid_contigs or self.test_contigs):
             raise InputError("name either a BED or contigs to hold out, not both")
         for name in ("valid_fraction", "test_fraction"):
-            if not 0 <= (share := getattr(self, name)) <= 0.25:
-                raise InputError(f"{name} must be from 0 to 0.25 of each contig, got {share}")
+            require_range(name, getattr(self, name), 0, 0.25, "of each contig")
 
 
 def resolve_splits(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) -> Splits:

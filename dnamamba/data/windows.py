@@ -13,7 +13,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.configs import require_choice
+from dnamamba.configs import require_choice, require_range
 from dnamamba.data.hashing import hash_u64, permute
 from dnamamba.data.ranges import ContigLine, Ints, Runs, bases_within, subtract
 from dnamamba.errors import InputError
@@ -57,12 +57,10 @@ class WindowConfig:
     reproduces the published splits, leaks included."""
 
     def __post_init__(self) -> None:
-        if self.seq_len < 2:
-            raise InputError(f"seq_len must be >= 2 bases, got {self.seq_len}")
+        require_range("seq_len", self.seq_len, 2, unit="bases")
         require_choice("window rule", self.rule, Rule)
         require_choice("edge", self.edge, WindowEdge)
-        if not 0 <= self.max_n_fraction <= 1:
-            raise InputError(f"max_n_fraction must be from 0 to 1, got {self.max_n_fraction}")
+        require_range("max_n_fraction", self.max_n_fraction, 0, 1)
         if self.rule == "caduceus" and self.seq_len > CADUCEUS_SEGMENT:
             raise InputError(f"the caduceus rule cuts 2^20 bases, got seq_len {self.seq_len}")
 

@@ -29,6 +29,7 @@ from dnamamba.embedding.hdf5 import no_room
 from dnamamba.embedding.parts import is_whole, join_parts, write_part
 from dnamamba.embedding.reader import Embeddings, read_embeddings
 from dnamamba.errors import InputError
+from dnamamba.files import read_json
 from dnamamba.runtime import is_running, logger, sync_to_disk
 
 __all__ = [
@@ -181,10 +182,9 @@ class EmbeddingWriter:
     def _found_settings(self) -> dict[str, Any] | None:
         """None where there are none, or damaged ones: parts have their digest anyway."""
         try:
-            content = json.loads((self.folder / "info.json").read_text(encoding="utf8"))
-        except (FileNotFoundError, ValueError):
+            return read_json(self.folder / "info.json")
+        except InputError:
             return None
-        return content if isinstance(content, dict) else None
 
     def _other_settings(self, found: dict[str, Any]) -> str:
         now = json.loads(self._settings)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dnamamba.configs import require_choice, require_seed
+from dnamamba.configs import require_choice, require_range, require_seed
 from dnamamba.data.augment import check_mutation_rate
 from dnamamba.errors import InputError
 from dnamamba.task import TaskKind
@@ -57,8 +57,8 @@ class LabelledConfig:
 
     def __post_init__(self) -> None:
         require_choice("task_kind", self.task_kind, TaskKind)
-        if self.seq_len is not None and self.seq_len < 1:
-            raise InputError(f"seq_len must be >= 1 base, got {self.seq_len}")
+        if self.seq_len is not None:
+            require_range("seq_len", self.seq_len, 1, unit="base")
         check_mutation_rate(self.mutation_rate)
         require_seed(self.seed, "data seed")
 

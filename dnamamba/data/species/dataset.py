@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.configs import require_choice, require_seed
+from dnamamba.configs import require_choice, require_range, require_seed
 from dnamamba.data.augment import check_mutation_rate, substitute_each
 from dnamamba.data.batches import Examples, by_epoch
 from dnamamba.data.hashing import U64, hash_u64
@@ -117,22 +117,15 @@ class SpeciesConfig:
         require_choice("chromosomes", self.chromosomes, ChromosomeWeights)
         self._check_species()
         self._check_split()
-        if wrong := [size for size in (self.seq_len, *self.warmup_lengths) if size < 2]:
-            raise InputError(f"windows must have >= 2 bases, got {wrong[0]}")
+        require_range("windows", min((self.seq_len, *self.warmup_lengths)), 2, unit="bases")
         if longer := [size for size in self.warmup_lengths if size > self.seq_len]:
             raise InputError(
                 f"windows grow to seq_len in warm-up: {longer[0]:,} is longer than {self.seq_len:,}"
             )
-        if not 0 <= self.max_n_fraction <= 1:
-            raise InputError(f"max_n_fraction must be from 0 to 1, got {self.max_n_fraction}")
+        require_range("max_n_fraction", self.max_n_fraction, 0, 1)
         check_mutation_rate(self.mutation_rate)
-        if self.epoch_size < 1:
-            raise InputError(f"epoch_size must be >= 1 sample, got {self.epoch_size}")
-        if self.n_eval < len(self.species):
-            raise InputError(
-                f"n_eval must be >= {len(self.species)}, a window of each species, got "
-                f"{self.n_eval}"
-            )
+        require_range("epoch_size", self.epoch_size, 1, unit="sample")
+        require_range("n_eval", self.n_eval, len(self.species), unit="windows, one of each species")
         require_seed(self.seed, "data seed")
 
     def _check_species(self) -> None:
@@ -181,8 +174,8 @@ def open_species(config: SpeciesConfig) -> Genome:
 def resolve_species_splits(contigs: Mapping[str, int], config: SpeciesConfig) -> Splits:
     """The intervals of each split, no base in two of them.
 
-    contigs: `label/contig` -> length in bases. Raises InputError for contigs named that are not
-    there, or where nothing is left to train on.
+    contigs: `label/contig` -> length in bases. Raises InputError for named contigs that are not
+    there, and if nothing is left to train on.
     """
     if config.split == "contigs":
         named = SplitConfig(valid_contigs=config.valid_contigs, test_contigs=config.test_contigs)

@@ -1,13 +1,12 @@
 """What every reader does: settings of the right type, and a model that the weights fill."""
 
-import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from dnamamba.errors import InputError
+from dnamamba.files import is_number
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Settings, Weights
 from dnamamba.models.language_model import DnaModel, check_sizes
@@ -33,14 +32,14 @@ def build_model(config: ModelConfig, weights: Weights, source: str = SOURCE) -> 
 def read_eps(settings: Settings, name: str, default: float = 1e-5) -> float:
     """What a norm adds. Raises InputError unless it is a finite number above 0."""
     value = settings.get(name, default)
-    if not _is_number(value) or value <= 0:
+    if not is_number(value) or value <= 0:
         raise InputError(f"{name} is a number above 0, got {value!r}")
     return float(value)
 
 
 def read_number(name: str, value: object) -> float:
     """Raises InputError unless it is a finite number."""
-    if not _is_number(value):
+    if not is_number(value):
         raise InputError(f"{name} is a number, got {value!r}")
     return float(value)  # type: ignore[arg-type]
 
@@ -69,10 +68,3 @@ def read_count(settings: Settings, name: str, default: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} is a whole number of at least 1, got {value!r}")
     return value
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    # JSON's whole numbers may be beyond all floats.
-    return math.isfinite(value) if isinstance(value, float) else abs(value) <= sys.float_info.max
