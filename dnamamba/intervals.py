@@ -136,7 +136,7 @@ def parse_size(text: str | int) -> int:
     number, unit = re.sub("[,_]", "", match[1]), _UNITS[match[2].lower()]
     size = float(number) * unit if "." in number else int(number) * unit
     if size != int(size) or size < 1:
-        raise InputError(f"a size is a whole number of bases and at least 1, got {text!r}")
+        raise InputError(f"a size must be a whole number of bases, >= 1, got {text!r}")
     return int(size)
 
 

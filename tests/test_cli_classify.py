@@ -146,7 +146,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(folder, tmp_path):
         (["pretrained", *TABLE, "--keep", "last", "--patience", "2"], 1, "waits for a better"),
         (["pretrained", *TABLE, "--label-columns", "class"], 1, "class"),
         (["pretrained", *TABLE, "--pool", "first"], 1, "sees the first base alone"),
-        (["hyena-demo", *TABLE, "--seq-len", "0"], 2, "a size is a whole number"),
+        (["hyena-demo", *TABLE, "--seq-len", "0"], 2, "a size must be a whole number"),
         (["pretrained", "--regions", "r.bed"], 1, "--genome"),
     ],
 )

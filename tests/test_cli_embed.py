@@ -118,7 +118,7 @@ NOTES = {
     "unknown contig": "the genome has no contig '1' (it has 'chr1')",
     "negative": "start is negative",
     "past the end": "lies past the end of chr1, which has 1,000 bases",
-    "text": "start is a whole number, got 'x",
+    "text": "start must be a whole number, got 'x",
     "0-length": "no base at all",
 }
 

@@ -426,9 +426,9 @@ def test_a_dataset_survives_pickling(tmp_path):
     ("options", "message"),
     [
         ({"label_columns": ()}, "name at least one column of labels"),
-        ({"label_columns": ("a", "b")}, "a multiclass task has one column of labels, got a, b"),
+        ({"label_columns": ("a", "b")}, "a multiclass task needs one column of labels, got a, b"),
         ({"split_column": "fold", "valid": "v.csv"}, "either a column of splits or files"),
-        ({"group_column": "label"}, "each column has one use, got sequence, label, label"),
+        ({"group_column": "label"}, "columns must have one use each, got sequence, label, label"),
         ({"task_kind": "ranking"}, "task_kind must be one of .*, got 'ranking'"),
         ({"seq_len": 0}, "seq_len must be >= 1 base, got 0"),
         ({"seed": -1}, "data seed must be >= 0"),

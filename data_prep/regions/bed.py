@@ -47,7 +47,7 @@ def _rows(text: TextInput) -> Iterator[Row]:
 def _read_place(fields: list[str]) -> tuple[str, int, int, str]:
     """chrom, start, end and strand ("" without a sixth column); RowError for a row without them."""
     if len(fields) < 3:
-        raise unreadable(f"a row has chrom, start and end, this has {len(fields)} columns")
+        raise unreadable(f"a row must have chrom, start and end, got {len(fields)} columns")
     start = parse_position(fields[1].strip(), "start")
     end = parse_position(fields[2].strip(), "end")
     return fields[0].strip(), start, end, "".join(fields[_STRAND : _STRAND + 1]).strip()
@@ -123,7 +123,7 @@ def read_split_bed(path: Path) -> dict[Split, list[Interval]]:
     for _, where, fields in _strict_rows(path, 4, "chrom, start, end, split"):
         split = fields[3]
         if split not in tuple(Split):
-            raise InputError(f"{where}: the fourth column is train, valid or test, got {split!r}")
+            raise InputError(f"{where}: column 4 must be train, valid or test, got {split!r}")
         rows[Split(split)].append(_strict_interval(fields, where, Strand.FORWARD))
     if not any(rows.values()):
         raise InputError(f"{path} holds no interval")
@@ -139,7 +139,7 @@ def read_labelled_bed(path: Path, label_column: int) -> Iterator[LabelledRegion]
     for number, where, fields in _strict_rows(path, max(label_column, 3), what):
         strand = fields[_STRAND].strip() if len(fields) > _STRAND else "."
         if strand not in tuple(Strand):
-            raise InputError(f"{where}: the sixth column is the strand (+, - or .), got {strand!r}")
+            raise InputError(f"{where}: column 6, the strand, must be +, - or ., got {strand!r}")
         interval = _strict_interval(fields, where, Strand(strand))
         if not interval.length:
             raise InputError(f"{where}: the region has no base (start = end = {interval.start:,})")

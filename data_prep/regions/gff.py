@@ -63,7 +63,7 @@ def _feature_row(number: int, line: str, genome: Genome, rule: WindowRule) -> Re
 
 def _locate(fields: list[str], genome: Genome) -> Located:
     if len(fields) < 5:
-        raise unreadable(f"a row has nine columns, start and end fourth, this has {len(fields)}")
+        raise unreadable(f"a row must have nine columns, start and end fourth, got {len(fields)}")
     chrom = fields[0].strip()
     if chrom not in genome.contigs and "%" in chrom:
         chrom = unquote(chrom)

@@ -215,7 +215,7 @@ def parse_position(text: str, what: str) -> int:
     """A whole number written in digits that fits into 64 bits; RowError for anything else."""
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()):
-        raise unreadable(f"{what} is a whole number, got {text[:40]!r}")
+        raise unreadable(f"{what} must be a whole number, got {text[:40]!r}")
     if text.startswith("-"):
         raise unreadable(f"{what} is negative: {text[:40]}")
     if len(digits) > 18:
@@ -379,7 +379,7 @@ def locate(chrom: str, start: int, end: int, strand: str, genome: Genome) -> Loc
     if end > length:
         notes.append(f"end {end:,} lies past the end of {chrom}, which has {length:,} bases")
     if strand not in tuple(Strand):
-        notes.append(f"strand is +, - or ., got {strand[:40]!r}: read as +")
+        notes.append(f"strand must be +, - or ., got {strand[:40]!r}: read as +")
         strand = Strand.FORWARD
     return Located(Interval(chrom, start, min(end, length), Strand(strand)), notes, end > length)
 

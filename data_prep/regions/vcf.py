@@ -134,7 +134,7 @@ def _line_rows(
 
 def _parse(fields: list[str], allele: str, genome: Genome) -> Variant:
     if len(fields) < 5:
-        raise unreadable(f"a row has CHROM, POS, ID, REF and ALT, this has {len(fields)} columns")
+        raise unreadable(f"a row must have CHROM, POS, ID, REF and ALT, got {len(fields)} columns")
     contig, ref = fields[0], fields[3]
     start = parse_position(fields[1], "POS") - 1
     if start < 0:
@@ -158,7 +158,7 @@ def _compare(variant: Variant, genome: Genome) -> None:
 
 def _check_alleles(ref: str, allele: str) -> None:
     if not ref or not _LETTERS.issuperset(ref.upper()):
-        raise unreadable(f"REF is letters of DNA, got {ref[:40]!r}")
+        raise unreadable(f"REF must be letters of DNA, got {ref[:40]!r}")
     if allele in (".", ""):
         raise unreadable("no alternative allele")
     if allele == "*":
@@ -166,7 +166,7 @@ def _check_alleles(ref: str, allele: str) -> None:
     if not _LETTERS.issuperset(allele.upper()):
         symbolic = set("<>[].") & set(allele)
         what = "a symbolic allele, whose sequence the file does not have" if symbolic else ""
-        raise unreadable(what or f"ALT is letters of DNA, got {allele[:40]!r}")
+        raise unreadable(what or f"ALT must be letters of DNA, got {allele[:40]!r}")
 
 
 def _same_start(

@@ -101,7 +101,7 @@ class TableConfig(LabelledConfig):
             raise InputError("name at least one column of labels (--label-columns)")
         if len(self.label_columns) > 1 and self.task_kind in ("multiclass", "per_base"):
             raise InputError(
-                f"a {self.task_kind} task has one column of labels, got "
+                f"a {self.task_kind} task needs one column of labels, got "
                 f"{', '.join(self.label_columns)}; several are for multilabel and regression"
             )
         if self.split_column is not None and (self.valid or self.test):
@@ -109,7 +109,7 @@ class TableConfig(LabelledConfig):
         names = [self.sequence_column, *self.label_columns, self.split_column, self.group_column]
         given = [name for name in names if name is not None]
         if len(set(given)) != len(given):
-            raise InputError(f"each column has one use, got {', '.join(given)}")
+            raise InputError(f"columns must have one use each, got {', '.join(given)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class RecordsConfig(LabelledConfig):
         for entry in self.records:
             if not entry.label.strip() or not entry.files:
                 raise InputError(
-                    f"records are a label and its files, got {entry.label!r} with "
+                    f"records must be a label and its files, got {entry.label!r} with "
                     f"{len(entry.files)} files"
                 )
 

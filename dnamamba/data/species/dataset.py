@@ -230,7 +230,7 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
         if len(sizes := sorted({part.codes.shape[1] for part in parts})) > 1:
             raise InputError(
                 f"a batch crosses the end of an epoch, where windows grow from {sizes[0]:,} to "
-                f"{sizes[-1]:,} bases: an epoch is a whole number of batches, got epoch_size "
+                f"{sizes[-1]:,} bases: an epoch must be a whole number of batches, got epoch_size "
                 f"{self.config.epoch_size:,}"
             )
         return Examples(*map(torch.cat, zip(*parts, strict=True)))
