@@ -604,7 +604,7 @@ def test_a_mistake_leaves_nothing_that_the_next_command_trips_over(run_folder, g
     bed, out = tmp_path / "rows.bed", tmp_path / "x.h5"
     bed.write_text("chr1\t0\t50\n")
     given = (run_folder, "--genome", genome, "--regions", bed, "--out", out)
-    with pytest.raises(InputError, match="expected FASTA, which begins with"):
+    with pytest.raises(InputError, match="does not look like FASTA"):
         embed(run_folder, *given[3:], "--input-format", "fasta")
     cut = tmp_path / "cut.bed.gz"
     cut.write_bytes(gzip.compress(b"chr1\t0\t50\n" * 9)[:-9])
@@ -616,7 +616,7 @@ def test_a_mistake_leaves_nothing_that_the_next_command_trips_over(run_folder, g
 
 USAGE = {
     ("--layers", "a"): "layers are numbers like -1 or 4,8, or `all`; got 'a'",
-    ("--batch-tokens", "0"): "at least 1, got '0'",
+    ("--batch-tokens", "0"): ">= 1, got '0'",
     ("--context", "x"): "a size looks like 1024",
     ("--rc", "both"): "'both' is not one of 'none', 'average', 'concat'",
     ("--dtype", "int8"): "'int8' is not one of",

@@ -384,7 +384,11 @@ OTHER = "A" if CHR1[499] != "A" else "C"
         (("chr1", 500, CHR1[499], "*"), "unreadable", "an overlapping deletion takes away"),
         (("chr1", 500, CHR1[499], "<DEL>"), "unreadable", "symbolic allele"),
         (("chr1", 500, CHR1[499], "G]17:198982]"), "unreadable", "symbolic allele"),
-        (("chr1", 500, CHR1[499], "hello"), "unreadable", "ALT must be letters of DNA, got 'hello'"),
+        (
+            ("chr1", 500, CHR1[499], "hello"),
+            "unreadable",
+            "ALT must be letters of DNA, got 'hello'",
+        ),
         (("chr1", 500, CHR1[499], "G" * 99), "unreadable", "99 bases, longer than the window"),
     ],
 )

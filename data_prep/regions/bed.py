@@ -152,7 +152,7 @@ def _strict_rows(path: Path, n_columns: int, what: str) -> Iterator[tuple[int, s
         for number, line in text.lines(errors="replace"):
             if is_comment(line):
                 continue
-            fields, where = line.split("\t"), f"{path.name} line {number}"
+            fields, where = line.split("\t"), f"{path} line {number}"
             if len(fields) < n_columns:
                 raise InputError(
                     f"{where}: expected {n_columns} tab-separated columns or more, {what}, got "
