@@ -14,7 +14,6 @@ from dnamamba.cli.row_output import (
     PRECISION,
     SEQUENCE_COLUMN,
     RowProgress,
-    batch_tokens,
     conclude_rows,
     input_of,
     refuse_idle_options,
@@ -96,7 +95,7 @@ def predict(model: str, source: str, out: Path, **values: Any) -> None:
     genome = open_genome(values["genome"]) if values["genome"] else None
     classifier = DnaClassifier.from_pretrained(model).to(device)
     options = PredictOptions(
-        batch_tokens=batch_tokens(values["batch_tokens"], device),
+        batch_tokens=values["batch_tokens"],
         rc=values["rc"] or ("average" if classifier.head_config.averages_strands else "none"),
         autocast_dtype=choose_precision(values["precision"], device),
         base_format=values["base_format"],

@@ -1,12 +1,14 @@
 """`dnamamba embed`."""
 
+import sys
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnamamba.cli.embed_file import write_embeddings
 from dnamamba.cli.embed_track import refuse_options, write_track
 from dnamamba.cli.options import FILE, SIZE, Parsed
 from dnamamba.cli.row_output import (
@@ -16,7 +18,20 @@ from dnamamba.cli.row_output import (
     NAME_COLUMN,
     PRECISION,
     SEQUENCE_COLUMN,
+    conclude_rows,
+    refuse_idle_options,
+    refuse_output,
 )
+
+if TYPE_CHECKING:
+    from dnamamba.data_prep.genomes.genome import Genome
+    from dnamamba.data_prep.regions.rows import RegionTable
+    from dnamamba.embedding.config import EmbedConfig
+    from dnamamba.embedding.run import Progress
+    from dnamamba.models import DnaModel
+    from dnamamba.runtime import Compute, Ranks
+
+_PROGRESS_SECONDS = 5
 
 
 def _parse_layers(text: str) -> Any:
@@ -134,7 +149,7 @@ def embed(model: str, source: str, out: Path, **values: Any) -> None:
     from dnamamba.models.loading import read_trained_model
     from dnamamba.runtime import open_compute
 
-    # Ranks have different work: who is done first waits.
+    # Ranks have different work: the first to finish waits.
     patience = timedelta(days=7)
 
     genome = open_genome(values["genome"]) if values["genome"] else None
@@ -146,4 +161,95 @@ def embed(model: str, source: str, out: Path, **values: Any) -> None:
             return
         if source is None:
             raise click.UsageError("name --regions: a file, a region like chr1:1-2,000, or -")
-        write_embeddings(reader, model, source, genome, out, values, compute)
+        inputs = (Path(source), *values["genome"])
+        _refuse_output(out, inputs, values["force"], compute)
+        config = _config(values, compute)
+        _write_file(reader, model, source, genome, out, config, compute, values["force"])
+
+
+def _refuse_output(out: Path, inputs: tuple[Path, ...], force: bool, compute: "Compute") -> None:
+    """Leave a file of an unfinished run to the writer, which also clears away what is left."""
+    allowed = force or out.with_name(f".{out.name}.parts").exists()
+    compute.on_main_first(lambda: refuse_output(out, *inputs, force=allowed, example="peaks.h5"))
+
+
+def _config(values: dict[str, Any], compute: "Compute") -> "EmbedConfig":
+    from dnamamba.embedding.config import EmbedConfig
+    from dnamamba.models.pooling import Pooling
+
+    return EmbedConfig(
+        layers=values["layers"],
+        pooling=Pooling.parse(values["pooling"]),
+        rc=values["rc"],
+        context=values["context"],
+        edge=values["edge"],
+        allele=values["allele"],
+        dtype=values["dtype"],
+        output_format=values["out_format"],
+        input_format=values["input_format"],
+        sequence_column=values["sequence_column"],
+        name_column=values["name_column"],
+        batch_tokens=values["batch_tokens"],
+        autocast_dtype=compute.autocast_dtype,
+    )
+
+
+def _write_file(
+    reader: "DnaModel",
+    model: str,
+    source: str,
+    genome: "Genome | None",
+    out: Path,
+    config: "EmbedConfig",
+    compute: "Compute",
+    force: bool,
+) -> None:
+    from dnamamba.embedding.run import EmbedRun
+
+    run = EmbedRun(
+        reader,
+        sys.stdin.buffer if source == "-" else source,
+        out,
+        genome=genome,
+        config=config,
+        source=model,
+        compute=compute,
+        force=force,
+    )
+    with run.open_regions() as table:
+        _refuse_options(table, genome, config)
+        on_part, say = _report_progress(compute.ranks), lambda text: click.echo(text, err=True)
+        summary = run.write(table, on_part, say)
+    if summary is not None:
+        failure = f"nothing could be embedded; {summary.first_failure}"
+        conclude_rows(summary.statuses, out, what="rows", failure=failure)
+
+
+def _refuse_options(table: "RegionTable", genome: "Genome | None", config: "EmbedConfig") -> None:
+    """Options that this kind of input would ignore."""
+    if config.allele == "alt" and not table.has_alternatives:
+        raise click.UsageError("--allele alt is of a VCF, whose rows are variants: leave it out")
+    if config.context and not table.has_surroundings:
+        raise click.UsageError(
+            "--context is of regions of a genome, and sequences have no bases around them: "
+            "leave it out"
+        )
+    refuse_idle_options(table, genome, is_widened=config.context is not None)
+
+
+def _report_progress(ranks: "Ranks") -> "Callable[[Progress], None]":
+    """Reports the progress every few seconds; of several processes the first does."""
+    started = last = time.monotonic()
+
+    def report(progress: "Progress") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _PROGRESS_SECONDS or not ranks.is_main:
+            return
+        last = now
+        before = f", {progress.resumed:,} were there" if progress.resumed else ""
+        shared = f" (by 1 of {ranks.world_size})" if ranks.world_size > 1 else ""
+        rate = progress.bases / (now - started)
+        click.echo(f"{progress.rows:,} rows{before}, {rate:,.0f} bases a second{shared}", err=True)
+
+    return report

@@ -11,7 +11,6 @@ import click
 from dnamamba.cli.options import typed_options
 from dnamamba.cli.row_output import (
     RowProgress,
-    batch_tokens,
     conclude_rows,
     input_of,
     refuse_output,
@@ -46,7 +45,6 @@ def write_track(
     compute: "Compute",
 ) -> None:
     from dnamamba.errors import InputError
-    from dnamamba.inference.likelihood import LikelihoodOptions
     from dnamamba.scoring.nll_track import TrackOptions, write_nll_track
 
     if genome is None:
@@ -59,14 +57,10 @@ def write_track(
     refuse_output(
         out, Path(source or "-"), *values["genome"], force=values["force"], example="nll.bw"
     )
-    size = batch_tokens(values["batch_tokens"], compute.device)
     options = TrackOptions(
         context=values["context"] or 0,
-        likelihood=LikelihoodOptions(
-            batch_tokens=size,
-            chunk_tokens=max(size, 1 << 16),
-            autocast_dtype=compute.autocast_dtype,
-        ),
+        batch_tokens=values["batch_tokens"],
+        autocast_dtype=compute.autocast_dtype,
     )
     with _open_regions(source, genome, values["input_format"]) as table:
         statuses = write_nll_track(reader, table, genome, out, options, RowProgress("bases"))

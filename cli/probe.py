@@ -155,7 +155,7 @@ def _refuse_output(folder: Path, *, force: bool) -> None:
 
 def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:
     """The layers to probe, and what the file says of itself."""
-    from dnamamba.embedding.writer import read_embeddings
+    from dnamamba.embedding.reader import read_embeddings
     from dnamamba.errors import InputError
     from dnamamba.probing.problem import Layer
 

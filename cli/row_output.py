@@ -12,8 +12,6 @@ from dnamamba.cli.options import SIZE, typed_options
 from dnamamba.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
     from dnamamba.data_prep.genomes.genome import Genome
     from dnamamba.data_prep.regions.rows import RegionTable
 
@@ -45,11 +43,6 @@ PRECISION = click.option(
     show_default=True,
     help="auto is bf16 on GPUs.",
 )
-
-
-def batch_tokens(asked: int | None, device: "torch.device") -> int:
-    """What BATCH_TOKENS says, or what suits the device."""
-    return asked or (1 << 20 if device.type == "cuda" else 1 << 16)
 
 
 def input_of(source: Named) -> Named | BinaryIO:

@@ -12,7 +12,6 @@ from dnamamba.cli.row_output import (
     DEVICE,
     EDGE,
     RowProgress,
-    batch_tokens,
     conclude_rows,
     input_of,
     refuse_output,
@@ -84,12 +83,12 @@ def score(model: str, source: Path, out: Path, **values: Any) -> None:
     from dnamamba.data_prep.genomes.genome import open_genome
     from dnamamba.data_prep.regions.text_input import open_text
     from dnamamba.data_prep.regions.vcf import read_variants
-    from dnamamba.inference.likelihood import LikelihoodOptions
+    from dnamamba.inference.windows import variant_rule
     from dnamamba.models.language_model import DnaModel
     from dnamamba.models.loading import trained_seq_len
     from dnamamba.runtime import choose_device, choose_precision
     from dnamamba.scoring.output import format_of_output, write_scores
-    from dnamamba.scoring.variants import ScoreOptions, variant_rule
+    from dnamamba.scoring.variants import ScoreOptions
 
     is_piped = str(out) == "-"
     if not is_piped:
@@ -100,13 +99,11 @@ def score(model: str, source: Path, out: Path, **values: Any) -> None:
     device = choose_device(values["device"])
     genome = open_genome(values["genome"])
     reader = DnaModel.from_pretrained(model).to(device)
-    rule = variant_rule(reader, values["seq_len"], values["edge"], trained_seq_len(model))
+    rule = variant_rule(reader.config, values["seq_len"], values["edge"], trained_seq_len(model))
     options = ScoreOptions(
-        strand=values["strand"],
-        likelihood=LikelihoodOptions(
-            batch_tokens=batch_tokens(values["batch_tokens"], device),
-            autocast_dtype=choose_precision(values["precision"], device),
-        ),
+        rc="average" if values["strand"] == "both" else "none",
+        batch_tokens=values["batch_tokens"],
+        autocast_dtype=choose_precision(values["precision"], device),
     )
     with open_text(input_of(source)) as text:
         statuses = write_scores(

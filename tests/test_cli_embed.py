@@ -444,7 +444,7 @@ def test_the_format_may_be_given(run_folder, genome, tmp_path):
     assert embed(*given, "--out", tmp_path / "x", "--format", "h5")[0] == 0
     with read_embeddings(tmp_path / "x") as found:
         assert len(found) == 1
-    with pytest.raises(InputError, match=r"named like none of \.h5, \.hdf5, \.npz, \.parquet"):
+    with pytest.raises(InputError, match=r"must end in one of \.h5, \.hdf5, \.npz, \.parquet"):
         embed(*given, "--out", tmp_path / "x.bed")
 
 
@@ -592,7 +592,7 @@ def test_a_run_begun_with_other_settings(run_folder, genome, tmp_path, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr("dnamamba.embedding.writer.join_parts", stop)
         assert embed(*given)[0] == 1
-    assert (tmp_path / ".x.h5.parts" / "part-000000.h5").exists()
+    assert (tmp_path / ".x.h5.parts" / "part-000000.bin").exists()
     with pytest.raises(InputError, match=r'pooling was "mean", is now "max"\. Give the earlier'):
         embed(*given, "--pooling", "max")
     code, err = embed(*given)
@@ -719,7 +719,7 @@ def test_wrong_inputs_are_one_sentence(run_folder, genome, tmp_path):
 
 
 def test_long_jobs_say_how_far_they_are(run_folder, genome, tmp_path, monkeypatch):
-    monkeypatch.setattr("dnamamba.cli.embed_file._PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("dnamamba.cli.embed._PROGRESS_SECONDS", 0)
     given = (run_folder, "--genome", genome, "--regions", "-", "--out", tmp_path / "x.h5")
     _, err = embed(*given, stdin="chr1\t1\t9\n" * 9000)
     first, second, last = err.splitlines()

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.embedding.embedder import Embedder, EmbedInput, EmbedOptions, embed_sequences
-from dnamamba.embedding.forward import Passes, PositionStore
+from dnamamba.embedding.config import EmbedOptions
+from dnamamba.embedding.embedder import Embedder, embed_sequences
+from dnamamba.embedding.forward import EmbedInput, Passes, PositionStore
 from dnamamba.errors import InputError
 from dnamamba.models import (
     AttentionConfig,
@@ -52,9 +53,9 @@ MAMBA = build()
 shared_model = cache(build)
 
 
-def embed(model, inputs, pooling="mean", **options):
+def embed(model, inputs, pooling="mean", scratch=None, **options):
     options = {"layers": LAYERS, **options}
-    return Embedder(model, EmbedOptions(pooling=Pooling.parse(pooling), **options))(inputs)
+    return Embedder(model, EmbedOptions(pooling=Pooling.parse(pooling), **options), scratch)(inputs)
 
 
 def draw_inputs(n=12, longest=120, letters="ACGTacgtNNR", seed=0):
@@ -354,7 +355,7 @@ def test_numbers_that_are_not_finite_are_said():
         model.backbone.norm_f.weight[3] = torch.inf
     for pooling in ("mean", "bins:3", "max", "last"):
         (found,) = embed(model, [EmbedInput.of(encode(random_sequence(30)))], pooling)
-        assert found == "the model makes numbers of it that are not finite"
+        assert found == "the model's numbers for it are not finite"
 
 
 def test_what_read_raises_is_raised():
@@ -363,14 +364,14 @@ def test_what_read_raises_is_raised():
 
     with pytest.raises(OSError, match="the disk is gone"):
         embed(MAMBA, [EmbedInput(10, broken, (0, 10))])
-    with pytest.raises(ValueError, match=r"read\(0, 10\) gave 3 codes, not 10"):
+    with pytest.raises(ValueError, match=r"read\(0, 10\) returned 3 codes, not 10"):
         embed(MAMBA, [EmbedInput(10, lambda start, end: encode("ACG"), (0, 10))])
 
 
 def test_wrong_options_are_said():
-    with pytest.raises(InputError, match="rc is one of none, average, concat, got 'both'"):
+    with pytest.raises(InputError, match="rc must be one of none, average, concat, got 'both'"):
         EmbedOptions(pooling=Pooling("mean"), rc="both")
-    with pytest.raises(InputError, match="chunk_tokens is 1 or more, got 0"):
+    with pytest.raises(InputError, match="chunk_tokens must be >= 1, got 0"):
         EmbedOptions(pooling=Pooling("mean"), chunk_tokens=0)
     with pytest.raises(InputError, match="no layer 4"):
         embed(MAMBA, [], layers=(4,))
@@ -423,7 +424,7 @@ def test_an_error_among_groups_is_raised():
 
 def test_positions_of_long_sequences_are_on_disk(tmp_path):
     embedder = Embedder(
-        MAMBA, EmbedOptions(pooling=Pooling("none"), chunk_tokens=2000, scratch=tmp_path / "new")
+        MAMBA, EmbedOptions(pooling=Pooling("none"), chunk_tokens=2000), tmp_path / "new"
     )
     peaks = []
     for n_bases in (10_000, 60_000):

@@ -14,7 +14,6 @@ from dnamamba.data_prep.regions.readers import open_regions
 from dnamamba.data_prep.regions.rows import RegionRow, RowStatus
 from dnamamba.errors import InputError
 from dnamamba.inference.batching import in_chunks
-from dnamamba.inference.likelihood import LikelihoodOptions
 from dnamamba.intervals import Interval
 from dnamamba.models import BiMambaConfig, DnaModel, HyenaConfig, MambaConfig, ModelConfig
 from dnamamba.scoring.nll_track import TrackOptions, format_of_track, write_nll_track, write_track
@@ -45,7 +44,7 @@ def make_model(mixer=None):
 
 
 def options_of(chunk_tokens=1 << 16, **more):
-    return TrackOptions(likelihood=LikelihoodOptions(chunk_tokens=chunk_tokens), **more)
+    return TrackOptions(chunk_tokens=chunk_tokens, **more)
 
 
 def write(out, bed=BED, model=None, options=None, genome=GENOME):
@@ -183,7 +182,7 @@ def test_what_cannot_be_done_is_said(tmp_path, monkeypatch):
     out = tmp_path / "x.bw"
     with pytest.raises(InputError, match="reads both ways"):
         write(out, model=make_model(BiMambaConfig()))
-    with pytest.raises(InputError, match="100 bases is longer than this model's filters"):
+    with pytest.raises(InputError, match="100 bases are more than the 96 that"):
         write(out, model=make_model(HyenaConfig(l_max=96)))
     rows = [RegionRow(1, (), RowStatus.OK, window=Interval("read1", 0, 10))]
     with pytest.raises(InputError, match="the genome has no contig 'read1'"):
@@ -191,7 +190,7 @@ def test_what_cannot_be_done_is_said(tmp_path, monkeypatch):
     for wrong in ("x.txt", "x.bw.gz", "x"):
         with pytest.raises(InputError, match="is named like no track"):
             format_of_track(tmp_path / wrong)
-    with pytest.raises(InputError, match="context is 0 or more, got -1"):
+    with pytest.raises(InputError, match="context must be >= 0, got -1"):
         TrackOptions(context=-1)
     monkeypatch.setitem(sys.modules, "pyBigWig", None)
     with pytest.raises(InputError, match=r"needs pyBigWig: pip install 'dnamamba\[bigwig\]'"):

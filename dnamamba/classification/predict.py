@@ -28,6 +28,7 @@ from dnamamba.data_prep.regions.rows import (
 from dnamamba.errors import InputError
 from dnamamba.files import open_output, table_line
 from dnamamba.inference.batching import batches_of, in_chunks, no_memory, run_in_halves, stack_rows
+from dnamamba.inference.options import InferenceOptions, ReverseComplement
 from dnamamba.inference.windows import check_seq_len
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.streaming import longest_sequence
@@ -35,34 +36,24 @@ from dnamamba.task import Task
 from dnamamba.tokenizer import Codes, reverse_complement
 
 Values = NDArray[np.float32]
-Strands = Literal["none", "average"]
 BaseFormat = Literal["auto", "string", "runs"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions:
-    """How predictions are computed and written; none changes which rows there are."""
-
-    batch_tokens: int = 1 << 16
-    """Tokens in one pass, padding included; a longer sequence is a pass of its own."""
-
-    rc: Strands = "none"
-    """`average`: the mean of the predictions for a sequence and for its reverse complement."""
-
-    autocast_dtype: torch.dtype | None = None
-    """What matrices are multiplied in; None: the parameters' own dtype."""
+class PredictOptions(InferenceOptions):
+    """How predictions are computed and written; none changes which rows there are. rc: `none`, or
+    `average` for the mean of the predictions for a sequence and for its reverse complement."""
 
     base_format: BaseFormat = "auto"
     """A per_base task's labels as a `string`, one letter a base, or as `runs`, `label:bases;...`;
     auto: a string where every label is one letter."""
 
     def __post_init__(self) -> None:
-        if self.batch_tokens < 1:
-            raise InputError(f"batch_tokens is 1 or more, got {self.batch_tokens}")
-        for name, kind in (("rc", Strands), ("base_format", BaseFormat)):
-            if getattr(self, name) not in get_args(kind):
-                choices = ", ".join(get_args(kind))
-                raise InputError(f"{name} is one of {choices}, got {getattr(self, name)!r}")
+        super().__post_init__()
+        self.require_rc("none", "average")
+        if self.base_format not in get_args(BaseFormat):
+            choices = ", ".join(get_args(BaseFormat))
+            raise InputError(f"base_format must be one of {choices}, got {self.base_format!r}")
 
 
 # --- sequences
@@ -72,8 +63,8 @@ def predict_sequences(
     classifier: DnaClassifier,
     sequences: Iterable[Codes],
     *,
-    batch_tokens: int = 1 << 16,
-    rc: Strands = "none",
+    batch_tokens: int | None = None,
+    rc: ReverseComplement = "none",
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[Values]:
     """What the classifier predicts for each sequence, in their order, float32 on the CPU: (C,), or
@@ -86,7 +77,7 @@ def predict_sequences(
     Raises InputError for a sequence without bases, and for one that there is no memory for.
     """
     options = PredictOptions(batch_tokens=batch_tokens, rc=rc, autocast_dtype=autocast_dtype)
-    for some in in_chunks(sequences, len, batch_tokens):
+    for some in in_chunks(sequences, len, options.tokens_in_batch(_device(classifier))):
         yield from _predict_chunk(classifier, some, options)
 
 
@@ -99,7 +90,7 @@ def predict_rows(
     def size(row: RegionRow) -> int:
         return sum(map(len, row.sequences))
 
-    for some in in_chunks(rows, size, options.batch_tokens):
+    for some in in_chunks(rows, size, options.tokens_in_batch(_device(classifier))):
         sequences = [sequence for row in some for sequence in row.sequences]
         values = iter(_predict_chunk(classifier, sequences, options))
         for row in some:
@@ -114,7 +105,7 @@ def _predict_chunk(
     if not lengths.all():
         raise InputError("a sequence to predict has 1 base or more, got one of 0")
     results: list[Values] = [np.empty(0, np.float32)] * len(sequences)
-    for batch in batches_of(lengths, options.batch_tokens):
+    for batch in batches_of(lengths, options.tokens_in_batch(_device(classifier))):
         chosen = [sequences[i] for i in batch]
         values = _run(classifier, chosen, options)
         if options.rc == "average":
@@ -144,15 +135,18 @@ def _run(
 def _forward(
     classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
 ) -> list[Values]:
-    device = next(classifier.parameters()).device
+    device = _device(classifier)
     ids, real = stack_rows(sequences, longest_sequence(classifier.config), device)
-    dtype = options.autocast_dtype
-    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+    with options.autocast(device):
         values = classifier.predict(ids, real)
     found = values.float().cpu().numpy()
     if classifier.task.kind == "per_base":
         return [row[: len(sequence)] for row, sequence in zip(found, sequences, strict=True)]
     return list(found)
+
+
+def _device(classifier: DnaClassifier) -> torch.device:
+    return next(classifier.parameters()).device
 
 
 def window_rule(
@@ -167,7 +161,7 @@ def window_rule(
     trained, most = classifier.head_config.trained_seq_len, longest_sequence(classifier.config)
     if seq_len is None:
         return WindowRule(seq_len=trained or most, edge=edge)
-    check_seq_len(seq_len, trained, most)
+    check_seq_len(classifier.config, seq_len, trained)
     return WindowRule(seq_len=seq_len, widen=True, edge=edge)
 
 

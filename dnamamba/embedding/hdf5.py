@@ -1,11 +1,8 @@
-"""HDF5 files that are written front to back: text, numbers in packed chunks, and full disks.
-
-What is written depends on the content alone: the same content gives the same bytes.
-"""
+"""Parts joined into one HDF5 file, front to back: the same content gives the same bytes."""
 
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import product
@@ -16,6 +13,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba import __version__
+from dnamamba.data_prep.genomes.store import quote_name
+from dnamamba.embedding.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    INTEGER_COLUMNS,
+    TEXT_COLUMNS,
+    EmbeddingInfo,
+)
+from dnamamba.embedding.parts import Part, sizes_of
 from dnamamba.errors import InputError
 
 CHUNK_BYTES = 1 << 18
@@ -35,152 +42,169 @@ def no_room(path: Path, error: OSError) -> InputError:
     )
 
 
+# --- the whole file
+
+
+def join_parts(
+    parts: Sequence[Path],
+    out: Path,
+    info: EmbeddingInfo,
+    pool: ThreadPoolExecutor,
+    on_part: Callable[[int], None],
+) -> None:
+    """Write parts that are whole into a new file `out`, one after the other. Raises OSError, which
+    leaves a useless file, if there is no room."""
+    with create_file(out) as (file, check):
+        file.attrs["format"] = FORMAT
+        file.attrs["format_version"] = np.int64(FORMAT_VERSION)
+        file.attrs["dnamamba"] = __version__
+        file.attrs["settings"] = info.to_json()
+        joined = _Joined(file, info, parts, pool)
+        for number, path in enumerate(parts):
+            joined.add(Part(path, info), check)
+            on_part(number)
+        joined.flush()
+
+
+class _Joined:
+    """The datasets of the file, each growing at its end."""
+
+    def __init__(
+        self, file: h5py.File, info: EmbeddingInfo, parts: Sequence[Path], pool: ThreadPoolExecutor
+    ):
+        sizes = [sizes_of(path) for path in parts]
+        n_rows, n_vectors = sum(one.rows for one in sizes), sum(one.vectors for one in sizes)
+        regions, layers = file.create_group("regions"), file.create_group("embeddings")
+        regions.create_group("input")
+        self._integers: dict[str, Appender] = {}
+        for name in (*INTEGER_COLUMNS, "embedded"):
+            dtype = "<u1" if name == "embedded" else "<i8"
+            self._integers[name] = _appending(_create_integers(regions, name, n_rows, dtype))
+        self._texts: dict[str, tuple[Appender, int | None]] = {}
+        own = {f"input/{i}": f"input/{quote_name(k)}" for i, k in enumerate(info.column_keys)}
+        for name, dataset_name in ({name: name for name in TEXT_COLUMNS} | own).items():
+            longest = max((one.widths[name] for one in sizes), default=0)
+            width = max(1, longest) if longest <= _LONGEST_FIXED else None
+            dataset = _create_text(regions, dataset_name, n_rows, width)
+            self._texts[name] = _appending(dataset), width
+        self._offset: Appender | None = None
+        self._n_positions = 0
+        if info.per_position:
+            self._offset = _appending(_create_integers(regions, "offset", n_rows + 1, "<i8"))
+            self._offset.add(np.zeros(1, np.int64))
+        self._layers: list[Appender] = []
+        for layer in info.layers:
+            shape = (n_vectors, *info.vector_shape)
+            chunks = chunk_shape(shape, info.stored.itemsize)
+            dataset = layers.create_dataset(
+                f"layer_{layer}", shape, info.stored, **_compression(chunks)
+            )
+            dataset.attrs["layer"] = np.int64(layer)
+            dataset.attrs["dtype"] = info.dtype
+            self._layers.append(_packing(dataset, pool))
+
+    def add(self, part: Part, check: Callable[[], None]) -> None:
+        for name, appender in self._integers.items():
+            appender.add(np.array(part.columns[name], np.int64))
+        for name, (appender, width) in self._texts.items():
+            appender.add(_text_cells(part.columns[name], width))
+        if self._offset is not None:
+            ends = self._n_positions + np.cumsum(np.array(part.columns["positions"], np.int64))
+            self._offset.add(ends)
+            self._n_positions = int(ends[-1]) if len(ends) else self._n_positions
+        for i, appender in enumerate(self._layers):
+            for block in part.blocks(i):
+                appender.add(block)
+                check()
+
+    def flush(self) -> None:
+        offsets = () if self._offset is None else (self._offset,)
+        texts = (appender for appender, _ in self._texts.values())
+        for appender in (*self._integers.values(), *texts, *offsets, *self._layers):
+            appender.flush()
+
+
 # --- files
 
 
-class _Unfailing(io.RawIOBase):
-    """A file for HDF5 to write to, which keeps the first error to itself: HDF5 cannot close a file
+class _Unfailing(io.FileIO):
+    """A file for HDF5 to write to that keeps the first error to itself: HDF5 cannot close a file
     whose last bytes it could not write, and may end the process."""
 
-    def __init__(self, path: Path):
-        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115
-        self.error: OSError | None = None
+    error: OSError | None = None
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         done = 0
         try:
             while self.error is None and done < len(view):
-                done += self._file.write(view[done:])
+                done += super().write(view[done:])
         except OSError as error:
             self.error = error
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
         try:
-            return self._file.truncate(size)
+            return super().truncate(size)
         except OSError as error:
             self.error = self.error or error
             return size or 0
 
-    def readinto(self, buffer: Any) -> int:
-        found = self._file.readinto(buffer)
-        return 0 if found is None else found
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-
-Check = Callable[[], None]
-
 
 @contextmanager
-def create_file(path: Path, userblock: int = 0) -> Iterator[tuple[h5py.File, Check]]:
-    """A new HDF5 file and a function that raises the OSError of the first byte that could not be
-    written, as leaving the context does. The file is not removed then.
-
-    It is of the oldest format that holds it, so that old readers do. userblock: bytes left for
-    others in front of it, 0 or a power of two from 512.
-    """
-    options = {"userblock_size": userblock} if userblock else {}
-    with _Unfailing(path) as raw:
+def create_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """A new HDF5 file, and a function that raises the OSError of the first byte that could not be
+    written, as leaving the context does. It has the oldest format version that holds it, for old
+    readers."""
+    with _Unfailing(path, "w+") as raw:
 
         def check() -> None:
             if raw.error is not None:
                 raise raw.error
 
         try:
-            with h5py.File(raw, "w", libver=("earliest", "v110"), **options) as file:
+            with h5py.File(raw, "w", libver=("earliest", "v110")) as file:
                 yield file, check
         except (OSError, RuntimeError):
-            # HDF5 may have missed what it believed to be written.
+            # HDF5's own error may follow from one that it was not told.
             check()
             raise
         check()
 
 
-# --- text
+# --- columns
 
 
-def text_width(texts: list[bytes]) -> int | None:
-    """Bytes of a cell that holds any of them; None: too many for cells of one size."""
-    longest = max(map(len, texts), default=0)
-    return max(1, longest) if longest <= _LONGEST_FIXED else None
-
-
-def widest(widths: list[int | None]) -> int | None:
-    known = [width for width in widths if width is not None]
-    return max(known, default=1) if len(known) == len(widths) else None
-
-
-def create_text(group: h5py.Group, name: str, n_rows: int, width: int | None) -> h5py.Dataset:
+def _create_text(group: h5py.Group, name: str, n_rows: int, width: int | None) -> h5py.Dataset:
     """A column of text in UTF-8: cells of `width` bytes, or of any length."""
-    dtype = h5py.string_dtype("utf-8", width)
     n = min(n_rows, _TEXTS_IN_CHUNK if width is None else max(1, CHUNK_BYTES // width))
-    return group.create_dataset(name, (n_rows,), dtype, **_packed((n,)))
+    dtype = h5py.string_dtype("utf-8", width)
+    return group.create_dataset(name, (n_rows,), dtype, **_compression((n,)))
 
 
-def as_text(texts: list[bytes], width: int | None) -> NDArray[Any]:
-    """What is to be assigned to a part of such a column."""
+def _text_cells(texts: list[str], width: int | None) -> NDArray[Any]:
+    cells = [text.encode() for text in texts]
     if width is None:
-        return np.array([*texts, None], object)[:-1]
-    return np.array(texts, f"S{width}").view(h5py.string_dtype("utf-8", width))
+        return np.array([*cells, None], object)[:-1]
+    return np.array(cells, f"S{width}").view(h5py.string_dtype("utf-8", width))
 
 
-def width_of(dataset: h5py.Dataset) -> int | None:
-    return h5py.check_string_dtype(dataset.dtype).length
-
-
-def create_integers(group: h5py.Group, name: str, n_rows: int, dtype: str) -> h5py.Dataset:
+def _create_integers(group: h5py.Group, name: str, n_rows: int, dtype: str) -> h5py.Dataset:
     n = min(n_rows, CHUNK_BYTES // np.dtype(dtype).itemsize)
-    return group.create_dataset(name, (n_rows,), dtype, **_packed((n,)))
+    return group.create_dataset(name, (n_rows,), dtype, **_compression((n,)))
 
 
-def _packed(chunks: tuple[int, ...]) -> dict[str, Any]:
-    # Nothing to pack, which HDF5 has no chunks for.
+def _compression(chunks: tuple[int, ...]) -> dict[str, Any]:
+    # HDF5 has no chunks for an empty dataset.
     if 0 in chunks:
         return {}
     return {"chunks": chunks, "compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
-# --- numbers
-
-
-def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Whole rows, about CHUNK_BYTES of them; of rows that are longer, a part of one."""
-    inner = shape[1:]
-    row_bytes = int(np.prod(inner)) * itemsize
-    if row_bytes <= CHUNK_BYTES or len(inner) == 1:
-        return (min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *inner)
-    n_bins = max(1, CHUNK_BYTES // (inner[-1] * itemsize))
-    return (1, n_bins, inner[-1])
-
-
-def create_numbers(
-    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]"
-) -> h5py.Dataset:
-    return group.create_dataset(name, shape, dtype, **_packed(chunk_shape(shape, dtype.itemsize)))
-
-
 class Appender:
-    """Gathers blocks of rows and hands on whole chunks, so that each is written once and where
-    blocks end changes nothing. put: called with the first row and the rows."""
+    """Gathers blocks of rows and passes on whole chunks, so that each is written once and the
+    division into blocks changes nothing. put: called with the number of the first row and the
+    rows."""
 
     def __init__(self, rows_at_once: int, put: Callable[[int, NDArray[Any]], None]):
         self._size, self._put = max(1, rows_at_once), put
@@ -199,15 +223,14 @@ class Appender:
     def flush(self) -> None:
         if not self._n_held:
             return
-        self._put(
-            self._start, self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
-        )
+        rows = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
+        self._put(self._start, rows)
         self._start += self._n_held
         self._n_held, self._held = 0, []
 
 
-def assigning(dataset: h5py.Dataset) -> Appender:
-    """Rows of text or integers."""
+def _appending(dataset: h5py.Dataset) -> Appender:
+    """Appends rows of text or integers."""
 
     def put(start: int, block: NDArray[Any]) -> None:
         dataset[start : start + len(block)] = block
@@ -215,40 +238,48 @@ def assigning(dataset: h5py.Dataset) -> Appender:
     return Appender(dataset.chunks[0] if dataset.chunks else 1, put)
 
 
-def packing(dataset: h5py.Dataset, pool: ThreadPoolExecutor) -> Appender:
-    """Rows of numbers, of which chunks are packed in the pool's threads."""
+# --- vectors
+
+
+def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Whole rows, about CHUNK_BYTES of them; of longer rows a part of one."""
+    inner = shape[1:]
+    row_bytes = int(np.prod(inner)) * itemsize
+    if row_bytes <= CHUNK_BYTES or len(inner) == 1:
+        return (min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *inner)
+    return (1, max(1, CHUNK_BYTES // (inner[-1] * itemsize)), inner[-1])
+
+
+def _packing(dataset: h5py.Dataset, pool: ThreadPoolExecutor) -> Appender:
+    """Appends vectors, whose chunks are packed in the pool's threads."""
     if dataset.chunks is None:
         return Appender(1, lambda start, block: None)
     chunks = dataset.chunks
     inner = [range(0, n, step) for n, step in zip(dataset.shape[1:], chunks[1:], strict=True)]
 
     def put(start: int, block: NDArray[Any]) -> None:
-        places = list(product(range(0, len(block), chunks[0]), *inner))
+        corners = list(product(range(0, len(block), chunks[0]), *inner))
 
-        def packed(place: tuple[int, ...]) -> bytes:
-            cut = tuple(slice(n, n + step) for n, step in zip(place, chunks, strict=True))
-            return pack_chunk(_filled(block[cut], chunks))
+        def packed(corner: tuple[int, ...]) -> bytes:
+            values = block[
+                tuple(slice(n, n + step) for n, step in zip(corner, chunks, strict=True))
+            ]
+            # The file holds chunks at an edge whole.
+            missing = [(0, full - n) for full, n in zip(chunks, values.shape, strict=True)]
+            return pack_chunk(np.pad(values, missing) if any(map(sum, missing)) else values)
 
-        for (row, *rest), data in zip(places, pool.map(packed, places), strict=True):
+        for (row, *rest), data in zip(corners, pool.map(packed, corners), strict=True):
             dataset.id.write_direct_chunk((start + row, *rest), data)
 
     return Appender(chunks[0] * _CHUNKS_AT_ONCE, put)
 
 
-def _filled(some: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """A chunk at an edge: the file holds it whole."""
-    if some.shape == shape:
-        return some
-    return np.pad(some, [(0, want - got) for want, got in zip(shape, some.shape, strict=True)])
-
-
 def pack_chunk(values: NDArray[Any]) -> bytes:
-    """What HDF5's filters shuffle and gzip would read back as these numbers.
+    """A stream that HDF5's shuffle and gzip filters read back as these numbers.
 
-    Bytes are put by their place in a number. Of float32 signs and exponents (one byte in four) take
-    a third of their size, and mantissas cannot be packed: the time goes into the first alone, and
-    the others are stored. Four times as fast as gzip on all, and smaller, as a code by frequencies
-    beats searching for repeats that are not there.
+    Bytes are grouped by their place in a number. A float32's signs and exponents (one byte in four)
+    shrink to a third, its mantissas do not compress: time goes into the former, and the others are
+    stored. Huffman codes alone serve better than a search for repeats that are not there.
     """
     size = values.dtype.itemsize
     planes = np.ascontiguousarray(np.ascontiguousarray(values).view(np.uint8).reshape(-1, size).T)
@@ -258,7 +289,7 @@ def pack_chunk(values: NDArray[Any]) -> bytes:
             pieces.append(_deflate(plane))
         else:
             pieces += _stored(plane.tobytes())
-    # A last block, empty, and the checksum.
+    # A last, empty block and the checksum.
     pieces += [b"\x01\x00\x00\xff\xff", zlib.adler32(planes.data).to_bytes(4, "big")]
     return b"".join(pieces)
 
@@ -270,6 +301,7 @@ def _deflate(plane: NDArray[np.uint8]) -> bytes:
 
 def _stored(data: bytes) -> Iterator[bytes]:
     for start in range(0, len(data), 0xFFFF):
-        some = data[start : start + 0xFFFF]
-        yield b"\x00" + len(some).to_bytes(2, "little") + (len(some) ^ 0xFFFF).to_bytes(2, "little")
-        yield some
+        block = data[start : start + 0xFFFF]
+        size = len(block)
+        yield b"\x00" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little")
+        yield block

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -27,12 +27,12 @@ from dnamamba.errors import InputError
 from dnamamba.files import PACKED, building, open_output
 from dnamamba.inference.batching import in_chunks
 from dnamamba.inference.likelihood import (
-    LikelihoodOptions,
     Values,
     log_probabilities,
     require_causal,
     stream_log_probabilities,
 )
+from dnamamba.inference.options import InferenceOptions, device_of
 from dnamamba.intervals import Interval, Strand
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.streaming import why_no_stream
@@ -56,7 +56,7 @@ _MANY_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackOptions:
+class TrackOptions(InferenceOptions):
     """How a track is computed and written."""
 
     context: int = 0
@@ -72,13 +72,12 @@ class TrackOptions:
     """Of a bigWig, for looking at it from afar; 0: none. They are made in memory, of 14 bytes a
     base."""
 
-    likelihood: LikelihoodOptions = field(default_factory=LikelihoodOptions)
-    """How sequences are read."""
-
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_rc("none")
         for name in ("context", "decimals", "zoom_levels"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name} is 0 or more, got {getattr(self, name)}")
+                raise InputError(f"{name} must be >= 0, got {getattr(self, name)}")
 
 
 def write_nll_track(
@@ -161,16 +160,18 @@ def _log_probs(
 ) -> Iterator[TrackPiece]:
     """Log p of the regions' bases, in their order, in nats. folder: for temporary files."""
 
+    device = device_of(model)
+
     def is_long(region: Interval) -> bool:
         length = region.length + options.context
-        return length > options.likelihood.chunk_tokens and why_no_stream(model.config) is None
+        return length > options.tokens_in_chunk(device) and why_no_stream(model.config) is None
 
     def length(region: Interval) -> int:
         return region.length + options.context
 
     for together, some in groupby(regions, key=lambda region: not is_long(region)):
         if together:
-            for chunk in in_chunks(some, length, options.likelihood.batch_tokens):
+            for chunk in in_chunks(some, length, options.tokens_in_batch(device)):
                 yield from _read_short(model, chunk, genome, options)
             continue
         for region in some:
@@ -189,7 +190,7 @@ def _read_short(
         codes = genome.read(region.chrom, start, end)
         is_reverse = region.strand == Strand.REVERSE
         sequences.append(reverse_complement(codes) if is_reverse else codes)
-    found = log_probabilities(model, sequences, options.likelihood)
+    found = log_probabilities(model, sequences, options)
     for region, log_probs in zip(regions, found, strict=True):
         values = log_probs[len(log_probs) - region.length :]
         is_reverse = region.strand == Strand.REVERSE
@@ -200,9 +201,9 @@ def _stream_forward(
     model: DnaModel, region: Interval, genome: Genome, folder: Path, options: TrackOptions
 ) -> Iterator[TrackPiece]:
     start, end = _with_context(region, genome, options.context)
-    step = options.likelihood.chunk_tokens
+    step = options.tokens_in_chunk(device_of(model))
     pieces = (genome.read(region.chrom, at, min(end, at + step)) for at in range(start, end, step))
-    for values in stream_log_probabilities(model, pieces, options.likelihood):
+    for values in stream_log_probabilities(model, pieces, options):
         known = values[max(0, region.start - start) :]
         if len(known):
             yield region.chrom, start + len(values) - len(known), known
@@ -214,7 +215,7 @@ def _stream_reverse(
 ) -> Iterator[TrackPiece]:
     """From the region's end to its start, so values wait in a file until the first is known."""
     start, end = _with_context(region, genome, options.context)
-    step = options.likelihood.chunk_tokens
+    step = options.tokens_in_chunk(device_of(model))
 
     def pieces() -> Iterator[Codes]:
         for at in range(end, start, -step):
@@ -223,7 +224,7 @@ def _stream_reverse(
     with TemporaryFile(dir=folder) as file:
         waiting = np.memmap(file, np.float32, "w+", shape=(region.length,))
         at = end
-        for values in stream_log_probabilities(model, pieces(), options.likelihood):
+        for values in stream_log_probabilities(model, pieces(), options):
             first, last = at - len(values), min(at, region.end)
             if last > first:
                 place = slice(first - region.start, last - region.start)

@@ -12,51 +12,43 @@ scoring/output.py writes them into a VCF or a table.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, TypeVar, get_args
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from dnamamba.data_prep.regions.rows import RegionEdge, RegionRow, WindowRule, join_notes
-from dnamamba.errors import InputError
+from dnamamba.data_prep.regions.rows import RegionRow, join_notes
 from dnamamba.inference.batching import in_chunks
 from dnamamba.inference.likelihood import (
-    LikelihoodOptions,
     Values,
     masked_base_log_probabilities,
     mean_hidden,
     read_sequences,
 )
-from dnamamba.inference.windows import check_seq_len
+from dnamamba.inference.options import InferenceOptions, ReverseComplement, device_of
 from dnamamba.models.language_model import DnaModel
-from dnamamba.models.streaming import longest_sequence
 from dnamamba.tokenizer import FIRST_BASE_ID, Codes, reverse_complement, token_ids
 
-Strands = Literal["both", "forward"]
 Pair = tuple[Codes, Codes]
 """A window with the reference, and with the alternative allele."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-DEFAULT_SEQ_LEN = 2048
 _SINGLE_BASES = "a model that reads both ways gives a likelihood ratio of single bases alone"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions:
+class ScoreOptions(InferenceOptions):
     """How variants are scored."""
 
-    strand: Strands = "both"
-    """`both`: the mean of the scores of a window and of its reverse complement. `forward`: of the
-    genome's own strand alone, at half the cost."""
-
-    likelihood: LikelihoodOptions = field(default_factory=LikelihoodOptions)
-    """How sequences are read."""
+    rc: ReverseComplement = "average"
+    """`average`: the mean of the scores of a window and of its reverse complement. `none`: the
+    score of the genome's own strand, at half the cost."""
 
     def __post_init__(self) -> None:
-        if self.strand not in get_args(Strands):
-            raise InputError(f"strand is one of both, forward, got {self.strand!r}")
+        super().__post_init__()
+        self.require_rc("none", "average")
 
 
 class VariantScore(NamedTuple):
@@ -100,7 +92,7 @@ def score_rows(
     def size(row: RegionRow) -> int:
         return sum(map(len, row.sequences))
 
-    for some in in_chunks(rows, size, options.likelihood.batch_tokens):
+    for some in in_chunks(rows, size, options.tokens_in_batch(device_of(model))):
         pairs = [(row.codes, row.alternative) for row in some]
         known = [(ref, alt) for ref, alt in pairs if ref is not None and alt is not None]
         scores = iter(score_pairs(model, known, options))
@@ -121,10 +113,11 @@ def score_pairs(
     options = options or ScoreOptions()
     score = _score_causal if model.is_causal else _score_masked
     # A model of both strands says the same of either.
-    if options.strand == "forward" or model.config.strands == "both":
-        return score(model, pairs, options.likelihood)
+    one_strand = replace(options, rc="none")
+    if options.rc == "none" or model.config.strands == "both":
+        return score(model, pairs, one_strand)
     turned = [(reverse_complement(ref), reverse_complement(alt)) for ref, alt in pairs]
-    found = score(model, [*pairs, *turned], options.likelihood)
+    found = score(model, [*pairs, *turned], one_strand)
     strands = zip(found[: len(pairs)], found[len(pairs) :], strict=True)
     return [VariantScore(*np.mean(both, axis=0).tolist()) for both in strands]
 
@@ -133,7 +126,7 @@ def score_pairs(
 
 
 def _score_causal(
-    model: DnaModel, pairs: Sequence[Pair], options: LikelihoodOptions
+    model: DnaModel, pairs: Sequence[Pair], options: InferenceOptions
 ) -> list[VariantScore]:
     sequences = [sequence for pair in pairs for sequence in pair]
     # Alleles of one line, and every change of a base, share the reference's window.
@@ -147,7 +140,7 @@ def _score_causal(
 
 
 def _score_masked(
-    model: DnaModel, pairs: Sequence[Pair], options: LikelihoodOptions
+    model: DnaModel, pairs: Sequence[Pair], options: InferenceOptions
 ) -> list[VariantScore]:
     sequences = [sequence for pair in pairs for sequence in pair]
     means = _each_once(
@@ -216,25 +209,3 @@ def _each_once(
 
 def _letters(codes: Codes) -> bytes:
     return token_ids(codes).tobytes()
-
-
-# --- windows
-
-
-def variant_rule(
-    model: DnaModel,
-    seq_len: int | None = None,
-    edge: RegionEdge = "shift",
-    trained: int | None = None,
-) -> WindowRule:
-    """The windows that variants are read in.
-
-    seq_len: bases of the longer allele's window; None: as many as the model was trained on
-    (`trained`, see loading.trained_seq_len), or 2,048 if that is not known. Raises InputError for
-    more than a Hyena's filters were made for.
-    """
-    most = longest_sequence(model.config)
-    if seq_len is None:
-        seq_len = min(trained or DEFAULT_SEQ_LEN, most or trained or DEFAULT_SEQ_LEN)
-    check_seq_len(seq_len, trained, most)
-    return WindowRule(seq_len=seq_len, edge=edge)
