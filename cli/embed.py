@@ -3,7 +3,9 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +108,7 @@ def _parse_layers(text: str) -> Any:
 )
 @click.option(
     "--format",
-    "out_format",
+    "output_format",
     type=click.Choice(["h5", "npz", "parquet", "tsv"]),
     help="Of the file; the last three for small jobs. [default: told by its name]",
 )
@@ -161,37 +163,18 @@ def embed(model: str, source: str, out: Path, **values: Any) -> None:
             return
         if source is None:
             raise click.UsageError("name --regions: a file, a region like chr1:1-2,000, or -")
-        inputs = (Path(source), *values["genome"])
-        _refuse_output(out, inputs, values["force"], compute)
-        config = _config(values, compute)
-        _write_file(reader, model, source, genome, out, config, compute, values["force"])
-
-
-def _refuse_output(out: Path, inputs: tuple[Path, ...], force: bool, compute: "Compute") -> None:
-    """Leave a file of an unfinished run to the writer, which also clears away what is left."""
-    allowed = force or out.with_name(f".{out.name}.parts").exists()
-    compute.on_main_first(lambda: refuse_output(out, *inputs, force=allowed, example="peaks.h5"))
+        _write_file(reader, model, source, genome, out, values, compute)
 
 
 def _config(values: dict[str, Any], compute: "Compute") -> "EmbedConfig":
+    """The options are the fields of the config by their names."""
     from dnamamba.embedding.config import EmbedConfig
     from dnamamba.models.pooling import Pooling
 
-    return EmbedConfig(
-        layers=values["layers"],
-        pooling=Pooling.parse(values["pooling"]),
-        rc=values["rc"],
-        context=values["context"],
-        edge=values["edge"],
-        allele=values["allele"],
-        dtype=values["dtype"],
-        output_format=values["out_format"],
-        input_format=values["input_format"],
-        sequence_column=values["sequence_column"],
-        name_column=values["name_column"],
-        batch_tokens=values["batch_tokens"],
-        autocast_dtype=compute.autocast_dtype,
-    )
+    names = [field.name for field in fields(EmbedConfig) if field.name in values]
+    options = {name: values[name] for name in names}
+    options |= {"pooling": Pooling.parse(values["pooling"])}
+    return EmbedConfig(**options, autocast_dtype=compute.autocast_dtype)
 
 
 def _write_file(
@@ -200,26 +183,29 @@ def _write_file(
     source: str,
     genome: "Genome | None",
     out: Path,
-    config: "EmbedConfig",
+    values: dict[str, Any],
     compute: "Compute",
-    force: bool,
 ) -> None:
     from dnamamba.embedding.run import EmbedRun
 
+    inputs, force = (Path(source), *values["genome"]), values["force"]
+    # The writer decides about a file of an unfinished run, and clears away what is left of it.
+    is_open = force or out.with_name(f".{out.name}.parts").exists()
+    compute.on_main_first(lambda: refuse_output(out, *inputs, force=is_open, example="peaks.h5"))
     run = EmbedRun(
         reader,
         sys.stdin.buffer if source == "-" else source,
         out,
         genome=genome,
-        config=config,
+        config=_config(values, compute),
         source=model,
         compute=compute,
         force=force,
     )
     with run.open_regions() as table:
-        _refuse_options(table, genome, config)
-        on_part, say = _report_progress(compute.ranks), lambda text: click.echo(text, err=True)
-        summary = run.write(table, on_part, say)
+        _refuse_options(table, genome, run.config)
+        say = partial(click.echo, err=True)
+        summary = run.write(table, _report_progress(compute.ranks), say)
     if summary is not None:
         failure = f"nothing could be embedded; {summary.first_failure}"
         conclude_rows(summary.statuses, out, what="rows", failure=failure)

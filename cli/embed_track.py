@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dnamamba.runtime import Compute
 
 _NOT_OF_TRACKS = (
-    *("layers", "pooling", "rc", "edge", "allele", "dtype", "out_format"),
+    *("layers", "pooling", "rc", "edge", "allele", "dtype", "output_format"),
     *("sequence_column", "name_column"),
 )
 

@@ -297,9 +297,9 @@ def test_parquet_has_the_same(tmp_path):
 
 
 def test_exports_are_whole_or_not_there(larger, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"must end in .npz, .parquet, .tsv or .tsv.gz"):
+    with pytest.raises(InputError, match=r"must end in one of .h5, .hdf5, .npz, .parquet"):
         export(larger[0], tmp_path / "x.csv")
-    with pytest.raises(InputError, match="format must be one of npz, parquet, tsv, got 'csv'"):
+    with pytest.raises(InputError, match="format must be one of h5, npz, parquet, tsv, got 'csv'"):
         export(larger[0], tmp_path / "x.csv", "csv")
     (tmp_path / "x.npz").write_text("mine")
     with pytest.raises(InputError, match="exists already"):

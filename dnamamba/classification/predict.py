@@ -27,8 +27,8 @@ from dnamamba.data_prep.regions.rows import (
 )
 from dnamamba.errors import InputError
 from dnamamba.files import open_output, table_line
-from dnamamba.inference.batching import batches_of, in_chunks, no_memory, run_in_halves, stack_rows
-from dnamamba.inference.options import InferenceOptions, ReverseComplement
+from dnamamba.inference.batching import in_chunks, map_in_batches, stack_rows
+from dnamamba.inference.options import InferenceOptions, RcMode
 from dnamamba.inference.windows import check_seq_len
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.streaming import longest_sequence
@@ -64,7 +64,7 @@ def predict_sequences(
     sequences: Iterable[Codes],
     *,
     batch_tokens: int | None = None,
-    rc: ReverseComplement = "none",
+    rc: RcMode = "none",
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[Values]:
     """What the classifier predicts for each sequence, in their order, float32 on the CPU: (C,), or
@@ -101,34 +101,18 @@ def _predict_chunk(
     classifier: DnaClassifier, sequences: list[Codes], options: PredictOptions
 ) -> list[Values]:
     classifier.eval()
-    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-    if not lengths.all():
-        raise InputError("a sequence to predict has 1 base or more, got one of 0")
-    results: list[Values] = [np.empty(0, np.float32)] * len(sequences)
-    for batch in batches_of(lengths, options.tokens_in_batch(_device(classifier))):
-        chosen = [sequences[i] for i in batch]
-        values = _run(classifier, chosen, options)
-        if options.rc == "average":
-            turned = [reverse_complement(one) for one in chosen]
-            others = _run(classifier, turned, options)
-            if classifier.task.kind == "per_base":
-                others = [other[::-1] for other in others]
-            pairs = zip(values, others, strict=True)
-            values = [(one + other) * np.float32(0.5) for one, other in pairs]
-        for i, value in zip(batch, values, strict=True):
-            results[i] = value
-    return results
 
+    def read(batch: Sequence[Codes]) -> list[Values]:
+        values = _forward(classifier, batch, options)
+        if options.rc == "none":
+            return values
+        others = _forward(classifier, [reverse_complement(one) for one in batch], options)
+        if classifier.task.kind == "per_base":
+            others = [other[::-1] for other in others]
+        pairs = zip(values, others, strict=True)
+        return [(one + other) * np.float32(0.5) for one, other in pairs]
 
-def _run(
-    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
-) -> list[Values]:
-    """One pass, or halves of it where memory is too small for it."""
-
-    def forward(some: Sequence[Codes]) -> list[Values]:
-        return _forward(classifier, some, options)
-
-    return [value for some in run_in_halves(sequences, forward, no_memory) for value in some]
+    return map_in_batches(sequences, read, options.tokens_in_batch(_device(classifier)))
 
 
 @torch.inference_mode()

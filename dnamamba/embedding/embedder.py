@@ -19,7 +19,7 @@ from dnamamba.embedding.config import EmbedOptions
 from dnamamba.embedding.forward import Copies, EmbedInput, Passes, Vectors
 from dnamamba.errors import InputError
 from dnamamba.inference.batching import batches_of, in_chunks, is_no_memory, run_in_halves
-from dnamamba.inference.options import ReverseComplement
+from dnamamba.inference.options import RcMode
 from dnamamba.inference.windows import why_too_long
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.pooling import Pooling
@@ -194,7 +194,7 @@ def embed_sequences(
     *,
     layers: int | Sequence[int] = -1,
     pooling: Pooling | str = "mean",
-    rc: ReverseComplement = "none",
+    rc: RcMode = "none",
     batch_tokens: int | None = None,
     chunk_tokens: int | None = None,
     autocast_dtype: torch.dtype | None = None,

@@ -4,17 +4,24 @@ import zipfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba.embedding.config import OutputFormat
 from dnamamba.embedding.lazy_vectors import require_memory
 from dnamamba.embedding.reader import Embeddings, new_file, number_names, read_embeddings
 from dnamamba.errors import InputError
 from dnamamba.files import clean_cell
 
-ExportFormat = Literal["npz", "parquet", "tsv"]
+_ENDINGS: dict[str, OutputFormat] = {
+    **dict.fromkeys((".h5", ".hdf5"), "h5"),
+    ".npz": "npz",
+    ".parquet": "parquet",
+    **dict.fromkeys((".tsv", ".tsv.gz"), "tsv"),
+}
+_SPACES = str.maketrans("\t\r\n", "   ")
 _TEXT_BYTES = 12
 """Bytes of a number as text, about."""
 
@@ -22,7 +29,7 @@ _TEXT_BYTES = 12
 def export(
     path: Path | str,
     out: Path | str,
-    format: ExportFormat | None = None,
+    format: OutputFormat | None = None,
     *,
     layer: int | None = None,
     force: bool = False,
@@ -37,9 +44,9 @@ def export(
     written, or is too large for memory when it is read again.
     """
     out = Path(out)
-    kind = format or _format_of(out)
-    if kind not in get_args(ExportFormat):
-        raise InputError(f"format must be one of {', '.join(get_args(ExportFormat))}, got {kind!r}")
+    kind = format_of(out, format)
+    if kind == "h5":
+        raise InputError("an .h5 file is exported to npz, parquet or tsv: name one of these")
     write = {"npz": _write_npz, "parquet": _write_parquet, "tsv": _write_tsv}[kind]
     with read_embeddings(path, layer) as embeddings:
         n_bytes = embeddings.vectors.nbytes
@@ -51,18 +58,21 @@ def export(
     return out
 
 
-def require_export(format: ExportFormat, out: Path) -> None:
-    """Raise InputError if `export` needs a library that is missing."""
-    if format == "parquet":
+def format_of(out: Path, given: OutputFormat | None = None) -> OutputFormat:
+    """The format of a file, by its name if it is not given. Raises InputError for an unknown one,
+    and for one that needs a library that is missing."""
+    name = out.name.lower()
+    kind = given or next((kind for end, kind in _ENDINGS.items() if name.endswith(end)), None)
+    if kind is None:
+        raise InputError(
+            f"{out} must end in one of {', '.join(_ENDINGS)}: name it so, or give the format "
+            "(--format)"
+        )
+    if kind not in get_args(OutputFormat):
+        raise InputError(f"format must be one of {', '.join(get_args(OutputFormat))}, got {kind!r}")
+    if kind == "parquet":
         _import_parquet(out)
-
-
-def _format_of(out: Path) -> str:
-    name = out.name.removesuffix(".gz")
-    for kind in get_args(ExportFormat):
-        if name.endswith(f".{kind}") and (kind == "tsv" or name == out.name):
-            return kind
-    raise InputError(f"{out} must end in .npz, .parquet, .tsv or .tsv.gz, or name the format")
+    return kind
 
 
 # --- npz

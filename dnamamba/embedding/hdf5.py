@@ -27,9 +27,11 @@ from dnamamba.errors import InputError
 
 CHUNK_BYTES = 1 << 18
 _LONGEST_FIXED = 256
-"""Bytes of the longest text of a column that is stored in cells of one size, which compress."""
+"""Bytes of the longest text of a column that has cells of one size."""
 
-_TEXTS_IN_CHUNK = 4096
+_BYTES_OF_TEXT = 64
+"""What a text of any length counts as, for the size of chunks."""
+
 _CHUNKS_AT_ONCE = 16
 _SAMPLE = 1 << 14
 _WORTH = 0.95
@@ -74,53 +76,45 @@ class _Joined:
     ):
         sizes = [sizes_of(path) for path in parts]
         n_rows, n_vectors = sum(one.rows for one in sizes), sum(one.vectors for one in sizes)
+        dtypes = dict.fromkeys(INTEGER_COLUMNS, np.dtype("<i8")) | {"embedded": np.dtype("<u1")}
+        own = {f"input/{i}": f"input/{quote_name(k)}" for i, k in enumerate(info.column_keys)}
+        for name in (*TEXT_COLUMNS, *own):
+            longest = max((one.widths[name] for one in sizes), default=0)
+            dtypes[name] = _text_dtype(longest)
         regions, layers = file.create_group("regions"), file.create_group("embeddings")
         regions.create_group("input")
-        self._integers: dict[str, Appender] = {}
-        for name in (*INTEGER_COLUMNS, "embedded"):
-            dtype = "<u1" if name == "embedded" else "<i8"
-            self._integers[name] = _appending(_create_integers(regions, name, n_rows, dtype))
-        self._texts: dict[str, tuple[Appender, int | None]] = {}
-        own = {f"input/{i}": f"input/{quote_name(k)}" for i, k in enumerate(info.column_keys)}
-        for name, dataset_name in ({name: name for name in TEXT_COLUMNS} | own).items():
-            longest = max((one.widths[name] for one in sizes), default=0)
-            width = max(1, longest) if longest <= _LONGEST_FIXED else None
-            dataset = _create_text(regions, dataset_name, n_rows, width)
-            self._texts[name] = _appending(dataset), width
-        self._offset: Appender | None = None
+        self._columns = {
+            name: _appending(_create(regions, own.get(name, name), (n_rows,), dtype))
+            for name, dtype in dtypes.items()
+        }
+        self._dtypes = dtypes
         self._n_positions = 0
         if info.per_position:
-            self._offset = _appending(_create_integers(regions, "offset", n_rows + 1, "<i8"))
-            self._offset.add(np.zeros(1, np.int64))
+            dtypes["offset"] = np.dtype("<i8")
+            offset = _create(regions, "offset", (n_rows + 1,), dtypes["offset"])
+            self._columns["offset"] = _appending(offset)
+            self._columns["offset"].add(np.zeros(1, np.int64))
         self._layers: list[Appender] = []
         for layer in info.layers:
             shape = (n_vectors, *info.vector_shape)
-            chunks = chunk_shape(shape, info.stored.itemsize)
-            dataset = layers.create_dataset(
-                f"layer_{layer}", shape, info.stored, **_compression(chunks)
-            )
+            dataset = _create(layers, f"layer_{layer}", shape, info.stored)
             dataset.attrs["layer"] = np.int64(layer)
             dataset.attrs["dtype"] = info.dtype
             self._layers.append(_packing(dataset, pool))
 
     def add(self, part: Part, check: Callable[[], None]) -> None:
-        for name, appender in self._integers.items():
-            appender.add(np.array(part.columns[name], np.int64))
-        for name, (appender, width) in self._texts.items():
-            appender.add(_text_cells(part.columns[name], width))
-        if self._offset is not None:
-            ends = self._n_positions + np.cumsum(np.array(part.columns["positions"], np.int64))
-            self._offset.add(ends)
-            self._n_positions = int(ends[-1]) if len(ends) else self._n_positions
+        ends = self._n_positions + np.cumsum(part.columns["positions"], dtype=np.int64)
+        self._n_positions = int(ends[-1]) if len(ends) else self._n_positions
+        columns = part.columns | {"offset": ends}
+        for name, appender in self._columns.items():
+            appender.add(_cells(columns[name], self._dtypes[name]))
         for i, appender in enumerate(self._layers):
             for block in part.blocks(i):
                 appender.add(block)
                 check()
 
     def flush(self) -> None:
-        offsets = () if self._offset is None else (self._offset,)
-        texts = (appender for appender, _ in self._texts.values())
-        for appender in (*self._integers.values(), *texts, *offsets, *self._layers):
+        for appender in (*self._columns.values(), *self._layers):
             appender.flush()
 
 
@@ -172,33 +166,44 @@ def create_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
         check()
 
 
-# --- columns
+# --- datasets
 
 
-def _create_text(group: h5py.Group, name: str, n_rows: int, width: int | None) -> h5py.Dataset:
-    """A column of text in UTF-8: cells of `width` bytes, or of any length."""
-    n = min(n_rows, _TEXTS_IN_CHUNK if width is None else max(1, CHUNK_BYTES // width))
-    dtype = h5py.string_dtype("utf-8", width)
-    return group.create_dataset(name, (n_rows,), dtype, **_compression((n,)))
+def _text_dtype(longest: int) -> "np.dtype[Any]":
+    """UTF-8 in cells of `longest` bytes, which compress, or of any length if that is too wide."""
+    width = max(1, longest) if longest <= _LONGEST_FIXED else None
+    return h5py.string_dtype("utf-8", width)
 
 
-def _text_cells(texts: list[str], width: int | None) -> NDArray[Any]:
-    cells = [text.encode() for text in texts]
-    if width is None:
-        return np.array([*cells, None], object)[:-1]
-    return np.array(cells, f"S{width}").view(h5py.string_dtype("utf-8", width))
+def _cells(values: Any, dtype: "np.dtype[Any]") -> NDArray[Any]:
+    """Integers or texts of a column as the file has them."""
+    text = h5py.check_string_dtype(dtype)
+    if text is None:
+        return np.asarray(values, dtype)
+    encoded = [value.encode() for value in values]
+    if text.length is None:
+        return np.array([*encoded, None], object)[:-1]
+    return np.array(encoded, f"S{text.length}").view(dtype)
 
 
-def _create_integers(group: h5py.Group, name: str, n_rows: int, dtype: str) -> h5py.Dataset:
-    n = min(n_rows, CHUNK_BYTES // np.dtype(dtype).itemsize)
-    return group.create_dataset(name, (n_rows,), dtype, **_compression((n,)))
+def _create(
+    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]"
+) -> h5py.Dataset:
+    """A dataset in compressed chunks; HDF5 has none for an empty one."""
+    chunks = chunk_shape(shape, _BYTES_OF_TEXT if dtype.kind == "O" else dtype.itemsize)
+    options: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    return group.create_dataset(
+        name, shape, dtype, **({} if 0 in chunks else {"chunks": chunks, **options})
+    )
 
 
-def _compression(chunks: tuple[int, ...]) -> dict[str, Any]:
-    # HDF5 has no chunks for an empty dataset.
-    if 0 in chunks:
-        return {}
-    return {"chunks": chunks, "compression": "gzip", "compression_opts": 1, "shuffle": True}
+def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Whole rows, about CHUNK_BYTES of them; of longer rows a part of one."""
+    inner = shape[1:]
+    row_bytes = int(np.prod(inner)) * itemsize
+    if row_bytes <= CHUNK_BYTES or len(inner) == 1:
+        return (min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *inner)
+    return (1, max(1, CHUNK_BYTES // (inner[-1] * itemsize)), inner[-1])
 
 
 class Appender:
@@ -239,15 +244,6 @@ def _appending(dataset: h5py.Dataset) -> Appender:
 
 
 # --- vectors
-
-
-def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Whole rows, about CHUNK_BYTES of them; of longer rows a part of one."""
-    inner = shape[1:]
-    row_bytes = int(np.prod(inner)) * itemsize
-    if row_bytes <= CHUNK_BYTES or len(inner) == 1:
-        return (min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *inner)
-    return (1, max(1, CHUNK_BYTES // (inner[-1] * itemsize)), inner[-1])
 
 
 def _packing(dataset: h5py.Dataset, pool: ThreadPoolExecutor) -> Appender:

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, Self
@@ -63,9 +64,7 @@ class Embeddings:
             self.layer = self._choose(layer)
             regions = self._open()["regions"]
             self._n_rows = len(regions["line"])
-            self.offsets: NDArray[np.int64] | None = None
-            if self.info.per_position:
-                self.offsets = regions["offset"][:]
+            self.offsets = regions["offset"][:] if self.info.per_position else None
             shape = self._dataset().shape
         self.vectors = Vectors(self._dataset, self.info, shape, raw=raw)
         self.table: Mapping[str, NDArray[Any]] = _Table(self)
@@ -111,14 +110,8 @@ class Embeddings:
             self._file.close()
         self._file = None
 
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_file": None, "_columns": {}, "vectors": None, "table": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        with _reading(self.path):
-            self.vectors = Vectors(self._dataset, self.info, self._dataset().shape, raw=self._raw)
-        self.table = _Table(self)
+    def __reduce__(self) -> Any:
+        return partial(Embeddings, raw=self._raw), (self.path, self.layer)
 
     # --- rows
 

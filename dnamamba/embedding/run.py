@@ -13,7 +13,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
@@ -27,12 +27,11 @@ from dnamamba.data_prep.regions.rows import (
     RegionRow,
     RegionTable,
     RowStatus,
-    WindowRule,
     join_notes,
 )
-from dnamamba.embedding.config import Allele, EmbedConfig, OutputFormat
+from dnamamba.embedding.config import Allele, EmbedConfig
 from dnamamba.embedding.embedder import Embedded, Embedder
-from dnamamba.embedding.export import export, require_export
+from dnamamba.embedding.export import export, format_of
 from dnamamba.embedding.format import EmbeddedRow, EmbeddingInfo
 from dnamamba.embedding.forward import EmbedInput
 from dnamamba.embedding.reader import Embeddings, read_embeddings
@@ -57,13 +56,6 @@ progress is reported after each."""
 
 LAZY_FROM = 1 << 22
 """Longer windows are read piece by piece (WindowRule.lazy_from)."""
-
-_ENDINGS: dict[str, OutputFormat] = {
-    **dict.fromkeys((".h5", ".hdf5"), "h5"),
-    ".npz": "npz",
-    ".parquet": "parquet",
-    ".tsv": "tsv",
-}
 
 
 def embed_regions(
@@ -113,9 +105,9 @@ class Progress:
 class EmbedRun:
     """One file of embeddings to make: `open_regions`, then `write`.
 
-    out: an .h5 file, or another format if it has one layer. source: run, folder or repository of
-    the model. compute: default the model's device, one process. See embed_regions for the others.
-    Raises InputError for layers, a file's name or an existing file that cannot be used.
+    regions: a file, a region's text, or a stream. out: an .h5 file, or of one layer another format.
+    source: run, folder or repository of the model. compute: default the model's device, one
+    process. Raises InputError for layers and names of files that cannot be used.
     """
 
     def __init__(
@@ -130,34 +122,45 @@ class EmbedRun:
         compute: Compute | None = None,
         force: bool = False,
     ) -> None:
-        self.model, self.regions, self.out = model, regions, out
-        self.genome, self.config, self.source = genome, config or EmbedConfig(), source
+        self.model, self.regions, self.out, self.genome = model, regions, out, genome
+        self.config = config = config or EmbedConfig()
+        self.source, self.force = source, force
         self.compute = compute or Compute(
-            device_of(model), self.config.autocast_dtype, Ranks(0, 0, 1, 1)
+            device_of(model), config.autocast_dtype, Ranks(0, 0, 1, 1)
         )
-        self.force = force
-        self.layers = _resolve_layers(model, self.config)
-        self.output_format = _output_format(out, self.config.output_format, self.layers)
-        self.rule = self._window_rule()
-        # Other formats are made of an .h5 file.
+        self.layers = _resolve_layers(model, config)
+        self.output_format = format_of(out, config.output_format)
+        if self.output_format != "h5" and len(self.layers) > 1:
+            raise InputError(
+                f"a file of {self.output_format} holds one layer, not {len(self.layers)}: write an "
+                ".h5 file, or run the command once for each layer"
+            )
+        # Variants always have a window, other regions with `context`.
+        rule = variant_rule(
+            model.config, config.context, config.edge, trained_seq_len(source or "")
+        )
+        widen = config.context is not None
+        self.rule = replace(rule, cut=False, widen=widen, lazy_from=LAZY_FROM)
+        # Other formats are made from an .h5 file.
         self._file = out if self.output_format == "h5" else out.with_name(f".{out.name}.h5")
-        self._input: Path | str | None = None
+        self._input: Path | str = ""
 
     @contextmanager
     def open_regions(self) -> Iterator[RegionTable]:
         """Open the rows to embed; a stream is kept as a file until the end."""
         config = self.config
-        with self._kept_input() as self._input:
-            opened = open_regions(
+        with (
+            self._kept_input() as self._input,
+            open_regions(
                 self._input,
                 genome=self.genome,
                 rule=self.rule,
                 input_format=config.input_format,
                 sequence_column=config.sequence_column,
                 name_column=config.name_column,
-            )
-            with opened as table:
-                yield table
+            ) as table,
+        ):
+            yield table
 
     def write(
         self,
@@ -184,7 +187,6 @@ class EmbedRun:
             writer.finish(n_parts)
         summary = _summarize(self._file)
         if self._file != self.out:
-            assert self.output_format != "h5"
             export(self._file, self.out, self.output_format, force=self.force)
             self._file.unlink()
         return summary
@@ -192,7 +194,7 @@ class EmbedRun:
     def info(self, table: RegionTable) -> EmbeddingInfo:
         """The settings that the file keeps."""
         config = self.config
-        assert self._input is not None, "open_regions comes first"
+        sources = [] if self.genome is None else self.genome.sources()
         return EmbeddingInfo(
             model=name_of_model(self.source) if self.source else "",
             model_sha256=weights_of(self.source) if self.source else None,
@@ -205,36 +207,23 @@ class EmbedRun:
             dtype=config.dtype,
             precision="fp32" if config.autocast_dtype is None else "bf16",
             source_sha256=checksum(self._input),
-            genome=() if self.genome is None else tuple(map(_named, self.genome.sources())),
+            genome=tuple(
+                {"name" if key == "file" else key: value for key, value in one.items()}
+                for one in sources
+            ),
             columns=table.columns,
             allele=config.allele,
         )
-
-    def _window_rule(self) -> WindowRule:
-        """The bases read of each row. Variants always have a window, others with `context`."""
-        context, trained = self.config.context, trained_seq_len(self.source or "")
-        rule = variant_rule(self.model.config, context, self.config.edge, trained)
-        return replace(rule, cut=False, widen=context is not None, lazy_from=LAZY_FROM)
 
     @contextmanager
     def _kept_input(self) -> Iterator[Path | str]:
         """A file that can be read again, or the text of a region."""
         given = self.regions
-        if isinstance(given, str | Path):
-            path = Path(given)
-            if not path.exists() or path.is_file() or path.is_dir():
-                yield path if path.exists() else given
-                return
+        if isinstance(given, str | Path) and not _is_stream(Path(given)):
+            yield Path(given) if Path(given).exists() else given
+            return
         kept = self._file.with_name(f".{self._file.name}.input")
-
-        def keep() -> None:
-            if not isinstance(given, str | Path):
-                keep_stream(given, kept)
-                return
-            with open(given, "rb") as stream:
-                keep_stream(stream, kept)
-
-        self.compute.on_main_first(keep)
+        self.compute.on_main_first(lambda: keep_stream(given, kept))
         try:
             yield kept
         finally:
@@ -277,31 +266,6 @@ def _resolve_layers(model: DnaModel, config: EmbedConfig) -> tuple[int, ...]:
         given = ",".join(map(str, config.layers))
         raise InputError(f"--layers {given} names layer {twice[0]} twice: leave one out")
     return layers
-
-
-def _output_format(out: Path, given: OutputFormat | None, layers: tuple[int, ...]) -> OutputFormat:
-    """The format by `given` or the file's name. Raises InputError before anything is computed for
-    one that could not be written."""
-    name = out.name.removesuffix(".gz").lower()
-    kind = given or next((kind for end, kind in _ENDINGS.items() if name.endswith(end)), None)
-    if kind is None:
-        raise InputError(
-            f"--out {out} must end in one of {', '.join(_ENDINGS)}: name it so, or give --format"
-        )
-    if kind == "h5":
-        return kind
-    if len(layers) > 1:
-        raise InputError(
-            f"a file of {kind} holds one layer, not {len(layers)}: write an .h5 file, or run the "
-            "command once for each layer"
-        )
-    require_export(kind, out)
-    return kind
-
-
-def _named(source: dict[str, object]) -> dict[str, object]:
-    """A genome's file by the keys of docs/formats.md."""
-    return {"name" if key == "file" else key: value for key, value in source.items()}
 
 
 def _kept(n_parts: int) -> str:
@@ -467,10 +431,16 @@ def _frequent_turns() -> Iterator[None]:
 # --- input
 
 
-def keep_stream(source: BinaryIO, path: Path) -> Path:
-    """Copy a stream, such as standard input, to a file that several processes can read."""
-    with building(path) as unfinished, open(unfinished, "wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
+def _is_stream(path: Path) -> bool:
+    """Whether it is a pipe or the like, which can be read once."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def keep_stream(source: BinaryIO | Path | str, path: Path) -> Path:
+    """Copy a stream, or a pipe by its name, to a file that several processes can read."""
+    opened = open(source, "rb") if isinstance(source, str | Path) else nullcontext(source)
+    with building(path) as unfinished, open(unfinished, "wb") as file, opened as stream:
+        shutil.copyfileobj(stream, file, 1 << 20)
     return path
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NoReturn, TypeVar
 
 import numpy as np
@@ -88,6 +89,21 @@ def run_in_halves(
         for part in (items[:half], items[half:])
         for result in run_in_halves(part, run, give_up)
     ]
+
+
+def map_in_batches(
+    sequences: Sequence[Codes], read: Callable[[Sequence[Codes]], list[R]], batch_tokens: int
+) -> list[R]:
+    """Results of `read` for batches of like lengths, in the order of the sequences; halves of a
+    batch if memory is too small for it. Raises InputError for a sequence without bases."""
+    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    if not lengths.all():
+        raise InputError("a sequence must have 1 base or more, got one of 0")
+    results: dict[int, R] = {}
+    for batch in batches_of(lengths, batch_tokens):
+        parts = run_in_halves([sequences[i] for i in batch], read, no_memory)
+        results |= zip(batch, chain.from_iterable(parts), strict=True)
+    return [results[i] for i in range(len(sequences))]
 
 
 def stack_rows(

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dnamamba.errors import InputError
-from dnamamba.inference.batching import batches_of, in_chunks, no_memory, run_in_halves, stack_rows
+from dnamamba.inference.batching import in_chunks, map_in_batches, stack_rows
 from dnamamba.inference.options import InferenceOptions, device_of
 from dnamamba.inference.windows import why_too_long
 from dnamamba.models.language_model import DnaModel
@@ -72,7 +72,6 @@ def read_sequences(
     """Log probabilities and means of hidden states, from one pass; see `log_probabilities`."""
     options = options or InferenceOptions()
     require_causal(model)
-
     longest = options.tokens_in_chunk(device_of(model))
 
     def read(batch: Sequence[Codes]) -> list[Reading]:
@@ -163,17 +162,9 @@ def _in_batches(
     """Results of `read` for batches of like lengths, in the order of the sequences."""
     options.require_rc("none")
     model.eval()
-    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-    if not lengths.all():
-        raise InputError("a sequence must have 1 base or more, got one of 0")
-    if reason := why_too_long(model.config, int(lengths.max(initial=0))):
+    if reason := why_too_long(model.config, max(map(len, sequences), default=0)):
         raise InputError(f"{reason}: give shorter sequences")
-    results: dict[int, T] = {}
-    for batch in batches_of(lengths, options.tokens_in_batch(device_of(model))):
-        parts = run_in_halves([sequences[i] for i in batch], read, no_memory)
-        found = [result for part in parts for result in part]
-        results |= zip(batch, found, strict=True)
-    return [results[i] for i in range(len(sequences))]
+    return map_in_batches(sequences, read, options.tokens_in_batch(device_of(model)))
 
 
 @torch.inference_mode()

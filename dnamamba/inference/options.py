@@ -8,7 +8,7 @@ import torch
 from dnamamba.errors import InputError
 from dnamamba.models.language_model import DnaModel
 
-ReverseComplement = Literal["none", "average", "concat"]
+RcMode = Literal["none", "average", "concat"]
 """What the reverse complement of a sequence is read for, in a pass of its own: nothing; the mean of
 both strands' results; or both results side by side, the forward strand's first."""
 
@@ -28,15 +28,15 @@ class InferenceOptions:
     autocast_dtype: torch.dtype | None = None
     """Dtype of matrix products; None: the parameters' own."""
 
-    rc: ReverseComplement = "none"
-    """What is done with the reverse complement; see ReverseComplement."""
+    rc: RcMode = "none"
+    """What is done with the reverse complement; see RcMode."""
 
     def __post_init__(self) -> None:
         for name in ("batch_tokens", "chunk_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be >= 1, got {value}")
-        self.require_rc(*get_args(ReverseComplement))
+        self.require_rc(*get_args(RcMode))
 
     def require_rc(self, *choices: str) -> None:
         """Raise InputError for a value of `rc` that a use does not have."""

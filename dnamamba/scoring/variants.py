@@ -25,7 +25,7 @@ from dnamamba.inference.likelihood import (
     mean_hidden,
     read_sequences,
 )
-from dnamamba.inference.options import InferenceOptions, ReverseComplement, device_of
+from dnamamba.inference.options import InferenceOptions, RcMode, device_of
 from dnamamba.models.language_model import DnaModel
 from dnamamba.tokenizer import FIRST_BASE_ID, Codes, reverse_complement, token_ids
 
@@ -42,7 +42,7 @@ _SINGLE_BASES = "a model that reads both ways gives a likelihood ratio of single
 class ScoreOptions(InferenceOptions):
     """How variants are scored."""
 
-    rc: ReverseComplement = "average"
+    rc: RcMode = "average"
     """`average`: the mean of the scores of a window and of its reverse complement. `none`: the
     score of the genome's own strand, at half the cost."""
 
