@@ -54,16 +54,16 @@ def _parse_layers(text: str) -> Any:
     "source",
     metavar="FILE|chr1:1-2,000|-",
     help="BED, VCF, GTF or GFF3, a FASTA or table of sequences, one region, or - for standard "
-    "input. [of a track: default the whole genome]",
+    "input. [default for a track: the whole genome]",
 )
 @click.option(
     "--genome",
     type=FILE,
     multiple=True,
-    help="FASTA or store that regions lie on; may be given several times.",
+    help="FASTA or store that regions refer to; may be given several times.",
 )
 @click.option("--out", type=FILE, required=True, help="File to write.")
-@click.option("--force", is_flag=True, help="Replace a file, or what is there of one.")
+@click.option("--force", is_flag=True, help="Replace a file, whole or unfinished.")
 @click.option(
     "--layers",
     type=Parsed(_parse_layers, "layers"),
@@ -76,20 +76,20 @@ def _parse_layers(text: str) -> Any:
     default="mean",
     show_default=True,
     metavar="[none|mean|last|max|center|bins:N]",
-    help="What stands for a region; none is a vector for each base.",
+    help="How a region becomes a vector; none gives a vector for each base.",
 )
 @click.option(
     "--rc",
     type=click.Choice(["none", "average", "concat"]),
     default="none",
     show_default=True,
-    help="What becomes of the reverse complement's vectors.",
+    help="Average the vectors of both strands, or concatenate them.",
 )
 @click.option(
     "--context",
     type=SIZE,
-    help="Bases that the model sees of and around a shorter region, which alone is pooled; of a "
-    "track, those before it. [default: the region; of a variant as many as in training]",
+    help="Window in bases that the model reads around a shorter region, which alone is pooled; for "
+    "a track, bases before the region. [default: the region; for variants as in training]",
 )
 @EDGE
 @click.option(
@@ -97,45 +97,45 @@ def _parse_layers(text: str) -> Any:
     type=click.Choice(["ref", "alt"]),
     default="ref",
     show_default=True,
-    help="Of a VCF: which allele is read.",
+    help="Allele of a VCF to read.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Numbers in the file.",
+    help="Dtype of vectors in the file.",
 )
 @click.option(
     "--format",
     "output_format",
     type=click.Choice(["h5", "npz", "parquet", "tsv"]),
-    help="Of the file; the last three for small jobs. [default: told by its name]",
+    help="Format of the file; the last three for small jobs. [default: by its name]",
 )
 @click.option(
     "--input-format",
     type=click.Choice(["fasta", "bed", "vcf", "gtf", "region", "table"]),
-    help="What --regions is. [default: told by how it begins]",
+    help="Format of --regions. [default: by how it begins]",
 )
 @SEQUENCE_COLUMN
 @NAME_COLUMN
 @click.option(
     "--track",
     type=click.Choice(["nll"]),
-    help="Write a track for genome browsers (.bw, .bedGraph, .bedGraph.gz) in place of "
-    "embeddings: nll, bits that each base takes.",
+    help="Write a track for genome browsers (.bw, .bedGraph, .bedGraph.gz) instead of embeddings: "
+    "nll, bits per base.",
 )
 @BATCH_TOKENS
 @DEVICE
 @PRECISION
 def embed(model: str, source: str, out: Path, **values: Any) -> None:
-    """Write what a pretrained model makes of regions of a genome, with their coordinates.
+    """Write embeddings of regions, variants or sequences, with their coordinates.
 
     MODEL_OR_RUN: a run of `dnamamba pretrain` or `classify train`, a model's folder or repository
-    on the Hub. Rows come out in the order of the input, one for each whatever happened to it; the
-    column status says. A job that was stopped goes on when the same command is run again. Regions
-    of any length are read in pieces where the model carries a state (Mamba): whole chromosomes
-    take no more memory than short ones.
+    on the Hub. Every row of the input gives a row, in its order; the column status says what
+    happened to it. Run the same command again to continue a job that was stopped. Models that carry
+    a state (Mamba) read regions of any length in pieces: whole chromosomes take no more memory than
+    short regions.
 
     \b
     Examples:

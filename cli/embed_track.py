@@ -1,4 +1,4 @@
-"""What `dnamamba embed --track` does."""
+"""`dnamamba embed --track`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ _NOT_OF_TRACKS = (
 
 
 def refuse_options() -> None:
-    """Options that a track would ignore."""
+    """Raise a usage error for options that a track would ignore."""
     for name, flag in typed_options().items():
         if name in _NOT_OF_TRACKS:
             raise click.UsageError(f"{flag} has no meaning for a track: leave it out")
@@ -71,7 +71,7 @@ def write_track(
 def _open_regions(
     source: str | None, genome: "Genome", input_format: "RegionFormat | None"
 ) -> "Iterator[RegionTable]":
-    """What --regions names, or all contigs of the genome."""
+    """Open --regions, or all contigs of the genome."""
     from dnamamba.data_prep.regions.readers import open_regions
     from dnamamba.data_prep.regions.rows import WindowRule
     from dnamamba.embedding.run import LAZY_FROM
