@@ -73,12 +73,12 @@ class Vectors:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         first, *rest = self._split(key)
-        if isinstance(first, int | np.integer):
-            row = range(len(self))[first]
-            return _index_rest(self._read(row, row + 1), rest)[0]
-        if isinstance(first, slice):
-            first = np.arange(*first.indices(len(self)))
-        return self._gather(self._row_numbers(np.asarray(first)), rest)
+        # numpy checks the index of rows and makes their numbers of it.
+        rows = np.arange(len(self))[first]
+        if rows.ndim > 1:
+            raise IndexError(f"an index of rows must have 1 axis, got {rows.ndim}")
+        vectors = self._gather(np.atleast_1d(rows), rest)
+        return vectors if rows.ndim else vectors[0]
 
     @property
     def block_rows(self) -> int:
@@ -97,20 +97,6 @@ class Vectors:
         if not 0 < len(keys) <= self.ndim or any(one is None for one in keys):
             raise IndexError(f"vectors have {self.ndim} axes, got the index {key!r}")
         return keys
-
-    def _row_numbers(self, index: NDArray[Any]) -> NDArray[np.int64]:
-        if index.ndim != 1:
-            raise IndexError(f"an index of rows must have 1 axis, got {index.ndim}")
-        if index.dtype == bool:
-            if len(index) != len(self):
-                raise IndexError(f"a mask must have {len(self)} entries, got {len(index)}")
-            return np.flatnonzero(index)
-        if len(index) and not np.issubdtype(index.dtype, np.integer):
-            raise IndexError(f"rows are chosen by whole numbers or a mask, got {index.dtype}")
-        index = index.astype(np.int64)
-        if len(index) and (index.min() < -len(self) or index.max() >= len(self)):
-            raise IndexError(f"there are rows 0 to {len(self) - 1}, got {index.max()}")
-        return np.where(index < 0, index + len(self), index)
 
     def _gather(self, rows: NDArray[np.int64], rest: list[Any]) -> NDArray[Any]:
         """Rows in any order; each block that has some of them is read once."""

@@ -310,13 +310,14 @@ def embed_rows(
     at_work = deque[tuple[int, list[RegionRow]]]()
     writing = deque[Future[None]]()
 
-    def parts() -> Iterator[tuple[list[RegionRow], list[EmbedInput]]]:
-        for part in _parts(iter(rows), embedder):
-            yield part, [_input_of(row, allele) for row in part if row.length]
+    parts = (
+        (part, [_input_of(row, allele) for row in part if row.length])
+        for part in _parts(iter(rows), embedder)
+    )
 
     def inputs_to_embed() -> Iterator[list[EmbedInput]]:
         nonlocal n_parts
-        for number, (part, inputs) in enumerate(_ahead(parts())):
+        for number, (part, inputs) in enumerate(_ahead(parts)):
             n_parts += 1
             if number % world_size != rank:
                 continue
@@ -329,8 +330,7 @@ def embed_rows(
 
     def take(results: list[Embedded]) -> None:
         number, part = at_work.popleft()
-        # One part is held beside the one being written.
-        while writing:
+        while writing:  # One part is held beside the one being written.
             writing.popleft().result()
         writing.append(pool.submit(_write_part, writer, number, part, results))
         progress.rows += len(part)
