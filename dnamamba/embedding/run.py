@@ -136,9 +136,8 @@ class EmbedRun:
                 ".h5 file, or run the command once for each layer"
             )
         # Variants always have a window, other regions with `context`.
-        rule = variant_rule(
-            model.config, config.context, config.edge, trained_seq_len(source or "")
-        )
+        trained = trained_seq_len(source) if source else None
+        rule = variant_rule(model.config, config.context, config.edge, trained)
         widen = config.context is not None
         self.rule = replace(rule, cut=False, widen=widen, lazy_from=LAZY_FROM)
         # Other formats are made from an .h5 file.
