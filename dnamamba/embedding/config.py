@@ -1,12 +1,12 @@
 """Settings of `dnamamba embed`, with their defaults: how vectors are made, and their file."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal
 
-from dnamamba.data_prep.regions.rows import Edge
+from dnamamba.configs import require_choice
+from dnamamba.data_prep.regions.rows import RegionEdge
 from dnamamba.data_prep.regions.text_input import RegionFormat
 from dnamamba.embedding.format import StoredDtype
-from dnamamba.errors import InputError
 from dnamamba.inference.options import InferenceOptions
 from dnamamba.models.pooling import Pooling
 
@@ -39,7 +39,7 @@ class EmbedConfig(EmbedOptions):
     """Bases of the window that the model reads around a shorter region, which alone is pooled.
     Default: the region; around variants as many as in training, or 2,048."""
 
-    edge: Edge = "shift"
+    edge: RegionEdge = "shift"
     """Windows past a contig's end are moved inside (`shift`), filled with N (`pad`) or cut
     (`clip`)."""
 
@@ -63,13 +63,8 @@ class EmbedConfig(EmbedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_choice("allele", self.allele, Allele)
-        _check_choice("edge", self.edge, Edge)
-        _check_choice("dtype", self.dtype, StoredDtype)
+        require_choice("allele", self.allele, Allele)
+        require_choice("edge", self.edge, RegionEdge)
+        require_choice("dtype", self.dtype, StoredDtype)
         if self.output_format is not None:
-            _check_choice("output_format", self.output_format, OutputFormat)
-
-
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise InputError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+            require_choice("output_format", self.output_format, OutputFormat)

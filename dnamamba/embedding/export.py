@@ -4,11 +4,12 @@ import zipfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba.configs import require_choice
 from dnamamba.embedding.config import OutputFormat
 from dnamamba.embedding.lazy_vectors import require_memory
 from dnamamba.embedding.reader import Embeddings, new_file, number_names, read_embeddings
@@ -68,8 +69,7 @@ def format_of(out: Path, given: OutputFormat | None = None) -> OutputFormat:
             f"{out} must end in one of {', '.join(_ENDINGS)}: name it so, or give the format "
             "(--format)"
         )
-    if kind not in get_args(OutputFormat):
-        raise InputError(f"format must be one of {', '.join(get_args(OutputFormat))}, got {kind!r}")
+    require_choice("format", kind, OutputFormat)
     if kind == "parquet":
         _import_parquet(out)
     return kind

@@ -13,11 +13,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba.configs import require_choice, require_range
 from dnamamba.errors import InputError
 
 FORMAT = "dnamamba-embeddings"
@@ -90,11 +91,8 @@ class EmbeddingInfo:
                 f"layers must be one or more different numbers >= 0, got {self.layers}; count "
                 "negative ones from the model's end first"
             )
-        if self.dtype not in get_args(StoredDtype):
-            choices = ", ".join(get_args(StoredDtype))
-            raise InputError(f"dtype must be one of {choices}, got {self.dtype!r}")
-        if self.d_out < 1:
-            raise InputError(f"d_out must be >= 1, got {self.d_out}")
+        require_choice("dtype", self.dtype, StoredDtype)
+        require_range("d_out", self.d_out, 1)
         kind, _, count = self.pooling.partition(":")
         if kind == "bins" and not (count.isascii() and count.isdigit() and int(count) > 0):
             raise InputError(f"bins are written like bins:16, got {self.pooling!r}")

@@ -25,7 +25,7 @@ from dnamamba.embedding.format import FORMAT, FORMAT_VERSION, REGION_COLUMNS, Em
 from dnamamba.embedding.hdf5 import no_room
 from dnamamba.embedding.lazy_vectors import Vectors
 from dnamamba.errors import InputError
-from dnamamba.files import building
+from dnamamba.files import open_existing, open_output
 
 
 def read_embeddings(
@@ -334,7 +334,7 @@ def new_file(path: Path, force: bool) -> Iterator[BinaryIO]:
     if path.exists() and not force:
         raise InputError(f"{path} exists already; use force to replace it, or another name")
     try:
-        with building(path) as unfinished, open(unfinished, "wb") as file:
+        with open_output(path) as file:
             yield file
     except OSError as error:
         raise no_room(path, error) from error

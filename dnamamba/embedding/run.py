@@ -20,7 +20,6 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 import torch
 
-from dnamamba.data_prep.genomes.fasta import compression_of, refuse_damage
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.readers import open_regions
 from dnamamba.data_prep.regions.rows import (
@@ -37,7 +36,7 @@ from dnamamba.embedding.forward import EmbedInput
 from dnamamba.embedding.reader import Embeddings, read_embeddings
 from dnamamba.embedding.writer import EmbeddingWriter
 from dnamamba.errors import InputError
-from dnamamba.files import building
+from dnamamba.files import building, open_input
 from dnamamba.inference.options import device_of
 from dnamamba.inference.windows import variant_rule
 from dnamamba.models.language_model import DnaModel

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import torch
 
+from dnamamba.configs import require_range
 from dnamamba.errors import InputError
 from dnamamba.models.language_model import DnaModel
 
@@ -34,8 +35,8 @@ class InferenceOptions:
     def __post_init__(self) -> None:
         for name in ("batch_tokens", "chunk_tokens"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be >= 1, got {value}")
+            if value is not None:
+                require_range(name, value, 1)
         self.require_rc(*get_args(RcMode))
 
     def require_rc(self, *choices: str) -> None:

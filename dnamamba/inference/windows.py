@@ -1,6 +1,6 @@
 """The windows that a model is run on, and how long they may be."""
 
-from dnamamba.data_prep.regions.rows import Edge, WindowRule
+from dnamamba.data_prep.regions.rows import RegionEdge, WindowRule
 from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.streaming import longest_sequence
@@ -34,7 +34,7 @@ def check_seq_len(config: ModelConfig, seq_len: int, trained: int | None) -> Non
 def variant_rule(
     config: ModelConfig,
     seq_len: int | None = None,
-    edge: Edge = "shift",
+    edge: RegionEdge = "shift",
     trained: int | None = None,
 ) -> WindowRule:
     """The windows that variants are read in.
