@@ -30,8 +30,8 @@ from dnamamba.models import (
 from dnamamba.models.interop import fingerprint, theirs
 from dnamamba.models.interop.formats import Format
 from dnamamba.models.interop.registry import find_format
-from dnamamba.models.mixers.configs import MixerConfig
 from dnamamba.models.mixers.hyena import ImplicitFilter
+from dnamamba.models.mixers.protocol import MixerConfig
 
 CONFIG = ModelConfig(d_model=8, n_layers=2, mixer=MambaConfig(d_state=4))
 

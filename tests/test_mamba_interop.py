@@ -18,9 +18,9 @@ from torch import Tensor
 
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, Mamba2Config, MambaConfig, ModelConfig
-from dnamamba.models.config import MlpConfig
 from dnamamba.models.interop import mamba, mamba2
 from dnamamba.models.interop.formats import Format
+from dnamamba.models.layers import MlpConfig
 from golden_files import assert_close, load_golden
 
 ROOT = Path(__file__).resolve().parents[1]

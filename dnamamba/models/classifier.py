@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
+from dnamamba.models.checks import check_choice, check_positive
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.layers import initialise_projection
-from dnamamba.models.mixers.configs import check_choice, check_positive
 from dnamamba.models.model_folder import SavedModel
 from dnamamba.models.recompute import Recompute
 from dnamamba.task import Task

@@ -20,7 +20,8 @@ from dnamamba.files import building, read_json
 from dnamamba.models import hub
 from dnamamba.models.weight_files import read_safetensors
 
-FORMAT_VERSION = 1
+# 2: the model is a hybrid (`layers`). All others stay 1, which older versions read.
+FORMAT_VERSIONS = (1, 2)
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -47,7 +48,8 @@ class SavedModel(nn.Module):
             for name, tensor in self.state_dict().items()
             if name not in tied
         }
-        config = {"format_version": FORMAT_VERSION, **self._settings()}
+        content = self._settings()
+        config = {"format_version": 2 if "layers" in content["model"] else 1, **content}
         with building(folder / CONFIG_NAME) as settings, building(folder / WEIGHTS_NAME) as path:
             settings.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             save_file(weights, path, metadata={"format": "pt"})
@@ -136,10 +138,11 @@ def _read_settings(path: Path) -> dict[str, Any]:
             f"{path} has no format_version, so it is no config of dnamamba; for models of other "
             "projects there is `dnamamba convert import`"
         )
-    if version != FORMAT_VERSION:
+    if version not in FORMAT_VERSIONS:
         raise InputError(
-            f"{path} has format_version {version}, this dnamamba reads {FORMAT_VERSION}; "
-            "install the dnamamba that wrote it, or one as new"
+            f"{path} has format_version {version}, this dnamamba reads "
+            f"{' and '.join(map(str, FORMAT_VERSIONS))}; install the dnamamba that wrote it, or a "
+            "newer one"
         )
     return saved
 

@@ -21,7 +21,9 @@ from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.reading import build_model, read_eps, read_flag, read_mapping
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
-from dnamamba.models.mixers.configs import BiMambaConfig, MambaConfig, MixerConfig
+from dnamamba.models.mixers.bimamba import BiMambaConfig
+from dnamamba.models.mixers.mamba import MambaConfig
+from dnamamba.models.mixers.protocol import MixerConfig
 from dnamamba.models.strands import complement_ids
 
 _EMBEDDING = "backbone.embedding.weight"
@@ -81,7 +83,7 @@ def to_caduceus(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not is_caduceus or config.mlp is not None:
         raise InputError(
             "Caduceus has blocks of Mamba, in both directions or on both strands, without an MLP; "
-            f"this model has {config.mixer.kind!r}{'' if config.mlp is None else ' and an MLP'}"
+            f"this model has {config.mixer_kind!r}{'' if config.mlp is None else ' and an MLP'}"
         )
     fused = not both or (config.n_layers % 2 == 0 and isinstance(config.mixer, BiMambaConfig))
     ours = dict(model.state_dict())

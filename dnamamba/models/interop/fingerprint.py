@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from dnamamba.errors import InputError
 from dnamamba.models.language_model import DnaModel
+from dnamamba.models.streaming import longest_sequence
 from dnamamba.tokenizer import VOCABULARY, encode, token_ids
 
 N_BASES = 256
@@ -76,7 +77,7 @@ def take_fingerprint(model: DnaModel) -> Fingerprint:
 def model_ids(model: DnaModel, masked: bool = False) -> Tensor:
     """The fixed sequence for a model (1, L): the first l_max bases where its mixer takes no more.
     Ids beyond a foreign vocabulary begin again at 0."""
-    ids = fixed_ids()[:, : getattr(model.config.mixer, "l_max", N_BASES)]
+    ids = fixed_ids()[:, : longest_sequence(model.config)]
     if masked:
         ids[:, ::_MASK_EVERY] = VOCABULARY.id("[MASK]")
     return ids % model.config.vocab_size

@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import MlpConfig, ModelConfig
+from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.reading import (
     build_model,
+    find_mixer,
     read_eps,
     read_flag,
     read_mapping,
     read_number,
 )
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
-from dnamamba.models.mixers.configs import HyenaConfig
-from dnamamba.models.mixers.hyena import ImplicitFilter
+from dnamamba.models.layers import MlpConfig
+from dnamamba.models.mixers.hyena import HyenaConfig, ImplicitFilter
 
 _EMBEDDING = "backbone.embeddings.word_embeddings.weight"
 _PREFIXES = ("", "model.", "hyena.")
@@ -94,9 +95,8 @@ def to_hyenadna(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     beyond l_max, so that HyenaConfig.beyond is not written. Raises InputError for a model that is
     not of HyenaDNA's shell, as the presets hyenadna-... are.
     """
+    mixer = find_mixer(model.config, HyenaConfig, "HyenaDNA")
     _check_writable(model.config)
-    mixer = model.config.mixer
-    assert isinstance(mixer, HyenaConfig)
     weights = {_theirs(n): w.detach() for n, w in model.state_dict().items() if n != HEAD_WEIGHT}
     for index, filter_fn in enumerate(_filters(model)):
         prefix = _filter_name(index)
@@ -280,10 +280,6 @@ def _is_close(theirs: Tensor, ours: Tensor) -> bool:
 
 
 def _check_writable(config: ModelConfig) -> None:
-    if not isinstance(config.mixer, HyenaConfig):
-        raise InputError(
-            f"only Hyena models can be written as HyenaDNA's; this one is {config.mixer.kind!r}"
-        )
     padded = -(-config.vocab_size // _PAD_MULTIPLE) * _PAD_MULTIPLE
     mlp = config.mlp
     wrong = {

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import MlpConfig, ModelConfig
+from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.reading import (
     build_model,
+    find_mixer,
     read_eps,
     read_flag,
     read_mapping,
     read_number,
 )
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
-from dnamamba.models.mixers.configs import AttentionConfig
+from dnamamba.models.layers import MlpConfig
+from dnamamba.models.mixers.attention import AttentionConfig
 
 _EMBEDDING = "model.embed_tokens.weight"
 _LAYER = "model.layers.0"
@@ -271,9 +273,9 @@ def _stacked_rows(config: ModelConfig) -> dict[str, list[int]]:
 
 
 def _settings_of(config: ModelConfig) -> dict[str, Any]:
-    mixer, mlp = config.mixer, config.mlp
-    if not isinstance(mixer, AttentionConfig) or not mixer.is_causal:
-        raise InputError(f"Llama's layout holds causal attention, the model's mixer is {mixer}")
+    mixer, mlp = find_mixer(config, AttentionConfig, "Llama"), config.mlp
+    if not mixer.is_causal:
+        raise InputError("Llama's layout holds causal attention; the model's is not causal")
     if config.strands == "both":
         raise InputError("Llama's layout is for models of one strand, the model reads both")
     if mixer.bias != mixer.out_bias:

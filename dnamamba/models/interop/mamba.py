@@ -14,7 +14,6 @@ from dnamamba.models.interop.mamba_lm import (
     MIXER,
     check_settings,
     copy_weights,
-    find_mixer,
     has_mixer,
     infer_trunk,
     read_huggingface_trunk,
@@ -25,9 +24,9 @@ from dnamamba.models.interop.mamba_lm import (
     write_huggingface_trunk,
     write_state_spaces_trunk,
 )
-from dnamamba.models.interop.reading import EMBEDDING, build_model, read_mapping
+from dnamamba.models.interop.reading import EMBEDDING, build_model, find_mixer, read_mapping
 from dnamamba.models.language_model import DnaModel
-from dnamamba.models.mixers.configs import MambaConfig
+from dnamamba.models.mixers.mamba import MambaConfig
 
 # Of mamba_ssm's ssm_cfg; the last three decide initial values or speed.
 _SSM_KEYS = {
@@ -109,7 +108,7 @@ def _read_state_spaces(weights: Weights, settings: Settings) -> DnaModel:
 
 
 def _write_state_spaces(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    mixer = find_mixer(model, MambaConfig, "Mamba-1")
+    mixer = find_mixer(model.config, MambaConfig, "Mamba-1")
     keys = ("d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias", *_STEP_SIZES)
     ssm_cfg = {"layer": "Mamba1", **{key: getattr(mixer, key) for key in keys}}
     return copy_weights(model, with_tied_head=True), write_state_spaces_trunk(model, ssm_cfg)
@@ -134,7 +133,7 @@ def _read_huggingface(weights: Weights, settings: Settings) -> DnaModel:
 
 
 def _write_huggingface(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    mixer = find_mixer(model, MambaConfig, "Mamba-1")
+    mixer = find_mixer(model.config, MambaConfig, "Mamba-1")
     settings = {
         "architectures": ["MambaForCausalLM"],
         "model_type": "mamba",

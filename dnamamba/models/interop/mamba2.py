@@ -17,7 +17,6 @@ from dnamamba.models.interop.mamba_lm import (
     MIXER,
     check_settings,
     copy_weights,
-    find_mixer,
     has_mixer,
     read_huggingface_trunk,
     read_state_spaces_trunk,
@@ -30,13 +29,14 @@ from dnamamba.models.interop.mamba_lm import (
 from dnamamba.models.interop.reading import (
     EMBEDDING,
     build_model,
+    find_mixer,
     read_count,
     read_flag,
     read_mapping,
     read_number,
 )
 from dnamamba.models.language_model import DnaModel
-from dnamamba.models.mixers.configs import Mamba2Config
+from dnamamba.models.mixers.mamba2 import Mamba2Config
 
 # Of mamba_ssm's ssm_cfg; those of the last two lines decide initial values or speed.
 _SSM_KEYS = {
@@ -112,7 +112,7 @@ def _read_state_spaces(weights: Weights, settings: Settings) -> DnaModel:
 
 
 def _write_state_spaces(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    mixer = find_mixer(model, Mamba2Config, "Mamba-2")
+    mixer = find_mixer(model.config, Mamba2Config, "Mamba-2")
     if mixer.norm_eps != 1e-5:
         raise InputError(
             f"the gated norm's norm_eps is {mixer.norm_eps}: state-spaces/mamba always adds 1e-5"
@@ -151,7 +151,7 @@ def _read_huggingface(weights: Weights, settings: Settings) -> DnaModel:
 
 
 def _write_huggingface(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    mixer = find_mixer(model, Mamba2Config, "Mamba-2")
+    mixer = find_mixer(model.config, Mamba2Config, "Mamba-2")
     if mixer.norm_before_gate:
         raise InputError("norm_before_gate: Hugging Face's Mamba-2 always norms what is gated")
     if mixer.norm_eps != model.config.norm_eps:

@@ -6,7 +6,7 @@ sizes are those of the weights; what a config.json says of them is checked.
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,6 @@ from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
 
 HF_EMBEDDING = "backbone.embeddings.weight"
 MIXER = "backbone.layers.0.mixer"
-
-M = TypeVar("M")
 
 _STATE_SPACES_KEYS = {
     *("d_model", "d_intermediate", "n_layer", "vocab_size", "ssm_cfg", "attn_layer_idx"),
@@ -77,8 +75,8 @@ def read_state_spaces_trunk(weights: Weights, settings: Settings) -> dict[str, A
         raise InputError(f"config.json of mamba_ssm has unknown settings: {', '.join(unknown)}")
     if settings.get("attn_layer_idx"):
         raise InputError(
-            f"layers {settings['attn_layer_idx']} are attention (attn_layer_idx); blocks of one "
-            "model all have the same mixer here"
+            f"layers {settings['attn_layer_idx']} are attention (attn_layer_idx); hybrids of "
+            "mamba_ssm are not read"
         )
     if settings.get("d_intermediate"):
         raise InputError(
@@ -220,14 +218,6 @@ def copy_weights(model: DnaModel, with_tied_head: bool) -> dict[str, Tensor]:
     if model.config.tie_embeddings and not with_tied_head:
         del weights[HEAD_WEIGHT]
     return weights
-
-
-def find_mixer(model: DnaModel, config_class: type[M], name: str) -> M:
-    """The config of the model's mixer; raises InputError where it is of another class."""
-    mixer = model.config.mixer
-    if not isinstance(mixer, config_class):
-        raise InputError(f"the model's mixer is {mixer.kind!r}; this layout is of {name}")
-    return mixer
 
 
 def has_mixer(weights: Weights, embedding: str, parameter: str) -> bool:

@@ -1,7 +1,7 @@
 """What every reader does: settings of the right type, and a model that the weights fill."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -10,9 +10,12 @@ from dnamamba.files import is_number
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Settings, Weights
 from dnamamba.models.language_model import DnaModel, check_sizes
+from dnamamba.models.mixers.protocol import MixerConfig
 from dnamamba.models.model_folder import load_weights
 
 EMBEDDING = "backbone.embedding.weight"
+M = TypeVar("M", bound=MixerConfig)
+
 SOURCE = "the given state_dict"
 
 
@@ -27,6 +30,16 @@ def build_model(config: ModelConfig, weights: Weights, source: str = SOURCE) -> 
         model = model.double()
     load_weights(model, weights, source)
     return model
+
+
+def find_mixer(config: ModelConfig, config_class: type[M], layout: str) -> M:
+    """The mixer of every block. Raises InputError for a hybrid and for a mixer of another class."""
+    if not isinstance(config.mixer, config_class):
+        raise InputError(
+            f"{layout}'s layout needs {config_class.__name__.removesuffix('Config')} in every "
+            f"block, the model's blocks are {config.mixer_kind!r}"
+        )
+    return config.mixer
 
 
 def read_eps(settings: Settings, name: str, default: float = 1e-5) -> float:
