@@ -315,7 +315,7 @@ def test_a_config_of_a_newer_format_is_refused(refuse):
     config = json.loads(Path("ours/config.json").read_text())
     Path("ours/config.json").write_text(json.dumps({**config, "format_version": 7}))
     error = refuse("ours")
-    assert "config.json has format_version 7, this dnamamba reads 1; install" in error
+    assert "config.json has format_version 7, this dnamamba reads 1 and 2; install" in error
 
 
 def test_a_config_that_is_no_json_is_refused(refuse):
@@ -503,10 +503,10 @@ def test_what_norms_add_is_a_number_above_0(kind, value, refuse):
 ODD_SETTINGS = [
     ("mamba", {"residual_in_fp32": "x"}, "residual_in_fp32 is true or false, got 'x'"),
     ("mamba", {"time_step_min": [1]}, "time_step_min is a number, got [1]"),
-    ("mamba", {"dnamamba": {"vocab_size": "x"}}, "vocab_size is a whole number of at least 1"),
+    ("mamba", {"dnamamba": {"vocab_size": "x"}}, "vocab_size must be a whole number >= 1"),
     ("state-spaces", {"ssm_cfg": 3}, "ssm_cfg is a JSON object, got 3"),
     ("state-spaces", {"pad_vocab_size_multiple": 0}, "pad_vocab_size_multiple is a whole number"),
-    ("mamba2", {"n_groups": "x"}, "n_groups is a whole number of at least 1, got 'x'"),
+    ("mamba2", {"n_groups": "x"}, "n_groups must be a whole number >= 1, got 'x'"),
     ("mamba2", {"time_step_limit": 3}, "time_step_limit is two numbers, got 3"),
     ("llama", {"rope_scaling": [1]}, "rope_scaling is a JSON object, got [1]"),
     ("llama", {"rope_parameters": "x"}, "rope_parameters is a JSON object, got 'x'"),
