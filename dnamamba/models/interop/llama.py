@@ -1,6 +1,5 @@
 """Llama: transformers' LlamaForCausalLM, and MistralForCausalLM without a sliding window."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +11,15 @@ from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.reading import (
     build_model,
+    check_settings,
+    count_layers,
     find_mixer,
     read_eps,
     read_flag,
     read_mapping,
     read_number,
+    read_tied,
+    require_names,
 )
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
 from dnamamba.models.layers import MlpConfig
@@ -135,26 +138,25 @@ def _refuse_other_settings(settings: Settings) -> None:
 def _find_config(weights: Weights, settings: Settings, vocab_size: int | None) -> ModelConfig:
     needed = (_EMBEDDING, *(f"{_ATTENTION}.{name}_proj.weight" for name in "qko"))
     needed += tuple(f"{_LAYER}.mlp.{name}_proj.weight" for name in ("gate", "down"))
-    if missing := [name for name in needed if name not in weights]:
-        raise InputError(
-            f"not the weights of a Llama language model: there is no {', '.join(missing)}"
-        )
+    require_names(weights, needed, "Llama")
     if flat := [name for name in needed if weights[name].dim() != 2]:
         raise InputError(f"not a Llama's weights: {flat[0]} is {tuple(weights[flat[0]].shape)}")
     rows, d_model = weights[_EMBEDDING].shape
     d_hidden = weights[f"{_LAYER}.mlp.gate_proj.weight"].shape[0]
-    n_layers = len({m[1] for n in weights if (m := re.match(r"model\.layers\.(\d+)\.", n))})
+    n_layers, mlp_bias = count_layers(weights, "model"), f"{_LAYER}.mlp.gate_proj.bias" in weights
     found = {"vocab_size": rows, "hidden_size": d_model, "num_hidden_layers": n_layers}
-    _compare({**found, "intermediate_size": d_hidden}, settings)
-    mlp_bias = f"{_LAYER}.mlp.gate_proj.bias" in weights
-    _compare({"mlp_bias": mlp_bias}, settings)
+    found |= {"intermediate_size": d_hidden, "mlp_bias": mlp_bias}
+    check_settings(settings, found, "config.json")
+    tied = settings.get("tie_word_embeddings")
+    if tied is not None:
+        tied = read_flag(settings, "tie_word_embeddings", False)
     return ModelConfig(
         d_model=d_model,
         n_layers=n_layers,
         vocab_size=rows if vocab_size is None else vocab_size,
         padded_vocab_size=rows,
         norm_eps=read_eps(settings, "rms_norm_eps", _RMS_NORM_EPS),
-        tie_embeddings=_is_tied(weights, settings),
+        tie_embeddings=read_tied(weights, _EMBEDDING, tied),
         mixer=_find_attention(weights, settings),
         mlp=MlpConfig(
             activation="swiglu",
@@ -175,10 +177,11 @@ def _find_attention(weights: Weights, settings: Settings) -> AttentionConfig:
     if d_head is None:
         d_head = _divide(d_query, n_heads, "num_attention_heads")
     n_heads, n_kv_heads = (_divide(d, d_head, "head_dim") for d in (d_query, d_key))
-    _compare({"num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads}, settings)
+    heads = {"num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads}
+    check_settings(settings, heads, "config.json")
     bias, out_bias = (f"{_ATTENTION}.{name}_proj.bias" in weights for name in "qo")
     for found in (bias, out_bias):
-        _compare({"attention_bias": found}, settings)
+        check_settings(settings, {"attention_bias": found}, "config.json")
     return AttentionConfig(
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
@@ -208,19 +211,6 @@ def _find_rope_theta(settings: Settings) -> float:
     return given[0] if given else _ROPE_THETA
 
 
-def _is_tied(weights: Weights, settings: Settings) -> bool:
-    head = weights.get(HEAD_WEIGHT)
-    is_same = head is None or torch.equal(head, weights[_EMBEDDING])
-    tied = settings.get("tie_word_embeddings")
-    if tied is not None:
-        tied = read_flag(settings, "tie_word_embeddings", False)
-    if tied and not is_same:
-        raise InputError(
-            f"config.json has tie_word_embeddings true, but {HEAD_WEIGHT} is not {_EMBEDDING}"
-        )
-    return is_same if tied is None else tied
-
-
 def _divide(size: int, by: Any, name: str) -> int:
     if not isinstance(by, int) or by < 1 or size % by:
         raise InputError(
@@ -228,13 +218,6 @@ def _divide(size: int, by: Any, name: str) -> int:
             "in the weights"
         )
     return size // by
-
-
-def _compare(found: dict[str, int], settings: Settings) -> None:
-    """Sizes read off the weights with those of config.json, where it has them."""
-    for name, size in found.items():
-        if settings.get(name) not in (None, size):
-            raise InputError(f"config.json has {name} {settings[name]!r}, the weights have {size}")
 
 
 def _rename(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
