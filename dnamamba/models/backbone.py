@@ -82,18 +82,10 @@ class Backbone(nn.Module):
         Returns the hidden states after the final norm and the blocks' states (none unless asked
         for).
         """
-        x, residual = self.embed(token_ids), None
-        after: list[MixerState] = []
-        for index, block in enumerate(self.layers):
-            more = (None if states is None else states[index], return_states, mask)
-            # Wrapped at the call, so that parameter names do not depend on it.
-            if recompute != "nothing":
-                # Added here, so that one tensor a block is kept rather than two.
-                x, residual = self._add(x, residual), None
-            x, residual, state = run_block(block, recompute, x, residual, *more)
-            if state is not None:
-                after.append(state)
-        return self.norm_f(x, residual, self.residual_in_fp32)[0], tuple(after)
+        x, residual, after, _ = self._run_blocks(
+            token_ids, len(self.layers), (), states, return_states, mask, recompute
+        )
+        return self.norm_f(x, residual, self.residual_in_fp32)[0], after
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """The residual stream before the first block (B, L, D)."""
@@ -113,24 +105,41 @@ class Backbone(nn.Module):
     ) -> tuple[list[Tensor], LayerStates]:
         """`hidden_states` at the given indices from 0, and the states of the blocks run for them
         (none unless asked for). Arguments as in `forward`."""
-        wanted, n_blocks = set(layers), self.count_blocks(layers)
-        found: dict[int, Tensor] = {}
+        x, residual, after, found = self._run_blocks(
+            token_ids, self.count_blocks(layers), layers, states, return_states, mask
+        )
+        if (last := len(self.layers) + 1) in layers:
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            found[last], _ = self.norm_f(x, residual, self.residual_in_fp32, dtype)
+        return [found[layer] for layer in layers], after
+
+    def _run_blocks(
+        self,
+        token_ids: Tensor,
+        n_blocks: int,
+        kept: Sequence[int],
+        states: Sequence[MixerState] | None,
+        return_states: bool,
+        mask: Tensor | None,
+        recompute: Recompute = "nothing",
+    ) -> tuple[Tensor, Tensor | None, LayerStates, dict[int, Tensor]]:
+        """The first blocks: the last output, the stream before it, states, and the stream at the
+        indices kept."""
         x, residual = self.embed(token_ids), None
         after: list[MixerState] = []
+        found: dict[int, Tensor] = {}
         for index in range(n_blocks + 1):
-            if index in wanted:
+            # With blocks recomputed too, so that one tensor a block is kept rather than two.
+            if index in kept or (recompute != "nothing" and index < n_blocks):
                 x, residual = self._add(x, residual), None
+            if index in kept:
                 found[index] = x
             if index < n_blocks:
                 more = (None if states is None else states[index], return_states, mask)
-                x, residual, state = self.layers[index](x, residual, *more)
-                if state is not None:
-                    after.append(state)
-        if len(self.layers) + 1 in wanted:
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            normed, _ = self.norm_f(x, residual, self.residual_in_fp32, dtype)
-            found[len(self.layers) + 1] = normed
-        return [found[layer] for layer in layers], tuple(after)
+                # Wrapped at the call, so that parameter names do not depend on it.
+                x, residual, state = run_block(self.layers[index], recompute, x, residual, *more)
+                after += [] if state is None else [state]
+        return x, residual, tuple(after), found
 
     def count_blocks(self, layers: Sequence[int]) -> int:
         """Blocks that are run for these indices of `hidden_states`."""

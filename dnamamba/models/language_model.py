@@ -86,9 +86,9 @@ class DnaModel(SavedModel):
         Raises ValueError for ids or lengths of another shape or dtype and for a state of another
         model, InputError for a state if the model has none.
         """
-        self._check(token_ids, state, return_state, lengths)
-        lengths = _on_device(lengths, token_ids)
-        inputs, mask = self._inputs(token_ids, lengths)
+        if state is not None or return_state:
+            self._check_state(state, lengths)
+        inputs, mask, lengths = self._inputs(token_ids, lengths)
         hidden, after = self.backbone(inputs, state, return_state, recompute, mask)
         logits = self.predict(hidden, lengths)
         return (logits, after) if return_state else logits
@@ -108,9 +108,7 @@ class DnaModel(SavedModel):
         A model of both strands gives their mean at each base: the reverse complement has the same,
         in reverse order.
         """
-        self._check(token_ids, None, False, lengths)
-        lengths = _on_device(lengths, token_ids)
-        inputs, mask = self._inputs(token_ids, lengths)
+        inputs, mask, lengths = self._inputs(token_ids, lengths)
         hidden, _ = self.backbone(inputs, recompute=recompute, mask=mask)
         return hidden if self.config.strands == "one" else strands.mean_hidden(hidden, lengths)
 
@@ -118,9 +116,7 @@ class DnaModel(SavedModel):
         """n_layers + 2 tensors (B, L, D): the embedding, the residual stream after each block, and
         the final norm's output. With both strands (B, L, 2D): the given strand's, then the other's,
         reversed in position and channel."""
-        self._check(token_ids, None, False, lengths)
-        lengths = _on_device(lengths, token_ids)
-        inputs, mask = self._inputs(token_ids, lengths)
+        inputs, mask, lengths = self._inputs(token_ids, lengths)
         hidden = self.backbone.hidden_states(inputs, mask)
         if self.config.strands == "one":
             return hidden
@@ -136,9 +132,7 @@ class DnaModel(SavedModel):
         model does not have; see `forward`.
         """
         numbers = resolve_layers(self.config, layers)
-        self._check(token_ids, None, False, lengths)
-        lengths = _on_device(lengths, token_ids)
-        inputs, mask = self._inputs(token_ids, lengths)
+        inputs, mask, lengths = self._inputs(token_ids, lengths)
         hidden, _ = self.backbone.hidden_at(inputs, numbers, mask)
         if self.config.strands == "one":
             return hidden
@@ -187,33 +181,27 @@ class DnaModel(SavedModel):
             for block in self.backbone.layers
         )
 
-    def _inputs(self, token_ids: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Token ids and mask for the backbone, a row for each strand."""
-        mask = None
-        if lengths is not None:
-            positions = torch.arange(token_ids.shape[1], device=token_ids.device)
-            mask = positions < lengths.unsqueeze(1)
-        if self.config.strands == "one":
-            return token_ids, mask
-        token_ids = strands.both_strands(token_ids, self._complement, lengths)
-        return token_ids, None if mask is None else mask.repeat(2, 1)
-
-    def _check(
-        self,
-        token_ids: Tensor,
-        state: Sequence[MixerState] | None,
-        return_state: bool,
-        lengths: Tensor | None,
-    ) -> None:
+    def _inputs(
+        self, token_ids: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Token ids and mask for the backbone, a row for each strand, and lengths there."""
         if token_ids.dim() != 2 or token_ids.is_floating_point() or token_ids.is_complex():
             raise ValueError(
                 "token_ids must be (B, L) of integers, got "
                 f"{tuple(token_ids.shape)} {token_ids.dtype}"
             )
+        mask = None
         if lengths is not None:
             _check_lengths(lengths, token_ids)
-        if state is None and not return_state:
-            return
+            lengths = lengths.to(token_ids.device, torch.int64)
+            positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+            mask = positions < lengths.unsqueeze(1)
+        if self.config.strands == "one":
+            return token_ids, mask, lengths
+        token_ids = strands.both_strands(token_ids, self._complement, lengths)
+        return token_ids, None if mask is None else mask.repeat(2, 1), lengths
+
+    def _check_state(self, state: Sequence[MixerState] | None, lengths: Tensor | None) -> None:
         if lengths is not None:
             raise ValueError(
                 "lengths cannot be combined with state or return_state: a state is of rows without "
@@ -270,10 +258,6 @@ def _check_lengths(lengths: Tensor, token_ids: Tensor) -> None:
         raise ValueError(
             f"lengths must be from 1 to the {seq_len} tokens of a row, got {lengths.tolist()}"
         )
-
-
-def _on_device(lengths: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if lengths is None else lengths.to(like.device, torch.int64)
 
 
 def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], source: str) -> None:

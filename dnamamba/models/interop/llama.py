@@ -57,11 +57,10 @@ def from_huggingface_llama(
 ) -> DnaModel:
     """A model from the state_dict and the config.json of transformers' LlamaForCausalLM.
 
-    settings: num_attention_heads or head_dim must be there, as the weights' shapes leave them open;
-    rms_norm_eps and rope_theta are transformers' defaults where absent. vocab_size: token ids in
-    use, if fewer than the embedding has rows. The model is float32, or float64 if the embedding is.
-    Raises InputError for other architectures and for what the mixer does not do: scaled rotary
-    positions, a sliding window, another activation.
+    settings: must have num_attention_heads or head_dim, which shapes leave open; rms_norm_eps and
+    rope_theta default as in transformers. vocab_size: token ids in use, if fewer than the embedding
+    has rows. The model is float32, or float64 if the embedding is. Raises InputError for other
+    architectures, scaled rotary positions, a sliding window and other activations.
     """
     _refuse_other_settings(settings)
     weights = {n: w for n, w in weights.items() if not n.endswith("rotary_emb.inv_freq")}
@@ -72,23 +71,18 @@ def from_huggingface_llama(
 def to_huggingface_llama(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state_dict and the config.json of transformers' LlamaForCausalLM.
 
-    vocab_size there is padded_vocab_size, and the logits of ids that are not in use are not masked.
-    A tied head is in the state_dict too, as it is in theirs. max_position_embeddings is 131,072 for
-    want of a limit; no token ids are named special. Raises InputError for a model of other blocks.
+    vocab_size there is padded_vocab_size: logits of ids that are not in use are not masked. A tied
+    head is in the state_dict, as in theirs. max_position_embeddings is 131,072 for want of a limit;
+    no token ids are special. Raises InputError for a model of other blocks.
     """
     config = model.config
-    settings, rows = _settings_of(config), _stacked_rows(config)
+    settings, state = _settings_of(config), model.state_dict()
     written: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if name in _OUTSIDE:
-            written[_OUTSIDE[name]] = tensor
-            continue
-        prefix, layer, kind = _split_name(name)
-        theirs = (_SAME[layer],) if layer in _SAME else _STACKED[layer]
-        parts = tensor.split(rows.get(layer, len(tensor)))
-        for their_name, part in zip(theirs, parts, strict=True):
-            # A copy: safetensors writes no two tensors of one memory.
-            written[f"{prefix.replace('backbone', 'model')}.{their_name}.{kind}"] = part.clone()
+    for ours, theirs, rows in _names(config):
+        if ours in state:
+            # Copies: safetensors writes no two tensors of one memory.
+            parts = [part.clone() for part in state[ours].split(rows)] if rows else [state[ours]]
+            written |= zip(theirs, parts, strict=True)
     return written, settings
 
 
@@ -158,11 +152,7 @@ def _find_config(weights: Weights, settings: Settings, vocab_size: int | None) -
         norm_eps=read_eps(settings, "rms_norm_eps", _RMS_NORM_EPS),
         tie_embeddings=read_tied(weights, _EMBEDDING, tied),
         mixer=_find_attention(weights, settings),
-        mlp=MlpConfig(
-            activation="swiglu",
-            d_hidden=d_hidden,
-            bias=mlp_bias,
-        ),
+        mlp=MlpConfig(activation="swiglu", d_hidden=d_hidden, bias=mlp_bias),
     )
 
 
@@ -224,35 +214,27 @@ def _rename(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
     """Under our names; what has none is left as it is, for `load_weights` to name."""
     left = dict(weights)
     renamed: dict[str, Tensor] = {}
-    for ours, theirs in _names(config):
+    for ours, theirs, _ in _names(config):
         if all(name in left for name in theirs) and len({left[n].shape[1:] for n in theirs}) == 1:
             renamed[ours] = torch.cat([left.pop(name) for name in theirs])
     return {**left, **renamed}
 
 
-def _names(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _names(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...], list[int]]]:
+    """Our name, theirs, and the rows of each of theirs; none if there is one."""
     for ours, theirs in _OUTSIDE.items():
-        yield ours, (theirs,)
+        yield ours, (theirs,), []
+    assert isinstance(config.mixer, AttentionConfig)
+    assert config.mlp is not None
+    assert config.mlp.d_hidden is not None
+    d_query, d_key = config.mixer.widths
+    rows = {"mixer.in_proj": [d_query, d_key, d_key], "mlp.fc1": 2 * [config.mlp.d_hidden]}
     layers = {**{ours: (theirs,) for ours, theirs in _SAME.items()}, **_STACKED}
     for index in range(config.n_layers):
         for ours, all_theirs in layers.items():
             for kind in ("weight", "bias"):
                 names = tuple(f"model.layers.{index}.{theirs}.{kind}" for theirs in all_theirs)
-                yield f"backbone.layers.{index}.{ours}.{kind}", names
-
-
-def _split_name(name: str) -> tuple[str, str, str]:
-    """ "backbone.layers.3.mlp.fc2.bias" to ("backbone.layers.3", "mlp.fc2", "bias")."""
-    parts = name.split(".")
-    return ".".join(parts[:3]), ".".join(parts[3:-1]), parts[-1]
-
-
-def _stacked_rows(config: ModelConfig) -> dict[str, list[int]]:
-    assert isinstance(config.mixer, AttentionConfig)
-    assert config.mlp is not None
-    assert config.mlp.d_hidden is not None
-    d_query, d_key = config.mixer.widths
-    return {"mixer.in_proj": [d_query, d_key, d_key], "mlp.fc1": 2 * [config.mlp.d_hidden]}
+                yield f"backbone.layers.{index}.{ours}.{kind}", names, rows.get(ours, [])
 
 
 def _settings_of(config: ModelConfig) -> dict[str, Any]:
@@ -286,9 +268,7 @@ def _settings_of(config: ModelConfig) -> dict[str, Any]:
         "attention_bias": mixer.bias,
         "mlp_bias": mlp.bias,
         "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
+        **{f"{name}_token_id": None for name in ("bos", "eos", "pad")},
     }
 
 
