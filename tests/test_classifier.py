@@ -271,7 +271,7 @@ def test_a_head_fitted_elsewhere():
     classifier.set_head(weight, bias)
     expected = classifier.features(ids).sum(1, keepdim=True) + torch.arange(3.0)
     torch.testing.assert_close(classifier(ids), expected)
-    with pytest.raises(ValueError, match=r"the head is \(3, 8\) here, got \(8, 3\)"):
+    with pytest.raises(ValueError, match=r"the head must be \(3, 8\), got \(8, 3\)"):
         classifier.set_head(weight.T, bias)
 
 
@@ -429,21 +429,21 @@ def test_settings_survive_json(head):
     ("task", "settings", "message"),
     [
         (APES, {"pool": "cls"}, "pool must be one of last, mean, first, max, got 'cls'"),
-        (PARTS, {"pool": "mean"}, "a per_base task has no pool, got 'mean'"),
-        (APES, {"dropout": 1.0}, "dropout is from 0 to below 1, got 1.0"),
-        (APES, {"dropout": math.nan}, "dropout is from 0 to below 1, got nan"),
+        (PARTS, {"pool": "mean"}, "a per_base task takes no pool, got 'mean'"),
+        (APES, {"dropout": 1.0}, "dropout must be >= 0 and < 1, got 1.0"),
+        (APES, {"dropout": math.nan}, "dropout must be >= 0 and < 1, got nan"),
         (APES, {"trained_seq_len": 0}, "trained_seq_len must be a whole number >= 1, got 0"),
         (APES, {"target_means": (0.0,) * 3, "target_scales": (1.0,) * 3}, "for a multiclass task"),
         (LEVELS, {"target_means": (0.0, 1.0)}, "its 2 numbers; got 2 and 0"),
         (
             LEVELS,
             {"target_means": (0.0, 1.0), "target_scales": (1.0, 0.0)},
-            "target_scales are finite and above 0",
+            "target_scales must be finite and > 0",
         ),
         (
             LEVELS,
             {"target_means": (0.0, math.inf), "target_scales": (1.0, 1.0)},
-            "target_means are finite numbers",
+            "target_means must be finite",
         ),
     ],
 )

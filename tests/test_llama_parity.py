@@ -157,7 +157,10 @@ def test_the_vocabulary_may_be_padded():
         ({"num_key_value_heads": 2}, "num_key_value_heads is 2, expected 4"),
         ({"vocab_size": 12}, "vocab_size is 12, expected 16"),
         ({"num_hidden_layers": 3}, "num_hidden_layers is 3, expected 2"),
-        ({"tie_word_embeddings": True}, "ties the head to the embedding, but lm_head.weight is not"),
+        (
+            {"tie_word_embeddings": True},
+            "ties the head to the embedding, but lm_head.weight is not",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
@@ -266,7 +269,9 @@ def test_models_of_other_blocks_are_not_written(changes, message):
 
 
 def test_mamba_is_not_written_as_llama():
-    with pytest.raises(InputError, match=r"needs Attention in every block, the model's blocks are 'mamba'"):
+    with pytest.raises(
+        InputError, match=r"needs Attention in every block, the model's blocks are 'mamba'"
+    ):
         to_huggingface_llama(DnaModel(preset("mamba-demo")))
 
 
