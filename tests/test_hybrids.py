@@ -312,3 +312,32 @@ def test_flops_grow_with_the_length_as_the_mixer_does():
 def test_mamba2_takes_less_in_shorter_chunks():
     short, long = (Mamba2Config(chunk_size=size).flops(64, 4096) for size in (64, 256))
     assert long - short == 4096 * 2 * (256 - 64) * (128 + 128)
+
+
+# --- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gpu_stream_of_a_hybrid_is_one_pass(dtype):
+    model, ids = DnaModel(preset("mamba-attention-demo")).cuda().eval(), draw_ids(2, 500).cuda()
+    with torch.no_grad(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        (expected,) = model.hidden_at(ids, [-1])
+        chunks = [chunk.hidden[0] for chunk in model.stream(ids, chunk_tokens=128)]
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(torch.cat(chunks, 1), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["mamba-attention", "striped-hyena"])
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_gpu_gradients_of_a_hybrid_are_those_of_a_cpu(family, recompute):
+    model, ids = DnaModel(preset(f"{family}-demo", 256)), draw_ids(2, 256)
+    gradients = []
+    for device in ("cpu", "cuda"):
+        model, ids = model.to(device), ids.to(device)
+        model.zero_grad()
+        model(ids, recompute=recompute)[..., 7:11].square().mean().backward()
+        gradients.append([parameter.grad.cpu() for parameter in model.parameters()])
+    for found, expected in zip(*reversed(gradients), strict=True):
+        assert (found - expected).norm() <= 1e-3 * expected.norm() + 1e-7

@@ -1,11 +1,9 @@
 """Caduceus (kuleshov-group/caduceus): CaduceusForMaskedLM, of one strand (Ph) and of both (PS).
 
-Their models of both strands are two different functions by `fused_add_norm` in the settings. With
-true, as published, the two halves of the channels change places before every block. That is our
-model with every second block, the first included, turned round: the same block with its channels
-in reverse order and its directions exchanged. So their weights are read into the same `strands`
-model either way, exactly. Only `hidden_states` after an odd number of such blocks differ: what they
-call the first half is our second.
+With `fused_add_norm` true, as published, their models of both strands exchange the two halves of the
+channels before every block. That equals our model with every second block, the first included,
+turned: its channels reversed and its directions exchanged. Weights are read so, exactly; only
+`hidden_states` after an odd number of blocks have the halves in the other order.
 """
 
 import re
@@ -36,7 +34,7 @@ from dnamamba.models.mixers.protocol import MixerConfig
 from dnamamba.models.strands import complement_ids
 
 _OURS = "mixer.reverse."
-# Theirs to ours, in this order, for one strand; with both some names have a module more.
+# Theirs to ours, in this order; with both strands some names have one more module.
 _RENAMED = (
     ("caduceus.", ""),
     ("backbone.embeddings.word_embeddings.embedding.", "backbone.embedding."),
@@ -141,7 +139,7 @@ def _check_complements(weights: Weights, settings: Settings) -> None:
 
 
 def _drop_tied(ours: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the second direction's projections if all of them are the first's."""
+    """Drop the second direction's projections if all equal the first's."""
     second = {
         name: name.replace(_OURS, "mixer.")
         for name in ours

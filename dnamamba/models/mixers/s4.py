@@ -3,9 +3,8 @@
 The model is diagonal (S4D): x_t = dA x_{t-1} + dB u_t and y_t = C x_t, with dA = exp(dt A) and
 dB = (exp(dt A) - 1) / A ("zoh"). For complex A the states stand for conjugate pairs: y_t =
 2 Re(C x_t). B is one, as only its product with C matters. A whole sequence is a convolution with
-the kernel K_l = C dA^l dB, by FFT, so causal up to rounding; only the states at its two ends are
-computed as such. kernels.selective_scan could do it too, but with constant B and C by no fused
-backend.
+the kernel K_l = C dA^l dB, by FFT, so causal up to rounding. No fused backend of
+kernels.selective_scan takes constant B and C.
 
 Sources: Gu et al. 2022 (arXiv 2206.11893), sections 3 and 4; Gu and Dao 2023 (arXiv 2312.00752),
 section 4.6 (Mamba with S4). Shape letters: B batch, L seq_len, D channels (d_inner inside the
