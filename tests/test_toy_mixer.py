@@ -89,8 +89,8 @@ class ToyMixer(Mixer):
         return self.out_proj(h), ToyState(h)
 
     def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> ToyState:
-        device, dtype = self._state_options(dtype)
-        return ToyState(torch.zeros(batch_size, self.decay.shape[0], device=device, dtype=dtype))
+        dtype = dtype or self.decay.dtype
+        return ToyState(self.decay.new_zeros(batch_size, self.decay.shape[0], dtype=dtype))
 
 
 PLAIN = {"mixer": ToyConfig()}

@@ -1,7 +1,7 @@
 """Caduceus (kuleshov-group/caduceus): CaduceusForMaskedLM, of one strand (Ph) and of both (PS).
 
-With `fused_add_norm` true, as published, their models of both strands exchange the two halves of the
-channels before every block. That equals our model with every second block, the first included,
+With `fused_add_norm` true, as published, their models of both strands exchange the two halves of
+the channels before every block. That equals our model with every second block, the first included,
 turned: its channels reversed and its directions exchanged. Weights are read so, exactly; only
 `hidden_states` after an odd number of blocks have the halves in the other order.
 """

@@ -189,8 +189,7 @@ class Attention(Mixer):
     def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> AttentionState:
         if not self.is_causal:
             raise InputError(self.why_no_state)
-        device, dtype = self._state_options(dtype)
-        empty = torch.zeros(batch_size, 0, self.n_kv_heads, self.d_head, device=device, dtype=dtype)
+        empty = self._zeros(batch_size, 0, self.n_kv_heads, self.d_head, dtype=dtype)
         return AttentionState(empty, empty)
 
     def _check_mask(self, x: Tensor, mask: Tensor) -> None:

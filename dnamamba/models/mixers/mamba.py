@@ -237,11 +237,11 @@ class Mamba(Mixing, Mixer):
         return self.out_proj(y), last
 
     def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> MambaState:
-        device, dtype = self._state_options(dtype)
         d_inner, n_taps = self.D.shape[0], self.conv1d.kernel_size[0]
-        conv = torch.zeros(batch_size, n_taps - 1, d_inner, device=device, dtype=dtype)
-        wide = torch.promote_types(dtype, torch.float32)
-        return MambaState(conv, conv.new_zeros(batch_size, d_inner, self.d_state, dtype=wide))
+        return MambaState(
+            self._zeros(batch_size, n_taps - 1, d_inner, dtype=dtype),
+            self._zeros(batch_size, d_inner, self.d_state, dtype=dtype, at_least=torch.float32),
+        )
 
     def _is_step(self, x: Tensor, state: MambaState) -> bool:
         """Whether the ops of a single step can do it: they have no gradients and two backends."""

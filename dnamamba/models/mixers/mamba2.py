@@ -195,12 +195,12 @@ class Mamba2(Mixer):
         return y, Mamba2State(conv_state, ssm_state)
 
     def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> Mamba2State:
-        device, dtype = self._state_options(dtype)
-        n_taps, d_head = self.conv1d.kernel_size[0], self.d_inner // self.n_heads
-        conv = torch.zeros(batch_size, n_taps - 1, self.d_convolved, device=device, dtype=dtype)
-        shape = (batch_size, self.n_heads, d_head, self.config.d_state)
-        wide = torch.promote_types(dtype, torch.float32)
-        return Mamba2State(conv, conv.new_zeros(shape, dtype=wide))
+        n_taps, heads = self.conv1d.kernel_size[0], (self.n_heads, self.config.d_head)
+        shape = (batch_size, *heads, self.config.d_state)
+        return Mamba2State(
+            self._zeros(batch_size, n_taps - 1, self.d_convolved, dtype=dtype),
+            self._zeros(*shape, dtype=dtype, at_least=torch.float32),
+        )
 
     def _mix(
         self, xBC: Tensor, dt: Tensor, state: Tensor | None, return_state: bool

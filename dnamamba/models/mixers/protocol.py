@@ -117,9 +117,15 @@ class Mixer(nn.Module):
         if state is not None or return_state:
             raise InputError(self.why_no_state)
 
-    def _state_options(self, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    def _zeros(
+        self, *shape: int, dtype: torch.dtype | None, at_least: torch.dtype | None = None
+    ) -> Tensor:
+        """Zeros for a state, of `dtype` or the parameters', promoted to at_least."""
         parameter = next(self.parameters())
-        return parameter.device, dtype or parameter.dtype
+        dtype = dtype or parameter.dtype
+        if at_least is not None:
+            dtype = torch.promote_types(dtype, at_least)
+        return torch.zeros(shape, device=parameter.device, dtype=dtype)
 
 
 _MIXERS: dict[type[MixerConfig], type[Mixer]] = {}

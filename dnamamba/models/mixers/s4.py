@@ -241,12 +241,12 @@ class S4(Mixer):
         return out, S4State(conv_state, ssm_state)
 
     def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> S4State:
-        device, dtype = self._state_options(dtype)
-        d_inner, n_states = self.A_log.shape
-        n_taps = self.conv1d.kernel_size[0]
-        conv = torch.zeros(batch_size, n_taps - 1, d_inner, device=device, dtype=dtype)
-        wide = torch.promote_types(dtype, torch.complex64 if self.is_complex else torch.float32)
-        return S4State(conv, conv.new_zeros(batch_size, d_inner, n_states, dtype=wide))
+        (d_inner, n_states), n_taps = self.A_log.shape, self.conv1d.kernel_size[0]
+        wide = torch.complex64 if self.is_complex else torch.float32
+        return S4State(
+            self._zeros(batch_size, n_taps - 1, d_inner, dtype=dtype),
+            self._zeros(batch_size, d_inner, n_states, dtype=dtype, at_least=wide),
+        )
 
     def _run(
         self, u: Tensor, gate: Tensor, state: Tensor | None, return_state: bool
