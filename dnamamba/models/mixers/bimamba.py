@@ -13,6 +13,7 @@ from torch import Tensor
 from dnamamba.errors import InputError
 from dnamamba.models.checks import check_choice
 from dnamamba.models.mixers.mamba import Mamba, MambaState, Mixing, SelectiveConfig
+from dnamamba.models.mixers.protocol import StateKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,10 @@ class BiMambaConfig(SelectiveConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("BiMambaConfig", "strategy", self.strategy, ("add", "ew_multiply"))
+
+    @property
+    def state_kind(self) -> StateKind:
+        return "none"
 
     @property
     def reads_both_directions(self) -> bool:

@@ -23,8 +23,8 @@ from dnamamba.models.mixers.protocol import Mixer, MixerConfig, StateKind
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectiveConfig(MixerConfig):
-    """Settings that Mamba and BiMamba share; defaults of state-spaces/mamba."""
+class StateSpaceConfig(MixerConfig):
+    """Settings of all state space mixers, whose state is fixed; defaults of state-spaces/mamba."""
 
     expand: int = 2
     """Inner width over d_model."""
@@ -34,6 +34,19 @@ class SelectiveConfig(MixerConfig):
 
     d_conv: int = 4
     """Taps of the causal convolution."""
+
+    def __post_init__(self) -> None:
+        for name in ("expand", "d_state", "d_conv"):
+            check_positive(type(self).__name__, name, getattr(self, name))
+
+    @property
+    def state_kind(self) -> StateKind:
+        return "fixed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveConfig(StateSpaceConfig):
+    """Settings that Mamba and BiMamba share."""
 
     dt_rank: int | Literal["auto"] = "auto"
     """Rank of the step size's projection; auto: ceil(d_model / 16), filled in by `ModelConfig`."""
@@ -54,9 +67,8 @@ class SelectiveConfig(MixerConfig):
     """Whether the projections in and out have biases."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         owner = type(self).__name__
-        for name in ("expand", "d_state", "d_conv"):
-            check_positive(owner, name, getattr(self, name))
         if self.dt_rank != "auto":
             check_positive(owner, "dt_rank", self.dt_rank)
         check_step_sizes(owner, self.dt_min, self.dt_max, self.dt_init_floor)
@@ -118,10 +130,6 @@ class MambaConfig(SelectiveConfig):
 
     kind: Literal["mamba"] = "mamba"
     """Name of the mixer in stored configs."""
-
-    @property
-    def state_kind(self) -> StateKind:
-        return "fixed"
 
 
 class MambaState(NamedTuple):

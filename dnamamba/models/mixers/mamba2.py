@@ -22,24 +22,19 @@ from dnamamba.models.layers import (
     with_state,
     zero_biases,
 )
-from dnamamba.models.mixers.protocol import Mixer, MixerConfig, StateKind
+from dnamamba.models.mixers.mamba import StateSpaceConfig
+from dnamamba.models.mixers.protocol import Mixer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mamba2Config(MixerConfig):
+class Mamba2Config(StateSpaceConfig):
     """The Mamba-2 mixer (arXiv 2405.21060); defaults of state-spaces/mamba."""
 
     kind: Literal["mamba2"] = "mamba2"
     """Name of the mixer in stored configs."""
 
-    expand: int = 2
-    """Inner width over d_model."""
-
     d_state: int = 128
     """States a channel."""
-
-    d_conv: int = 4
-    """Taps of the causal convolution."""
 
     d_head: int = 64
     """Channels that share a step size and a decay; divides the inner width."""
@@ -78,7 +73,8 @@ class Mamba2Config(MixerConfig):
     """Whether the projections in and out have biases."""
 
     def __post_init__(self) -> None:
-        for name in ("expand", "d_state", "d_conv", "d_head", "n_groups", "chunk_size"):
+        super().__post_init__()
+        for name in ("d_head", "n_groups", "chunk_size"):
             check_positive("Mamba2Config", name, getattr(self, name))
         check_above_zero("Mamba2Config", "norm_eps", self.norm_eps)
         check_step_sizes("Mamba2Config", self.dt_min, self.dt_max, self.dt_init_floor)
@@ -92,10 +88,6 @@ class Mamba2Config(MixerConfig):
                 "Mamba2Config: dt_limit must be two numbers >= 0, the smaller first, got "
                 f"{self.dt_limit}"
             )
-
-    @property
-    def state_kind(self) -> StateKind:
-        return "fixed"
 
     def resolve(self, d_model: int) -> Self:
         self.count_heads(d_model)

@@ -21,16 +21,17 @@ from torch.nn.functional import silu
 
 from dnamamba.errors import InputError
 from dnamamba.kernels import long_conv
-from dnamamba.models.checks import check_choice, check_positive
+from dnamamba.models.checks import check_choice
 from dnamamba.models.layers import Linear, ShortConv, zero_biases
-from dnamamba.models.mixers.protocol import Mixer, MixerConfig, StateKind, long_conv_flops
+from dnamamba.models.mixers.mamba import StateSpaceConfig
+from dnamamba.models.mixers.protocol import Mixer, long_conv_flops
 
 Initial = Literal["real", "lin", "inv", "quad", "legs"]
 Rule = Literal["zoh", "bilinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class S4Config(MixerConfig):
+class S4Config(StateSpaceConfig):
     """Mamba's block around a state space model that its input does not change (S4D, arXiv
     2206.11893): the Mamba paper's ablation of selection."""
 
@@ -38,17 +39,8 @@ class S4Config(MixerConfig):
     """Name of the mixer in stored configs."""
 
     init: Initial = "real"
-    """Initial A, see `initial_A`. real: -(n + 1), as in Mamba. The others are complex, each state
-    standing for a conjugate pair."""
-
-    expand: int = 2
-    """Inner width over d_model."""
-
-    d_state: int = 16
-    """States a channel; of complex ones half as many are kept, one of each conjugate pair."""
-
-    d_conv: int = 4
-    """Taps of the causal convolution."""
+    """Initial A, see `initial_A`. real: -(n + 1), as in Mamba. The others are complex: half of
+    d_state is kept, one of each conjugate pair."""
 
     dt_min: float = 1e-3
     """Step sizes, one a channel, start log-uniform from here,"""
@@ -63,8 +55,7 @@ class S4Config(MixerConfig):
     """Whether the projections in and out have biases."""
 
     def __post_init__(self) -> None:
-        for name in ("expand", "d_state", "d_conv"):
-            check_positive("S4Config", name, getattr(self, name))
+        super().__post_init__()
         check_choice("S4Config", "init", self.init, get_args(Initial))
         if self.init != "real" and self.d_state % 2:
             raise InputError(
@@ -75,10 +66,6 @@ class S4Config(MixerConfig):
             raise InputError(
                 f"S4Config needs 0 < dt_min <= dt_max, got {self.dt_min} and {self.dt_max}"
             )
-
-    @property
-    def state_kind(self) -> StateKind:
-        return "fixed"
 
     def count_parameters(self, d_model: int) -> int:
         d_inner = self.expand * d_model
