@@ -389,7 +389,7 @@ def test_a_kept_scan_must_not_be_changed_in_place():
 
 
 def test_other_ways_to_recompute_are_refused():
-    with pytest.raises(ValueError, match="one of nothing, cheap, blocks; got 'everything'"):
+    with pytest.raises(ValueError, match="one of nothing, cheap, blocks, got 'everything'"):
         build_tiny()(draw_ids(), recompute="everything")
 
 
