@@ -19,8 +19,8 @@ from dnamamba.data.labelled.dataset import build_evaluation_dataset
 from dnamamba.data.species.dataset import SpeciesConfig, SpeciesDataset, open_species
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
-from dnamamba.metrics.curves import evaluation_record
-from dnamamba.metrics.metrics import Scores, evaluate, primary_metric
+from dnamamba.metrics.evaluation import evaluate, evaluation_record, primary_metric
+from dnamamba.metrics.metrics import Scores
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.runtime import Compute, open_compute
 from dnamamba.task import Task

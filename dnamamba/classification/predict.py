@@ -11,6 +11,7 @@ What is held at a time is a few batches, whatever the number of rows.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
@@ -28,14 +29,15 @@ from dnamamba.data_prep.regions.rows import (
 from dnamamba.errors import InputError
 from dnamamba.files import open_output, table_line
 from dnamamba.inference.batching import batches_of, in_chunks, no_memory, run_in_halves, stack_rows
+from dnamamba.inference.strands import RcMode, predict_reverse
 from dnamamba.inference.windows import check_seq_len
+from dnamamba.metrics.task_kinds import task_kind
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.streaming import longest_sequence
 from dnamamba.task import Task
-from dnamamba.tokenizer import Codes, reverse_complement
+from dnamamba.tokenizer import Codes
 
 Values = NDArray[np.float32]
-Strands = Literal["none", "average"]
 BaseFormat = Literal["auto", "string", "runs"]
 
 
@@ -46,7 +48,7 @@ class PredictOptions:
     batch_tokens: int = 1 << 16
     """Tokens in one pass, padding included; a longer sequence is a pass of its own."""
 
-    rc: Strands = "none"
+    rc: RcMode = "none"
     """`average`: the mean of the predictions for a sequence and for its reverse complement."""
 
     autocast_dtype: torch.dtype | None = None
@@ -59,7 +61,7 @@ class PredictOptions:
     def __post_init__(self) -> None:
         if self.batch_tokens < 1:
             raise InputError(f"batch_tokens is 1 or more, got {self.batch_tokens}")
-        for name, kind in (("rc", Strands), ("base_format", BaseFormat)):
+        for name, kind in (("rc", RcMode), ("base_format", BaseFormat)):
             if getattr(self, name) not in get_args(kind):
                 choices = ", ".join(get_args(kind))
                 raise InputError(f"{name} is one of {choices}, got {getattr(self, name)!r}")
@@ -73,7 +75,7 @@ def predict_sequences(
     sequences: Iterable[Codes],
     *,
     batch_tokens: int = 1 << 16,
-    rc: Strands = "none",
+    rc: RcMode = "none",
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[Values]:
     """What the classifier predicts for each sequence, in their order, float32 on the CPU: (C,), or
@@ -115,42 +117,31 @@ def _predict_chunk(
         raise InputError("a sequence to predict has 1 base or more, got one of 0")
     results: list[Values] = [np.empty(0, np.float32)] * len(sequences)
     for batch in batches_of(lengths, options.batch_tokens):
-        chosen = [sequences[i] for i in batch]
-        values = _run(classifier, chosen, options)
-        if options.rc == "average":
-            turned = [reverse_complement(one) for one in chosen]
-            others = _run(classifier, turned, options)
-            if classifier.task.kind == "per_base":
-                others = [other[::-1] for other in others]
-            pairs = zip(values, others, strict=True)
-            values = [(one + other) * np.float32(0.5) for one, other in pairs]
-        for i, value in zip(batch, values, strict=True):
+
+        def forward(part: Sequence[Codes]) -> list[Values]:
+            return _forward(classifier, part, options)
+
+        # Halves of a batch that memory is too small for.
+        parts = run_in_halves([sequences[i] for i in batch], forward, no_memory)
+        for i, value in zip(batch, chain.from_iterable(parts), strict=True):
             results[i] = value
     return results
-
-
-def _run(
-    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
-) -> list[Values]:
-    """One pass, or halves of it where memory is too small for it."""
-
-    def forward(some: Sequence[Codes]) -> list[Values]:
-        return _forward(classifier, some, options)
-
-    return [value for some in run_in_halves(sequences, forward, no_memory) for value in some]
 
 
 @torch.inference_mode()
 def _forward(
     classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
 ) -> list[Values]:
-    device = next(classifier.parameters()).device
-    ids, real = stack_rows(sequences, longest_sequence(classifier.config), device)
+    device, per_base = next(classifier.parameters()).device, classifier.task.per_base
+    ids, lengths = stack_rows(sequences, longest_sequence(classifier.config), device)
     dtype = options.autocast_dtype
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        values = classifier.predict(ids, real)
+        values = classifier.predict(ids, lengths)
+        if options.rc == "average":
+            other = predict_reverse(classifier.predict, ids, lengths, per_base=per_base)
+            values = (values + other) / 2
     found = values.float().cpu().numpy()
-    if classifier.task.kind == "per_base":
+    if per_base:
         return [row[: len(sequence)] for row, sequence in zip(found, sequences, strict=True)]
     return list(found)
 
@@ -212,13 +203,12 @@ class PredictionCells:
     """Predictions as text. columns: names of the cells that `of` gives."""
 
     def __init__(self, task: Task, has_alternatives: bool, base_format: BaseFormat = "auto"):
-        if task.kind == "per_base" and has_alternatives:
+        if task.per_base and has_alternatives:
             raise InputError(
                 "this model labels each base, which says nothing of a variant as a whole: give "
                 "regions (BED or FASTA), or a model that labels sequences"
             )
-        self.task = task
-        if base_format != "auto" and task.kind != "per_base":
+        if base_format != "auto" and not task.per_base:
             raise InputError(
                 f"per_base {base_format!r} says how labels of bases are written, but this model "
                 "labels sequences: leave it out"
@@ -229,17 +219,17 @@ class PredictionCells:
                 f"a letter a base cannot stand for the label {long[0]!r}: ask for runs "
                 "(--per-base runs)"
             )
-        self._as_string = base_format == "string"
-        if base_format == "auto":
-            self._as_string = all(len(label) == 1 for label in task.labels)
-        single = _names_of_one(task)
-        self.columns = single
+        self.task = task
+        self._as_string = base_format == "string" or (base_format == "auto" and not long)
+        names = ["labels", "mean_probability"]
+        if not task.per_base:
+            names = task_kind(task).columns(task.labels)
+        self.columns = names
         if has_alternatives:
-            differences = [name for name in single if name not in _TEXTS]
             self.columns = [
-                *(f"ref_{name}" for name in single),
-                *(f"alt_{name}" for name in single),
-                *(f"difference_{name}" for name in differences),
+                *(f"ref_{name}" for name in names),
+                *(f"alt_{name}" for name in names),
+                *(f"difference_{name}" for name in names[-len(task.labels) :]),
             ]
 
     def of(self, values: list[Values]) -> list[str]:
@@ -247,42 +237,21 @@ class PredictionCells:
         alternative, whose difference is the alternative's minus the reference's."""
         if not values:
             return [""] * len(self.columns)
-        cells = [cell for one in values for cell in self._of_one(one)]
+        labels = self.task.labels
+        if self.task.per_base:
+            return self._of_bases(values[0])
+        cells = [cell for one in values for cell in task_kind(self.task).cells(labels, one)]
         if len(values) == 2:
             cells += [f"{number:+.6g}" for number in values[1] - values[0]]
         return cells
 
-    def _of_one(self, values: Values) -> list[str]:
-        labels = self.task.labels
-        if self.task.kind == "per_base":
-            best = values.argmax(1)
-            text = self._string(best) if self._as_string else self._runs(best)
-            return [text, f"{values.max(1).mean():.6g}"]
-        numbers = [f"{number:.6g}" for number in values]
-        if self.task.kind == "multiclass":
-            return [labels[int(values.argmax())], *numbers]
-        if self.task.kind == "multilabel":
-            likely = zip(labels, values >= 0.5, strict=True)
-            return [";".join(label for label, is_likely in likely if is_likely), *numbers]
-        return numbers
-
-    def _string(self, best: NDArray[np.int64]) -> str:
-        return "".join(self.task.labels[i] for i in best.tolist())
-
-    def _runs(self, best: NDArray[np.int64]) -> str:
-        starts = np.flatnonzero(np.append(True, best[1:] != best[:-1]))
-        sizes = np.diff(np.append(starts, len(best)))
-        runs = zip(best[starts].tolist(), sizes.tolist(), strict=True)
-        return ";".join(f"{self.task.labels[label]}:{size}" for label, size in runs)
-
-
-_TEXTS = ("label", "labels")
-
-
-def _names_of_one(task: Task) -> list[str]:
-    if task.kind == "per_base":
-        return ["labels", "mean_probability"]
-    if task.kind == "regression":
-        return [f"predicted_{label}" for label in task.labels]
-    text = "label" if task.kind == "multiclass" else "labels"
-    return [text, *(f"p_{label}" for label in task.labels)]
+    def _of_bases(self, values: Values) -> list[str]:
+        best, labels = values.argmax(1), self.task.labels
+        if self._as_string:
+            text = "".join(labels[i] for i in best.tolist())
+        else:
+            starts = np.flatnonzero(np.append(True, best[1:] != best[:-1]))
+            sizes = np.diff(np.append(starts, len(best)))
+            runs = zip(best[starts].tolist(), sizes.tolist(), strict=True)
+            text = ";".join(f"{labels[label]}:{size}" for label, size in runs)
+        return [text, f"{values.max(1).mean():.6g}"]

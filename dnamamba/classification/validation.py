@@ -13,11 +13,13 @@ from dnamamba.classification.loss import LabelLoss
 from dnamamba.classification.report import write_label_report
 from dnamamba.data.batches import Examples, LabelledDataset, to_device
 from dnamamba.data.hashing import permute
-from dnamamba.metrics.metrics import Scores, evaluate, primary_metric
-from dnamamba.models import strands
+from dnamamba.inference.strands import predict_reverse
+from dnamamba.metrics.evaluation import evaluate, primary_metric
+from dnamamba.metrics.metrics import Scores, gather_scores, labelled_bases
+from dnamamba.metrics.task_kinds import task_kind
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.runtime import Compute
-from dnamamba.task import IGNORED_LABEL, Task
+from dnamamba.task import IGNORED_LABEL
 from dnamamba.tokenizer import TOKEN_MASK
 from dnamamba.training.interrupts import StopRequest
 
@@ -164,25 +166,22 @@ def _add(
     places: Sequence[int],
     averages_strands: bool,
 ) -> None:
-    compute = gathered.compute
+    compute, model = gathered.compute, loss.model
     moved = to_device(examples, compute.device)
+
+    def predict(token_ids: Tensor, lengths: Tensor | None) -> Tensor:
+        return model.interpret(model(token_ids, lengths))
+
     with compute.autocast():
-        scores = loss.scores(moved)
-        total, weight = loss.of_scores(scores, moved)
-        found = loss.model.interpret(scores)
+        logits = loss.scores(moved)
+        total, weight = loss.of_scores(logits, moved)
+        scores = model.interpret(logits)
         if averages_strands:
-            found = (found + _of_other_strand(loss.model, moved)) / 2
+            token_ids, per_base = moved.codes & TOKEN_MASK, model.task.per_base
+            other = predict_reverse(predict, token_ids, moved.lengths, per_base=per_base)
+            scores = (scores + other) / 2
     gathered.totals += torch.stack([total, weight]).double()
-    gathered.put(places, found, examples)
-
-
-def _of_other_strand(model: DnaClassifier, examples: Examples) -> Tensor:
-    """What the model says of reverse complements; of bases in the order of the strand given."""
-    complement = strands.complement_ids(TOKEN_MASK + 1).to(examples.codes.device)
-    tokens = (examples.codes & TOKEN_MASK).long()
-    turned = complement[strands.flip(tokens, examples.lengths)]
-    found: Tensor = model.interpret(model(turned, examples.lengths))
-    return strands.flip(found, examples.lengths) if model.task.kind == "per_base" else found
+    gathered.put(places, scores, examples)
 
 
 class _Gathered:
@@ -190,19 +189,17 @@ class _Gathered:
 
     def __init__(self, dataset: LabelledDataset, n: int, compute: Compute) -> None:
         self.task, self.compute = dataset.task, compute
-        self.per_base = self.task.kind == "per_base"
-        each = (dataset.seq_len,) if self.per_base else ()
-        target_dtype, target_shape = _targets_of(self.task, each)
         device = compute.device
-        self.scores = torch.zeros((n, *each, len(self.task.labels)), device=device)
-        self.targets = torch.zeros((n, *target_shape), dtype=target_dtype, device=device)
+        rows = (n, dataset.seq_len) if self.task.per_base else (n,)
+        self.scores = torch.zeros((*rows, len(self.task.labels)), device=device)
+        self.targets = torch.from_numpy(self.task.empty_targets(n, dataset.seq_len)).to(device)
         self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
         self.totals = torch.zeros(2, dtype=torch.float64, device=device)
 
     def put(self, places: Sequence[int], scores: Tensor, examples: Examples) -> None:
         rows = torch.tensor(list(places), device=self.scores.device)
         targets = examples.targets.to(self.targets.device)
-        if self.per_base:
+        if self.task.per_base:
             # Rows of a batch may be shorter than the longest of the split.
             length = targets.shape[1]
             self.targets[rows] = IGNORED_LABEL
@@ -214,23 +211,14 @@ class _Gathered:
         self.lengths[rows] = examples.lengths.to(self.lengths.device)
 
     def finish(self, names: list[str]) -> tuple[Scores, float]:
+        """All scores, and the mean loss."""
+        arrays = []
         for tensor in (self.scores, self.targets, self.lengths, self.totals):
             self.compute.sum_over_ranks(tensor)
-        scores, targets = self.scores.cpu().numpy(), self.targets.cpu().numpy()
-        lengths = self.lengths.cpu().numpy()
-        total, weight = self.totals.tolist()
-        mean = total / max(weight, 1e-12)
-        if not self.per_base:
-            return Scores(scores, targets, lengths, names), mean
-        labelled = targets != IGNORED_LABEL
-        row = np.nonzero(labelled)[0]
-        return Scores(scores[labelled], targets[labelled], lengths[row], None), mean
-
-
-def _targets_of(task: Task, each: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
-    if task.has_classes:
-        return torch.int64, each
-    return torch.float32, (len(task.labels),)
+            arrays.append(tensor.cpu().numpy())
+        scores, targets, lengths, (total, weight) = arrays
+        gathered = gather_scores([(scores, targets, lengths)], self.task, names)
+        return gathered, float(total / max(weight, 1e-12))
 
 
 @torch.no_grad()
@@ -249,10 +237,9 @@ def pooled_features(
             with compute.autocast():
                 found = classifier.features(moved.codes & TOKEN_MASK, moved.lengths)
             rows, wanted = found.float().cpu().numpy(), part.targets.numpy()
-            if classifier.task.kind == "per_base":
-                labelled = wanted != IGNORED_LABEL
-                rows, wanted = rows[labelled], wanted[labelled]
-            elif classifier.task.kind == "regression":
+            if classifier.task.per_base:
+                rows, wanted, _ = labelled_bases(rows, wanted, part.lengths.numpy())
+            elif task_kind(classifier.task).standardises:
                 wanted = classifier.standardise(moved.targets).cpu().numpy()
             features.append(rows)
             targets.append(wanted)

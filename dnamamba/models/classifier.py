@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
+from dnamamba.metrics.task_kinds import task_kind
 from dnamamba.models.checks import check_choice, check_positive
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.language_model import DnaModel
@@ -56,7 +57,7 @@ class HeadConfig:
     def __post_init__(self) -> None:
         if self.pool is not None:
             check_choice("HeadConfig", "pool", self.pool, POOLS)
-            if self.task.kind == "per_base":
+            if self.task.per_base:
                 raise InputError(
                     f"HeadConfig: a per_base task takes no pool, got {self.pool!r}: leave it out"
                 )
@@ -71,7 +72,7 @@ class HeadConfig:
         if not means and not scales:
             return
         n_labels = len(self.task.labels)
-        if self.task.kind != "regression" or not len(means) == len(scales) == n_labels:
+        if not self.task.has_numbers or not len(means) == len(scales) == n_labels:
             raise InputError(
                 "HeadConfig: target_means and target_scales are for a regression, one of each for "
                 f"its {n_labels} numbers; got {len(means)} and {len(scales)} for a "
@@ -89,7 +90,7 @@ class HeadConfig:
                 "HeadConfig: pool 'first' of a causal model sees the first base alone: use 'last' "
                 "or 'mean'"
             )
-        if self.pool is not None or self.task.kind == "per_base":
+        if self.pool is not None or self.task.per_base:
             return self
         return replace(self, pool="last" if is_causal else "mean")
 
@@ -178,11 +179,10 @@ class DnaClassifier(SavedModel):
 
     def interpret(self, scores: Tensor) -> Tensor:
         """Probabilities or numbers, as from `predict`, of `forward`'s scores."""
-        if self.task.has_classes:
-            return scores.softmax(-1)
-        if self.task.kind == "multilabel":
-            return scores.sigmoid()
-        return scores * self._target_scales + self._target_means
+        values = task_kind(self.task).scores(scores)
+        if not self.task.has_numbers:
+            return values
+        return values * self._target_scales + self._target_means
 
     def standardise(self, numbers: Tensor) -> Tensor:
         """Standardise a regression's numbers (..., C)."""
@@ -224,7 +224,7 @@ class DnaClassifier(SavedModel):
         """Copy the head of a classifier of the same task and pool; returns whether it did. Not of a
         regression, whose units are its table's."""
         own, theirs = self.head_config, other.head_config
-        if own.task != theirs.task or own.pool != theirs.pool or own.task.kind == "regression":
+        if own.task != theirs.task or own.pool != theirs.pool or own.task.has_numbers:
             return False
         self.head.load_state_dict(other.head.state_dict())
         self.feature_means.copy_(other.feature_means)

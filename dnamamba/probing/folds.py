@@ -12,18 +12,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.baselines.linear_models import (
-    STRENGTHS_OF,
-    Fitted,
-    Matrix,
-    ModelKind,
-    fit,
-    fits,
-    loss,
-    usual_strength,
-)
+from dnamamba.baselines.linear_models import Matrix, ProbeModel, path_losses
 from dnamamba.data.hashing import hash_u64
-from dnamamba.data.labelled.splits import overlap_groups
+from dnamamba.data.labelled.splits import overlap_groups, refuse_torn_groups
 from dnamamba.data_prep.sequences import Ints, text_keys
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
@@ -156,25 +147,13 @@ def given_folds(
         raise InputError("no row is for test or valid in the column of splits: add some to judge")
     ids = None if groups is None else hash_u64(text_keys(list(groups)), seed)
     if groups is not None:
-        _refuse_torn(splits, groups)
+        refuse_torn_groups(groups, splits, "the labels")
     train = splits[Split.TRAIN]
     if evaluated is Split.TEST and Split.VALID in splits:
         inner = [(train, splits[Split.VALID])]
     else:
         inner = _inner(train, targets, task, ids, n_inner)
     return [_checked(Fold(evaluated.value, train, splits[evaluated], inner), targets, task)]
-
-
-def _refuse_torn(splits: dict[Split, Ints], groups: Sequence[str]) -> None:
-    split_of: dict[str, Split] = {}
-    for split, rows in splits.items():
-        for row in rows:
-            if split_of.setdefault(groups[row], split) is not split:
-                raise InputError(
-                    f"group {groups[row]!r} stands in {split_of[groups[row]]} and in {split}: "
-                    "what is alike must not be on both sides. Correct the column of splits, or "
-                    "choose other groups (--group-by none: rows by themselves)"
-                )
 
 
 def _inner(
@@ -221,34 +200,28 @@ def _checked(fold: Fold, targets: NDArray[Any], task: Task) -> Fold:
 
 
 def fit_nested(
-    sets: Sequence[FeatureSet],
-    targets: NDArray[Any],
-    task: Task,
-    folds: Sequence[Fold],
-    kind: ModelKind,
-    seed: int,
+    sets: Sequence[FeatureSet], targets: NDArray[Any], folds: Sequence[Fold], model: ProbeModel
 ) -> Fits:
-    """Choose a strength, and judge a feature set, within the training rows of each fold; fit it to
-    all of these and score the rows held out."""
-    strengths = STRENGTHS_OF[kind]
+    """Choose a strength, and evaluate each feature set, within the training rows of each fold; fit
+    it to all of these and score the rows held out."""
     shape = (len(sets), len(folds))
-    losses, chosen = np.full(shape, np.inf), np.full(shape, usual_strength(kind))
-    paths = np.full((*shape, len(strengths)), np.inf)
+    losses, chosen = np.full(shape, np.inf), np.full(shape, model.usual_strength)
+    paths = np.full((*shape, len(model.strengths)), np.inf)
     found = []
     for s, features in enumerate(sets):
-        scores = np.full((len(targets), len(task.labels)), np.nan, np.float32)
+        scores = np.full((len(targets), len(model.task.labels)), np.nan, np.float32)
         below = [i for i in range(s) if features.ladder and sets[i].ladder == features.ladder]
         tried = [f for f in range(len(folds)) if not _has_risen(losses[below, f])]
         x = features.read() if tried else np.empty((0, 0), np.float32)
         for f in tried:
             fold = folds[f]
-            paths[s, f] = _path(x, targets, task, fold, kind, seed)
+            paths[s, f] = _path(x, targets, fold, model)
             best = int(paths[s, f].argmin())
             losses[s, f] = paths[s, f, best] if np.isfinite(paths[s, f, best]) else 0.0
             if fold.inner:
-                chosen[s, f] = strengths[best]
-            model = fit(kind, x[fold.train], targets[fold.train], task, chosen[s, f], seed)
-            scores[fold.test] = model.scores(x[fold.test])
+                chosen[s, f] = model.strengths[best]
+            fitted = model.fit(x[fold.train], targets[fold.train], chosen[s, f])
+            scores[fold.test] = fitted.scores(x[fold.test], model.task)
         found.append(scores)
         if tried:
             logger.info(
@@ -256,7 +229,7 @@ def fit_nested(
                 *(features.name, losses[s, tried].mean(), len(tried)),
             )
     names = [features.name for features in sets]
-    return Fits(names, list(folds), losses, chosen, paths, found, strengths)
+    return Fits(names, list(folds), losses, chosen, paths, found, model.strengths)
 
 
 def _has_risen(losses: NDArray[np.float64]) -> bool:
@@ -264,28 +237,24 @@ def _has_risen(losses: NDArray[np.float64]) -> bool:
     return len(losses) > 2 and bool(losses[-1] >= losses[-2] >= losses[-3])
 
 
-def _path(
-    x: Matrix, targets: NDArray[Any], task: Task, fold: Fold, kind: ModelKind, seed: int
-) -> NDArray[np.float64]:
+def _path(x: Matrix, targets: NDArray[Any], fold: Fold, model: ProbeModel) -> NDArray[np.float64]:
     """The mean loss of each strength over the fold's inner parts; inf after it has risen twice in
-    one of them, and where there are no parts."""
-    losses = np.full((max(1, len(fold.inner)), len(STRENGTHS_OF[kind])), np.inf)
-    for row, (fitted, evaluated) in zip(losses, fold.inner, strict=False):
-        for i, model in enumerate(fits(kind, x[fitted], targets[fitted], task, seed)):
-            row[i] = loss(model.scores(x[evaluated]), targets[evaluated], task)
-            if i > 1 and row[i] > row[i - 1] > row[i - 2]:
-                break
+    one of them, and if there are no parts."""
+    losses = np.full((max(1, len(fold.inner)), len(model.strengths)), np.inf)
+    for row, (fitted, held) in zip(losses, fold.inner, strict=False):
+        models = model.path(x[fitted], targets[fitted])
+        path = path_losses(models, x[held], targets[held], model.task)
+        for i, (_, loss) in enumerate(path):
+            row[i] = loss
     return losses.mean(axis=0)
 
 
-def fit_best(
-    fits_: Fits, features: FeatureSet, targets: NDArray[Any], task: Task, kind: ModelKind, seed: int
-) -> Fitted:
-    """The best set at its best strength, fitted to all rows that may be fitted to: of given splits
-    the training rows, of folds every one. features: the set `fits_.best` names."""
+def fit_best(fits: Fits, features: FeatureSet, targets: NDArray[Any], model: ProbeModel) -> Any:
+    """The best set at its best strength, fitted to all rows that may be fitted to: the training
+    rows of given splits, every row of folds. features: the set that `fits.best` names."""
     x = features.read()
-    rows = np.arange(len(targets)) if len(fits_.folds) > 1 else fits_.folds[0].train
-    return fit(kind, x[rows], targets[rows], task, fits_.best[1], seed)
+    rows = np.arange(len(targets)) if len(fits.folds) > 1 else fits.folds[0].train
+    return model.fit(x[rows], targets[rows], fits.best[1])
 
 
 # --- Which labelled rows must stay in one fold: what resembles each other, or is the same row

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.baselines.linear_models import Matrix
 from dnamamba.data.labelled.splits import named_splits
-from dnamamba.data.labelled.targets import read_targets, read_task
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
@@ -25,14 +24,16 @@ from dnamamba.probing.folds import (
 from dnamamba.probing.labels import EmbeddedTable, JoinedLabels, LabelTable, join_labels
 from dnamamba.probing.sequences import place_texts
 from dnamamba.runtime import logger
-from dnamamba.task import Task
+from dnamamba.task import Task, read_targets, read_task
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
     """What is fitted and how it is judged."""
 
-    task: Literal["classification", "regression"] = "classification"
+    task: str = "classification"
+    """classification, regression, or another kind of task with one label or number a row."""
+
     model: str | None = None
     """logistic, ridge or forest; None: logistic or ridge, by the task."""
 
@@ -109,11 +110,11 @@ def pose(embedded: EmbeddedTable, labels: LabelTable, config: ProbeConfig) -> Pr
     logger.info("labels are joined by %s: %s", joined.join, "; ".join(joined.described()))
     n = len(joined.rows)
     columns = {labels.label_column: joined.labels}
-    kind: Any = "regression" if config.task == "regression" else "multiclass"
+    kind = "multiclass" if config.task == "classification" else config.task
     task = read_task(kind, columns, labels.path.name)
     lengths = np.zeros(n, np.int64)
     targets = read_targets(task, columns, lengths, labels.path.name, joined.where)
-    if kind == "regression" and np.ptp(targets) == 0:
+    if task.has_numbers and np.ptp(targets) == 0:
         raise InputError(f"all {n:,} labels are {targets[0, 0]:g}: there is nothing to predict")
     groups, about = group_rows(joined, embedded.table, config.group_by)
     notes = [about]

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.baselines.linear_models import STRENGTH_NAMES, LinearProbe, Matrix, model_kind
+from dnamamba.baselines.linear_models import FOREST, LinearProbe, Matrix, ProbeModel
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.errors import InputError
 from dnamamba.files import write_json
 from dnamamba.metrics.curves import curves
-from dnamamba.metrics.metrics import evaluate, primary_metric
+from dnamamba.metrics.evaluation import evaluate, primary_metric
 from dnamamba.probing.evaluation import evaluate_probe
 from dnamamba.probing.folds import FeatureSet, Fits, fit_best, fit_nested, numbered
 from dnamamba.probing.labels import EmbeddedTable, JoinedLabels, LabelTable
@@ -100,37 +100,33 @@ def probe_embeddings(
     """
     embedded = layers[0].open()
     problem = pose(embedded, labels, config)
-    kind = model_kind(config.model, problem.task)
+    model = ProbeModel.of(config.model, problem.task, config.seed)
     sets = [FeatureSet(layer.name, vector_reader(layer, problem.rows)) for layer in layers]
-    fits = _fit(problem, sets, kind, config.seed)
+    fits = fit_nested(sets, problem.targets, problem.folds, model)
     words = None
     if sequences is not None:
         words = _fit_words(problem, sequences(embedded, problem.rows), config)
     best, strength = sets[fits.best[0]], fits.best[1]
     probe = None
-    if kind != "forest":
-        fitted = fit_best(fits, best, problem.targets, problem.task, kind, config.seed)
-        probe = LinearProbe.of(fitted, best.name)
+    if model.name != FOREST:
+        fitted = fit_best(fits, best, problem.targets, model)
+        probe = LinearProbe(fitted.weight, fitted.bias, problem.task, best.name)
     record = {
         "format_version": FORMAT_VERSION,
         "task": {"kind": problem.task.kind, "labels": list(problem.task.labels)},
         "source": dict(source or {}),
         "labels": _labels_row(labels, problem.joined),
         "settings": asdict(config)
-        | {"model": kind, "folds": None if problem.joined.splits else config.folds},
+        | {"model": model.name, "folds": None if problem.joined.splits else config.folds},
         "notes": problem.notes,
         **_evaluated(problem, fits, words),
-        "chosen": {"features": best.name, STRENGTH_NAMES[kind]: strength},
+        "chosen": {"features": best.name, model.strength_name: strength},
         "components": _components(best.read(), problem),
     }
     return ProbeResult(record, _predictions(problem, fits, words), probe)
 
 
 # --- fits
-
-
-def _fit(problem: Problem, sets: Sequence[FeatureSet], kind: Any, seed: int) -> Fits:
-    return fit_nested(sets, problem.targets, problem.task, problem.folds, kind, seed)
 
 
 def _fit_words(problem: Problem, sequences: Sequence[Codes | None], config: ProbeConfig) -> Fits:
@@ -150,8 +146,9 @@ def _fit_words(problem: Problem, sequences: Sequence[Codes | None], config: Prob
         )
         logger.warning("%s", note)
         problem.notes.append(note)
-    kind = model_kind(None, problem.task)
-    return _fit(problem, word_sets(sequences, config.max_k), kind, config.seed)
+    model = ProbeModel.of(None, problem.task, config.seed)
+    sets = word_sets(sequences, config.max_k)
+    return fit_nested(sets, problem.targets, problem.folds, model)
 
 
 # --- what it came to
