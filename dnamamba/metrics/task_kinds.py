@@ -89,6 +89,9 @@ class TaskKind:
     resampled: Callable[[Scores], Mapping[str, bootstrap.Metric]]
     """Metrics that have an interval by resampling, the primary one among them."""
 
+    chance: Callable[[Result], str] = lambda result: "always predicting the mean"
+    """(result) -> how `chance` is reached, in words."""
+
     linear_model: str
     """Name of the baseline's linear model: logistic, ridge."""
 
@@ -172,6 +175,11 @@ def _logistic(strength: float, settings: FitSettings) -> Any:
     )
 
 
+def _largest_class(result: Result) -> str:
+    largest = max(result["labels"], key=lambda row: row["support"])
+    return f"always predicting {largest['label']}, the largest class"
+
+
 def _class_columns(labels: Sequence[str]) -> list[str]:
     return ["label", *(f"p_{label}" for label in labels)]
 
@@ -189,6 +197,7 @@ def _class_kind(labels: LabelKind) -> TaskKind:
         class_weights=_class_weights,
         primary_metric="accuracy",
         evaluate=evaluate_classes,
+        chance=_largest_class,
         resampled=lambda scores: bootstrap.class_metrics(scores.scores, scores.targets),
         linear_model="logistic",
         estimator=_logistic,
@@ -260,6 +269,7 @@ register_task_kind(
         class_weights=_set_weights,
         primary_metric="auprc",
         evaluate=evaluate_sets,
+        chance=lambda result: "the mean share of examples with a label",
         resampled=_columnwise(auprc=bootstrap.auprc, auroc=bootstrap.auroc),
         linear_model="logistic",
         estimator=_logistic,

@@ -50,7 +50,7 @@ def _content(record: Row) -> dict[str, Any]:
     comparison = evaluated["comparison"]
     title = f"Probe of {record['source'].get('file', 'embeddings')}"
     split = split_content(_SPLIT, model, baseline, record["curves"])
-    if model["kind"] == "regression":
+    if _task(record).has_numbers:
         split["labels"] = None
     return {
         "title": title,
