@@ -89,7 +89,7 @@ class TaskKind:
     resampled: Callable[[Scores], Mapping[str, bootstrap.Metric]]
     """Metrics that have an interval by resampling, the primary one among them."""
 
-    chance: Callable[[Result], str] = lambda result: "always predicting the mean"
+    chance: Callable[[Mapping[str, Any]], str] = lambda result: "always predicting the mean"
     """(result) -> how `chance` is reached, in words."""
 
     linear_model: str
@@ -175,7 +175,7 @@ def _logistic(strength: float, settings: FitSettings) -> Any:
     )
 
 
-def _largest_class(result: Result) -> str:
+def _largest_class(result: Mapping[str, Any]) -> str:
     largest = max(result["labels"], key=lambda row: row["support"])
     return f"always predicting {largest['label']}, the largest class"
 
