@@ -112,7 +112,7 @@ def words_and_contexts(rows: Codes, max_order: int) -> tuple[NDArray[np.uint32],
     """Per position: its word, and how much of it counts. Both have the shape of rows.
 
     Words are the base and the max_order bases before it as a number of base 4, oldest digit first.
-    Contexts are the clean bases directly before it in its row, at most max_order; -1 where the
+    Contexts are the clean bases directly before it in its row, at most max_order; -1 if the
     position is no base. Digits of a word beyond its context are meaningless.
     """
     digits = _DIGITS.take(rows.ravel())

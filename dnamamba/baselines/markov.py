@@ -109,7 +109,7 @@ class MarkovBaseline:
         windows: as for `fit`. Targets are a language model's: each A, C, G or T of a window except
         the window's first position. Where fewer than k clean bases precede, the longest context
         there is stands in.
-        Raises InputError where nothing is left to predict.
+        Raises InputError if nothing is left to predict.
         """
         bits, targets = self._total_bits(windows, self.max_order)
         return [{"order": k, "bits_per_base": float(bits[k] / targets)} for k in range(len(bits))]
@@ -124,7 +124,7 @@ class MarkovBaseline:
     def summarise(self, windows: Iterable[Codes]) -> dict[str, Any]:
         """What a run keeps as baseline.json: orders, best_order, train_bases, targets.
 
-        best_order has the fewest bits per base (the lowest such order where several have).
+        best_order has the fewest bits per base (the lowest of several such orders).
         """
         bits, targets = self._total_bits(windows, self.max_order)
         orders = [{"order": k, "bits_per_base": float(bits[k] / targets)} for k in range(len(bits))]

@@ -1,11 +1,11 @@
-"""A trained classifier's answers for sequences, regions and variants; `dnamamba classify predict`.
+"""Predict with a trained classifier: sequences, regions, variants; `dnamamba classify predict`.
 
     classifier = DnaClassifier.from_pretrained("runs/apes")
     with open_regions(Path("reads.fa.gz")) as table:
         for row, values in predict_rows(classifier, table):
             ...
 
-What is held at a time is a few batches, whatever the number of rows.
+A few batches are held at a time, whatever the number of rows.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ BaseFormat = Literal["auto", "string", "runs"]
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """How predictions are computed and written; none changes which rows there are."""
+    """How predictions are computed and written."""
 
     batch_tokens: int = 1 << 16
     """Tokens in one pass, padding included; a longer sequence is a pass of its own."""
@@ -56,15 +56,15 @@ class PredictOptions:
 
     base_format: BaseFormat = "auto"
     """A per_base task's labels as a `string`, one letter a base, or as `runs`, `label:bases;...`;
-    auto: a string where every label is one letter."""
+    auto: a string if every label is one letter."""
 
     def __post_init__(self) -> None:
         if self.batch_tokens < 1:
-            raise InputError(f"batch_tokens is 1 or more, got {self.batch_tokens}")
+            raise InputError(f"batch_tokens must be >= 1, got {self.batch_tokens}")
         for name, kind in (("rc", RcMode), ("base_format", BaseFormat)):
             if getattr(self, name) not in get_args(kind):
                 choices = ", ".join(get_args(kind))
-                raise InputError(f"{name} is one of {choices}, got {getattr(self, name)!r}")
+                raise InputError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
 
 
 # --- sequences
@@ -78,14 +78,14 @@ def predict_sequences(
     rc: RcMode = "none",
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[Values]:
-    """What the classifier predicts for each sequence, in their order, float32 on the CPU: (C,), or
-    (L, C) of a per_base task; probabilities or numbers, as DnaClassifier.predict gives them.
+    """Predictions for each sequence, in their order, float32 on the CPU: (C,), or (L, C) in a
+    per_base task; probabilities or numbers, see DnaClassifier.predict.
 
-    sequences: codes (uint8, one dimension, 1 base or more); the soft-mask is dropped. Taken a few
-    batches ahead. Batches are of like lengths, padded on the right, which changes nothing but a
-    result's rounding. The classifier is put into evaluation mode, and runs on its own device.
+    sequences: codes (uint8, one dimension, 1 base or more), read a few batches ahead; the soft-mask
+    is dropped. Batches have similar lengths and are padded on the right, which changes only the
+    rounding. Puts the classifier into evaluation mode and runs it on its own device.
     batch_tokens, rc, autocast_dtype: see PredictOptions.
-    Raises InputError for a sequence without bases, and for one that there is no memory for.
+    Raises InputError for a sequence without bases, and for one that memory is too small for.
     """
     options = PredictOptions(batch_tokens=batch_tokens, rc=rc, autocast_dtype=autocast_dtype)
     for some in in_chunks(sequences, len, batch_tokens):
@@ -95,7 +95,7 @@ def predict_sequences(
 def predict_rows(
     classifier: DnaClassifier, rows: Iterable[RegionRow], options: PredictOptions | None = None
 ) -> Iterator[tuple[RegionRow, list[Values]]]:
-    """Each row with what is predicted for `row.sequences`, in the order of the rows."""
+    """Each row with the predictions for `row.sequences`, in the order of the rows."""
     options = options or PredictOptions()
 
     def size(row: RegionRow) -> int:
@@ -114,7 +114,7 @@ def _predict_chunk(
     classifier.eval()
     lengths = np.array([len(sequence) for sequence in sequences], np.int64)
     if not lengths.all():
-        raise InputError("a sequence to predict has 1 base or more, got one of 0")
+        raise InputError("a sequence to predict must have 1 base or more, got 0")
     results: list[Values] = [np.empty(0, np.float32)] * len(sequences)
     for batch in batches_of(lengths, options.batch_tokens):
 
@@ -174,11 +174,11 @@ def write_predictions(
 ) -> Counter[RowStatus]:
     """Write a tab-separated table, a row for each of the input's, and count their statuses.
 
-    out: a file, which is there once it is whole, packed where its name ends in .gz; or an open
+    out: a file, which appears once it is whole, compressed if its name ends in .gz; or an open
     stream. on_rows: called with the number of rows now and then. Columns: the input's, then where
     the window that was read begins and ends (0-based, half-open), status, note, and what was
-    predicted (`predicted_columns`); empty where nothing was. A column of the input that is called
-    like one of these gets `input_` before its name.
+    predicted (`predicted_columns`); empty if nothing was. A column of the input with one of these
+    names gets `input_` before its name.
     Raises InputError for variants and a per_base task.
     """
     options = options or PredictOptions()

@@ -1,4 +1,4 @@
-"""How well a classifier does on labelled sequences that it is not trained on."""
+"""Score labelled sequences that a classifier is not trained on."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,9 +29,9 @@ _CHOICE = 31
 
 
 def evaluation_examples(dataset: LabelledDataset, most: int | None) -> list[int]:
-    """Samples to judge by, in order: all, or `most` of them, always the same.
+    """Samples of an evaluation, in order: all, or `most` of them, always the same.
 
-    Drawn by a hash: at equal distances they could all be of one class, as species come in turn.
+    They are drawn by a hash: at equal distances all could be of one class, as species come in turn.
     """
     n = dataset.n_examples
     if most is None or most >= n:
@@ -47,11 +47,11 @@ def in_batches(dataset: LabelledDataset, samples: Sequence[int]) -> Iterator[Exa
 
 
 class LabelValidator:
-    """Judges a classifier on validation examples (see training.Judge).
+    """Evaluate a classifier on validation examples (trainer.Validator).
 
-    most: examples of a validation; None: all. patience_steps: see training.Judge.
+    most: examples of a validation; None: all. patience_steps: see trainer.Validator.
     averages_strands: see `score_samples`.
-    keeps_best: whether the model of the best validation is kept for use, rather than the last.
+    keeps_best: keep the model of the best validation rather than the last.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class LabelValidator:
     def score(self, row: Mapping[str, Any]) -> float | None:
         if not self.keeps_best:
             return None
-        # What a validation of one class, say, does not define is judged by its loss.
+        # A validation of a single class, say, does not define the metric: take the loss.
         value = row[self._name]
         return -float(row["loss"]) if value is None else float(value)
 
@@ -120,10 +120,10 @@ def score_samples(
     stop: StopRequest | None = None,
     averages_strands: bool = False,
 ) -> tuple[Scores, float] | None:
-    """What the model says of examples, and the mean loss (of the strand given), on every rank.
+    """(scores of examples, mean loss on the given strand), the same on every rank.
 
-    averages_strands: scores are the mean of those of a sequence and of its reverse complement.
-    stop: looked at between micro-batches; None comes back once any rank was told to stop.
+    averages_strands: scores are the mean of a sequence's and its reverse complement's.
+    stop: checked between micro-batches; returns None once any rank is to stop.
     """
     gathered = _Gathered(dataset, len(samples), compute)
     rank, world_size = compute.ranks.rank, compute.ranks.world_size
@@ -150,12 +150,12 @@ def score_all(
     *,
     averages_strands: bool,
 ) -> Scores:
-    """`score_samples` of every example of a split, without anything to stop it."""
+    """Scores of every example of a split."""
     samples = range(dataset.n_examples)
     found = score_samples(
         loss, dataset, samples, compute, micro_batch, averages_strands=averages_strands
     )
-    assert found is not None, "nothing can stop it"
+    assert found is not None, "without `stop` it does not stop"
     return found[0]
 
 
@@ -225,8 +225,8 @@ class _Gathered:
 def pooled_features(
     classifier: DnaClassifier, batches: Iterable[Examples], compute: Compute, micro_batch: int
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """What the head reads (N, D), and what it is to give: of a per_base task at labelled bases, of
-    a regression standardised."""
+    """(features (N, D) that the head reads, targets as it is to give them): of labelled bases in a
+    per_base task, standardised in a regression."""
     features, targets = [], []
     was_training = classifier.training
     classifier.eval()

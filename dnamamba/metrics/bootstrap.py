@@ -99,9 +99,13 @@ def class_metrics(scores: NDArray[np.float32], targets: Ids) -> dict[str, Metric
 
     def mcc(weights: Floats) -> Floats:
         """Several classes: Gorodkin 2004; 0 if all are of one class, or predicted so."""
-        support, told, total = weights @ is_class, weights @ is_predicted, weights.sum(axis=1)
-        spread = (total**2 - (support**2).sum(axis=1)) * (total**2 - (told**2).sum(axis=1))
-        common = (weights @ is_right) * total - (support * told).sum(axis=1)
+        support, predicted_as, total = (
+            weights @ is_class,
+            weights @ is_predicted,
+            weights.sum(axis=1),
+        )
+        spread = (total**2 - (support**2).sum(axis=1)) * (total**2 - (predicted_as**2).sum(axis=1))
+        common = (weights @ is_right) * total - (support * predicted_as).sum(axis=1)
         return np.where(spread > 0, common / np.sqrt(spread), 0.0)
 
     return {

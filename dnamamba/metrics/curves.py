@@ -1,4 +1,4 @@
-"""evaluation.json: what a trained model was judged to be, and the points its report draws."""
+"""Points of the curves that a report draws: ROC, precision and recall, predicted and true."""
 
 from typing import Any
 

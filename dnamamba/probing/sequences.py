@@ -21,7 +21,7 @@ from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
 Span = Literal["region", "window"]
 
 _MOST_BYTES = 1 << 29
-"""Of the frequencies of the longest words, float32; of many rows words are shorter."""
+"""Limit of the frequencies of the longest words, float32."""
 
 _BLOCK_BASES = 1 << 24
 _SHORT = 32
@@ -29,7 +29,7 @@ _SHORT = 32
 
 
 def span_of(embedded: EmbeddedTable) -> Span:
-    """What words are counted in: the regions, or where these have a few bases what was read."""
+    """What words are counted in: the regions, or the windows read around them if they are short."""
     table = embedded.table
     lengths = np.asarray(table["end"], np.int64) - np.asarray(table["start"], np.int64)
     has_window = "window_start" in table and bool((np.asarray(table["window_start"]) >= 0).any())
@@ -41,9 +41,9 @@ def sequences_of(
 ) -> Iterator[Codes | None]:
     """The bases of each row in the direction of its strand, read one after the other.
 
-    rows: which; None: all. span: the row's region, or the window that the model read around it.
-    None for a row whose place is not known. Raises InputError for a contig that the genome has not,
-    and a place beyond its end: the genome is another one than was embedded.
+    rows: default all. span: the row's region, or the window that the model read around it.
+    Yields None for a row without coordinates. Raises InputError for a contig that the genome does
+    not have and for a region beyond its end: another genome was embedded.
     """
     names = ("start", "end") if span == "region" else ("window_start", "window_end")
     columns = [np.asarray(embedded.table[name]) for name in ("chrom", *names, "strand")]
@@ -72,7 +72,7 @@ def sequences_of(
 def sequences_in(path: Path, names: Sequence[str]) -> list[Codes | None]:
     """The sequences of rows by name, from a FASTA or a table with the columns sequence and name.
 
-    None for a row without one. Raises InputError where no name meets.
+    None for a row without one. Raises InputError if no name matches.
     """
     found = dict(_records(path))
     rows = [found.get(name) for name in names]
@@ -108,7 +108,8 @@ def _is_fasta(path: Path) -> bool:
 def word_sets(sequences: Sequence[Codes | None], max_k: int) -> list[FeatureSet]:
     """Frequencies of words of 1 to max_k bases, and the same with both strands as one.
 
-    Fewer where the longest would take more than half a GiB. A row without a sequence has none.
+    Shorter ones only if the longest would take more than half a GiB. A row without a sequence has
+    no words.
     """
     if not 1 <= max_k <= 8:
         raise InputError(f"words have 1 to 8 bases, got --max-k {max_k}")
@@ -151,7 +152,7 @@ def _words(sequences: Sequence[Codes | None], k: int, both_strands: bool) -> NDA
 
 
 def torn_duplicates(sequences: Sequence[Codes | None], folds: Ints) -> int:
-    """How many rows have the same bases, on either strand, as one of another fold."""
+    """Count rows with the same bases, on either strand, as a row of another fold."""
     known = [i for i, row in enumerate(sequences) if row is not None and len(row)]
     if not known:
         return 0
@@ -167,6 +168,6 @@ def torn_duplicates(sequences: Sequence[Codes | None], folds: Ints) -> int:
 
 
 def place_texts(table: Mapping[str, NDArray[Any]], rows: Ints) -> list[str]:
-    """What a row is, whatever its place in the file: name, region and strand."""
+    """Name, region and strand of rows: the same whatever their order in the file."""
     columns = [table[name][rows].tolist() for name in ("name", "chrom", "start", "end", "strand")]
     return ["\t".join(map(str, row)) for row in zip(*columns, strict=True)]
