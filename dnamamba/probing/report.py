@@ -213,7 +213,8 @@ def _folds(record: Row) -> Row:
     name = primary_metric_name(_task(record))
     has_groups, has_baseline = "groups" in rows[0], "baseline" in rows[0]
     head = ["fold", "fitted to", "held out", *(["groups"] if has_groups else [])]
-    head += [PRIMARY_METRICS[name], "features", STRENGTH_NAMES.get(record["settings"]["model"], "C")]
+    strength = STRENGTH_NAMES.get(record["settings"]["model"], "C")
+    head += [PRIMARY_METRICS[name], "features", strength]
     head += ["k-mer baseline", "words"] if has_baseline else []
     lines = []
     for row in rows:

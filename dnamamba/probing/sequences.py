@@ -11,9 +11,8 @@ from dnamamba.baselines.kmers import word_frequencies
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.readers import open_regions
 from dnamamba.data_prep.sequences import Ints, PackedSequences, sequence_keys
-from dnamamba.data_prep.tables import column_names, read_table
 from dnamamba.errors import InputError
-from dnamamba.files import open_input
+from dnamamba.inference.batching import batches_of
 from dnamamba.probing.folds import FeatureSet
 from dnamamba.probing.labels import EmbeddedTable
 from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
@@ -86,23 +85,16 @@ def sequences_in(path: Path, names: Sequence[str]) -> list[Codes | None]:
 
 
 def _records(path: Path) -> Iterator[tuple[str, Codes]]:
-    if _is_fasta(path):
-        with open_regions(path, input_format="fasta") as rows:
-            for row in rows:
-                if row.codes is not None:
-                    yield row.columns[0], row.codes
-        return
-    there = column_names(path)
-    name = "name" if "name" in there else "id"
-    table = read_table(path, "sequence", [name])
-    codes, offsets = table.sequences
-    for i, text in enumerate(table.columns[name]):
-        yield text, codes[offsets[i] : offsets[i + 1]]
-
-
-def _is_fasta(path: Path) -> bool:
-    with open_input(path) as file:
-        return file.peek(64).lstrip().startswith(b">")
+    with open_regions(path) as table:
+        names = [name for name in ("name", "id") if name in table.columns]
+        if not names:
+            raise InputError(
+                f"{path} must have a column name or id, got {', '.join(table.columns)}"
+            )
+        at = table.columns.index(names[0])
+        for row in table:
+            if row.codes is not None:
+                yield row.columns[at], row.codes
 
 
 def word_sets(sequences: Sequence[Codes | None], max_k: int) -> list[FeatureSet]:
@@ -128,26 +120,16 @@ def word_sets(sequences: Sequence[Codes | None], max_k: int) -> list[FeatureSet]
 
 
 def _words(sequences: Sequence[Codes | None], k: int, both_strands: bool) -> NDArray[np.float32]:
-    """(n, words): sequences are counted in blocks of like lengths, padded."""
-    lengths = np.array([0 if row is None else len(row) for row in sequences])
-    order = np.argsort(lengths, kind="stable")
-    table: NDArray[np.float32] | None = None
-    first = 0
-    while first < len(order):
-        last = first + 1
-        while last < len(order) and (last - first + 1) * lengths[order[last]] <= _BLOCK_BASES:
-            last += 1
-        block = order[first:last]
+    """(n, words): sequences are counted in blocks of similar lengths, padded."""
+    lengths = np.array([0 if row is None else len(row) for row in sequences], np.int64)
+    empty = word_frequencies(np.full((1, 1), PAD_ID, np.uint8), k, both_strands)[k]
+    table = np.zeros((len(lengths), empty.shape[1]), np.float32)
+    for block in batches_of(lengths, _BLOCK_BASES):
         codes = np.full((len(block), max(1, int(lengths[block].max()))), PAD_ID, np.uint8)
         for row, i in zip(codes, block, strict=True):
-            if (found := sequences[i]) is not None:
-                row[: len(found)] = found
-        counted = word_frequencies(codes, k, both_strands)[k]
-        if table is None:
-            table = np.zeros((len(order), counted.shape[1]), np.float32)
-        table[block] = counted
-        first = last
-    assert table is not None, "there are rows"
+            if (sequence := sequences[i]) is not None:
+                row[: len(sequence)] = sequence
+        table[block] = word_frequencies(codes, k, both_strands)[k]
     return table
 
 

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from dnamamba.data.hashing import hash_u64
 from dnamamba.data.labelled.config import SplitShares
-from dnamamba.data_prep.sequences import Ints, Where, text_keys
+from dnamamba.data_prep.sequences import Ints, text_keys
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger
+from dnamamba.task import Where
 
 Keys = NDArray[np.uint64]
 """A number for each example, equal within a group, or for the same bases."""
