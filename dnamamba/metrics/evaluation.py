@@ -139,16 +139,11 @@ def _draw(
     model = both["model"]
     if model.scores.size > MOST_SCORES or _n_independent(model, groups) < 2:
         return {}
-    metrics = {
-        f"{who} {name}": metric
-        for who, scores in both.items()
-        for name, metric in task_kind(task).resampled(scores).items()
-        if name in names
-    }
-    draws: dict[str, dict[str, Floats]] = {who: {} for who in both}
-    for key, values in resampled(metrics, len(model.scores), groups, n_resamples).items():
-        who, name = key.split(" ")
-        draws[who][name] = values
+    draws = {}
+    for who, scores in both.items():
+        metrics = task_kind(task).resampled(scores)
+        wanted = {name: metrics[name] for name in names}
+        draws[who] = resampled(wanted, len(model.scores), groups, n_resamples)
     return draws
 
 
