@@ -197,18 +197,18 @@ def test_a_pass_that_memory_is_too_small_for_is_halved():
 
 
 def test_wrong_options_and_empty_sequences_are_said():
-    with pytest.raises(InputError, match="rc is one of none, average, got 'both'"):
+    with pytest.raises(InputError, match="rc must be one of none, average, got 'both'"):
         PredictOptions(rc="both")
     letters = Task(kind="per_base", labels=("exon", "i"))
     with pytest.raises(InputError, match="a letter a base cannot stand for the label 'exon'"):
         PredictionCells(letters, False, "string")
     with pytest.raises(InputError, match="but this model labels sequences: leave it out"):
         PredictionCells(APES, False, "runs")
-    with pytest.raises(InputError, match="base_format is one of auto, string, runs, got 'x'"):
+    with pytest.raises(InputError, match="base_format must be one of auto, string, runs, got 'x'"):
         PredictOptions(base_format="x")
     with pytest.raises(InputError, match="batch_tokens must be >= 1, got 0"):
         PredictOptions(batch_tokens=0)
-    with pytest.raises(InputError, match="1 base or more, got one of 0"):
+    with pytest.raises(InputError, match="must have 1 base or more, got 0"):
         list(predict_sequences(make_classifier(), [encode("")]))
 
 
