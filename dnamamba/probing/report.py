@@ -77,7 +77,6 @@ def _model_name(model: str) -> str:
     return _MODELS.get(model, f"{model} regression").capitalize()
 
 
-
 def _done(record: Row) -> str:
     config, folds = record["settings"], record["folds"]
     n = sum(fold["test"] for fold in folds)
