@@ -38,7 +38,7 @@ from dnamamba.cli.row_output import (
     "--format",
     "input_format",
     type=click.Choice(["fasta", "bed", "vcf", "gtf", "region", "table"]),
-    help="What INPUT is. [default: told by how it begins]",
+    help="What INPUT is. [default: recognised by its content]",
 )
 @click.option(
     "--seq-len",
@@ -51,7 +51,7 @@ from dnamamba.cli.row_output import (
 @click.option(
     "--rc",
     type=click.Choice(["none", "average"]),
-    help="average: the mean of both strands' predictions. [default: as the model was judged]",
+    help="average: the mean of both strands' predictions. [default: as the model was evaluated]",
 )
 @click.option(
     "--per-base",
@@ -60,19 +60,19 @@ from dnamamba.cli.row_output import (
     default="auto",
     show_default=True,
     help="Labels of bases as one letter each, or as label:bases;...; of a region on strand - in "
-    "its direction. [default: string where all labels are letters]",
+    "its direction. [default: string if all labels are letters]",
 )
 @BATCH_TOKENS
 @DEVICE
 @PRECISION
 def predict(model: str, source: str, out: Path, **values: Any) -> None:
-    """Write what a model says about sequences, regions or variants: a row for each of the input.
+    """Predict labels of sequences, regions or variants: a row for each row of the input.
 
     MODEL_OR_RUN is a run of `dnamamba classify train`, its model folder or a repository owner/name
     on the Hugging Face Hub. INPUT is a FASTA, a table of sequences, regions (BED, whose strand
     counts, GTF, GFF3, a list, or one itself, like chr1:1-2,000) or a VCF (a row for each
     alternative allele), plain, gzip or BGZF; - is standard input. What could not be read has a row
-    that says why. Exit code 1 where nothing could be.
+    that says why. Exit code 1 if nothing could be read.
 
     \b
     Examples:

@@ -2,7 +2,6 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
 from dnamamba.runtime import logger
+from dnamamba.task import Where
 from dnamamba.tokenizer import (
     ENCODE_TABLE,
     UNK_ID,
@@ -22,8 +22,6 @@ from dnamamba.tokenizer import (
 )
 
 Ints = NDArray[np.int64]
-Where = Callable[[int], str]
-"""The origin of sequence i, for people: `train.csv row 12`."""
 
 _HASHED_AT_ONCE = 1 << 24
 

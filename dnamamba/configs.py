@@ -13,10 +13,19 @@ from dnamamba.errors import InputError
 
 T = TypeVar("T")
 
+OMIT_DEFAULT = {"omit_default": True}
+"""Metadata of a field that is written only if it is not its default, so that older versions, which
+do not know the field, read all other files."""
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config dataclass as JSON-ready values; tuples become lists."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    values = [(field, getattr(config, field.name)) for field in dataclasses.fields(config)]
+    return {
+        field.name: _plain(value)
+        for field, value in values
+        if "omit_default" not in field.metadata or value != field.default
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -32,11 +41,14 @@ def _plain(value: Any) -> Any:
 def from_dict(config_class: type[T], values: Any, path: str = "") -> T:
     """Build a config dataclass from what `to_dict` wrote.
 
-    A class with a `from_dict` of its own reads itself. Raises InputError with the path of the key.
+    A class with a `from_dict` of its own reads itself; a base class with `kinds()` is read as the
+    one of these classes that `kind` names. Raises InputError with the path of the key.
     """
     own = getattr(config_class, "from_dict", None)
     if own is not None:
         return own(values)
+    if "kinds" in vars(config_class):
+        return _read_kind(config_class.kinds(), values, path)  # type: ignore[attr-defined]
     name = path or config_class.__name__
     if not isinstance(values, dict):
         raise InputError(f"{name}: expected a group of settings, got {values!r}")

@@ -51,7 +51,7 @@ class Opened:
         """Format, architecture, sizes, parameters and dtypes."""
         config = self.model.config
         parts = [
-            f"{config.mixer.kind}, d_model {config.d_model}",
+            f"{config.mixer_kind}, d_model {config.d_model}",
             f"{config.n_layers} layers",
             f"{config.vocab_size} token ids in {config.padded_vocab_size} rows",
             f"{count_parameters(config):,} parameters",
@@ -171,7 +171,7 @@ def _read(
 
 def _suited(model: DnaModel) -> list[Format]:
     """The formats that can be written for a model's kind of mixer."""
-    kind = model.config.mixer.kind
+    kind = model.config.mixer_kind
     return [one for one in FORMATS if one.write is not None and kind in one.kinds]
 
 
@@ -179,7 +179,7 @@ def _choose_written(
     model: DnaModel, name: str | None
 ) -> tuple[Format, dict[str, Tensor], dict[str, Any]]:
     candidates = _suited(model) if name is None else [find_format(name)]
-    kind = model.config.mixer.kind
+    kind = model.config.mixer_kind
     reasons = [] if candidates else [f"none is known for models of kind {kind!r}"]
     for one in candidates:
         try:

@@ -315,7 +315,7 @@ def test_sequences_beyond_a_hyenas_filters(folder, tmp_path):
     # It stays so for whoever goes on from it.
     more = replace(config, model=str(tmp_path / "run"))
     train_classifier(more, tmp_path / "more", OPTIONS)
-    with pytest.raises(InputError, match="only a Hyena has filters to extend"):
+    with pytest.raises(InputError, match="only Hyena has filters to extend"):
         train_classifier(tiny_classify(folder, extend_filters=True), tmp_path / "no", OPTIONS)
 
 

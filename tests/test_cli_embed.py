@@ -687,8 +687,8 @@ def test_parts_of_other_columns_do_not_belong_together(run_folder, tmp_path, mon
 INPUTS = {
     ("--layers", "7"): "the model has no layer 7: 0 is the embedding",
     ("--layers", "2,-1"): "--layers 2,-1 names layer 2 twice",
-    ("--pooling", "median"): r"pooling is one of .*, got 'median'",
-    ("--pooling", "bins:0"): "bins:N has 1 part or more, got 0",
+    ("--pooling", "median"): r"pooling must be one of .*, got 'median'",
+    ("--pooling", "bins:0"): "bins:N needs N >= 1, got 0",
     ("--device", "gpu"): "--device is auto, cpu, cuda or cuda:N, got 'gpu'",
     ("--regions", "chr1:1-20", "--input-format", "bed"): "no such file",
     ("--name-column", "x"): "column 'x' is of a table, but chr1:1-9 is read as a list of regions",

@@ -26,6 +26,7 @@ from dnamamba.models import (
 from dnamamba.models.pooling import Pooling
 from dnamamba.tokenizer import encode, reverse_complement, token_ids
 from genomes import random_sequence
+from model_cases import MAMBA_ATTENTION, of_mixer
 from test_pooling import pool_plainly
 
 MODELS = {
@@ -36,6 +37,7 @@ MODELS = {
     "attention": (AttentionConfig(n_heads=2), "one"),
     "bimamba": (BiMambaConfig(), "one"),
     "caduceus": (BiMambaConfig(), "both"),
+    "mamba-attention": (MAMBA_ATTENTION, "one"),
 }
 POOLINGS = ["none", "mean", "last", "max", "center", "bins:3"]
 LAYERS = (-1, 1)
@@ -45,7 +47,7 @@ def build(name="mamba"):
     """A model of its own, which a test may change."""
     mixer, strands = MODELS[name]
     torch.manual_seed(0)
-    config = ModelConfig(d_model=16, n_layers=2, mixer=mixer, strands=strands)
+    config = ModelConfig(d_model=16, n_layers=2, strands=strands, **of_mixer(mixer))
     return DnaModel(config).eval()
 
 
@@ -293,7 +295,7 @@ def test_a_hyena_is_no_longer_than_its_filters():
     assert np.isfinite(shorter).all()
 
 
-@pytest.mark.parametrize("name", ["bimamba", "caduceus", "attention"])
+@pytest.mark.parametrize("name", ["bimamba", "caduceus", "hyena"])
 def test_models_that_cannot_stream_read_in_one_pass(name):
     model, pairs = build(name), [(random_sequence(150), (20, 130))]
     found = embed(model, as_inputs(pairs), chunk_tokens=20, batch_tokens=50, rc="average")

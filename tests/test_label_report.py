@@ -11,7 +11,8 @@ from sklearn.metrics import auc
 from dnamamba.baselines.kmer_classifier import KmerBaseline
 from dnamamba.classification.report import write_label_report
 from dnamamba.errors import InputError
-from dnamamba.metrics.curves import MOST_CURVES, curves, evaluation_record
+from dnamamba.metrics.curves import MOST_CURVES, curves
+from dnamamba.metrics.evaluation import evaluation_record
 from dnamamba.metrics.metrics import Scores
 from dnamamba.task import Task
 from report_pages import CONFIG, MANIFEST, Page, draw_nothing, make_run

@@ -118,7 +118,11 @@ def test_a_label_a_base(tmp_path):
         ("regression", [("A", "1"), ("C", "1e60")], "row 3 .* is finite in float32, got '1e60'"),
         ("per_base", [("A", "e"), ("CC", "eii")], "row 3 has 3 labels for 2 bases"),
         ("per_base", [("A", "."), ("CC", "--")], "needs 2 labels or more, got none"),
-        ("per_base", [("A", "\u00e9"), ("C", "a")], "train.csv: labels of bases are plain letters"),
+        (
+            "per_base",
+            [("A", "\u00e9"), ("C", "a")],
+            "train.csv: labels of bases must be plain letters",
+        ),
     ],
 )
 def test_labels_that_cannot_be_used_are_named_with_their_row(tmp_path, kind, rows, message):
@@ -229,7 +233,8 @@ def test_a_column_of_splits_that_tears_groups_is_refused(tmp_path):
     folds = ("train", "train", "valid", "test")
     rows = [(*row, folds[i % 4], f"gene{i // 4}") for i, row in enumerate(random_rows(40))]
     with pytest.raises(
-        InputError, match=r"10 groups of train\.csv have rows in train and in valid"
+        InputError,
+        match=r"group of train\.csv must be in one split, 10 have rows in train and in valid",
     ):
         datasets(tmp_path, rows, header, split_column="fold", group_column="gene")
     whole = [(*row[:3], f"{row[2]} {row[3]}") for row in rows]
@@ -429,7 +434,7 @@ def test_a_dataset_survives_pickling(tmp_path):
         ({"label_columns": ("a", "b")}, "a multiclass task needs one column of labels, got a, b"),
         ({"split_column": "fold", "valid": "v.csv"}, "either a column of splits or files"),
         ({"group_column": "label"}, "columns must have one use each, got sequence, label, label"),
-        ({"task_kind": "ranking"}, "task_kind must be one of .*, got 'ranking'"),
+        ({"task_kind": "ranking"}, "task kind must be one of .*, got 'ranking'"),
         ({"seq_len": 0}, "seq_len must be >= 1 base, got 0"),
         ({"seed": -1}, "data seed must be >= 0"),
     ],

@@ -29,6 +29,7 @@ from dnamamba.models import (
 from dnamamba.pretraining.objectives import NextToken
 from dnamamba.tokenizer import MASK_ID, encode, is_base, reverse_complement, token_ids
 from genomes import random_sequence
+from model_cases import MAMBA_ATTENTION, STRIPED_HYENA, of_mixer
 
 CAUSAL = {
     "mamba": MambaConfig(),
@@ -36,8 +37,10 @@ CAUSAL = {
     "s4": S4Config(),
     "attention": AttentionConfig(n_heads=2),
     "hyena": HyenaConfig(l_max=96),
+    "mamba-attention": MAMBA_ATTENTION,
+    "striped-hyena": STRIPED_HYENA,
 }
-STREAMED = [name for name in CAUSAL if name not in ("attention", "hyena")]
+STREAMED = [name for name in CAUSAL if "hyena" not in name]
 BOTH_WAYS = {
     "bimamba": ("one", BiMambaConfig()),
     "caduceus-ps": ("both", BiMambaConfig()),
@@ -48,7 +51,7 @@ BOTH_WAYS = {
 
 def make_model(mixer=None, strands="one"):
     torch.manual_seed(0)
-    config = ModelConfig(d_model=16, n_layers=2, mixer=mixer or MambaConfig(), strands=strands)
+    config = ModelConfig(d_model=16, n_layers=2, strands=strands, **of_mixer(mixer))
     model = DnaModel(config).eval()
     # Larger than those of a new model, so that bases differ.
     torch.nn.init.normal_(model.backbone.embedding.weight)
@@ -208,7 +211,7 @@ def test_what_cannot_be_asked_is_said():
         masked_base_log_probabilities(causal, [encode("ACGT")], [1])
     with pytest.raises(InputError, match="97 bases are more than the 96 that"):
         list(log_probabilities(hyena, [encode("A" * 97)]))
-    with pytest.raises(InputError, match=r"carries no state, .* up to the 96 tokens"):
+    with pytest.raises(InputError, match=r"hyena layers carry no state .* up to 96 tokens"):
         list(stream_log_probabilities(hyena, [encode("ACGT")]))
     with pytest.raises(InputError, match="1 base or more, got one of 0"):
         list(log_probabilities(causal, [encode("")]))

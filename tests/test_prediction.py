@@ -24,6 +24,7 @@ from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.task import Task
 from dnamamba.tokenizer import encode, reverse_complement
 from genomes import MemoryGenome, random_sequence
+from model_cases import STRIPED_HYENA, of_mixer
 
 APES = Task(labels=("bonobo", "human"))
 EXONS = Task(kind="per_base", labels=("e", "i"))
@@ -38,12 +39,13 @@ MIXERS = {
     "bimamba": BiMambaConfig(),
     "attention": AttentionConfig(n_heads=2),
     "hyena": HyenaConfig(l_max=64),
+    "striped-hyena": STRIPED_HYENA,
 }
 
 
 def make_classifier(task=APES, mixer=None, **head):
     torch.manual_seed(0)
-    config = ModelConfig(d_model=16, n_layers=2, mixer=mixer or MambaConfig())
+    config = ModelConfig(d_model=16, n_layers=2, **of_mixer(mixer))
     classifier = DnaClassifier(config, HeadConfig(task=task, **head))
     # Larger than a new head's weights, so that labels differ between sequences.
     torch.nn.init.normal_(classifier.head.weight)
@@ -206,7 +208,7 @@ def test_wrong_options_and_empty_sequences_are_said():
         PredictOptions(base_format="x")
     with pytest.raises(InputError, match="batch_tokens must be >= 1, got 0"):
         PredictOptions(batch_tokens=0)
-    with pytest.raises(InputError, match="1 base or more, got one of 0"):
+    with pytest.raises(InputError, match="must have 1 base or more, got 0"):
         list(predict_sequences(make_classifier(), [encode("")]))
 
 

@@ -14,13 +14,14 @@ from dnamamba.cli.main import cli
 # fmt: off
 PUBLIC_NAMES = [
     "ClassifyConfig", "DataConfig", "DnaClassifier", "DnaModel", "EmbedConfig", "FineTuneConfig",
-    "InputError", "Interval", "LabelTable", "MambaConfig", "ModelConfig", "PretrainConfig",
-    "ProbeConfig", "RecordsConfig", "RegionsConfig", "RunFolder", "RunOptions", "SpeciesConfig",
-    "SpeciesFiles", "SplitConfig", "TableConfig", "TrainConfig", "VOCABULARY", "WindowConfig",
-    "__version__", "count_parameters", "decode", "embed_regions", "embed_sequences", "encode",
-    "open_genome", "parse_size", "plan_pretraining", "predict_sequences", "preset", "preset_names",
-    "pretrain", "probe_embeddings", "read_embeddings", "resume", "resume_classifier",
-    "reverse_complement", "train_classifier",
+    "InputError", "Interval", "LabelTable", "MambaConfig", "Mixer", "MixerConfig", "ModelConfig",
+    "PretrainConfig", "ProbeConfig", "RecordsConfig", "RegionsConfig", "RunFolder", "RunOptions",
+    "SpeciesConfig", "SpeciesFiles", "SplitConfig", "TableConfig", "TrainConfig", "VOCABULARY",
+    "WindowConfig", "__version__", "count_flops", "count_parameters", "decode", "embed_regions",
+    "embed_sequences", "encode", "open_genome", "parse_size", "plan_pretraining",
+    "predict_sequences", "preset", "preset_names", "pretrain", "probe_embeddings",
+    "read_embeddings", "register_mixer", "resume", "resume_classifier", "reverse_complement",
+    "train_classifier",
 ]
 # fmt: on
 

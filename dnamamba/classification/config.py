@@ -9,7 +9,7 @@ from dnamamba.data.labelled.config import RecordsConfig, RegionsConfig, TableCon
 from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles, warmup_lengths
 from dnamamba.data_prep.demo.simulate import cached_demo_genomes, is_demo_genome
 from dnamamba.errors import InputError
-from dnamamba.models import HyenaConfig, ModelConfig
+from dnamamba.models import ModelConfig
 from dnamamba.models.classifier import Pool
 from dnamamba.runtime import choose_device
 from dnamamba.training.config import Recipe
@@ -143,9 +143,9 @@ class ClassifyConfig:
 
 
 def default_learning_rate(model: ModelConfig, tune: Tune) -> float:
-    """The paper's peak for full fine-tuning by kind of mixer (E.3.4): 4e-5 for Hyena, else 1e-4;
-    ten times as much for a head."""
-    full = 4e-5 if isinstance(model.mixer, HyenaConfig) else 1e-4
+    """The paper's peak for full fine-tuning (E.3.4): 4e-5 with Hyena, else 1e-4; ten times as much
+    for a head."""
+    full = min(mixer.fine_tuning_learning_rate for mixer in model.mixers)
     return full if tune == "full" else 10 * full
 
 

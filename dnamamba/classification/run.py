@@ -44,7 +44,7 @@ from dnamamba.data.species.dataset import SpeciesConfig, SpeciesDataset
 from dnamamba.errors import InputError
 from dnamamba.files import describe_file
 from dnamamba.intervals import Split
-from dnamamba.metrics.metrics import primary_metric
+from dnamamba.metrics.evaluation import primary_metric
 from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.loading import is_preset, read_model, weights_of

@@ -19,6 +19,7 @@ from dnamamba.data.species.dataset import (
 )
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
+from dnamamba.metrics.task_kinds import task_kind
 from dnamamba.models import DnaModel
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.models.language_model import extend_filters
@@ -69,7 +70,7 @@ def build_classifier(
 
 def _target_scaling(train_set: LabelledDataset) -> dict[str, tuple[float, ...]]:
     """Mean and spread of a regression's numbers in training; nothing for other tasks."""
-    if train_set.task.kind != "regression":
+    if not task_kind(train_set.task).standardises:
         return {}
     assert isinstance(train_set, SequenceDataset)
     numbers = train_set.sequences.targets.astype(np.float64)
@@ -93,11 +94,7 @@ def class_weights(kind: ClassWeights, train_set: LabelledDataset) -> Tensor | No
 def probe_examples(task: Task, n_tokens: int, device: torch.device) -> Examples:
     """Dummy batch for measuring activation memory."""
     codes = torch.full((1, n_tokens), FIRST_BASE_ID, dtype=torch.uint8, device=device)
-    if task.has_classes:
-        shape = (1, n_tokens) if task.kind == "per_base" else (1,)
-        targets = torch.zeros(shape, dtype=torch.int64, device=device)
-    else:
-        targets = torch.zeros((1, len(task.labels)), device=device)
+    targets = torch.from_numpy(task.empty_targets(1, n_tokens)).to(device)
     return Examples(codes, torch.full((1,), n_tokens, device=device), targets)
 
 

@@ -34,3 +34,10 @@ def shown(name: str, value: Any) -> str:
     if name in ("accuracy", "balanced_accuracy"):
         return f"{100 * value:.1f} %"
     return f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.5g}"
+
+
+def signed(name: str, value: float) -> str:
+    """A difference with its sign; accuracies in percent points."""
+    if name in ("accuracy", "balanced_accuracy"):
+        return f"{100 * value:+.1f}"
+    return f"{value:+.3f}"

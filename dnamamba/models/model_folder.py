@@ -1,8 +1,7 @@
 """A saved model is a folder: model.safetensors and config.json.
 
-The weights are float32, under their names in the model (a language model's are those of
-state-spaces/mamba); of tied ones the first is there alone. config.json has `format_version`, and
-what the model is made of: `model`, and of a classifier `head`.
+Weights are float32, under their names in the model, tied ones once. config.json has
+`format_version`, `model` and, of a classifier, `head`.
 """
 
 import json
@@ -20,22 +19,23 @@ from dnamamba.files import building, read_json
 from dnamamba.models import hub
 from dnamamba.models.weight_files import read_safetensors
 
-FORMAT_VERSION = 1
+# 2: the model is a hybrid (`layers`). All others stay 1, which older versions read.
+FORMAT_VERSIONS = (1, 2)
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class SavedModel(nn.Module):
-    """A module with a folder of its own; subclasses say what stands in config.json."""
+    """A module that is saved to a folder; subclasses decide the content of config.json."""
 
     def _settings(self) -> dict[str, Any]:
-        """What config.json says beside its format_version."""
+        """Content of config.json beside format_version."""
         raise NotImplementedError
 
     @classmethod
     def _builder(cls, settings: Mapping[str, Any], source: str) -> Callable[[], Self]:
-        """What builds the model that `_settings` described. Raises InputError, naming `source`."""
+        """Builder of the model that `_settings` described. Raises InputError, naming `source`."""
         raise NotImplementedError
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -47,7 +47,8 @@ class SavedModel(nn.Module):
             for name, tensor in self.state_dict().items()
             if name not in tied
         }
-        config = {"format_version": FORMAT_VERSION, **self._settings()}
+        content = self._settings()
+        config = {"format_version": 2 if "layers" in content["model"] else 1, **content}
         with building(folder / CONFIG_NAME) as settings, building(folder / WEIGHTS_NAME) as path:
             settings.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             save_file(weights, path, metadata={"format": "pt"})
@@ -62,16 +63,16 @@ class SavedModel(nn.Module):
     ) -> Self:
         """Read what `save_pretrained` wrote, from a folder or from the Hugging Face Hub.
 
-        folder: a model folder or a run's, which never touches the network; or, as a str
-        "owner/name" where no such folder exists, a repository on the Hub, read by the package
-        huggingface_hub (the extra `hub`). Nothing is unpickled and no code of a repository runs.
+        folder: a model folder or a run's, without network; or, as a str "owner/name" if no such
+        folder exists, a repository on the Hub, by the package huggingface_hub (the extra `hub`).
+        Nothing is unpickled and no code of a repository runs.
         revision: the repository's branch, tag or commit; default its main branch.
-        cache_dir: where downloads are kept; default huggingface_hub's own folder.
-        local_files_only: take what was downloaded before, without asking the network.
+        cache_dir: folder of downloads; default huggingface_hub's.
+        local_files_only: use earlier downloads, without network.
 
-        Returns the model in evaluation mode. Raises InputError where a file is missing, broken, of
-        another format_version or of another kind of model, where the weights do not fit the config,
-        and where the repository cannot be had.
+        Returns the model in evaluation mode. Raises InputError if a file is missing, broken, of
+        another format_version or kind of model, if the weights do not fit the config, and if the
+        repository cannot be read.
         """
         if hub.is_repository(folder):
             names = (CONFIG_NAME, WEIGHTS_NAME)
@@ -100,12 +101,11 @@ class SavedModel(nn.Module):
         revision: str | None = None,
         commit_message: str = "Upload a dnamamba model",
     ) -> str:
-        """Put what `save_pretrained` writes into a repository "owner/name" on the Hugging Face Hub.
+        """Save to a repository "owner/name" on the Hugging Face Hub; returns the commit's address.
 
-        private: whether a repository that is made for it is; default the owner's setting.
-        revision: the branch; default the main one. Returns the commit's address. The login is
-        huggingface_hub's (`hf auth login`). Raises InputError where that package is missing and
-        where the Hub refuses or cannot be reached.
+        private: whether a newly made repository is; default the owner's setting. revision: the
+        branch; default the main one. The login is huggingface_hub's (`hf auth login`). Raises
+        InputError if that package is missing, or if the Hub refuses or cannot be reached.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -136,10 +136,11 @@ def _read_settings(path: Path) -> dict[str, Any]:
             f"{path} has no format_version, so it is no config of dnamamba; for models of other "
             "projects there is `dnamamba convert import`"
         )
-    if version != FORMAT_VERSION:
+    if version not in FORMAT_VERSIONS:
         raise InputError(
-            f"{path} has format_version {version}, this dnamamba reads {FORMAT_VERSION}; "
-            "install the dnamamba that wrote it, or one as new"
+            f"{path} has format_version {version}, this dnamamba reads "
+            f"{' and '.join(map(str, FORMAT_VERSIONS))}; install the dnamamba that wrote it, or a "
+            "newer one"
         )
     return saved
 
@@ -147,7 +148,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def check_weights(
     build: Callable[[], nn.Module], weights: Mapping[str, Tensor], source: str
 ) -> None:
-    """Raises InputError as `load_weights` would, before a model takes memory: a few bytes of a
+    """Raise InputError as `load_weights` would, before a model takes memory: a few bytes of
     config.json may ask for any amount."""
     try:
         with torch.device("meta"):
@@ -170,7 +171,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 def _select_weights(
     model: nn.Module, weights: Mapping[str, Tensor], source: str
 ) -> dict[str, Tensor]:
-    """Those that the model takes, each checked."""
+    """The model's weights, each checked."""
     tied = _tied_names(model)
     weights = {name: tensor for name, tensor in weights.items() if name not in tied}
     own = model.state_dict()

@@ -149,8 +149,9 @@ def is_demo(names: Sequence[str]) -> bool:
 
 
 def peak_learning_rate(model: ModelConfig) -> float:
-    """The best of the Mamba paper's sweep for a kind of mixer, the same for all sizes (E.3)."""
-    return 2e-3 if model.mixer.kind in ("hyena", "attention") else 8e-3
+    """The best of the Mamba paper's sweep, the same for all sizes (E.3); the least of a hybrid's
+    mixers."""
+    return min(mixer.peak_learning_rate for mixer in model.mixers)
 
 
 def read_pretrain_config(run: RunFolder) -> PretrainConfig:

@@ -14,9 +14,8 @@ import numpy as np
 from dnamamba.baselines.linear_models import STRENGTH_NAMES
 from dnamamba.errors import InputError
 from dnamamba.files import is_number, read_json
-from dnamamba.metrics.metrics import primary_metric_name
-from dnamamba.metrics.names import NAMES, PRIMARY_METRICS, shown
-from dnamamba.probing.evaluation import METRICS, signed
+from dnamamba.metrics.evaluation import primary_metric_name
+from dnamamba.metrics.names import NAMES, PRIMARY_METRICS, shown, signed
 from dnamamba.probing.run import NO_BASELINE
 from dnamamba.reports import figures
 from dnamamba.reports.page import Card, Row, flat_settings, write_page
@@ -51,7 +50,7 @@ def _content(record: Row) -> dict[str, Any]:
     comparison = evaluated["comparison"]
     title = f"Probe of {record['source'].get('file', 'embeddings')}"
     split = split_content(_SPLIT, model, baseline, record["curves"])
-    if model["kind"] == "regression":
+    if _task(record).has_numbers:
         split["labels"] = None
     return {
         "title": title,
@@ -74,12 +73,16 @@ def _content(record: Row) -> dict[str, Any]:
     }
 
 
+def _model_name(model: str) -> str:
+    return _MODELS.get(model, f"{model} regression").capitalize()
+
+
 def _done(record: Row) -> str:
     config, folds = record["settings"], record["folds"]
     n = sum(fold["test"] for fold in folds)
     way = f"{len(folds)} folds of" if len(folds) > 1 else f"fitted to {folds[0]['train']:,} rows,"
     details = [
-        f"{_MODELS[config['model']].capitalize()} on {record['chosen']['features']}",
+        f"{_model_name(config['model'])} on {record['chosen']['features']}",
         f"{way} {n:,} rows held out",
     ]
     model = record["source"].get("model")
@@ -111,7 +114,7 @@ def _metrics(evaluated: Row) -> Row:
     head = ["", "embeddings", "95 %"]
     head += ["k-mer baseline", "95 %", "difference", "95 %"] if baseline else []
     lines = []
-    for name in METRICS[model["kind"]]:
+    for name in model["intervals"]:
         line = [NAMES[name], *_value(name, model)]
         if baseline:
             row = comparison["differences"][name]
@@ -209,7 +212,8 @@ def _folds(record: Row) -> Row:
     name = primary_metric_name(_task(record))
     has_groups, has_baseline = "groups" in rows[0], "baseline" in rows[0]
     head = ["fold", "fitted to", "held out", *(["groups"] if has_groups else [])]
-    head += [PRIMARY_METRICS[name], "features", STRENGTH_NAMES[record["settings"]["model"]]]
+    strength = STRENGTH_NAMES.get(record["settings"]["model"], "C")
+    head += [PRIMARY_METRICS[name], "features", strength]
     head += ["k-mer baseline", "words"] if has_baseline else []
     lines = []
     for row in rows:

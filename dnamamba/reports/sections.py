@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dnamamba.metrics.names import shown
+from dnamamba.metrics.task_kinds import task_kind
 from dnamamba.reports import figures
 from dnamamba.reports.page import Row
 from dnamamba.reports.svg import draw, draw_both
@@ -113,9 +114,5 @@ def limits_note(name: str, interval: Sequence[float] | None, n: str = "") -> str
 
 
 def chance_note(result: Mapping[str, Any]) -> str:
-    if result.get("kind") == "regression":
-        return "always predicting the mean"
-    if result.get("kind") == "multilabel":
-        return "the mean share of examples with a label"
-    largest = max(result["labels"], key=lambda row: row["support"])
-    return f"always predicting {largest['label']}, the largest class"
+    """How the chance of a result is reached."""
+    return task_kind(result["kind"]).chance(result)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dnamamba.configs import require_choice, require_range, require_seed
+from dnamamba.configs import require_range, require_seed
 from dnamamba.data.augment import check_mutation_rate
 from dnamamba.errors import InputError
-from dnamamba.task import TaskKind
+from dnamamba.task import label_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class SplitShares:
 class LabelledConfig:
     """Settings of all sources of labelled sequences; not used by itself."""
 
-    task_kind: TaskKind = "multiclass"
+    task_kind: str = "multiclass"
     """Kind of labels (task.py)."""
 
     shares: SplitShares = field(default_factory=SplitShares)
@@ -56,7 +56,7 @@ class LabelledConfig:
     """The only source of order, part, strand and substitutions of training examples."""
 
     def __post_init__(self) -> None:
-        require_choice("task_kind", self.task_kind, TaskKind)
+        label_kind(self.task_kind)
         if self.seq_len is not None:
             require_range("seq_len", self.seq_len, 1, unit="base")
         check_mutation_rate(self.mutation_rate)
@@ -99,7 +99,7 @@ class TableConfig(LabelledConfig):
         super().__post_init__()
         if not self.label_columns:
             raise InputError("name at least one column of labels (--label-columns)")
-        if len(self.label_columns) > 1 and self.task_kind in ("multiclass", "per_base"):
+        if len(self.label_columns) > 1 and not label_kind(self.task_kind).takes_columns:
             raise InputError(
                 f"a {self.task_kind} task needs one column of labels, got "
                 f"{', '.join(self.label_columns)}; several are for multilabel and regression"

@@ -1,6 +1,5 @@
 """Labelled sequences from tables, FASTA files and BED regions, as batches."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,13 +18,17 @@ from dnamamba.data.labelled.sources import (
     read_sources,
     read_undivided,
 )
-from dnamamba.data.labelled.splits import Keys, cut_shares, fractions_of, warn_of_shared_sequences
-from dnamamba.data.labelled.targets import Targets, read_targets, read_task
+from dnamamba.data.labelled.splits import (
+    Keys,
+    cut_shares,
+    fractions_of,
+    refuse_torn_groups,
+    warn_of_shared_sequences,
+)
 from dnamamba.data_prep.sequences import Ints, sequence_keys
-from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger
-from dnamamba.task import IGNORED_LABEL, Task
+from dnamamba.task import IGNORED_LABEL, Targets, Task, read_targets, read_task
 from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement
 
 _STRETCH, _STRAND, _MUTATIONS = 1, 2, 3
@@ -127,7 +130,7 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
 
     def _targets(self, picked: Sequence[tuple[int, int, int, bool]]) -> Targets:
         targets = self.sequences.targets
-        if self.task.kind != "per_base":
+        if not self.task.per_base:
             return targets[[example for example, _, _, _ in picked]]
         rows = np.full((len(picked), self.seq_len), IGNORED_LABEL, np.int64)
         for row, (_, start, end, reverse) in enumerate(picked):
@@ -230,7 +233,7 @@ def _divide(
     """The splits of the training file's examples; {} if validation has its own file."""
     divided = dict(source.splits or {})
     if source.groups is not None:
-        _refuse_torn_groups(source.groups, divided, source.name)
+        refuse_torn_groups(source.groups, divided, source.name)
     if Split.VALID in given | set(divided):
         return divided
     rest = divided.get(Split.TRAIN, np.arange(len(train)))
@@ -240,25 +243,14 @@ def _divide(
     return divided | {split: rest[examples] for split, examples in cut.items()}
 
 
-def _refuse_torn_groups(groups: Keys, divided: Mapping[Split, Ints], name: str) -> None:
-    """Raise InputError for groups that a column of splits divides."""
-    found = {split: set(groups[examples].tolist()) for split, examples in divided.items()}
-    for one, other in itertools.combinations(found, 2):
-        if torn := found[one] & found[other]:
-            raise InputError(
-                f"{len(torn):,} groups of {name} have rows in {one.value} and in "
-                f"{other.value}: change the column of splits, or leave one of both columns out"
-            )
-
-
 def _shown(task: Task, sequences: LabelledSequences) -> NDArray[np.bool_]:
-    """(N, C): the labels of each example of a whole file; no column for a regression."""
+    """(N, C): the labels of each example of a whole file; no column for numbers."""
     targets, n_labels = sequences.targets, len(task.labels)
-    if task.kind == "regression":
+    if task.has_numbers:
         return np.zeros((len(sequences), 0), bool)
-    if task.kind == "multilabel":
+    if not task.has_classes:
         return targets == 1
-    if task.kind == "multiclass":
+    if not task.per_base:
         return targets[:, None] == np.arange(n_labels)
     # A file's sequences lie one behind the other.
     per_label = [np.logical_or.reduceat(targets == i, sequences.starts) for i in range(n_labels)]

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from dnamamba.data.labelled.config import RecordsConfig, RegionsConfig, TableConfig
 from dnamamba.data.labelled.splits import Keys, named_splits, overlap_groups
-from dnamamba.data.labelled.targets import LabelColumns
 from dnamamba.data.splits import held_out_contigs
 from dnamamba.data_prep.genomes.fasta import FastaReader
 from dnamamba.data_prep.genomes.genome import Genome, open_genome
@@ -21,6 +20,7 @@ from dnamamba.errors import InputError
 from dnamamba.files import describe_file, first_of
 from dnamamba.intervals import Split, Strand
 from dnamamba.runtime import logger
+from dnamamba.task import LabelColumns
 from dnamamba.tokenizer import reverse_complement
 
 AnyLabelledConfig = TableConfig | RecordsConfig | RegionsConfig

@@ -1,16 +1,19 @@
 """Hold out labelled sequences by whole groups, so that related ones stay on one side."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.data.hashing import hash_u64
 from dnamamba.data.labelled.config import SplitShares
-from dnamamba.data_prep.sequences import Ints, Where, text_keys
+from dnamamba.data_prep.sequences import Ints, text_keys
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger
+from dnamamba.task import Where
 
 Keys = NDArray[np.uint64]
 """A number for each example, equal within a group, or for the same bases."""
@@ -92,6 +95,21 @@ def named_splits(names: Sequence[str], column: str, where: Where) -> dict[Split,
     if not len(found[Split.TRAIN]):
         raise InputError(f"no row has train in column {column!r}: nothing is left to train on")
     return {split: rows for split, rows in found.items() if len(rows)}
+
+
+def refuse_torn_groups(
+    groups: Sequence[str] | NDArray[Any], splits: Mapping[Split, Ints], source: str
+) -> None:
+    """Raise InputError if rows of one group are in several splits. groups: (N,)."""
+    names = np.asarray(groups)
+    found = {split: set(names[rows].tolist()) for split, rows in splits.items()}
+    for one, other in itertools.combinations(found, 2):
+        if torn := found[one] & found[other]:
+            raise InputError(
+                f"each group of {source} must be in one split, {len(torn):,} have rows in "
+                f"{one.value} and in {other.value}: change the column of splits, or group rows "
+                "otherwise"
+            )
 
 
 def overlap_groups(contigs: Sequence[str], starts: Ints, ends: Ints) -> Keys:

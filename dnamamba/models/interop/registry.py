@@ -1,4 +1,4 @@
-"""The layouts of weights that can be read and written, and which of them a source has."""
+"""The known layouts of weights, and which of them a source has."""
 
 from dnamamba.errors import InputError
 from dnamamba.models.interop import caduceus, hyena, llama, mamba, mamba2
@@ -19,7 +19,7 @@ def format_names() -> list[str]:
 
 
 def find_format(name: str) -> Format:
-    """The format of that name. Raises InputError, listing the names, where there is none."""
+    """The format of a name. Raises InputError, listing the names, for any other."""
     for one in FORMATS:
         if one.name == name:
             return one
@@ -27,10 +27,8 @@ def find_format(name: str) -> Format:
 
 
 def recognise(weights: Weights, settings: Settings, source: str) -> Format:
-    """The one format that weights and settings are of.
-
-    Raises InputError, naming `source` and the formats, where none or several would do.
-    """
+    """The one format of weights and settings. Raises InputError, naming `source` and the formats,
+    if none or several fit."""
     found = [one for one in FORMATS if one.recognises(weights, settings)]
     if len(found) == 1:
         return found[0]
