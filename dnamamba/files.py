@@ -13,8 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
-from Bio import bgzf
-
 from dnamamba.errors import InputError
 from dnamamba.runtime import sync_to_disk
 
@@ -191,6 +189,8 @@ def open_output(out: Path | BinaryIO, *, in_blocks: bool = False) -> Iterator[Bi
         if out.suffix not in PACKED:
             yield file
         elif in_blocks:
+            from Bio import bgzf
+
             with bgzf.BgzfWriter(fileobj=file) as blocks:
                 yield blocks
         else:
