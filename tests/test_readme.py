@@ -95,7 +95,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_section_on_embeddings_runs_as_it_stands(folder, capsys):
-    for name in ("anndata", "pyBigWig"):
+    for name in ("anndata", "pybigtools"):
         pytest.importorskip(name, reason=f"the section needs {name}")
     shared: dict[str, Any] = {}
     for n, (kind, text) in enumerate(blocks_of(SECTION)):
