@@ -12,9 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import dnamamba
 from dnamamba import read_embeddings
 from dnamamba.cli.main import cli
-from dnamamba.embedding.embedder import embed_sequences
 from dnamamba.embedding.format import to_float32
 from dnamamba.embedding.writer import EmbeddingWriter
 from dnamamba.errors import InputError
@@ -91,7 +91,7 @@ def made(run_folder, genome, tmp_path):
 
 
 def of(model, *sequences, **options):
-    return embed_sequences(model, sequences, **options)
+    return dnamamba.embed(model, sequences, **options)
 
 
 def close(found, expected):
@@ -520,7 +520,7 @@ def test_tracks_that_make_no_sense(run_folder, genome, tmp_path):
     code, err = embed(run_folder, "--track", "nll", "--out", out)
     assert code == 2
     assert "a track lies on a genome: name it (--genome)" in err
-    with pytest.raises(InputError, match="named like no track"):
+    with pytest.raises(InputError, match="a track's name must end in"):
         embed(run_folder, "--genome", genome, "--track", "nll", "--out", tmp_path / "x.h5")
     code, err = embed(*given, "--input-format", "bed")
     assert (code, "--input-format is of --regions" in err) == (2, True)

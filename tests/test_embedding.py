@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dnamamba
 from dnamamba.embedding.config import EmbedOptions
-from dnamamba.embedding.embedder import Embedder, embed_sequences
+from dnamamba.embedding.embedder import Embedder
 from dnamamba.embedding.forward import EmbedInput, Passes, PositionStore
 from dnamamba.errors import InputError
 from dnamamba.models import (
@@ -458,29 +459,27 @@ def test_a_store_of_positions(tmp_path):
 # --- for a user in Python
 
 
-def test_embed_sequences():
+def test_embed_gives_the_means_of_a_plain_pass():
     texts = [random_sequence(n, seed=n) for n in (30, 5, 90)]
-    found = embed_sequences(MAMBA, texts)
+    found = dnamamba.embed(MAMBA, texts)
     assert found.shape == (3, 16)
     assert found.dtype == np.float32
     for text, vector in zip(texts, found, strict=True):
         expected = embed_plainly(MAMBA, text, (0, len(text)), "mean", "none", -1)
         np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-6)
     codes = (encode(text) for text in texts)
-    np.testing.assert_array_equal(embed_sequences(MAMBA, codes), found)
-    assert embed_sequences(MAMBA, texts, layers=[0, 1, -1], rc="concat").shape == (3, 3, 32)
-    assert embed_sequences(MAMBA, texts, pooling="bins:4").shape == (3, 4, 16)
-    assert embed_sequences(MAMBA, texts, layers=(2,), pooling="bins:4").shape == (3, 1, 4, 16)
-    assert embed_sequences(MAMBA, []).shape == (0, 16)
+    np.testing.assert_array_equal(dnamamba.embed(MAMBA, codes), found)
 
 
-def test_embed_sequences_says_which_cannot_be_embedded():
-    with pytest.raises(InputError, match="sequence 1 cannot be embedded: no A, C, G or T among"):
-        embed_sequences(MAMBA, ["ACGT", "NNNN"])
-    with pytest.raises(InputError, match="sequence 0 cannot be embedded: the span 0 to 0"):
-        embed_sequences(MAMBA, [""])
-    with pytest.raises(InputError, match=r"pooling none has as many vectors .* use Embedder"):
-        embed_sequences(MAMBA, ["ACGT"], pooling="none")
+def test_embed_shapes():
+    texts = [random_sequence(n, seed=n) for n in (30, 5, 90)]
+    assert dnamamba.embed(MAMBA, texts, layers=[0, 1, -1], rc="concat").shape == (3, 3, 32)
+    assert dnamamba.embed(MAMBA, texts, pooling="bins:4").shape == (3, 4, 16)
+    assert dnamamba.embed(MAMBA, texts, layers=(2,), pooling="bins:4").shape == (3, 1, 4, 16)
+    assert dnamamba.embed(MAMBA, texts[0]).shape == (16,)
+    assert dnamamba.embed(MAMBA, []).shape == (0, 16)
+    with pytest.raises(InputError, match=r"pooling must give vectors of one shape, got none"):
+        dnamamba.embed(MAMBA, ["ACGT"], pooling="none")
 
 
 # --- on a GPU

@@ -17,10 +17,11 @@ PUBLIC_NAMES = [
     "InputError", "Interval", "LabelTable", "MambaConfig", "Mixer", "MixerConfig", "ModelConfig",
     "PretrainConfig", "ProbeConfig", "RecordsConfig", "RegionsConfig", "RunFolder", "RunOptions",
     "SpeciesConfig", "SpeciesFiles", "SplitConfig", "TableConfig", "TrainConfig", "VOCABULARY",
-    "WindowConfig", "__version__", "count_flops", "count_parameters", "decode", "embed_regions",
-    "embed_sequences", "encode", "open_genome", "parse_size", "plan_pretraining",
-    "predict_sequences", "preset", "preset_names", "pretrain", "probe_embeddings",
-    "read_embeddings", "register_mixer", "resume", "resume_classifier", "reverse_complement",
+    "WindowConfig", "WindowRule", "__version__", "classify", "count_flops", "count_parameters",
+    "decode", "embed", "embed_regions", "encode", "evaluate_classifier", "figures", "logits",
+    "open_genome", "open_regions", "parse_size", "plan_pretraining", "predict_sequences", "preset",
+    "preset_names", "pretrain", "probe_embeddings", "read_embeddings", "register_mixer", "resume",
+    "resume_classifier", "reverse_complement", "score_sequences", "score_variants", "tokenize",
     "train_classifier",
 ]
 # fmt: on

@@ -117,12 +117,14 @@ class JoinedGenome:
         return [source for part in self._parts for source in part.sources()]
 
 
-def open_genome(paths: Sequence[Path | str]) -> Genome:
+def open_genome(paths: Path | str | Sequence[Path | str]) -> Genome:
     """Open FASTA files and stores as one genome.
 
     Raises FileNotFoundError, or InputError for plain gzip, which has no random access, damaged
     files and files without sequences.
     """
+    if isinstance(paths, Path | str):
+        paths = [paths]
     if not paths:
         raise InputError("no genome was named: expected at least one FASTA or store")
     files = [Path(path) for path in paths]

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dnamamba.data_prep.genomes.fasta import read_records
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.bed import read_bed
+from dnamamba.data_prep.regions.columns import is_table, read_region_columns
 from dnamamba.data_prep.regions.gff import read_features
 from dnamamba.data_prep.regions.region_list import read_region_list
 from dnamamba.data_prep.regions.rows import RegionRow, RegionTable, WindowRule, record_row
@@ -44,7 +45,7 @@ _CALLED = {
 
 @contextmanager
 def open_regions(
-    source: Path | str | BinaryIO,
+    source: Path | str | BinaryIO | Any,
     *,
     genome: Genome | None = None,
     rule: WindowRule | None = None,
@@ -54,8 +55,9 @@ def open_regions(
 ) -> Iterator[RegionTable]:
     """Open FASTA, BED, VCF, GFF3, GTF, a list of regions or a table, plain, gzip or BGZF.
 
-    source: a file; a stream such as standard input; or text: a file's name if there is such a one,
-        else a region like `chr1:1-2,000` or a contig of the genome.
+    source: a file; a stream such as standard input; text: a file's name if there is such a one,
+        else a region like `chr1:1-2,000` or a contig of the genome; or a table in memory with the
+        columns chrom, start, end and perhaps strand (columns.py).
     genome: needed by all formats but FASTA and tables.
     rule: how much of a region is read; default all of it, which variants refuse.
     input_format: default by how the text begins (text_input.format_of).
@@ -66,6 +68,13 @@ def open_regions(
     rows are read, damaged compressed data. A fault of one row is noted in the row.
     """
     rule = rule or WindowRule()
+    if is_table(source):
+        if genome is None:
+            raise InputError(
+                "a table of regions says where sequences lie, not what they are: name the genome"
+            )
+        yield read_region_columns(source, genome, rule)
+        return
     if isinstance(source, str) and _is_region(source, genome, input_format):
         opened, input_format = _text_of_region(source), input_format or "region"
     else:

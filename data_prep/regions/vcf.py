@@ -51,7 +51,7 @@ def read_vcf(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
     """
     _check_rule(text, rule)
     rows = chain.from_iterable(
-        _line_rows(number, line, genome, rule, _same_start)
+        line_rows(number, line, genome, rule, _same_start)
         for number, line in text.lines()
         if not line.startswith("#")
     )
@@ -99,7 +99,7 @@ def read_variants(text: TextInput, genome: Genome, rule: WindowRule) -> VariantF
             break
         header.append(line)
     records = (
-        VariantLine(line, tuple(_line_rows(number, line, genome, rule, same_flanks)))
+        VariantLine(line, tuple(line_rows(number, line, genome, rule, same_flanks)))
         for number, line in chain(first, lines)
         if not line.startswith("#")
     )
@@ -113,9 +113,10 @@ def _check_rule(text: TextInput, rule: WindowRule) -> None:
         )
 
 
-def _line_rows(
+def line_rows(
     number: int, line: str, genome: Genome, rule: WindowRule, make_row: MakeRow
 ) -> Iterator[RegionRow]:
+    """A row for each alternative allele of a line of VCF; one without any."""
     fields = split_columns(line)
     columns, _ = fit_columns(fields[: len(VCF_COLUMNS)], len(VCF_COLUMNS))
     name = given_name(columns[2])

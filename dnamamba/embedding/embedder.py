@@ -1,7 +1,7 @@
 """Vectors of sequences from a language model's hidden states.
 
     model = DnaModel.from_pretrained("runs/human").to("cuda")
-    vectors = embed_sequences(model, ["ACGTTG", "TTGACA"])  # (2, D)
+    vectors = embed(model, ["ACGTTG", "TTGACA"])  # (2, D)
 
 Host memory is that of a few batches, whatever the length of a sequence.
 """
@@ -9,7 +9,7 @@ Host memory is that of a few batches, whatever the length of a sequence.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from dnamamba.embedding.config import EmbedOptions
 from dnamamba.embedding.forward import Copies, EmbedInput, Passes, Vectors
 from dnamamba.errors import InputError
 from dnamamba.inference.batching import batches_of, in_chunks, is_no_memory, run_in_halves
+from dnamamba.inference.inputs import GenomeLike, read_inputs
 from dnamamba.inference.options import RcMode
 from dnamamba.inference.windows import why_too_long
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.pooling import Pooling
 from dnamamba.models.streaming import resolve_layers, why_no_stream
-from dnamamba.tokenizer import Codes, encode
 
 Embedded = list[Vectors] | str
 """One float32 array a layer: (D_out,), for bins (N, D_out), for pooling none (span length, D_out);
@@ -188,51 +188,66 @@ def _no_memory(what: str) -> str:
     return f"there is no memory for {what}: use shorter ones, or a device with more memory"
 
 
-def embed_sequences(
+def embed(
     model: DnaModel,
-    sequences: Iterable[Codes | str],
+    data: Any,
     *,
+    genome: GenomeLike | None = None,
     layers: int | Sequence[int] = -1,
     pooling: Pooling | str = "mean",
     rc: RcMode = "none",
     batch_tokens: int | None = None,
-    chunk_tokens: int | None = None,
     autocast_dtype: torch.dtype | None = None,
 ) -> NDArray[np.float32]:
-    """Embed each sequence: (n, D) float32, on the model's device and in its dtype.
+    """Embed a sequence (D,), or several sequences or regions (N, D): float32, on the CPU.
 
-    sequences: letters or codes, 1 base or more, of any length that the model takes.
-    layers: hidden state, 0 for the embedding, k for the stream after block k, -1 for the final
-    norm; several give (n, layers, D). pooling: mean, last, max, center, or bins:N for (n, N, D)
-    (several layers: (n, layers, N, D)). rc: `average` both strands, or `concat` them: (n, 2 D).
-    batch_tokens, chunk_tokens, autocast_dtype: see InferenceOptions.
+    data: letters (str) or ids, of any length that the model takes, or several of them; a table of
+        regions with the columns chrom, start and end (0-based, half-open) and perhaps strand: a
+        DataFrame of pandas or polars, or a mapping; or the rows that `open_regions` gives.
+    genome: for regions, a FASTA or store, or what `open_genome` returned.
+    layers: hidden state, 0 for the embedding, k for the stream after block k, -1 (default) for the
+        final norm; several give (N, layers, D).
+    pooling: `mean` (default), `last`, `max`, `center`, or `bins:K`, K vectors: (N, K, D), with
+        several layers (N, layers, K, D). Positions without A, C, G or T do not count.
+    rc: the reverse complement is not read (`none`, default), averaged (`average`), or put beside
+        (`concat`): (N, 2 D).
+    batch_tokens: tokens in one pass, default 1M on a GPU and 64k on a CPU; it changes rounding
+        alone. autocast_dtype: dtype of matrix products, default the parameters' own.
 
-    Raises InputError, with its number from 0, for a sequence that cannot be embedded.
+    The model is put into evaluation mode and runs on its own device. For files of vectors, and a
+    vector for each base, there are `dnamamba embed` and `Embedder`.
+
+        dnamamba.embed(model, ["ACGTTG", "TTGACA"])                 # (2, D)
+        dnamamba.embed(model, peaks, genome="hg38.fa", rc="average")   # (len(peaks), D)
+
+    Raises InputError, with its number from 0, for what cannot be embedded: an empty sequence, one
+    without A, C, G and T or longer than a Hyena's filters, a region that lies on no contig.
     """
     pooling = Pooling.parse(pooling) if isinstance(pooling, str) else pooling
     if pooling.kind == "none":
-        raise InputError("pooling none has as many vectors as a sequence has bases: use Embedder")
-    is_single = isinstance(layers, int)
+        raise InputError(
+            "pooling must give vectors of one shape, got none, a vector for each base: use Embedder"
+        )
     options = EmbedOptions(
         layers=(layers,) if isinstance(layers, int) else tuple(layers),
         pooling=pooling,
         rc=rc,
         batch_tokens=batch_tokens,
-        chunk_tokens=chunk_tokens,
         autocast_dtype=autocast_dtype,
     )
     embedder = Embedder(model, options)
-    inputs = (EmbedInput.of(encode(one) if isinstance(one, str) else one) for one in sequences)
+    rows, is_single = read_inputs(data, genome)
     shape = (len(embedder.layers), pooling.n_vectors, embedder.d_out)
-    rows: list[NDArray[np.float32]] = []
-    for chunk in in_chunks(
-        inputs, lambda one: one.length, options.tokens_in_batch(embedder.device)
-    ):
+    found: list[NDArray[np.float32]] = []
+    inputs, most = map(EmbedInput.of_row, rows), options.tokens_in_batch(embedder.device)
+    for chunk in in_chunks(inputs, lambda one: one.length, most):
         for result in embedder(chunk):
             if isinstance(result, str):
-                raise InputError(f"sequence {len(rows)} cannot be embedded: {result}")
-            rows.append(np.stack(result).reshape(shape))
-    vectors = np.stack(rows) if rows else np.empty((0, *shape), np.float32)
+                raise InputError(f"sequence {len(found)} cannot be embedded: {result}")
+            found.append(np.stack(result).reshape(shape))
+    vectors = np.stack(found) if found else np.empty((0, *shape), np.float32)
     if pooling.kind != "bins":
         vectors = vectors[:, :, 0]
-    return vectors[:, 0] if is_single else vectors
+    if isinstance(layers, int):
+        vectors = vectors[:, 0]
+    return vectors[0] if is_single else vectors

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dnamamba.data_prep.regions.rows import RegionRow
 from dnamamba.embedding.config import EmbedOptions
 from dnamamba.inference.batching import batch_width, round_up
 from dnamamba.inference.options import device_of
@@ -48,6 +49,12 @@ class EmbedInput:
             return codes[start:end]
 
         return cls(len(codes), read, (0, len(codes)) if span is None else span)
+
+    @classmethod
+    def of_row(cls, row: RegionRow) -> "EmbedInput":
+        """Input of a row that has a sequence: its region, or the reference of a variant."""
+        assert row.span is not None, "what is read has a span"
+        return cls(row.length, row.read, row.span)
 
     def tokens(self, start: int, end: int, reverse: bool = False) -> Codes:
         """Token ids of [start, end); reverse: of the reverse complement, in its coordinates."""

@@ -378,8 +378,7 @@ def _input_of(row: RegionRow, allele: Allele) -> EmbedInput:
         assert row.variant_start is not None, "rows with an alternative say where it begins"
         start = row.variant_start
         return EmbedInput.of(row.alternative, (start, start + len(row.columns[-1])))
-    assert row.span is not None, "what is read has a span"
-    return EmbedInput(row.length, row.read, row.span)
+    return EmbedInput.of_row(row)
 
 
 def _record(row: RegionRow, result: Embedded | None) -> EmbeddedRow:

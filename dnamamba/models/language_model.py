@@ -18,6 +18,7 @@ from dnamamba.models.layers import Norm
 from dnamamba.models.mixers.hyena import HyenaConfig
 from dnamamba.models.mixers.protocol import Mixer, MixerConfig, MixerState
 from dnamamba.models.model_folder import SavedModel, check_weights
+from dnamamba.models.presets import preset
 from dnamamba.models.recompute import Recompute
 from dnamamba.models.streaming import StreamedChunk, resolve_layers
 
@@ -57,6 +58,18 @@ class DnaModel(SavedModel):
         if config.strands == "both":
             complement = strands.complement_ids(config.padded_vocab_size)
             self.register_buffer("_complement", complement, persistent=False)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig | str, seq_len: int | None = None) -> Self:
+        """A new model with random weights, float32 on the CPU, in training mode.
+
+        config: a ModelConfig, or the name of a preset (`preset_names()`). seq_len: length in bases
+        that a preset's Hyena filters are made for, see `preset`. `torch.manual_seed` before makes
+        the weights repeatable. Raises InputError for another name.
+
+            model = DnaModel.from_config("mamba-7m")
+        """
+        return cls(preset(config, seq_len) if isinstance(config, str) else config)
 
     @property
     def is_causal(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dnamamba.errors import InputError
 from dnamamba.files import building, read_json
 from dnamamba.models import hub
+from dnamamba.models.presets import preset_names
 from dnamamba.models.weight_files import read_safetensors
 
 # 2: the model is a hybrid (`layers`). All others stay 1, which older versions read.
@@ -81,6 +82,11 @@ class SavedModel(nn.Module):
             raise InputError(
                 f"{folder} is no repository on the Hugging Face Hub, so it has no revision "
                 f"{revision!r}: leave revision out, or give owner/name"
+            )
+        elif folder in preset_names() and not Path(folder).exists():
+            raise InputError(
+                f"{folder} is a preset, which has no weights: name a run's or a model's folder "
+                f"or a repository, or take random weights by DnaModel.from_config({folder!r})"
             )
         else:
             found = enter_run(Path(folder))

@@ -13,12 +13,27 @@ scoring/output.py writes them into a VCF or a table.
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from dnamamba.data_prep.regions.rows import RegionRow, join_notes
+from dnamamba.data_prep.genomes.genome import Genome
+from dnamamba.data_prep.regions.columns import is_table, read_variant_columns
+from dnamamba.data_prep.regions.rows import (
+    WITHOUT_SEQUENCE,
+    RegionEdge,
+    RegionRow,
+    WindowRule,
+    join_notes,
+)
+from dnamamba.data_prep.regions.text_input import open_text
+from dnamamba.data_prep.regions.vcf import read_variants
+from dnamamba.errors import InputError
 from dnamamba.inference.batching import in_chunks
+from dnamamba.inference.inputs import GenomeLike, as_genome
 from dnamamba.inference.likelihood import (
     Values,
     masked_base_log_probabilities,
@@ -26,7 +41,9 @@ from dnamamba.inference.likelihood import (
     read_sequences,
 )
 from dnamamba.inference.options import InferenceOptions, RcMode, device_of
+from dnamamba.inference.windows import variant_rule
 from dnamamba.models.language_model import DnaModel
+from dnamamba.runtime import logger
 from dnamamba.tokenizer import FIRST_BASE_ID, Codes, reverse_complement, token_ids
 
 Pair = tuple[Codes, Codes]
@@ -52,28 +69,104 @@ class ScoreOptions(InferenceOptions):
 
 
 class VariantScore(NamedTuple):
-    """Of one allele; NaN where there is none. Mean of both strands, where both were read."""
+    """The score of one allele, of both strands their mean; NaN for a number that there is not."""
 
     llr: float
-    """Log-likelihood ratio, nats: the alternative's less the reference's. Of an insertion it is
-    lower by itself, as it is a sum over more bases, and of a deletion higher: compare alleles of
-    other lengths by the next."""
+    """Log-likelihood ratio, nats: the alternative's minus the reference's. An insertion lowers it
+    by itself, as it is a sum over more bases, and a deletion raises it: compare alleles of other
+    lengths by llr_per_base."""
 
     llr_per_base: float
-    """The mean log p of a base of the alternative's window less that of the reference's, nats."""
+    """Mean log p of a base of the alternative's window minus that of the reference's, nats."""
 
     ref_log_likelihood: float
-    """The sum of log p over the window, nats: of each base given those before it but for the first,
-    of which no model says anything. Of a model that reads both ways log p of the one base."""
+    """Sum of log p over the reference's window, nats: of each base but the first, given those
+    before it. If the model reads both ways, log p of the one base."""
 
     alt_log_likelihood: float
     """The same with the alternative allele."""
 
     cosine_distance: float
-    """1 less the cosine of the angle between both windows' mean final hidden states."""
+    """1 minus the cosine of the angle between both windows' mean final hidden states."""
 
     euclidean_distance: float
-    """The Euclidean distance between the two."""
+    """Euclidean distance between the two."""
+
+
+_SCORED = np.dtype(
+    [
+        *(("chrom", "O"), ("pos", "i8"), ("ref", "O"), ("alt", "O")),
+        *((name, "f8") for name in VariantScore._fields),
+        *(("status", "O"), ("note", "O")),
+    ]
+)
+
+
+def score_variants(
+    model: DnaModel,
+    variants: Any,
+    *,
+    genome: GenomeLike,
+    seq_len: int | None = None,
+    edge: RegionEdge = "shift",
+    rc: RcMode = "average",
+    batch_tokens: int | None = None,
+    autocast_dtype: torch.dtype | None = None,
+) -> NDArray[np.void]:
+    """Score variants: a structured array (n,), one row for each alternative allele, in their order.
+
+    variants: a VCF, plain, gzip or BGZF (str or Path); or a table with the columns chrom, pos (from
+        1, as in VCF), ref and alt: a DataFrame of pandas or polars, or a mapping.
+    genome: what they refer to, a FASTA or store, or what `open_genome` returned.
+    seq_len: bases of the longer allele's window, default 2,048 or what a Hyena's filters reach;
+        best the length that the model was trained on. edge: `shift` (default) moves a window at a
+        contig's end inside, `pad` fills it with N, `clip` cuts it.
+    rc: the mean of both strands' scores (`average`, default), or the genome's strand (`none`).
+    batch_tokens, autocast_dtype: as in `embed`.
+
+    Fields: chrom, pos, ref, alt; the float64 numbers of VariantScore, llr first; status and note,
+    which say how an allele was read. One without a score, such as a ref that the genome does not
+    have, has NaN and a status that says so, and is logged.
+
+        scores = dnamamba.score_variants(model, "variants.vcf.gz", genome="hg38.fa")
+        scores["llr"]; pandas.DataFrame(scores)
+
+    Raises InputError for a table without these columns, other formats, and windows that are longer
+    than a Hyena's filters or than memory has room for; FileNotFoundError.
+    """
+    options = ScoreOptions(batch_tokens=batch_tokens, autocast_dtype=autocast_dtype, rc=rc)
+    rule = variant_rule(model.config, seq_len, edge)
+    rows = _rows_of(variants, as_genome(genome), rule)
+    scored = [_fields(row, score) for row, score in score_rows(model, rows, options)]
+    found = np.array(scored, _SCORED)
+    if failed := [one for one in scored if one[-2] in WITHOUT_SEQUENCE]:
+        logger.warning(
+            "%s of %s alleles have no score, the first %s:%s: %s",
+            *(f"{len(failed):,}", f"{len(scored):,}", *failed[0][:2], failed[0][-1]),
+        )
+    return found
+
+
+def _rows_of(variants: Any, genome: Genome, rule: WindowRule) -> Iterator[RegionRow]:
+    if is_table(variants):
+        yield from read_variant_columns(variants, genome, rule)
+        return
+    if not isinstance(variants, str | Path):
+        raise InputError(
+            "variants must be a VCF's name or a table with the columns chrom, pos, ref and alt, "
+            f"got {type(variants).__name__}"
+        )
+    with open_text(Path(variants)) as text:
+        for line in read_variants(text, genome, rule):
+            yield from line.rows
+
+
+def _fields(row: RegionRow, score: VariantScore | None) -> tuple[Any, ...]:
+    """A row of _SCORED."""
+    chrom, pos, _, ref = row.columns[:4]
+    numbers = score or (np.nan,) * len(VariantScore._fields)
+    position = int(pos) if pos.isascii() and pos.isdigit() else -1
+    return (chrom, position, ref, row.columns[-1], *numbers, str(row.status), row.note)
 
 
 def score_rows(
