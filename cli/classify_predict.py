@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from dnamamba.cli.options import FILE, SIZE
+from dnamamba.cli.options import DEVICE, FILE, SIZE
 from dnamamba.cli.row_output import (
     BATCH_TOKENS,
-    DEVICE,
     EDGE,
     PRECISION,
     SEQUENCE_COLUMN,

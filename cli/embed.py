@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnamamba.cli.embed_track import refuse_options, write_track
-from dnamamba.cli.options import FILE, SIZE, Parsed
+from dnamamba.cli.options import DEVICE, FILE, SIZE, Parsed
 from dnamamba.cli.row_output import (
     BATCH_TOKENS,
-    DEVICE,
     EDGE,
     NAME_COLUMN,
     PRECISION,

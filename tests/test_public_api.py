@@ -72,7 +72,7 @@ OPTIONS = {
         --split-column --folds --model --layer --genome --sequences --max-k --seed --out --force
     """,
     "score": """
-        MODEL SOURCE --genome --out --force --format --seq-len --edge --strand --batch-tokens
+        MODEL SOURCE --genome --out --force --format --seq-len --edge --rc --batch-tokens
         --device --precision
     """,
     "data info": "FILES --contigs",
