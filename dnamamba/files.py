@@ -11,11 +11,12 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar
 
 from dnamamba.errors import InputError
 from dnamamba.runtime import sync_to_disk
 
+T = TypeVar("T")
 Buffered: TypeAlias = "io.BufferedReader[Any]"
 
 Compression = Literal["none", "gzip", "bgzf"]
@@ -173,6 +174,14 @@ def write_text(out: Path, text: str) -> None:
 def write_json(out: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Write a JSON object whole or not at all."""
     write_text(out, json.dumps(content, indent=indent) + "\n")
+
+
+def format_by_ending(out: Path, endings: Mapping[str, T]) -> T:
+    """The format that the end of a file's name stands for. Raises InputError for another end."""
+    for ending, found in endings.items():
+        if out.name.endswith(ending):
+            return found
+    raise InputError(f"{out} must end in one of {', '.join(endings)}, which says its format")
 
 
 @contextmanager

@@ -520,7 +520,7 @@ def test_tracks_that_make_no_sense(run_folder, genome, tmp_path):
     code, err = embed(run_folder, "--track", "nll", "--out", out)
     assert code == 2
     assert "a track lies on a genome: name it (--genome)" in err
-    with pytest.raises(InputError, match="a track's name must end in"):
+    with pytest.raises(InputError, match=r"must end in one of \.bw"):
         embed(run_folder, "--genome", genome, "--track", "nll", "--out", tmp_path / "x.h5")
     code, err = embed(*given, "--input-format", "bed")
     assert (code, "--input-format is of --regions" in err) == (2, True)

@@ -208,7 +208,7 @@ def test_wrong_options_and_empty_sequences_are_said():
         PredictOptions(base_format="x")
     with pytest.raises(InputError, match="batch_tokens must be >= 1, got 0"):
         PredictOptions(batch_tokens=0)
-    with pytest.raises(InputError, match="must have 1 base or more, got one of 0"):
+    with pytest.raises(InputError, match="sequence 0 is empty: expected 1 base"):
         list(predict_sequences(make_classifier(), [encode("")]))
 
 

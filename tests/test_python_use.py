@@ -323,8 +323,11 @@ def test_several_labels_a_label_a_base_and_numbers():
     found = dnamamba.classify(make_classifier("per_base"), READS)
     assert [labels.shape for labels in found.labels] == [(len(text),) for text in READS]
     assert found.probabilities[1].shape == (7, 3)
+    regression = make_classifier("regression", ("height", "weight"))
     with pytest.raises(dnamamba.InputError, match=r"regression .* use predict_sequences"):
-        dnamamba.classify(make_classifier("regression", ("height",)), READS)
+        dnamamba.classify(regression, READS)
+    numbers = np.stack(list(dnamamba.predict_sequences(regression, READS)))
+    assert numbers.shape == (4, 2)
 
 
 # --- bad input

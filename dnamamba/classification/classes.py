@@ -60,10 +60,9 @@ def classify(
     if task.has_numbers:
         raise InputError("a regression predicts numbers, not classes: use predict_sequences")
     rows, is_single = read_inputs(data, genome, window_rule(classifier, seq_len))
-    codes = (row.read(0, row.length) for row in rows)
     found = list(
         predict_sequences(
-            classifier, codes, rc=rc, batch_tokens=batch_tokens, autocast_dtype=autocast_dtype
+            classifier, rows, rc=rc, batch_tokens=batch_tokens, autocast_dtype=autocast_dtype
         )
     )
     names = np.array(task.labels)

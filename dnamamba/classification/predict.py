@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from dnamamba.data_prep.regions.rows import (
 from dnamamba.errors import InputError
 from dnamamba.files import open_output, table_line
 from dnamamba.inference.batching import in_chunks, map_in_batches, stack_rows
+from dnamamba.inference.inputs import read_inputs
 from dnamamba.inference.options import InferenceOptions, RcMode
 from dnamamba.inference.strands import predict_reverse
 from dnamamba.inference.windows import check_seq_len
@@ -62,24 +63,27 @@ class PredictOptions(InferenceOptions):
 
 def predict_sequences(
     classifier: DnaClassifier,
-    sequences: Iterable[Codes],
+    sequences: Any,
     *,
     batch_tokens: int | None = None,
     rc: RcMode = "none",
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[Values]:
-    """Predictions for each sequence, in their order, float32 on the CPU: (C,), or (L, C) in a
-    per_base task; probabilities or numbers, see DnaClassifier.predict.
+    """Predict sequences one after another: yields (C,) float32 on the CPU, (L, C) if per base.
 
-    sequences: codes (uint8, one dimension, 1 base or more), read a few batches ahead; the soft-mask
-    is dropped. Batches have similar lengths and are padded on the right, which changes only the
-    rounding. Puts the classifier into evaluation mode and runs it on its own device.
-    batch_tokens, rc, autocast_dtype: see PredictOptions.
-    Raises InputError for a sequence without bases, and for one that memory is too small for.
+    sequences: letters (str) or ids, several of them, or rows of `open_regions`; read a few batches
+    ahead, so that memory does not grow with their number.
+    rc, batch_tokens, autocast_dtype: as in `classify`. Values are those of DnaClassifier.predict:
+    probabilities, or the numbers of a regression.
+
+        for numbers in dnamamba.predict_sequences(classifier, ["ACGTTG", "TTGACA"]): ...
+
+    Raises InputError as `embed` for data, and if memory is too small for one sequence.
     """
     options = PredictOptions(batch_tokens=batch_tokens, rc=rc, autocast_dtype=autocast_dtype)
-    for some in in_chunks(sequences, len, options.tokens_in_batch(_device(classifier))):
-        yield from _predict_chunk(classifier, some, options)
+    codes = (row.read(0, row.length) for row in read_inputs(sequences).rows)
+    for chunk in in_chunks(codes, len, options.tokens_in_batch(_device(classifier))):
+        yield from _predict_chunk(classifier, chunk, options)
 
 
 def predict_rows(

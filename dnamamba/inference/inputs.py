@@ -25,12 +25,13 @@ from dnamamba.data_prep.regions.rows import (
     WindowRule,
 )
 from dnamamba.errors import InputError
-from dnamamba.inference.batching import batches_of, no_memory, run_in_halves, stack_rows
+from dnamamba.inference.batching import map_in_batches, stack_rows
 from dnamamba.inference.options import InferenceOptions, device_of
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.streaming import longest_sequence
 from dnamamba.tokenizer import PAD_ID, UNK_ID, VOCABULARY, Codes, encode, is_base, token_ids
 
+Values = NDArray[np.float32]
 GenomeLike = Genome | str | Path | Sequence[str | Path]
 """An open genome, or its FASTA files and stores."""
 
@@ -92,24 +93,16 @@ def logits(
     """
     codes = _all_codes(sequences)
     options = InferenceOptions(batch_tokens=batch_tokens, autocast_dtype=autocast_dtype)
-    model.eval()
-    device = device_of(model)
-    results = [np.empty(0, np.float32)] * len(codes)
+    device = device_of(model.eval())
 
-    def forward(part: Sequence[int]) -> None:
-        rows = [codes[i] for i in part]
-        ids, lengths = stack_rows(rows, longest_sequence(model.config), device)
+    def read(batch: Sequence[Codes]) -> list[Values]:
+        ids, lengths = stack_rows(batch, longest_sequence(model.config), device)
         with options.autocast(device):
             found = model(ids, lengths=lengths)[..., : model.config.vocab_size]
-        for i, row in zip(part, found.float().cpu().numpy(), strict=True):
-            results[i] = row[: len(codes[i])].copy()
+        rows = zip(found.float().cpu().numpy(), batch, strict=True)
+        return [row[: len(one)].copy() for row, one in rows]
 
-    def give_up(i: int, error: RuntimeError) -> None:
-        no_memory(codes[i], error)
-
-    sizes = np.array([len(one) for one in codes], np.int64)
-    for batch in batches_of(sizes, options.tokens_in_batch(device)):
-        run_in_halves(batch, forward, give_up)
+    results = map_in_batches(codes, read, options.tokens_in_batch(device))
     return results[0] if _is_single(sequences) else results
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.rows import WITHOUT_SEQUENCE, RegionRow, RowStatus
 from dnamamba.errors import InputError
-from dnamamba.files import PACKED, building, open_output
+from dnamamba.files import PACKED, building, format_by_ending, open_output
 from dnamamba.inference.batching import in_chunks
 from dnamamba.inference.likelihood import (
     Values,
@@ -45,9 +45,10 @@ TrackPiece = tuple[str, int, Values]
 _Run = tuple[str, int, NDArray[np.float64]]
 """A TrackPiece without NaN, rounded."""
 
+_BEDGRAPH = (".bedgraph", ".bedGraph", ".bdg", ".bg")
 _ENDINGS: dict[str, TrackFormat] = {
     **dict.fromkeys((".bw", ".bigwig", ".bigWig"), "bigwig"),
-    **dict.fromkeys((".bedgraph", ".bedGraph", ".bdg", ".bg"), "bedgraph"),
+    **{f"{ending}{packed}": "bedgraph" for ending in _BEDGRAPH for packed in ("", *PACKED)},
 }
 
 
@@ -235,13 +236,7 @@ def _with_context(region: Interval, genome: Genome, context: int) -> tuple[int, 
 
 def format_of_track(out: Path) -> TrackFormat:
     """The format that a file's name asks for. Raises InputError for other names."""
-    packed = out.suffix in PACKED
-    found = _ENDINGS.get(Path(out.stem).suffix if packed else out.suffix)
-    if found is None or (packed and found == "bigwig"):
-        raise InputError(
-            f"a track's name must end in .bw (bigWig), .bedgraph or .bedgraph.gz, got {out}"
-        )
-    return found
+    return format_by_ending(out, _ENDINGS)
 
 
 def write_track(

@@ -14,7 +14,7 @@ from dnamamba import __version__
 from dnamamba.data_prep.regions.rows import RegionRow, RowStatus, split_columns
 from dnamamba.data_prep.regions.vcf import ROW_COLUMNS, VCF_COLUMNS, VariantFile, VariantLine
 from dnamamba.errors import InputError
-from dnamamba.files import PACKED, open_output, table_line
+from dnamamba.files import PACKED, format_by_ending, open_output, table_line
 from dnamamba.models.language_model import DnaModel
 from dnamamba.runtime import logger
 from dnamamba.scoring.variants import ScoreOptions, VariantScore, score_rows
@@ -22,6 +22,8 @@ from dnamamba.scoring.variants import ScoreOptions, VariantScore, score_rows
 OutputFormat = Literal["vcf", "tsv"]
 Scored = tuple[RegionRow, VariantScore | None]
 
+_FORMATS: tuple[OutputFormat, ...] = ("vcf", "tsv")
+_ENDINGS = {f".{kind}{packed}": kind for kind in _FORMATS for packed in ("", *PACKED)}
 _TABLE_COLUMNS = (
     *(*ROW_COLUMNS, "window_start", "window_end", "status", "note"),
     *VariantScore._fields,
@@ -70,13 +72,7 @@ def write_scores(
 
 def format_of_output(out: Path) -> OutputFormat:
     """The format that a file's name asks for. Raises InputError for other names."""
-    name = out.with_suffix("").name if out.suffix in PACKED else out.name
-    for ending in ("vcf", "tsv"):
-        if name.endswith(f".{ending}"):
-            return ending
-    raise InputError(
-        f"{out} must end in .vcf or .tsv (or .vcf.gz, .tsv.gz): name it so, or say which (--format)"
-    )
+    return format_by_ending(out, _ENDINGS)
 
 
 def _score_lines(
