@@ -10,7 +10,7 @@ here are over A, C, G and T alone, so they sum to 1 over the four bases.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -104,6 +104,15 @@ def require_causal(model: DnaModel) -> None:
             "masked bases (masked_base_log_probabilities); or take a causal model of one strand "
             "such as mamba-7m"
         )
+
+
+def reduce_log_probs(log_probs: Values, reduction: Literal["sum", "mean"]) -> float:
+    """Sum or mean over the bases that have a log probability; NaN if none has."""
+    known = log_probs[~np.isnan(log_probs)]
+    if not len(known):
+        return float("nan")
+    total = float(known.sum(dtype=np.float64))
+    return total if reduction == "sum" else total / len(known)
 
 
 # --- models that read both ways

@@ -10,7 +10,7 @@ from dnamamba.configs import require_choice
 from dnamamba.data_prep.regions.rows import RegionRow
 from dnamamba.errors import InputError
 from dnamamba.inference.inputs import GenomeLike, read_inputs
-from dnamamba.inference.likelihood import Values, log_probabilities
+from dnamamba.inference.likelihood import log_probabilities, reduce_log_probs
 from dnamamba.inference.options import InferenceOptions, RcMode
 from dnamamba.models.language_model import DnaModel
 from dnamamba.tokenizer import Codes, reverse_complement
@@ -52,7 +52,7 @@ def score_sequences(
     found = log_probabilities(model, _strands(rows, both), options)
     if reduction == "none":
         return next(found) if is_single else list(found)
-    scores = np.array([_reduce(one, reduction) for one in found], np.float64)
+    scores = np.array([reduce_log_probs(one, reduction) for one in found], np.float64)
     if both:
         scores = scores.reshape(-1, 2).mean(1)
     return float(scores[0]) if is_single else scores
@@ -65,11 +65,3 @@ def _strands(rows: Iterable[RegionRow], both: bool) -> Iterator[Codes]:
         yield codes
         if both:
             yield reverse_complement(codes)
-
-
-def _reduce(log_probs: Values, reduction: Reduction) -> float:
-    known = log_probs[~np.isnan(log_probs)]
-    if not len(known):
-        return float("nan")
-    total = float(known.sum(dtype=np.float64))
-    return total if reduction == "sum" else total / len(known)

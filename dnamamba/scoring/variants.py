@@ -1,14 +1,11 @@
-"""What a language model says of variants: likelihood ratios and distances; `dnamamba score`.
+"""Scores of variants by a language model: likelihood ratios and distances; `dnamamba score`.
 
     model = DnaModel.from_pretrained("runs/human")
-    with open_text(Path("variants.vcf.gz")) as text:
-        variants = read_variants(text, genome, variant_rule(model))
-        for row, score in score_rows(model, (row for line in variants for row in line.rows)):
-            ...
+    scores = score_variants(model, "variants.vcf.gz", genome="hg38.fa")
 
-Both alleles are read between the same flanks, in the direction of each strand. So scores do not
-depend on how a file writes an indel, and are the same for the other strand of everything.
-scoring/output.py writes them into a VCF or a table.
+Both alleles are read between the same flanks, on each strand. So scores do not depend on how a file
+writes an indel, and the other strand of everything gets the same. output.py writes them into a VCF
+or a table.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -35,10 +32,12 @@ from dnamamba.errors import InputError
 from dnamamba.inference.batching import in_chunks
 from dnamamba.inference.inputs import GenomeLike, as_genome
 from dnamamba.inference.likelihood import (
+    Reading,
     Values,
     masked_base_log_probabilities,
     mean_hidden,
     read_sequences,
+    reduce_log_probs,
 )
 from dnamamba.inference.options import InferenceOptions, RcMode, device_of
 from dnamamba.inference.windows import variant_rule
@@ -172,24 +171,24 @@ def _fields(row: RegionRow, score: VariantScore | None) -> tuple[Any, ...]:
 def score_rows(
     model: DnaModel, rows: Iterable[RegionRow], options: ScoreOptions | None = None
 ) -> Iterator[tuple[RegionRow, VariantScore | None]]:
-    """Each row with its score, in the order of the rows; None for one without sequences.
+    """Yield each row with its score, in the order of the rows; None without sequences.
 
-    rows: those of variants, with codes and alternative (data_prep/regions/vcf.py's
-    `read_variants`), taken a few batches ahead. A causal model reads both windows. One that reads
-    both ways (masked language models, Caduceus) is shown the window of a SNV with [MASK] in its
-    place; other variants have distances alone, and a note that says so.
-    Raises InputError for a window that there is no memory for, or longer than a Hyena's filters.
+    rows: variants with codes and alternative (`read_variants`), read a few batches ahead. A causal
+    model reads both windows. A model that reads both ways (masked language models, Caduceus) reads
+    the window of a single base with [MASK] in its place; other variants have distances alone, and a
+    note that says so.
+    Raises InputError for a window longer than a Hyena's filters or than memory has room for.
     """
     options = options or ScoreOptions()
 
     def size(row: RegionRow) -> int:
         return sum(map(len, row.sequences))
 
-    for some in in_chunks(rows, size, options.tokens_in_batch(device_of(model))):
-        pairs = [(row.codes, row.alternative) for row in some]
+    for chunk in in_chunks(rows, size, options.tokens_in_batch(device_of(model))):
+        pairs = [(row.codes, row.alternative) for row in chunk]
         known = [(ref, alt) for ref, alt in pairs if ref is not None and alt is not None]
         scores = iter(score_pairs(model, known, options))
-        for row in some:
+        for row in chunk:
             if row.codes is None or row.alternative is None:
                 yield row, None
                 continue
@@ -202,16 +201,16 @@ def score_rows(
 def score_pairs(
     model: DnaModel, pairs: Sequence[Pair], options: ScoreOptions | None = None
 ) -> list[VariantScore]:
-    """The score of each pair of windows; see `score_rows`."""
+    """Score pairs of windows; see `score_rows`."""
     options = options or ScoreOptions()
     score = _score_causal if model.is_causal else _score_masked
-    # A model of both strands says the same of either.
     one_strand = replace(options, rc="none")
+    # A model of both strands gives either the same score.
     if options.rc == "none" or model.config.strands == "both":
         return score(model, pairs, one_strand)
-    turned = [(reverse_complement(ref), reverse_complement(alt)) for ref, alt in pairs]
-    found = score(model, [*pairs, *turned], one_strand)
-    strands = zip(found[: len(pairs)], found[len(pairs) :], strict=True)
+    others = [(reverse_complement(ref), reverse_complement(alt)) for ref, alt in pairs]
+    scores = score(model, [*pairs, *others], one_strand)
+    strands = zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)
     return [VariantScore(*np.mean(both, axis=0).tolist()) for both in strands]
 
 
@@ -221,11 +220,13 @@ def score_pairs(
 def _score_causal(
     model: DnaModel, pairs: Sequence[Pair], options: InferenceOptions
 ) -> list[VariantScore]:
-    sequences = [sequence for pair in pairs for sequence in pair]
-    # Alleles of one line, and every change of a base, share the reference's window.
-    readings = _each_once(
-        lambda some: read_sequences(model, some, options), sequences, map(_letters, sequences)
-    )
+    windows = [window for pair in pairs for window in pair]
+
+    def read(batch: list[Codes]) -> list[Reading]:
+        return read_sequences(model, batch, options)
+
+    # Alleles of one line share the reference's window.
+    readings = _once_by_key(read, windows, map(_key_of, windows))
     return [
         _compare(ref.log_probs, alt.log_probs, ref.mean_hidden, alt.mean_hidden)
         for ref, alt in zip(readings[::2], readings[1::2], strict=True)
@@ -235,30 +236,32 @@ def _score_causal(
 def _score_masked(
     model: DnaModel, pairs: Sequence[Pair], options: InferenceOptions
 ) -> list[VariantScore]:
-    sequences = [sequence for pair in pairs for sequence in pair]
-    means = _each_once(
-        lambda some: mean_hidden(model, some, options), sequences, map(_letters, sequences)
-    )
-    places = [_single_base(*pair) for pair in pairs]
-    hidden = [(ref, at) for (ref, _), at in zip(pairs, places, strict=True) if at is not None]
+    windows = [window for pair in pairs for window in pair]
+    positions = [_single_base(*pair) for pair in pairs]
+    masked = [(ref, at) for (ref, _), at in zip(pairs, positions, strict=True) if at is not None]
 
-    def read(some: list[tuple[Codes, int]]) -> list[Values]:
-        windows, positions = [ref for ref, _ in some], [at for _, at in some]
-        return list(masked_base_log_probabilities(model, windows, positions, options))
+    def read_means(batch: list[Codes]) -> list[Values]:
+        return mean_hidden(model, batch, options)
 
-    found = iter(_each_once(read, hidden, ((_letters(ref), at) for ref, at in hidden)))
+    def read_masked(batch: list[tuple[Codes, int]]) -> list[Values]:
+        refs, at = [ref for ref, _ in batch], [at for _, at in batch]
+        return list(masked_base_log_probabilities(model, refs, at, options))
+
+    means = _once_by_key(read_means, windows, map(_key_of, windows))
+    keys = [(_key_of(ref), at) for ref, at in masked]
+    log_probs = iter(_once_by_key(read_masked, masked, keys))
     scores = []
-    for pair, at, ref_mean, alt_mean in zip(pairs, places, means[::2], means[1::2], strict=True):
+    for pair, at, ref_mean, alt_mean in zip(pairs, positions, means[::2], means[1::2], strict=True):
         ref = alt = np.empty(0, np.float32)
         if at is not None:
-            log_probs = next(found)
-            ref, alt = (log_probs[token_ids(codes[at : at + 1]) - FIRST_BASE_ID] for codes in pair)
+            bases = next(log_probs)
+            ref, alt = (bases[token_ids(codes[at : at + 1]) - FIRST_BASE_ID] for codes in pair)
         scores.append(_compare(ref, alt, ref_mean, alt_mean))
     return scores
 
 
 def _single_base(ref: Codes, alt: Codes) -> int | None:
-    """Where two windows differ, if that is at one base."""
+    """The position at which two windows differ, if it is one."""
     if len(ref) != len(alt):
         return None
     differs = np.flatnonzero(token_ids(ref) != token_ids(alt))
@@ -266,39 +269,35 @@ def _single_base(ref: Codes, alt: Codes) -> int | None:
 
 
 def _compare(ref: Values, alt: Values, ref_mean: Values, alt_mean: Values) -> VariantScore:
-    """ref, alt: log p of bases; NaN of those without. ref_mean, alt_mean: (D,)."""
-    sums, means = list[float](), list[float]()
-    for log_probs in (ref, alt):
-        known = log_probs[~np.isnan(log_probs)]
-        sums.append(float(known.sum(dtype=np.float64)) if len(known) else np.nan)
-        means.append(sums[-1] / max(1, len(known)))
+    """ref, alt: log p of bases (L,), NaN for none. ref_mean, alt_mean: (D,)."""
     one, other = ref_mean.astype(np.float64), alt_mean.astype(np.float64)
-    # Half the squared distance between unit vectors is 1 - cos, without taking it from 1.
+    # Half the squared distance between unit vectors is 1 - cos, without cancellation.
     apart = one / np.linalg.norm(one) - other / np.linalg.norm(other)
+    ref_sum, alt_sum = reduce_log_probs(ref, "sum"), reduce_log_probs(alt, "sum")
     return VariantScore(
-        llr=sums[1] - sums[0],
-        llr_per_base=means[1] - means[0],
-        ref_log_likelihood=sums[0],
-        alt_log_likelihood=sums[1],
+        llr=alt_sum - ref_sum,
+        llr_per_base=reduce_log_probs(alt, "mean") - reduce_log_probs(ref, "mean"),
+        ref_log_likelihood=ref_sum,
+        alt_log_likelihood=alt_sum,
         cosine_distance=float(apart @ apart / 2),
         euclidean_distance=float(np.linalg.norm(one - other)),
     )
 
 
-def _each_once(
+def _once_by_key(
     read: Callable[[list[T]], list[R]], items: Sequence[T], keys: Iterable[Hashable]
 ) -> list[R]:
-    """What `read` makes of each item, items of the same key read once."""
-    places: dict[Hashable, int] = {}
-    chosen, index = list[T](), list[int]()
+    """Results of `read` for all items; items of the same key are read once."""
+    index_of: dict[Hashable, int] = {}
+    chosen, indices = list[T](), list[int]()
     for item, key in zip(items, keys, strict=True):
-        if key not in places:
-            places[key] = len(chosen)
+        if key not in index_of:
+            index_of[key] = len(chosen)
             chosen.append(item)
-        index.append(places[key])
-    found = read(chosen) if chosen else []
-    return [found[i] for i in index]
+        indices.append(index_of[key])
+    results = read(chosen) if chosen else []
+    return [results[i] for i in indices]
 
 
-def _letters(codes: Codes) -> bytes:
+def _key_of(codes: Codes) -> bytes:
     return token_ids(codes).tobytes()
