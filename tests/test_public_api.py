@@ -26,6 +26,11 @@ PUBLIC_NAMES = [
 ]
 # fmt: on
 
+JOBS = [
+    *("tokenize", "logits", "embed", "score_sequences", "score_variants", "classify"),
+    *("open_genome",),
+]
+
 WINDOWS = """
     --seq-len --bed --windows --valid-contigs --test-contigs --valid-fraction --test-fraction
     --edge --max-n-fraction --keep-overlap --data-seed
@@ -112,6 +117,23 @@ def test_public_names():
     assert sorted(dnamamba.__all__) == sorted(PUBLIC_NAMES)
     for name in PUBLIC_NAMES:
         assert getattr(dnamamba, name) is not None
+
+
+def test_import_needs_neither_torch_nor_numpy():
+    script = (
+        "import sys, dnamamba; dir(dnamamba)\n"
+        "assert not {'torch', 'numpy', 'pandas'} & set(sys.modules), 'loaded too much'"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_shows_an_example_and_its_errors(name):
+    text = getattr(dnamamba, name).__doc__
+    assert f"    dnamamba.{name}(" in text or f"= dnamamba.{name}(" in text
+    assert "Raises " in text
 
 
 def test_public_kernels():

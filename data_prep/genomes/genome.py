@@ -118,7 +118,14 @@ class JoinedGenome:
 
 
 def open_genome(paths: Path | str | Sequence[Path | str]) -> Genome:
-    """Open FASTA files and stores as one genome.
+    """Open a FASTA or store, or several as one genome, for random access.
+
+    paths: FASTA (plain or BGZF) or stores of `dnamamba data prepare`. An index is made if a FASTA
+    has none.
+
+        genome = dnamamba.open_genome("hg38.fa")
+        genome.contigs["chr1"]                 # length in bases
+        genome.read("chr1", 10_000, 10_100)    # codes (100,) uint8, 0-based and half-open
 
     Raises FileNotFoundError, or InputError for plain gzip, which has no random access, damaged
     files and files without sequences.

@@ -63,6 +63,10 @@ def open_regions(
     input_format: default by how the text begins (text_input.format_of).
     sequence_column, name_column: of a table; default `sequence`, and `name` if there is one. With
         a sequence_column, a text that would be read as BED is a table.
+
+        with dnamamba.open_regions("peaks.bed", genome=dnamamba.open_genome("hg38.fa")) as rows:
+            for row in rows: row.columns, row.status, row.codes
+
     Raises FileNotFoundError, and InputError for other formats, regions without a genome, a VCF
     without seq_len, columns that a table lacks or that are named for another format, and, while
     rows are read, damaged compressed data. A fault of one row is noted in the row.

@@ -42,6 +42,12 @@ def pretrain(
 ) -> Outcome:
     """Train a language model from scratch into a new run folder.
 
+    out: gets model/, checkpoints, metrics.jsonl and report.html. options: device, workers, memory.
+
+        config = PretrainConfig.with_defaults(("hg38.fa",), model="mamba-1.4m")
+        pretrain(config, Path("runs/human"))
+        model = DnaModel.from_pretrained("runs/human")
+
     Raises InputError if the data or the settings cannot be used or `out` holds a run already
     (unless `force`), TrainingError if the loss stops being finite.
     """
@@ -58,7 +64,7 @@ def resume(path: Path, options: RunOptions | None = None) -> Outcome:
 
 
 def plan_pretraining(config: PretrainConfig, options: RunOptions | None = None) -> Plan:
-    """What `pretrain` would do, without a step of it."""
+    """Sizes, steps and memory of `pretrain`, without training; `.rows()` are lines for people."""
     return plan_run(Pretraining, config, options)
 
 
