@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,19 @@ from dnamamba.models import DnaModel, count_parameters
 from dnamamba.models.interop.files import CONFIG_NAME, WeightFiles, read_source
 from dnamamba.models.interop.fingerprint import fixed_logits, model_ids, take_fingerprint
 from dnamamba.models.interop.formats import Format
-from dnamamba.models.interop.registry import FORMATS, find_format, recognise
+from dnamamba.models.interop.registry import (
+    FORMATS,
+    OWN_SETTINGS,
+    find_format,
+    read_weights,
+    recognise,
+)
 from dnamamba.models.interop.theirs import compare_with_theirs
 from dnamamba.models.interop.tokenizer_files import special_token_ids, write_tokenizer
-from dnamamba.models.model_folder import WEIGHTS_NAME, enter_run, load_weights
+from dnamamba.models.model_folder import WEIGHTS_NAME, enter_run
 from dnamamba.tokenizer import VOCABULARY
 
 OWN_FORMAT = "dnamamba"
-
-# What code raises that trusts another project's shapes and settings.
-_ODD = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError)
-
-# Our key in their settings, which mask no logits of padding ids; reading narrows the vocabulary.
-_OWN_SETTINGS = "dnamamba"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def open_model(source: Path, format_name: str | None = None) -> Opened:
         raise InputError(f"{source} is no model folder of dnamamba (config.json says so in ours)")
     files = read_source(source)
     found = named or recognise(files.weights, files.settings, str(source))
-    model = _read(found, files.weights, files.settings, str(source))
+    model = read_weights(found, files.weights, files.settings, str(source))
     return Opened(model.float().eval(), found.name, source, files)
 
 
@@ -124,7 +124,7 @@ def export_model(source: Path, out: Path, format_name: str | None = None) -> lis
     with build_folder(out) as building:
         _write(building, weights, settings, opened.model)
         again = read_source(building)
-        model = _read(chosen, again.weights, again.settings, str(out))
+        model = read_weights(chosen, again.weights, again.settings, str(out))
         _check_same(opened.model, model)
         lines.append(compare_with_theirs(model, again.weights, again.settings))
     return [*lines, "written and read again: the same logits, bit for bit", _listing(out)]
@@ -148,25 +148,6 @@ def fingertakenlines(model: DnaModel) -> list[str]:
 
 
 # --- formats
-
-
-def _read(
-    chosen: Format, weights: Mapping[str, Tensor], settings: Mapping[str, Any], source: str
-) -> DnaModel:
-    what = f"{source} as {chosen.name}"
-    try:
-        model = chosen.read(weights, settings)
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from error
-    except _ODD as error:
-        raise InputError(f"{what} has shapes or settings that make no model: {error}") from error
-    ours = settings.get(_OWN_SETTINGS)
-    vocab_size = ours.get("vocab_size") if isinstance(ours, Mapping) else None
-    if vocab_size in (None, model.config.vocab_size):
-        return model
-    narrowed = DnaModel(replace(model.config, vocab_size=vocab_size)).to(model.lm_head.weight.dtype)
-    load_weights(narrowed, model.state_dict(), what)
-    return narrowed
 
 
 def _suited(model: DnaModel) -> list[Format]:
@@ -208,7 +189,7 @@ def _with_ours(settings: Mapping[str, Any], model: DnaModel) -> dict[str, Any]:
     """Add our key to Hugging Face's settings; other projects' settings take none."""
     if "model_type" not in settings:
         return dict(settings)
-    ours = {_OWN_SETTINGS: {"vocab_size": model.config.vocab_size}}
+    ours = {OWN_SETTINGS: {"vocab_size": model.config.vocab_size}}
     return {**settings, **special_token_ids(), **ours}
 
 
@@ -216,7 +197,7 @@ def _round_trip(model: DnaModel, one: Format) -> str:
     assert one.write is not None
     try:
         weights, settings = one.write(model)
-        again = _read(one, weights, _with_ours(settings, model), "what was written")
+        again = read_weights(one, weights, _with_ours(settings, model), "what was written")
     except InputError as error:
         return f"not possible ({error})"
     before, after = model.state_dict(), again.state_dict()

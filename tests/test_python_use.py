@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import dnamamba
+from dnamamba.convert import export_model
 from dnamamba.models import HeadConfig
 from dnamamba.task import Task
 from genomes import (
@@ -77,6 +78,15 @@ def test_load_a_run_its_model_folder_and_a_config(run):
     assert new.config == model.config == dnamamba.preset("mamba-demo")
     assert not torch.equal(weight, new.lm_head.weight)
     assert dnamamba.DnaModel.from_config(new.config).config == new.config
+
+
+def test_load_what_convert_export_wrote(run, model, tmp_path):
+    export_model(run, tmp_path / "exported")
+    again = dnamamba.DnaModel.from_pretrained(tmp_path / "exported")
+    assert again.config == model.config
+    np.testing.assert_array_equal(dnamamba.logits(again, "ACGT"), dnamamba.logits(model, "ACGT"))
+    with pytest.raises(dnamamba.InputError, match="is no classifier of dnamamba"):
+        dnamamba.DnaClassifier.from_pretrained(tmp_path / "exported")
 
 
 @pytest.mark.parametrize("kind", ["DnaModel", "DnaClassifier"])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -230,6 +231,13 @@ class DnaModel(SavedModel):
 
     def _settings(self) -> dict[str, Any]:
         return {"model": to_dict(self.config)}
+
+    @classmethod
+    def _from_other(cls, folder: Path) -> Self:
+        # Its readers make DnaModels.
+        from dnamamba.models.interop.registry import read_folder
+
+        return read_folder(folder)  # type: ignore[return-value]
 
     @classmethod
     def _builder(cls, settings: Mapping[str, Any], source: str) -> Callable[[], Self]:

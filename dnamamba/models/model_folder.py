@@ -39,6 +39,13 @@ class SavedModel(nn.Module):
         """Builder of the model that `_settings` described. Raises InputError, naming `source`."""
         raise NotImplementedError
 
+    @classmethod
+    def _from_other(cls, folder: Path) -> Self:
+        """The model in a folder of another project's layout. Raises InputError if it is none."""
+        raise InputError(
+            f"{folder} is no classifier of dnamamba: config.json has no format_version"
+        )
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json, each whole or not at all."""
         folder = Path(folder)
@@ -64,9 +71,10 @@ class SavedModel(nn.Module):
     ) -> Self:
         """Read what `save_pretrained` wrote, from a folder or from the Hugging Face Hub.
 
-        folder: a model folder or a run's, without network; or, as a str "owner/name" if no such
-        folder exists, a repository on the Hub, by the package huggingface_hub (the extra `hub`).
-        Nothing is unpickled and no code of a repository runs.
+        folder: a model folder or a run's, or, for a language model, what `dnamamba convert export`
+        wrote, without network; or, as a str "owner/name" if no such folder exists, a repository on
+        the Hub, by the package huggingface_hub (the extra `hub`). Nothing is unpickled and no code
+        of a repository runs.
         revision: the repository's branch, tag or commit; default its main branch.
         cache_dir: folder of downloads; default huggingface_hub's.
         local_files_only: use earlier downloads, without network.
@@ -90,6 +98,9 @@ class SavedModel(nn.Module):
             )
         else:
             found = enter_run(Path(folder))
+            _check_files(found)
+            if "format_version" not in read_json(found / CONFIG_NAME):
+                return cls._from_other(found)
         _check_files(found)
         settings = _read_settings(found / CONFIG_NAME)
         build = cls._builder(settings, str(found / CONFIG_NAME))
