@@ -621,7 +621,7 @@ USAGE = {
     ("--rc", "both"): "'both' is not one of 'none', 'average', 'concat'",
     ("--dtype", "int8"): "'int8' is not one of",
     ("--allele", "alt"): "--allele alt is of a VCF, whose rows are variants: leave it out",
-    ("--edge", "pad"): "--edge is of windows of a genome that are wider than the region",
+    ("--edge", "pad"): "--edge is for windows of a genome that are wider than the region",
 }
 
 
