@@ -93,7 +93,7 @@ def refuse_idle_options(table: "RegionTable", genome: "Genome | None", *, is_wid
     has_windows = table.has_alternatives or (table.has_surroundings and is_widened)
     if "edge" in typed_options() and not has_windows:
         raise click.UsageError(
-            "--edge is for windows of a genome that are wider than their region, but here are "
+            "--edge is for windows of a genome that are wider than the region, but here are "
             "none: leave it out"
         )
 
