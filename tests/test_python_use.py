@@ -1,5 +1,6 @@
 """Each job from Python as a newcomer does it, in at most five lines, and what bad input says."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,7 +81,8 @@ def test_load_a_run_its_model_folder_and_a_config(run):
     assert dnamamba.DnaModel.from_config(new.config).config == new.config
 
 
-def test_load_what_convert_export_wrote(run, model, tmp_path):
+def test_load_what_convert_export_wrote(run, model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
     export_model(run, tmp_path / "exported")
     again = dnamamba.DnaModel.from_pretrained(tmp_path / "exported")
     assert again.config == model.config
