@@ -28,10 +28,13 @@ from dnamamba.bench.timing import time_calls
 from dnamamba.data_prep.genomes.genome import Genome, open_genome
 from dnamamba.data_prep.regions.readers import open_regions
 from dnamamba.data_prep.regions.rows import WindowRule
-from dnamamba.embedding.embedder import Embedder, EmbedInput
-from dnamamba.embedding.forward import EmbedOptions
+from dnamamba.embedding.config import EmbedOptions
+from dnamamba.embedding.embedder import Embedder
+from dnamamba.embedding.format import EmbeddingInfo
+from dnamamba.embedding.forward import EmbedInput
+from dnamamba.embedding.reader import read_embeddings
 from dnamamba.embedding.run import LAZY_FROM, division, embed_rows
-from dnamamba.embedding.writer import EmbeddingInfo, EmbeddingWriter, read_embeddings
+from dnamamba.embedding.writer import EmbeddingWriter
 from dnamamba.errors import WrongResultError
 from dnamamba.models import DnaModel, preset, to_huggingface_mamba
 from dnamamba.models.pooling import Pooling

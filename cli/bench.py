@@ -1,19 +1,13 @@
 """`dnamamba bench ...`: how fast this machine is, after a check that what is timed is right."""
 
-from typing import Any
-
-import click
-
 from dnamamba.cli.main import LazyGroup
-from dnamamba.cli.options import FILE
-
-_COMMANDS = {
-    "scan": ("dnamamba.cli.bench_scan", "scan", "The selective scan beside attention and FFT."),
-    "train": ("dnamamba.cli.bench_train", "train", "Whole training steps of named models."),
-}
+from dnamamba.cli.options import Decorator, choice, file_option
 
 bench = LazyGroup(
-    _COMMANDS,
+    {
+        "scan": ("bench_scan.scan", "The selective scan beside attention and FFT."),
+        "train": ("bench_train.train", "Whole training steps of named models."),
+    },
     name="bench",
     help="""Measure how fast operators and training steps are here; nothing wrong is timed.
 
@@ -24,21 +18,9 @@ bench = LazyGroup(
     """,
 )
 
-DEVICE = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-)
-JSON = click.option(
-    "--json", "json_path", type=FILE, metavar="FILE", help="Write the numbers, too."
-)
+JSON = file_option("--json json_path", "Write the numbers, too.", metavar="FILE")
 
 
-def precision_option(flag: str, help: str) -> Any:
+def precision_option(flag: str, help: str) -> Decorator:
     """auto, bf16 or fp32, as `precision`."""
-    return click.option(
-        flag,
-        "precision",
-        type=click.Choice(["auto", "bf16", "fp32"]),
-        default="auto",
-        show_default=True,
-        help=help,
-    )
+    return choice(f"{flag} precision auto|bf16|fp32", help, default="auto")

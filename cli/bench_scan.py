@@ -1,75 +1,87 @@
 """`dnamamba bench scan`."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dnamamba.bench.shapes import ScanShape, doubled_lengths
-from dnamamba.cli.bench import DEVICE, JSON, precision_option
-from dnamamba.cli.options import FILE, SIZE, Parsed, apply_options, typed_options
+from dnamamba.cli.bench import JSON, precision_option
+from dnamamba.cli.options import (
+    DEVICE,
+    Parsed,
+    file_option,
+    grouped,
+    option,
+    size_option,
+    typed_options,
+    whole,
+)
 
 if TYPE_CHECKING:
     from dnamamba.bench.scan import ScanBenchmark, ScanRow
 
-# What describes the sweep, which --shape takes the place of.
-_SWEEP = {"min_len", "max_len", "d_inner", "batch", "limit_s", "plot"}
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Which lengths are timed, how wide, and how long an operator may take; --shape instead."""
+
+    min_len: int
+    max_len: int | None
+    d_inner: int
+    batch: int
+    limit_s: float
+    plot: Path | None
 
 
-def sweep_options(command: Any) -> Any:
-    """Which lengths, how wide, and how long it may take."""
-    options = [
-        click.option(
-            "--min-len", type=SIZE, default="512", show_default=True, help="Shortest sequence."
-        ),
-        click.option("--max-len", type=SIZE, help="Longest. [default: 1M on a GPU, 32k on a CPU]"),
-        click.option(
-            "--d-inner",
-            type=click.IntRange(min=1),
-            default=1024,
-            show_default=True,
-            help="Channels; for attention heads of 64.",
-        ),
-        click.option(
-            "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences."
-        ),
-        click.option(
-            "--limit",
-            "limit_s",
+sweep_options = grouped(
+    "sweep",
+    Sweep,
+    [
+        size_option("--min-len", "Shortest sequence.", default="512"),
+        size_option("--max-len", "Longest. [default: 1M on a GPU, 32k on a CPU]"),
+        whole("--d-inner", "Channels; for attention heads of 64.", default=1024),
+        whole("--batch", "Sequences.", default=1),
+        option(
+            "--limit limit_s",
+            "Leave an operator out if forward and backward would take longer.",
             type=click.FloatRange(min=0, min_open=True),
             default=10.0,
-            show_default=True,
             metavar="SECONDS",
-            help="Leave an operator out where forward and backward would take longer.",
         ),
-        click.option("--plot", type=FILE, metavar="FILE", help="Draw the times: .svg or .png."),
-    ]
-    return apply_options(options, command)
+        file_option("--plot", "Draw the times: .svg or .png.", metavar="FILE"),
+    ],
+)
 
 
 @click.command()
 @sweep_options
-@click.option(
-    "--shape",
-    "shapes",
+@option(
+    "--shape shapes",
+    "In place of all these: the scan alone at batch x d_inner x length; may be given again.",
     type=Parsed(ScanShape.parse, "BxDxL"),
     multiple=True,
     metavar="BxDxL",
-    help="In place of all these: the scan alone at batch x d_inner x length; may be given again.",
 )
-@click.option(
-    "--backend", default="auto", show_default=True, help="The scan's: auto, cpu, triton, chunked..."
-)
+@option("--backend", "The scan's: auto, cpu, triton, chunked...", default="auto")
 @precision_option("--dtype", "Of operands; auto is bf16 on a GPU, fp32 on a CPU.")
 @DEVICE
 @JSON
-@click.pass_context
-def scan(ctx: click.Context, **values: Any) -> None:
+def scan(
+    *,
+    sweep: Sweep,
+    shapes: tuple[ScanShape, ...],
+    backend: str,
+    precision: str,
+    device: str,
+    json_path: Path | None,
+) -> None:
     """Time the selective scan, causal attention and FFT convolution over sequence length.
 
     First the scan is compared with its definition in float64, output and every gradient, then again
-    at each shape that is timed; exit code 1 where it is wrong. Times are medians of forward and of
+    at each shape that is timed; exit code 1 if it is wrong. Times are medians of forward and of
     backward for all inputs; on a GPU those of short passes are a CUDA graph's, and --json has those
     of calls from Python too. An error is the largest over the largest entry. On a GPU its copy
     speed and rate of exponentials are measured too, and `bound` is how much of what they allow the
@@ -86,33 +98,35 @@ def scan(ctx: click.Context, **values: Any) -> None:
     from dnamamba.bench import results, scan_chart
     from dnamamba.bench.scan import ScanBenchmark, choose_where
 
-    _refuse_sweep_with_shapes(ctx)
-    results.check_target(values["json_path"], "--json")
-    results.check_target(values["plot"], "--plot")
-    scan_chart.check_chart_target(values["plot"])
-    where = choose_where(values["device"], values["precision"], values["backend"])
-    benchmark = ScanBenchmark(where, values["limit_s"])
-    timing = _plan(benchmark, values)
+    if shapes:
+        _refuse_sweep()
+    results.check_target(json_path, "--json")
+    results.check_target(sweep.plot, "--plot")
+    scan_chart.check_chart_target(sweep.plot)
+    where = choose_where(device, precision, backend)
+    benchmark = ScanBenchmark(where, sweep.limit_s)
+    timing = _plan(benchmark, shapes, sweep)
     setup = results.describe_setup(where.device)
     click.echo("\n".join(results.announce(setup, where.device)))
     error = benchmark.check()
     click.echo(f"selective scan {where.backend!r} in {where.dtype_name}: worst error {error:.1e}")
     _print_floors(benchmark)
     rows = _print_rows(timing)
-    if values["json_path"] is not None:
+    if json_path is not None:
         floors = None if benchmark.floors is None else asdict(benchmark.floors)
-        about = {"backend": where.backend, "floors": floors}
-        results.write_results(values["json_path"], setup, rows, **about)
-    if values["plot"] is not None:
-        scan_chart.write_scan_chart(values["plot"], rows, setup["device"], where)
+        results.write_results(json_path, setup, rows, backend=where.backend, floors=floors)
+    if sweep.plot is not None:
+        scan_chart.write_scan_chart(sweep.plot, rows, setup["device"], where)
 
 
-def _plan(benchmark: "ScanBenchmark", values: dict[str, Any]) -> Iterator["ScanRow"]:
-    if values["shapes"]:
-        return benchmark.time_shapes(values["shapes"])
+def _plan(
+    benchmark: "ScanBenchmark", shapes: Sequence[ScanShape], sweep: Sweep
+) -> Iterator["ScanRow"]:
+    if shapes:
+        return benchmark.time_shapes(shapes)
     default = 1 << 20 if benchmark.where.device.type == "cuda" else 1 << 15
-    lengths = doubled_lengths(values["min_len"], values["max_len"] or default)
-    return benchmark.time_operators(lengths, batch=values["batch"], d_inner=values["d_inner"])
+    lengths = doubled_lengths(sweep.min_len, sweep.max_len or default)
+    return benchmark.time_operators(lengths, batch=sweep.batch, d_inner=sweep.d_inner)
 
 
 def _print_floors(benchmark: "ScanBenchmark") -> None:
@@ -152,9 +166,10 @@ def _describe(row: "ScanRow") -> str:
     )
 
 
-def _refuse_sweep_with_shapes(ctx: click.Context) -> None:
-    given = [flag for name, flag in typed_options().items() if name in _SWEEP]
-    if ctx.params["shapes"] and given:
-        raise click.UsageError(
-            f"--shape times the scan alone at shapes of its own: leave out {given[0]}"
-        )
+def _refuse_sweep() -> None:
+    """Beside --shape: what describes the sweep that it replaces."""
+    for name, flag in typed_options().items():
+        if name in {field.name for field in fields(Sweep)}:
+            raise click.UsageError(
+                f"--shape times the scan alone at shapes of its own: leave out {flag}"
+            )

@@ -1,42 +1,44 @@
 """`dnamamba bench train`."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dnamamba.bench.shapes import TrainingRun
-from dnamamba.cli.bench import DEVICE, JSON, precision_option
-from dnamamba.cli.options import RECOMPUTE, Parsed
+from dnamamba.cli.bench import JSON, precision_option
+from dnamamba.cli.options import DEVICE, MICRO_BATCH, RECOMPUTE, Parsed, option, whole
 
 if TYPE_CHECKING:
     from dnamamba.bench.training import TrainingRow
 
 
 @click.command()
-@click.option(
-    "--run",
-    "runs",
+@option(
+    "--run runs",
+    "Model and windows x length, e.g. mamba-7m:4x128k; may be given again. "
+    "[default: 1.4M and 7M parameters up to a million bases on a GPU, small ones on a CPU]",
     type=Parsed(TrainingRun.parse, "MODEL:BxL"),
     multiple=True,
     metavar="MODEL:BxL",
-    help="Model and windows x length, e.g. mamba-7m:4x128k; may be given again. "
-    "[default: 1.4M and 7M parameters up to a million bases on a GPU, small ones on a CPU]",
 )
-@click.option(
-    "--steps",
-    "n_steps",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Steps whose median is taken, after three of warm-up.",
-)
-@click.option("--micro-batch", type=int, help="Windows in one pass. [default: what fits]")
+@whole("--steps n_steps", "Steps whose median is taken, after three of warm-up.", default=5)
+@MICRO_BATCH
 @RECOMPUTE
 @precision_option("--precision", "auto is bf16 autocast on GPUs; parameters stay fp32.")
 @DEVICE
 @JSON
-def train(**values: Any) -> None:
+def train(
+    *,
+    runs: tuple[TrainingRun, ...],
+    n_steps: int,
+    micro_batch: int | None,
+    recompute: Any,
+    precision: str,
+    device: str,
+    json_path: Path | None,
+) -> None:
     """Time whole training steps: forward, backward, clipping and AdamW, on random bases.
 
     Objective, optimiser, plan and step are those of `dnamamba pretrain`. The scan is checked
@@ -54,19 +56,16 @@ def train(**values: Any) -> None:
     from dnamamba.kernels.backend import describe_choices
     from dnamamba.runtime import open_compute
 
-    results.check_target(values["json_path"], "--json")
-    with open_compute(values["device"], values["precision"]) as compute:
-        benchmark = TrainingBenchmark(
-            compute, values["n_steps"], values["micro_batch"], values["recompute"]
-        )
-        timing = benchmark.time_runs(values["runs"] or default_runs(compute.device.type))
+    results.check_target(json_path, "--json")
+    with open_compute(device, precision) as compute:
+        benchmark = TrainingBenchmark(compute, n_steps, micro_batch, recompute)
+        timing = benchmark.time_runs(runs or default_runs(compute.device.type))
         setup = results.describe_setup(compute.device)
         click.echo("\n".join(results.announce(setup, compute.device)))
         click.echo(f"selective scan: worst error {benchmark.check():.1e}")
         rows = _print_rows(timing)
-        if values["json_path"] is not None:
-            kernels = describe_choices()
-            results.write_results(values["json_path"], setup, rows, kernels=kernels)
+        if json_path is not None:
+            results.write_results(json_path, setup, rows, kernels=describe_choices())
 
 
 def _print_rows(timing: Iterator["TrainingRow"]) -> list["TrainingRow"]:

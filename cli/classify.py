@@ -2,26 +2,21 @@
 
 from dnamamba.cli.main import LazyGroup
 
-_COMMANDS = {
-    "train": (
-        "dnamamba.cli.classify_train",
-        "train",
-        "Fine-tune a pretrained model on species, a table, FASTA files or regions.",
-    ),
-    "eval": (
-        "dnamamba.cli.classify_eval",
-        "evaluate",
-        "Judge a trained model, on what its run held out or on other sequences.",
-    ),
-    "predict": (
-        "dnamamba.cli.classify_predict",
-        "predict",
-        "What a model says about sequences, regions and variants.",
-    ),
-}
-
 classify = LazyGroup(
-    _COMMANDS,
+    {
+        "train": (
+            "classify_train.train",
+            "Fine-tune a pretrained model on species, a table, FASTA files or regions.",
+        ),
+        "eval": (
+            "classify_eval.evaluate",
+            "Judge a trained model, on what its run held out or on other sequences.",
+        ),
+        "predict": (
+            "classify_predict.predict",
+            "What a model says about sequences, regions and variants.",
+        ),
+    },
     name="classify",
     help="""Train models that tell sequences apart, and use them.
 

@@ -1,46 +1,48 @@
 """`dnamamba classify eval`."""
 
+from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnamamba.cli.label_options import SOURCES, evaluation_options, source_config
-from dnamamba.cli.options import FILE, typed_options
+from dnamamba.cli.label_options import LabelOptions, evaluation_options
+from dnamamba.cli.options import DEVICE, FILE, choice, file_option, integer, option, typed_options
+
+if TYPE_CHECKING:
+    from dnamamba.classification.config import LabelSource
 
 _OF_ALL = ("run", "out", "lengths", "rc", "device", "micro_batch")
-_NOT_THE_OWN = (
-    "is for other sequences than the run's own: name them by --species, --table, --records or "
-    "--regions, or leave it out"
-)
-_ALL_ARE_EVALUATED = "holds some sequences out, and of these all are judged: leave it out"
-_TWO_LENGTHS = "and --lengths both say how long windows are: leave one out"
 
 
 @click.command("eval")
 @click.argument("run", type=FILE, metavar="RUN")
-@click.option(
-    "--out", type=FILE, help="Folder for evaluation.json and report.html. [default: RUN/evaluation]"
-)
-@click.option(
+@file_option("--out", "Folder for evaluation.json and report.html. [default: RUN/evaluation]")
+@option(
     "--lengths",
+    "Species: lengths of windows to be evaluated, comma-separated: 1k,4k,16k.",
     metavar="SIZES",
-    help="Species: lengths of windows to be judged, comma-separated: 1k,4k,16k.",
 )
 @evaluation_options
-@click.option(
-    "--rc",
-    type=click.Choice(["none", "average"]),
-    help="average: judge by the mean of both strands. [default: as the run]",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--micro-batch", type=int, help="Sequences in one pass.")
-def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) -> None:
-    """Judge a classifier, on its own validation and test or on other labelled sequences.
+@choice("--rc none|average", "average: evaluate the mean of both strands. [default: as the run]")
+@DEVICE
+@integer("--micro-batch", "Sequences in one pass.")
+def evaluate(
+    *,
+    run: Path,
+    out: Path | None,
+    lengths: str | None,
+    source: LabelOptions,
+    rc: Any,
+    device: str,
+    micro_batch: int | None,
+) -> None:
+    """Evaluate a classifier, on its own validation and test or on other labelled sequences.
 
     RUN: a run of `dnamamba classify train`. Without --species, --table, --records or --regions it
-    is judged on what the run held out. Of a table, records or regions all are judged, of species
-    the test split.
+    is evaluated on what the run held out. Of a table, records or regions all are evaluated, of
+    species the test split.
 
     \b
     Examples:
@@ -53,40 +55,45 @@ def evaluate(run: Path, out: Path | None, lengths: str | None, **values: Any) ->
     from dnamamba.runtime import read_ranks
     from dnamamba.training.config import RunOptions
 
-    sizes = tuple(parse_size(text) for text in lengths.split(",")) if lengths else ()
     folder = out or run / "evaluation"
     lines = evaluate_classifier(
         run,
         folder,
-        _source(run, values),
-        lengths=sizes,
-        rc=values["rc"],
-        options=RunOptions(device=values["device"], micro_batch=values["micro_batch"]),
+        _source_config(run, source),
+        lengths=tuple(map(parse_size, lengths.split(","))) if lengths else (),
+        rc=rc,
+        options=RunOptions(device=device, micro_batch=micro_batch),
     )
     if read_ranks().is_main:
-        for line in lines:
+        for line in [*lines, f"Report: {folder / 'report.html'}"]:
             click.echo(line)
-        click.echo(f"Report: {folder / 'report.html'}")
 
 
-def _source(run: Path, values: dict[str, Any]) -> Any:
+def _source_config(run: Path, source: LabelOptions) -> "LabelSource | None":
     """The config of the sequences that are named; None for the run's own."""
-    from dnamamba.models.classifier import DnaClassifier
+    from dnamamba.models.loading import read_task
 
     typed = typed_options()
-    if not any(values[name] for name in SOURCES):
-        _refuse(typed, set(typed) - set(_OF_ALL), _NOT_THE_OWN)
+    if source.named is None:
+        _refuse(
+            set(typed) - set(_OF_ALL),
+            "is for other sequences than the run's own: name them by --species, --table, --records "
+            "or --regions, or leave it out",
+        )
         return None
-    if values["species"]:
-        _refuse(typed, {"seq_len"} if "lengths" in typed else set(), _TWO_LENGTHS)
-    else:
-        _refuse(typed, {"valid_contigs", "test_contigs", "data_seed"}, _ALL_ARE_EVALUATED)
-    kind = DnaClassifier.from_pretrained(run).task.kind
-    return source_config(values | {"task": kind.replace("_", "-")}, epoch_size=1)
+    if source.named != "species":
+        _refuse(
+            ("valid_contigs", "test_contigs", "data_seed"),
+            "holds some sequences out, and of these all are evaluated: leave it out",
+        )
+    elif "lengths" in typed:
+        _refuse(("seq_len",), "and --lengths both say how long windows are: leave one out")
+    task = read_task(run)
+    return replace(source, task=task.kind.replace("_", "-") if task else source.task).config()
 
 
-def _refuse(typed: dict[str, str], names: set[str], why: str) -> None:
+def _refuse(names: Container[str], why: str) -> None:
     """Options that would be ignored."""
-    for name, flag in typed.items():
+    for name, flag in typed_options().items():
         if name in names:
             raise click.UsageError(f"{flag} {why}")

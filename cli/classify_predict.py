@@ -1,79 +1,91 @@
 """`dnamamba classify predict`."""
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dnamamba.cli.options import FILE, SIZE
+from dnamamba.cli.options import DEVICE, choice, file_option, grouped, size_option, switch
 from dnamamba.cli.row_output import (
     BATCH_TOKENS,
-    DEVICE,
     EDGE,
     PRECISION,
     SEQUENCE_COLUMN,
+    Computing,
     RowProgress,
-    batch_tokens,
+    RowTarget,
     conclude_rows,
     input_of,
     refuse_idle_options,
-    refuse_output,
 )
+
+TARGET = [
+    file_option("--out", "Table (.tsv, .tsv.gz); - for standard output.", required=True),
+    switch("--force", "Replace a table that exists."),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the input is read."""
+
+    input_format: Any
+    seq_len: int | None
+    edge: Any
+    sequence_column: str | None
+
+
+READING = [
+    choice(
+        "--format input_format fasta|bed|vcf|gtf|region|table",
+        "Format of INPUT. [default: by its content]",
+    ),
+    size_option(
+        "--seq-len",
+        "Bases of a window: shorter regions get bases from around, longer ones are cut to their "
+        "middle. [default: the region, up to the length trained on, which variants get]",
+    ),
+    EDGE,
+    SEQUENCE_COLUMN,
+]
 
 
 @click.command()
 @click.argument("model", metavar="MODEL_OR_RUN")
 @click.argument("source", metavar="INPUT")
-@click.option(
-    "--out", type=FILE, required=True, help="Table to write (.tsv, .tsv.gz); - for standard output."
-)
-@click.option("--force", is_flag=True, help="Replace a table that exists.")
-@click.option(
+@grouped("target", RowTarget, TARGET)
+@file_option(
     "--genome",
-    type=FILE,
+    "FASTA or store that regions and variants refer to; may be given several times.",
     multiple=True,
-    help="FASTA or store that regions and variants refer to; may be given several times.",
 )
-@click.option(
-    "--format",
-    "input_format",
-    type=click.Choice(["fasta", "bed", "vcf", "gtf", "region", "table"]),
-    help="What INPUT is. [default: told by how it begins]",
-)
-@click.option(
-    "--seq-len",
-    type=SIZE,
-    help="Bases of a window: shorter regions get bases from around, longer ones are cut to their "
-    "middle. [default: as they are, up to the length trained on, which variants get]",
-)
-@EDGE
-@SEQUENCE_COLUMN
-@click.option(
-    "--rc",
-    type=click.Choice(["none", "average"]),
-    help="average: the mean of both strands' predictions. [default: as the model was judged]",
-)
-@click.option(
-    "--per-base",
-    "base_format",
-    type=click.Choice(["auto", "string", "runs"]),
+@grouped("reading", Reading, READING)
+@choice("--rc none|average", "Average the predictions for both strands. [default: as evaluated]")
+@choice(
+    "--per-base base_format auto|string|runs",
+    "Labels of bases as a letter each, or as label:bases;...; of a region on strand - in its "
+    "direction. auto: a string if all labels are letters.",
     default="auto",
-    show_default=True,
-    help="Labels of bases as one letter each, or as label:bases;...; of a region on strand - in "
-    "its direction. [default: string where all labels are letters]",
 )
-@BATCH_TOKENS
-@DEVICE
-@PRECISION
-def predict(model: str, source: str, out: Path, **values: Any) -> None:
-    """Write what a model says about sequences, regions or variants: a row for each of the input.
+@grouped("computing", Computing, [BATCH_TOKENS, DEVICE, PRECISION])
+def predict(
+    *,
+    model: str,
+    source: str,
+    target: RowTarget,
+    genome: tuple[Path, ...],
+    reading: Reading,
+    rc: Any,
+    base_format: Any,
+    computing: Computing,
+) -> None:
+    """Predict labels of sequences, regions or variants: a row for each row of the input.
 
-    MODEL_OR_RUN is a run of `dnamamba classify train`, its model folder or a repository owner/name
-    on the Hugging Face Hub. INPUT is a FASTA, a table of sequences, regions (BED, whose strand
-    counts, GTF, GFF3, a list, or one itself, like chr1:1-2,000) or a VCF (a row for each
-    alternative allele), plain, gzip or BGZF; - is standard input. What could not be read has a row
-    that says why. Exit code 1 where nothing could be.
+    MODEL_OR_RUN: a run of `dnamamba classify train`, its model folder, or a repository on the Hub.
+    INPUT: a FASTA, a table of sequences, regions (BED, whose strand counts, GTF, GFF3, a list, or
+    one, like chr1:1-2,000) or a VCF (a row for each alternative allele), plain, gzip or BGZF; - is
+    standard input. A row that cannot be read has a note that says why. Exit code 1 if none can.
 
     \b
     Examples:
@@ -85,32 +97,26 @@ def predict(model: str, source: str, out: Path, **values: Any) -> None:
     from dnamamba.data_prep.genomes.genome import open_genome
     from dnamamba.data_prep.regions.readers import open_regions
     from dnamamba.models.classifier import DnaClassifier
-    from dnamamba.runtime import choose_device, choose_precision
 
-    is_piped = str(out) == "-"
-    if not is_piped:
-        refuse_output(
-            out, Path(source), *values["genome"], force=values["force"], example="predictions.tsv"
-        )
-    device = choose_device(values["device"])
-    genome = open_genome(values["genome"]) if values["genome"] else None
+    target.check(Path(source), *genome, example="predictions.tsv")
+    device, dtype = computing.choose()
+    opened = open_genome(genome) if genome else None
     classifier = DnaClassifier.from_pretrained(model).to(device)
     options = PredictOptions(
-        batch_tokens=batch_tokens(values["batch_tokens"], device),
-        rc=values["rc"] or ("average" if classifier.head_config.averages_strands else "none"),
-        autocast_dtype=choose_precision(values["precision"], device),
-        base_format=values["base_format"],
+        batch_tokens=computing.batch_tokens,
+        rc=rc or ("average" if classifier.head_config.averages_strands else "none"),
+        autocast_dtype=dtype,
+        base_format=base_format,
     )
-    opened = open_regions(
+    rows = open_regions(
         input_of(source),
-        genome=genome,
-        rule=window_rule(classifier, values["seq_len"], values["edge"]),
-        input_format=values["input_format"],
-        sequence_column=values["sequence_column"],
+        genome=opened,
+        rule=window_rule(classifier, reading.seq_len, reading.edge),
+        input_format=reading.input_format,
+        sequence_column=reading.sequence_column,
     )
-    with opened as table:
-        refuse_idle_options(table, genome, is_widened=values["seq_len"] is not None)
-        target = sys.stdout.buffer if is_piped else out
-        statuses = write_predictions(classifier, table, target, options, RowProgress())
+    with rows as table:
+        refuse_idle_options(table, opened, is_widened=reading.seq_len is not None)
+        statuses = write_predictions(classifier, table, target.file, options, RowProgress())
     failure = "nothing could be predicted; the column note says why"
-    conclude_rows(statuses, out, what="rows", failure=failure)
+    conclude_rows(statuses, target.out, what="rows", failure=failure)

@@ -5,16 +5,14 @@ from pathlib import Path
 import click
 
 from dnamamba.cli.main import LazyGroup
-from dnamamba.cli.options import FILE
-
-_COMMANDS = {
-    "import": ("dnamamba.cli.convert", "import_", "Another project's weights to a model folder."),
-    "export": ("dnamamba.cli.convert", "export", "A model folder to another project's layout."),
-    "check": ("dnamamba.cli.convert", "check", "What a model is, and what survives a round trip."),
-}
+from dnamamba.cli.options import FILE, file_option, option
 
 convert = LazyGroup(
-    _COMMANDS,
+    {
+        "import": ("convert.import_", "Another project's weights to a model folder."),
+        "export": ("convert.export", "A model folder to another project's layout."),
+        "check": ("convert.check", "What a model is, and what survives a round trip."),
+    },
     name="convert",
     help="""Read weights of other projects, and write ours for them; no code of theirs runs.
 
@@ -26,18 +24,16 @@ convert = LazyGroup(
     """,
 )
 
-_OUT = click.option(
+_OUT = file_option(
     "--out",
-    type=FILE,
+    "Where it goes: a new or empty folder, made if missing.",
     required=True,
     metavar="FOLDER",
-    help="Where it goes: a new or empty folder, made if missing.",
 )
-_FORMAT = click.option(
-    "--format",
-    "format_name",
+_FORMAT = option(
+    "--format format_name",
+    "The layout of the weights. [default: by their names]",
     metavar="NAME",
-    help="The layout of the weights. [default: told by their names]",
 )
 
 
@@ -51,8 +47,8 @@ def import_(source: Path, out: Path, format_name: str | None) -> None:
     SOURCE is a folder with config.json and model.safetensors, its shards or pytorch_model.bin, or
     one file (.safetensors, .bin, .pt, .pth, .ckpt). Pickles are read as tensors alone: one that
     would run anything is refused. Logits of a fixed sequence are compared with transformers' class,
-    where it has one and is installed; then what was written is read again and compared. bf16 and
-    fp16 weights become fp32.
+    if it has one and is installed; then what was written is read again and compared. bf16 and fp16
+    weights become fp32.
 
     \b
     Example:
@@ -66,11 +62,10 @@ def import_(source: Path, out: Path, format_name: str | None) -> None:
 @click.command()
 @click.argument("model", type=FILE)
 @_OUT
-@click.option(
-    "--format",
-    "format_name",
+@option(
+    "--format format_name",
+    "The layout to write. [default: the first that holds the model]",
     metavar="NAME",
-    help="The layout to write. [default: the first that holds the model]",
 )
 def export(model: Path, out: Path, format_name: str | None) -> None:
     """Write a model in another project's layout, with a tokenizer for transformers.

@@ -1,23 +1,27 @@
-"""`dnamamba data ...`: genomes before training."""
+"""`dnamamba data ...`: prepare and check genomes."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dnamamba.cli.main import LazyGroup
-from dnamamba.cli.options import FILE, data_config, species_config, species_options, window_options
-
-_COMMANDS = {
-    "info": ("dnamamba.cli.data", "info", "Contigs, letters, N and soft-masking of a file."),
-    "prepare": ("dnamamba.cli.data", "prepare", "Write FASTA files into one fast store (HDF5)."),
-    "check": ("dnamamba.cli.data", "check", "Windows of each split, and bases they share."),
-    "fetch": ("dnamamba.cli.data_fetch", "fetch", "Download public genomes and splits."),
-    "demo": ("dnamamba.cli.data", "demo", "Make the simulated great-ape demo genomes."),
-}
+from dnamamba.cli.options import (
+    FILE,
+    SPECIES_OPTIONS,
+    LabelledFiles,
+    WindowOptions,
+    species_config,
+    window_options,
+)
 
 data = LazyGroup(
-    _COMMANDS,
+    {
+        "info": ("data.info", "Contigs, letters, N and soft-masking of a file."),
+        "prepare": ("data.prepare", "Write FASTA files into one fast store (HDF5)."),
+        "check": ("data.check", "Windows of each split, and bases they share."),
+        "fetch": ("data_fetch.fetch", "Download public genomes and splits."),
+        "demo": ("data.demo", "Make the simulated great-ape demo genomes."),
+    },
     name="data",
     help="""Look into, download, prepare, simulate and check genomes.
 
@@ -79,65 +83,62 @@ def prepare(files: tuple[Path, ...], out: Path, aliases: Path | None, force: boo
     from dnamamba.data_prep.genomes.store import GenomeStore, prepare_store
     from dnamamba.data_prep.genomes.summary import count_contigs
 
-    done: list[int] = []
-    prepare_store(
-        files,
-        out,
-        force=force,
-        aliases=aliases,
-        on_contig=lambda _, length: done.append(length),
-    )
-    n_contigs, size = count_contigs(len(done)), out.stat().st_size
-    click.echo(f"{out}: {n_contigs}, {sum(done):,} bases, {size:,} bytes")
-    if warning := foreign_letters(GenomeStore(out).statistics.values()):
+    store = GenomeStore(prepare_store(files, out, force=force, aliases=aliases))
+    n_contigs, n_bases = count_contigs(len(store.contigs)), sum(store.contigs.values())
+    click.echo(f"{out}: {n_contigs}, {n_bases:,} bases, {out.stat().st_size:,} bytes")
+    if warning := foreign_letters(store.statistics()):
         click.echo(f"{out}: {warning}", err=True)
     click.echo(f"Next: dnamamba pretrain {out}")
 
 
 @click.command()
 @click.argument("files", nargs=-1)
-@species_options
+@SPECIES_OPTIONS[0]
+@SPECIES_OPTIONS[1]
 @window_options
-def check(files: tuple[str, ...], **values: Any) -> None:
+def check(
+    files: tuple[str, ...], species: LabelledFiles, split: str | None, windows: WindowOptions
+) -> None:
     """Windows, bases, N and soft-masking of each split, and the bases that splits share.
 
     Shows the splits as training would use them and, with a BED, as the published window rules
-    would. FILES as for pretrain; without any, the simulated demo genomes. Exit code 1 where
-    training windows share bases with held-out ones.
+    would. FILES as for pretrain; without any, the simulated demo genomes. Exit code 1 if training
+    windows share bases with held-out ones.
 
-    With --species, the contigs of each species and split, and those that are homologous to
-    contigs of another split; exit code 1 where there are any, or where a species has no window.
+    With --species: the contigs of each species and split, and contigs that are homologous to those
+    of another split; exit code 1 if there are any, or if a species has no window.
 
     \b
     Examples:
       dnamamba data check hg38.h5 --bed hg38-splits.bed --seq-len 1M
       dnamamba data check --species human=human.h5 --species gorilla=gorilla.h5 --seq-len 16k
     """
-    if values["species"]:
-        lines, failed = _check_species(files, values)
-    elif values["split"]:
+    if species:
+        lines, failed = _check_species(files, species, split, windows)
+    elif split:
         raise click.UsageError("--split divides species: name them with --species LABEL=FILE")
     else:
-        lines, failed = _check_windows(files, values)
+        lines, failed = _check_windows(files, windows)
     for line in lines:
         click.echo(line)
     if failed:
         click.get_current_context().exit(1)
 
 
-def _check_windows(files: tuple[str, ...], values: dict[str, Any]) -> tuple[list[str], bool]:
+def _check_windows(files: tuple[str, ...], windows: WindowOptions) -> tuple[list[str], bool]:
     """Lines to print, and whether splits leak."""
     from dnamamba.data.split_check import check_splits
     from dnamamba.pretraining.config import DEMO
-    from dnamamba.pretraining.run import is_demo, open_named_genome
+    from dnamamba.pretraining.run import open_named_genome
 
     names = files or (DEMO,)
-    genome = open_named_genome(names)
-    result = check_splits(genome, data_config(values, is_demo=is_demo(names)))
+    result = check_splits(open_named_genome(names), windows.data_config(names))
     return result.lines(), result.leaks
 
 
-def _check_species(files: tuple[str, ...], values: dict[str, Any]) -> tuple[list[str], bool]:
+def _check_species(
+    files: tuple[str, ...], species: LabelledFiles, split: str | None, windows: WindowOptions
+) -> tuple[list[str], bool]:
     """Lines to print, and whether splits leak or cannot be used."""
     from dnamamba.data.species.check import check_species
     from dnamamba.data.species.dataset import open_species
@@ -146,7 +147,7 @@ def _check_species(files: tuple[str, ...], values: dict[str, Any]) -> tuple[list
         raise click.UsageError(
             f"name genomes either with --species or as files, got both ({', '.join(files)})"
         )
-    config = species_config(values)
+    config = species_config(species, split, windows)
     result = check_species(open_species(config), config)
     return result.lines(), result.leaks or result.problem is not None
 

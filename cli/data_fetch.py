@@ -1,7 +1,7 @@
 """`dnamamba data fetch`: public genomes by name."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from dnamamba.data_prep.apes import ApeAssembly, Assembly
     from dnamamba.data_prep.downloads.catalogue import RemoteFile
     from dnamamba.data_prep.downloads.ncbi import ApeDownload
-
-Progress = Callable[[int, int | None], None]
-Say = Callable[[str], None]
+    from dnamamba.data_prep.downloads.transfer import Progress, Say
 
 # Without a terminal a line is written per tenth of a file, or per so many bytes of unknown length.
 STEP_BYTES = 100_000_000
@@ -79,11 +77,10 @@ def fetch(
     apes = _chosen_apes(assembly or "t2t", species) if GREAT_APES_NAME in names else []
     get = partial(_fetch_one, out=out, mirror=mirror, force=force)
     for entry in chosen:
-        for remote in entry.files:
-            path = get(remote)
-            if path.name.endswith(".fa.gz"):
-                # Plain gzip has no random access.
-                _print_prepare(path, path.with_name(path.name.removesuffix(".fa.gz") + ".h5"))
+        path = get(entry.file)
+        if path.name.endswith(".fa.gz"):
+            # Plain gzip has no random access.
+            _print_prepare(path, path.with_name(path.name.removesuffix(".fa.gz") + ".h5"))
     say = partial(click.echo, err=True)
     _fetch_apes(apes, ApeDownload(folder=out, fetch=get, say=say, mirror=mirror, force=force))
 
@@ -129,13 +126,12 @@ def _print_list() -> None:
     for name in dataset_names():
         entry = dataset(name)
         click.echo(f"{name}: {entry.description}")
-        for remote in entry.files:
-            digests = {"md5": remote.md5, "sha256": remote.sha256}
-            known = " and ".join(label for label, digest in digests.items() if digest)
-            size = _in_megabytes(remote.size) if remote.size else "size unknown"
-            note = f"; {remote.note}" if remote.note else ""
-            click.echo(f"    {remote.name}, {size}, {known or 'no checksum'} known{note}")
-            click.echo(f"    {remote.url}")
+        remote = entry.file
+        digests = {"md5": remote.md5, "sha256": remote.sha256}
+        known = " and ".join(label for label, digest in digests.items() if digest)
+        checks = f"{known or 'no checksum'} known{_note(remote.note)}"
+        click.echo(f"    {remote.name}, {_in_megabytes(remote.size)}, {checks}")
+        click.echo(f"    {remote.url}")
     _print_apes()
 
 
@@ -148,45 +144,32 @@ def _print_apes() -> None:
         click.echo(f"{NAME} --assembly {assembly}: {origin}; md5 from the server's own list")
         for ape in apes.values():
             place = ape.database or ape.accession
-            size = _in_megabytes(ape.size) if ape.size else "size unknown"
-            note = f"; {ape.note}" if ape.note else ""
-            click.echo(f"    {ape.species}, {ape.name} ({place}), {size}{note}")
+            size = _in_megabytes(ape.size)
+            click.echo(f"    {ape.species}, {ape.name} ({place}), {size}{_note(ape.note)}")
 
 
 @contextmanager
-def _show_progress(name: str) -> Iterator[tuple[Progress, Say]]:
+def _show_progress(name: str) -> Iterator[tuple["Progress", "Say"]]:
     """A bar on a terminal, plain lines elsewhere; both on standard error."""
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _plain_progress(name), partial(click.echo, err=True)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=console) as bars:
-        task = bars.add_task(name, total=None, visible=False)
+    columns = bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn()
+    text = bars.TextColumn("{task.description}")
+    with bars.Progress(text, bars.BarColumn(), *columns, console=console) as shown:
+        task = shown.add_task(name, total=None, visible=False)
 
         def move(done: int, total: int | None) -> None:
-            bars.update(task, completed=done, total=total, visible=True)
+            shown.update(task, completed=done, total=total, visible=True)
 
         yield move, partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
-def _plain_progress(name: str) -> Progress:
+def _plain_progress(name: str) -> "Progress":
     last = 0
 
     def move(done: int, total: int | None) -> None:
@@ -200,5 +183,9 @@ def _plain_progress(name: str) -> Progress:
     return move
 
 
-def _in_megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+def _note(text: str) -> str:
+    return f"; {text}" if text else ""
+
+
+def _in_megabytes(size: int | None) -> str:
+    return f"{size / 1e6:,.1f} MB" if size else "size unknown"

@@ -4,19 +4,17 @@ from pathlib import Path
 
 import click
 
-from dnamamba.cli.options import FILE
+from dnamamba.cli.options import DEVICE, file_option
 
 
 @click.command()
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--out", type=FILE, default=Path("runs"), show_default=True, help="Folder of runs to test."
-)
+@DEVICE
+@file_option("--out", "Folder of runs to test.", default=Path("runs"))
 def doctor(device: str, out: Path) -> None:
     """Show versions, devices and kernels, and check them on this machine.
 
     Runs every kernel backend against its float64 definition, gradients included, and measures how
-    fast the folder of runs can be written. Exit code 1 where something does not work.
+    fast the folder of runs can be written. Exit code 1 if something does not work.
 
     \b
     Example:

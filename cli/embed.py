@@ -1,22 +1,38 @@
 """`dnamamba embed`."""
 
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnamamba.cli.embed_file import write_embeddings
 from dnamamba.cli.embed_track import refuse_options, write_track
-from dnamamba.cli.options import FILE, SIZE, Parsed
+from dnamamba.cli.options import DEVICE, FILE, SIZE, Parsed
 from dnamamba.cli.row_output import (
     BATCH_TOKENS,
-    DEVICE,
     EDGE,
     NAME_COLUMN,
     PRECISION,
     SEQUENCE_COLUMN,
+    conclude_rows,
+    refuse_idle_options,
+    refuse_output,
 )
+
+if TYPE_CHECKING:
+    from dnamamba.data_prep.genomes.genome import Genome
+    from dnamamba.data_prep.regions.rows import RegionTable
+    from dnamamba.embedding.config import EmbedConfig
+    from dnamamba.embedding.run import Progress
+    from dnamamba.models import DnaModel
+    from dnamamba.runtime import Compute, Ranks
+
+_PROGRESS_SECONDS = 5
 
 
 def _parse_layers(text: str) -> Any:
@@ -37,16 +53,16 @@ def _parse_layers(text: str) -> Any:
     "source",
     metavar="FILE|chr1:1-2,000|-",
     help="BED, VCF, GTF or GFF3, a FASTA or table of sequences, one region, or - for standard "
-    "input. [of a track: default the whole genome]",
+    "input. [default for a track: the whole genome]",
 )
 @click.option(
     "--genome",
     type=FILE,
     multiple=True,
-    help="FASTA or store that regions lie on; may be given several times.",
+    help="FASTA or store that regions refer to; may be given several times.",
 )
 @click.option("--out", type=FILE, required=True, help="File to write.")
-@click.option("--force", is_flag=True, help="Replace a file, or what is there of one.")
+@click.option("--force", is_flag=True, help="Replace a file, whole or unfinished.")
 @click.option(
     "--layers",
     type=Parsed(_parse_layers, "layers"),
@@ -59,20 +75,20 @@ def _parse_layers(text: str) -> Any:
     default="mean",
     show_default=True,
     metavar="[none|mean|last|max|center|bins:N]",
-    help="What stands for a region; none is a vector for each base.",
+    help="How a region becomes a vector; none gives a vector for each base.",
 )
 @click.option(
     "--rc",
     type=click.Choice(["none", "average", "concat"]),
     default="none",
     show_default=True,
-    help="What becomes of the reverse complement's vectors.",
+    help="Average the vectors of both strands, or concatenate them.",
 )
 @click.option(
     "--context",
     type=SIZE,
-    help="Bases that the model sees of and around a shorter region, which alone is pooled; of a "
-    "track, those before it. [default: the region; of a variant as many as in training]",
+    help="Window in bases that the model reads around a shorter region, which alone is pooled; for "
+    "a track, bases before the region. [default: the region; for variants as in training]",
 )
 @EDGE
 @click.option(
@@ -80,45 +96,45 @@ def _parse_layers(text: str) -> Any:
     type=click.Choice(["ref", "alt"]),
     default="ref",
     show_default=True,
-    help="Of a VCF: which allele is read.",
+    help="Allele of a VCF to read.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Numbers in the file.",
+    help="Dtype of vectors in the file.",
 )
 @click.option(
     "--format",
-    "out_format",
+    "output_format",
     type=click.Choice(["h5", "npz", "parquet", "tsv"]),
-    help="Of the file; the last three for small jobs. [default: told by its name]",
+    help="Format of the file; the last three for small jobs. [default: by its name]",
 )
 @click.option(
     "--input-format",
     type=click.Choice(["fasta", "bed", "vcf", "gtf", "region", "table"]),
-    help="What --regions is. [default: told by how it begins]",
+    help="Format of --regions. [default: by how it begins]",
 )
 @SEQUENCE_COLUMN
 @NAME_COLUMN
 @click.option(
     "--track",
     type=click.Choice(["nll"]),
-    help="Write a track for genome browsers (.bw, .bedGraph, .bedGraph.gz) in place of "
-    "embeddings: nll, bits that each base takes.",
+    help="Write a track for genome browsers (.bw, .bedGraph, .bedGraph.gz) instead of embeddings: "
+    "nll, bits per base.",
 )
 @BATCH_TOKENS
 @DEVICE
 @PRECISION
 def embed(model: str, source: str, out: Path, **values: Any) -> None:
-    """Write what a pretrained model makes of regions of a genome, with their coordinates.
+    """Write embeddings of regions, variants or sequences, with their coordinates.
 
     MODEL_OR_RUN: a run of `dnamamba pretrain` or `classify train`, a model's folder or repository
-    on the Hub. Rows come out in the order of the input, one for each whatever happened to it; the
-    column status says. A job that was stopped goes on when the same command is run again. Regions
-    of any length are read in pieces where the model carries a state (Mamba): whole chromosomes
-    take no more memory than short ones.
+    on the Hub. Every row of the input gives a row, in its order; the column status says what
+    happened to it. Run the same command again to continue a job that was stopped. Models that carry
+    a state (Mamba) read regions of any length in pieces: whole chromosomes take no more memory than
+    short regions.
 
     \b
     Examples:
@@ -134,7 +150,7 @@ def embed(model: str, source: str, out: Path, **values: Any) -> None:
     from dnamamba.models.loading import read_trained_model
     from dnamamba.runtime import open_compute
 
-    # Ranks have different work: who is done first waits.
+    # Ranks have different work: the first to finish waits.
     patience = timedelta(days=7)
 
     genome = open_genome(values["genome"]) if values["genome"] else None
@@ -146,4 +162,79 @@ def embed(model: str, source: str, out: Path, **values: Any) -> None:
             return
         if source is None:
             raise click.UsageError("name --regions: a file, a region like chr1:1-2,000, or -")
-        write_embeddings(reader, model, source, genome, out, values, compute)
+        _write_file(reader, model, source, genome, out, values, compute)
+
+
+def _config(values: dict[str, Any], compute: "Compute") -> "EmbedConfig":
+    """The options are the fields of the config by their names."""
+    from dnamamba.embedding.config import EmbedConfig
+    from dnamamba.models.pooling import Pooling
+
+    names = [field.name for field in fields(EmbedConfig) if field.name in values]
+    options = {name: values[name] for name in names}
+    options |= {"pooling": Pooling.parse(values["pooling"])}
+    return EmbedConfig(**options, autocast_dtype=compute.autocast_dtype)
+
+
+def _write_file(
+    reader: "DnaModel",
+    model: str,
+    source: str,
+    genome: "Genome | None",
+    out: Path,
+    values: dict[str, Any],
+    compute: "Compute",
+) -> None:
+    from dnamamba.embedding.run import EmbedRun
+
+    inputs, force = (Path(source), *values["genome"]), values["force"]
+    # The writer decides about a file of an unfinished run, and clears away what is left of it.
+    is_open = force or out.with_name(f".{out.name}.parts").exists()
+    compute.on_main_first(lambda: refuse_output(out, *inputs, force=is_open, example="peaks.h5"))
+    run = EmbedRun(
+        reader,
+        sys.stdin.buffer if source == "-" else source,
+        out,
+        genome=genome,
+        config=_config(values, compute),
+        source=model,
+        compute=compute,
+        force=force,
+    )
+    with run.open_regions() as table:
+        _refuse_options(table, genome, run.config)
+        say = partial(click.echo, err=True)
+        summary = run.write(table, _report_progress(compute.ranks), say)
+    if summary is not None:
+        failure = f"nothing could be embedded; {summary.first_failure}"
+        conclude_rows(summary.statuses, out, what="rows", failure=failure)
+
+
+def _refuse_options(table: "RegionTable", genome: "Genome | None", config: "EmbedConfig") -> None:
+    """Options that this kind of input would ignore."""
+    if config.allele == "alt" and not table.has_alternatives:
+        raise click.UsageError("--allele alt is of a VCF, whose rows are variants: leave it out")
+    if config.context and not table.has_surroundings:
+        raise click.UsageError(
+            "--context is of regions of a genome, and sequences have no bases around them: "
+            "leave it out"
+        )
+    refuse_idle_options(table, genome, is_widened=config.context is not None)
+
+
+def _report_progress(ranks: "Ranks") -> "Callable[[Progress], None]":
+    """Reports the progress every few seconds; of several processes the first does."""
+    started = last = time.monotonic()
+
+    def report(progress: "Progress") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _PROGRESS_SECONDS or not ranks.is_main:
+            return
+        last = now
+        before = f", {progress.resumed:,} were there" if progress.resumed else ""
+        shared = f" (by 1 of {ranks.world_size})" if ranks.world_size > 1 else ""
+        rate = progress.bases / (now - started)
+        click.echo(f"{progress.rows:,} rows{before}, {rate:,.0f} bases a second{shared}", err=True)
+
+    return report

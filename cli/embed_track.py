@@ -1,4 +1,4 @@
-"""What `dnamamba embed --track` does."""
+"""`dnamamba embed --track`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,6 @@ import click
 from dnamamba.cli.options import typed_options
 from dnamamba.cli.row_output import (
     RowProgress,
-    batch_tokens,
     conclude_rows,
     input_of,
     refuse_output,
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
     from dnamamba.runtime import Compute
 
 _NOT_OF_TRACKS = (
-    *("layers", "pooling", "rc", "edge", "allele", "dtype", "out_format"),
+    *("layers", "pooling", "rc", "edge", "allele", "dtype", "output_format"),
     *("sequence_column", "name_column"),
 )
 
 
 def refuse_options() -> None:
-    """Options that a track would ignore."""
+    """Raise a usage error for options that a track would ignore."""
     for name, flag in typed_options().items():
         if name in _NOT_OF_TRACKS:
             raise click.UsageError(f"{flag} has no meaning for a track: leave it out")
@@ -46,7 +45,6 @@ def write_track(
     compute: "Compute",
 ) -> None:
     from dnamamba.errors import InputError
-    from dnamamba.inference.likelihood import LikelihoodOptions
     from dnamamba.scoring.nll_track import TrackOptions, write_nll_track
 
     if genome is None:
@@ -59,14 +57,10 @@ def write_track(
     refuse_output(
         out, Path(source or "-"), *values["genome"], force=values["force"], example="nll.bw"
     )
-    size = batch_tokens(values["batch_tokens"], compute.device)
     options = TrackOptions(
         context=values["context"] or 0,
-        likelihood=LikelihoodOptions(
-            batch_tokens=size,
-            chunk_tokens=max(size, 1 << 16),
-            autocast_dtype=compute.autocast_dtype,
-        ),
+        batch_tokens=values["batch_tokens"],
+        autocast_dtype=compute.autocast_dtype,
     )
     with _open_regions(source, genome, values["input_format"]) as table:
         statuses = write_nll_track(reader, table, genome, out, options, RowProgress("bases"))
@@ -77,7 +71,7 @@ def write_track(
 def _open_regions(
     source: str | None, genome: "Genome", input_format: "RegionFormat | None"
 ) -> "Iterator[RegionTable]":
-    """What --regions names, or all contigs of the genome."""
+    """Open --regions, or all contigs of the genome."""
     from dnamamba.data_prep.regions.readers import open_regions
     from dnamamba.data_prep.regions.rows import WindowRule
     from dnamamba.embedding.run import LAZY_FROM

@@ -13,10 +13,10 @@ EXIT_FAILED = 1
 class LazyGroup(click.Group):
     """A group that knows its commands by name and one line, and imports them when called.
 
-    commands: name -> (module, attribute, short help).
+    lazy: name -> (module of dnamamba.cli and what it calls the command, short help).
     """
 
-    def __init__(self, lazy: dict[str, tuple[str, str, str]], name: str, help: str):
+    def __init__(self, lazy: dict[str, tuple[str, str]], name: str, help: str):
         super().__init__(name=name, help=help, no_args_is_help=True)
         self._lazy = lazy
 
@@ -26,64 +26,35 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._lazy:
             return None
-        module, attribute, _ = self._lazy[cmd_name]
-        return getattr(importlib.import_module(module), attribute)
+        module, _, attribute = self._lazy[cmd_name][0].partition(".")
+        return getattr(importlib.import_module(f"dnamamba.cli.{module}"), attribute)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry[2]) for name, entry in self._lazy.items()])
+            formatter.write_dl([(name, help) for name, (_, help) in self._lazy.items()])
 
-
-_COMMANDS = {
-    "pretrain": (
-        "dnamamba.cli.pretrain",
-        "pretrain",
-        "Train a DNA language model on a FASTA, or on demo genomes.",
-    ),
-    "classify": (
-        "dnamamba.cli.classify",
-        "classify",
-        "Tell sequences apart: great apes, or any labelled ones.",
-    ),
-    "embed": (
-        "dnamamba.cli.embed",
-        "embed",
-        "Write embeddings of regions, or per-base tracks, of any length.",
-    ),
-    "probe": (
-        "dnamamba.cli.probe",
-        "probe",
-        "Judge what embeddings tell of labels, beside k-mers.",
-    ),
-    "score": (
-        "dnamamba.cli.score",
-        "score",
-        "Score the variants of a VCF: likelihood ratios and distances.",
-    ),
-    "data": (
-        "dnamamba.cli.data",
-        "data",
-        "Look into, download, prepare, simulate and check genomes.",
-    ),
-    "convert": (
-        "dnamamba.cli.convert",
-        "convert",
-        "Read other projects' weights, and write ours for them.",
-    ),
-    "bench": (
-        "dnamamba.cli.bench",
-        "bench",
-        "Measure how fast operators and training steps are here.",
-    ),
-    "doctor": (
-        "dnamamba.cli.doctor",
-        "doctor",
-        "Show versions, devices and kernels, and check them on this machine.",
-    ),
-}
 
 cli = LazyGroup(
-    _COMMANDS,
+    {
+        "pretrain": (
+            "pretrain.pretrain",
+            "Train a DNA language model on a FASTA, or on demo genomes.",
+        ),
+        "classify": (
+            "classify.classify",
+            "Tell sequences apart: great apes, or any labelled ones.",
+        ),
+        "embed": ("embed.embed", "Write embeddings of regions, or per-base tracks, of any length."),
+        "probe": ("probe.probe", "Judge what embeddings tell of labels, beside k-mers."),
+        "score": ("score.score", "Score the variants of a VCF: likelihood ratios and distances."),
+        "data": ("data.data", "Look into, download, prepare, simulate and check genomes."),
+        "convert": ("convert.convert", "Read other projects' weights, and write ours for them."),
+        "bench": ("bench.bench", "Measure how fast operators and training steps are here."),
+        "doctor": (
+            "doctor.doctor",
+            "Show versions, devices and kernels, and check them on this machine.",
+        ),
+    },
     name="dnamamba",
     help="""Train and use DNA language models.
 

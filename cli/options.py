@@ -1,9 +1,10 @@
-"""Option types and options that several commands share."""
+"""Option types, and groups of options that reach a command as one typed argument."""
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -11,7 +12,15 @@ from click.core import ParameterSource
 from dnamamba.errors import InputError
 from dnamamba.intervals import parse_size
 
+if TYPE_CHECKING:
+    from dnamamba.data.species.dataset import SpeciesConfig
+    from dnamamba.data.window_dataset import DataConfig
+    from dnamamba.training.config import RunOptions
+    from dnamamba.training.memory_plan import Plan
+    from dnamamba.training.trainer import Outcome
+
 Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
 
 class Size(click.ParamType):
@@ -41,299 +50,53 @@ class Parsed(click.ParamType):
 
 SIZE = Size()
 FILE = click.Path(path_type=Path)
-RECOMPUTE = click.option(
-    "--recompute",
-    type=click.Choice(["nothing", "cheap", "blocks"]),
-    help="What the backward pass makes again instead of keeping it: all but the scan (cheap) or "
-    "whole blocks. [default: what memory needs]",
-)
 
 
-def window_options(command: Command) -> Command:
-    """How windows are laid; for commands that read windows. `split_options` included."""
-    options: list[Callable[[Command], Command]] = [
-        click.option(
-            "--seq-len", type=SIZE, default="1k", show_default=True, help="Bases in a window."
-        ),
-        click.option(
-            "--windows",
-            "rule",
-            type=click.Choice(["auto", "tile", "mamba", "hyenadna", "caduceus"]),
-            default="auto",
-            show_default=True,
-            help="How windows are laid; auto is tile, with a BED mamba (the paper's).",
-        ),
-        split_options,
-        click.option(
-            "--edge",
-            type=click.Choice(["shift", "pad", "skip"]),
-            default="shift",
-            show_default=True,
-            help="Windows past a contig's end: moved inside, padded or skipped.",
-        ),
-        click.option(
-            "--max-n-fraction",
-            type=float,
-            default=0.5,
-            show_default=True,
-            help="Skip windows with a larger share of N.",
-        ),
-        click.option(
-            "--data-seed",
-            type=int,
-            default=0,
-            show_default=True,
-            help="Order, phase and strand of training windows.",
-        ),
-    ]
-    return apply_options(options, command)
+def option(names: str, help: str, **settings: Any) -> Decorator:
+    """click.option that shows its default, if it has one. names: as in `--steps max_steps`."""
+    shows_default = "default" in settings
+    return click.option(*names.split(), help=help, show_default=shows_default, **settings)
 
 
-def split_options(command: Command) -> Command:
-    """What is held out."""
-    options: list[Callable[[Command], Command]] = [
-        click.option(
-            "--bed",
-            type=FILE,
-            help="4-column BED (chrom, start, end, train|valid|test) that rules the splits.",
-        ),
-        click.option(
-            "--valid-contigs",
-            metavar="NAMES",
-            help="Contigs held out for validation, comma-separated; * matches anything.",
-        ),
-        click.option(
-            "--test-contigs", metavar="NAMES", help="Contigs held out for the test, likewise."
-        ),
-        click.option(
-            "--valid-fraction",
-            type=float,
-            default=0.05,
-            show_default=True,
-            help="Share of each contig for validation, where neither BED nor contigs are named.",
-        ),
-        click.option(
-            "--test-fraction",
-            type=float,
-            default=0.05,
-            show_default=True,
-            help="Share of each contig for the test, likewise.",
-        ),
-        click.option(
-            "--keep-overlap",
-            is_flag=True,
-            help="Keep training windows that overlap held-out ones, as published loaders do.",
-        ),
-    ]
-    return apply_options(options, command)
+def choice(names_and_words: str, help: str, **settings: Any) -> Decorator:
+    """An option whose value is one of some words, as in `--edge shift|pad|skip`."""
+    names, _, words = names_and_words.rpartition(" ")
+    return option(names, help, type=click.Choice(words.split("|")), **settings)
 
 
-def parse_labelled(text: str) -> tuple[str, tuple[str, ...]]:
-    """Read `human=human.h5` or `human=a.fa,b.fa`: a label and its files."""
-    label, _, files = text.partition("=")
-    names = tuple(name.strip() for name in files.split(",") if name.strip())
-    if not label.strip() or not names:
-        raise InputError(
-            f"a label and its files look like human=human.h5 or human=a.fa,b.fa, got {text!r}"
-        )
-    return label.strip(), names
+switch = functools.partial(option, is_flag=True)
+number = functools.partial(option, type=float)
+integer = functools.partial(option, type=int)
+whole = functools.partial(option, type=click.IntRange(min=1))
+size_option = functools.partial(option, type=SIZE)
+file_option = functools.partial(option, type=FILE)
 
 
-LABELLED_FILES = Parsed(parse_labelled, "label=files")
-
-
-def species_options(command: Command) -> Command:
-    """Genomes to tell apart, and how they are divided; beside `window_options`."""
-    options: list[Callable[[Command], Command]] = [
-        click.option(
-            "--species",
-            type=LABELLED_FILES,
-            metavar="LABEL=FILE[,FILE...]",
-            multiple=True,
-            help="A species and its genome: FASTA files and stores. Once for each species.",
-        ),
-        click.option(
-            "--split",
-            type=click.Choice(["homology", "hyenadna", "contigs", "bed"]),
-            help="How species are divided: by homology to human chromosomes (test 5, 7, 9, 10, "
-            "11; valid 1, 3, 12, 13), by a chromosome's own number as HyenaDNA does, or by "
-            "contigs or a BED. [default: what --bed or --valid-contigs say, else homology]",
-        ),
-    ]
-    return apply_options(options, command)
-
-
-def apply_options(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+def apply_options(options: Sequence[Decorator], command: Command) -> Command:
     """Decorate a command with options, which its help then shows in this order."""
-    for option in reversed(options):
-        command = option(command)
+    for decorate in reversed(options):
+        command = decorate(command)
     return command
 
 
-def optimiser_options(
-    *, min_learning_rate: float, warmup_fraction: float
-) -> list[Callable[[Command], Command]]:
-    """The schedule's end and start, AdamW's decay, clipping; with a command's own defaults."""
-    number = functools.partial(click.option, type=float, show_default=True)
-    return [
-        number("--min-learning-rate", default=min_learning_rate, help="Where the cosine ends."),
-        number("--warmup-fraction", default=warmup_fraction, help="Share of steps in warm-up."),
-        number("--weight-decay", default=0.1, help="AdamW's."),
-        number("--grad-clip", default=1.0, help="Largest gradient norm; 0: none."),
-    ]
+def grouped(name: str, build: Callable[..., Any], options: Sequence[Decorator]) -> Decorator:
+    """Give a command options whose values reach it as one argument, `name`: what `build` makes of
+    them, called with a keyword for each."""
 
+    def holder() -> None: ...
 
-def repeat_options(*, seeded: str) -> list[Callable[[Command], Command]]:
-    """What makes two runs alike. seeded: what --seed decides."""
-    return [
-        click.option("--seed", type=int, default=0, show_default=True, help=seeded),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "bf16", "fp32"]),
-            default="auto",
-            show_default=True,
-            help="auto is bf16 on GPUs, fp32 on CPUs, though those with AVX512-BF16 or AMX train "
-            "a quarter faster in bf16; parameters stay fp32.",
-        ),
-    ]
+    parameters = getattr(apply_options(options, holder), "__click_params__")  # noqa: B009
+    names = [parameter.name for parameter in parameters]
 
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def called(*arguments: Any, **values: Any) -> Any:
+            values[name] = build(**{own: values.pop(own) for own in names})
+            return command(*arguments, **values)
 
-def run_options(command: Command) -> Command:
-    """Where and with what help a run computes; they do not change its result."""
-    options: list[Callable[[Command], Command]] = [
-        click.option(
-            "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-        ),
-        click.option(
-            "--workers",
-            "n_workers",
-            type=int,
-            help="Loader processes. [default: 0 on a CPU, 4 on a GPU]",
-        ),
-        click.option("--micro-batch", type=int, help="Windows in one pass. [default: what fits]"),
-        RECOMPUTE,
-    ]
-    return apply_options(options, command)
+        return apply_options(options, called)
 
-
-_RUN_SETTINGS = ("device", "n_workers", "micro_batch", "recompute")
-
-
-def read_run_options(values: dict[str, Any]) -> Any:
-    """The RunOptions that `run_options` describe."""
-    from dnamamba.training.config import RunOptions
-
-    return RunOptions(**{name: values[name] for name in _RUN_SETTINGS})
-
-
-def refuse_settings() -> None:
-    """Beside --resume: settings that would change the result."""
-    for name, flag in typed_options().items():
-        if name not in ("resume", *_RUN_SETTINGS):
-            raise click.UsageError(
-                f"--resume continues a run with its own settings: leave out {flag}"
-            )
-
-
-def print_plan(plan: Any) -> None:
-    """What a run would take, by rank 0."""
-    from dnamamba.runtime import read_ranks
-
-    if read_ranks().is_main:
-        for name, value in plan.rows():
-            click.echo(f"{name:>15}  {value}")
-
-
-def conclude(context: click.Context, lines: Callable[[], Sequence[str]], outcome: Any) -> None:
-    """What came out, by rank 0; a run that a signal ended leaves with the shell's code for that:
-    130 for Ctrl-C, 143 for SIGTERM."""
-    from dnamamba.runtime import read_ranks
-
-    if read_ranks().is_main:
-        for line in lines():
-            click.echo(line)
-    if outcome.stopped_by is not None:
-        context.exit(128 + outcome.stopped_by)
-
-
-def data_config(values: dict[str, Any], *, is_demo: bool, rc_augment: bool = True) -> Any:
-    """The DataConfig that `window_options` describe.
-
-    values: click's parameters. is_demo: hold whole chromosomes out unless something else is asked
-    for, since the simulated species share them.
-    """
-    from dnamamba.data.splits import SplitConfig
-    from dnamamba.data.window_dataset import DataConfig
-    from dnamamba.data.windows import WindowConfig
-
-    bed = values["bed"]
-    valid, test = (split_names(values[key]) for key in ("valid_contigs", "test_contigs"))
-    fractions_given = {"valid_fraction", "test_fraction"} & set(typed_options())
-    if fractions_given and (bed is not None or valid or test):
-        raise click.UsageError(
-            "--valid-fraction and --test-fraction divide each contig; with a BED or contigs held "
-            "out they have no meaning: leave them out"
-        )
-    if is_demo and bed is None and not (valid or test or fractions_given):
-        valid, test = ("chr5",), ("chr4",)
-    rule = values["rule"]
-    if rule == "auto":
-        rule = "tile" if bed is None else "mamba"
-    return DataConfig(
-        windows=WindowConfig(
-            seq_len=values["seq_len"],
-            rule=rule,
-            edge=values["edge"],
-            max_n_fraction=values["max_n_fraction"],
-            drop_overlap=not values["keep_overlap"],
-        ),
-        splits=SplitConfig(
-            bed=None if bed is None else str(bed.resolve()),
-            valid_contigs=valid,
-            test_contigs=test,
-            valid_fraction=values["valid_fraction"],
-            test_fraction=values["test_fraction"],
-        ),
-        rc_augment=rc_augment,
-        seed=values["data_seed"],
-    )
-
-
-def species_config(values: dict[str, Any]) -> Any:
-    """The SpeciesConfig that `species_options` and `window_options` describe.
-
-    values: click's parameters.
-    """
-    from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
-
-    of_tiles = ("rule", "edge", "keep_overlap", "valid_fraction", "test_fraction")
-    for name, flag in typed_options().items():
-        if name in of_tiles:
-            raise click.UsageError(
-                f"{flag} is for windows that tile a genome; those of --species are drawn at "
-                "random from whole contigs or rows of a BED: leave it out"
-            )
-    bed = values["bed"]
-    valid, test = (split_names(values[key]) for key in ("valid_contigs", "test_contigs"))
-    by_default: Any = "bed" if bed is not None else "contigs" if valid or test else "homology"
-    return SpeciesConfig(
-        species=tuple(
-            SpeciesFiles(label, tuple(str(Path(file).resolve()) for file in files))
-            for label, files in values["species"]
-        ),
-        seq_len=values["seq_len"],
-        split=values["split"] or by_default,
-        valid_contigs=valid,
-        test_contigs=test,
-        bed=None if bed is None else str(bed.resolve()),
-        max_n_fraction=values["max_n_fraction"],
-        seed=values["data_seed"],
-    )
-
-
-def split_names(text: str | None) -> tuple[str, ...]:
-    """Comma-separated names; none of an option that was left out."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    return decorate
 
 
 def typed_options() -> dict[str, str]:
@@ -345,3 +108,283 @@ def typed_options() -> dict[str, str]:
         if parameter.name
         and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
+
+
+def typed_values(**values: Any) -> dict[str, Any]:
+    """Those that are on the command line, for a config whose defaults are the library's."""
+    typed = typed_options()
+    return {name: value for name, value in values.items() if name in typed}
+
+
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Comma-separated names; none of an option that was left out."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+# --- windows and what is held out
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Length of windows, contigs or BED rows held out, and which windows are skipped."""
+
+    seq_len: int | None = None
+    bed: Path | None = None
+    valid_contigs: str | None = None
+    test_contigs: str | None = None
+    max_n_fraction: float | None = None
+    data_seed: int = 0
+
+    @property
+    def bed_path(self) -> str | None:
+        return None if self.bed is None else str(self.bed.resolve())
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowOptions(HeldOut):
+    """How windows tile a genome."""
+
+    seq_len: int
+    max_n_fraction: float
+    rule: Any
+    edge: Any
+    keep_overlap: bool
+    valid_fraction: float
+    test_fraction: float
+
+    def data_config(self, genome: Sequence[str], *, rc_augment: bool = True) -> "DataConfig":
+        """genome: names of files; the simulated ones hold whole chromosomes out by default."""
+        from dnamamba.data.splits import SplitConfig
+        from dnamamba.data.window_dataset import DataConfig
+        from dnamamba.data.windows import WindowConfig
+        from dnamamba.pretraining.config import default_splits
+
+        fractions = {"valid_fraction", "test_fraction"} & set(typed_options())
+        named = self.bed is not None or bool(self.valid_contigs or self.test_contigs)
+        if fractions and named:
+            raise click.UsageError(
+                "--valid-fraction and --test-fraction divide each contig; with a BED or contigs "
+                "held out they have no meaning: leave them out"
+            )
+        splits = SplitConfig(
+            bed=self.bed_path,
+            valid_contigs=split_names(self.valid_contigs),
+            test_contigs=split_names(self.test_contigs),
+            valid_fraction=self.valid_fraction,
+            test_fraction=self.test_fraction,
+        )
+        rule: Any = "tile" if self.bed is None else "mamba"
+        return DataConfig(
+            windows=WindowConfig(
+                seq_len=self.seq_len,
+                rule=rule if self.rule == "auto" else self.rule,
+                edge=self.edge,
+                max_n_fraction=self.max_n_fraction,
+                drop_overlap=not self.keep_overlap,
+            ),
+            splits=splits if named or fractions else default_splits(genome),
+            rc_augment=rc_augment,
+            seed=self.data_seed,
+        )
+
+
+window_options = grouped(
+    "windows",
+    WindowOptions,
+    [
+        size_option("--seq-len", "Bases in a window.", default="1k"),
+        choice(
+            "--windows rule auto|tile|mamba|hyenadna|caduceus",
+            "How windows are laid; auto is tile, with a BED mamba (the paper's).",
+            default="auto",
+        ),
+        file_option("--bed", "BED that rules the splits: chrom, start, end, train|valid|test."),
+        option("--valid-contigs", "Contigs for validation: chr1,chr2 or chr*.", metavar="NAMES"),
+        option("--test-contigs", "Contigs for the test, likewise.", metavar="NAMES"),
+        number("--valid-fraction", "Else, share of each contig for validation.", default=0.05),
+        number("--test-fraction", "Else, share of each contig for the test.", default=0.05),
+        switch("--keep-overlap", "Keep training windows that overlap held-out ones, as published."),
+        choice(
+            "--edge shift|pad|skip",
+            "Windows past a contig's end: moved inside, padded or skipped.",
+            default="shift",
+        ),
+        number("--max-n-fraction", "Skip windows with a larger share of N.", default=0.5),
+        integer("--data-seed", "Order, phase and strand of training windows.", default=0),
+    ],
+)
+"""For commands that read windows of a genome: the argument `windows`, a WindowOptions."""
+
+
+# --- species
+
+
+def parse_labelled(text: str) -> tuple[str, tuple[str, ...]]:
+    """Read `human=human.h5` or `human=a.fa,b.fa`: a label and its files."""
+    label, _, files = text.partition("=")
+    names = split_names(files)
+    if not label.strip() or not names:
+        raise InputError(
+            f"a label and its files look like human=human.h5 or human=a.fa,b.fa, got {text!r}"
+        )
+    return label.strip(), names
+
+
+LABELLED_FILES = Parsed(parse_labelled, "label=files")
+LabelledFiles = tuple[tuple[str, tuple[str, ...]], ...]
+
+SPECIES_OPTIONS = [
+    option(
+        "--species",
+        "A species and its genome: FASTA files and stores. Once for each species.",
+        type=LABELLED_FILES,
+        metavar="LABEL=FILE[,FILE...]",
+        multiple=True,
+    ),
+    choice(
+        "--split homology|hyenadna|contigs|bed",
+        "How species are divided: by homology to human chromosomes (test 5, 7, 9, 10, 11; valid 1, "
+        "3, 12, 13), by a chromosome's own number as HyenaDNA does, or by contigs or a BED. "
+        "[default: what --bed or --valid-contigs say, else homology]",
+    ),
+]
+
+
+def species_config(species: LabelledFiles, split: Any, windows: HeldOut) -> "SpeciesConfig":
+    """The genomes named, or without any the simulated great apes."""
+    from dnamamba.classification.config import demo_apes_config
+    from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
+
+    for name, flag in typed_options().items():
+        if name in ("rule", "edge", "keep_overlap", "valid_fraction", "test_fraction"):
+            raise click.UsageError(
+                f"{flag} is for windows that tile a genome; those of --species are drawn at "
+                "random from whole contigs or rows of a BED: leave it out"
+            )
+    seq_len = windows.seq_len or 1024
+    named = tuple(SpeciesFiles(label, tuple(map(absolute, files))) for label, files in species)
+    config = SpeciesConfig(species=named, seq_len=seq_len) if named else demo_apes_config(seq_len)
+    valid, test = split_names(windows.valid_contigs), split_names(windows.test_contigs)
+    by_default: Any = "bed" if windows.bed else "contigs" if valid or test else None
+    if split or by_default:
+        config = replace(
+            config,
+            split=split or by_default,
+            valid_contigs=valid,
+            test_contigs=test,
+            bed=windows.bed_path,
+        )
+    if windows.max_n_fraction is not None:
+        config = replace(config, max_n_fraction=windows.max_n_fraction)
+    return replace(config, warmup_lengths=(), seed=windows.data_seed)
+
+
+def absolute(path: Path | str) -> str:
+    """A path that is the same from any folder."""
+    return str(Path(path).resolve())
+
+
+# --- runs: pretrain and classify train
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTarget:
+    """Which folder a run goes into, and whether it is new."""
+
+    out: Path | None
+    force: bool
+    resume: Path | None
+    dry_run: bool
+
+
+def target_options(default_out: str) -> Decorator:
+    """The argument `target`, a RunTarget. default_out: what the folder is called."""
+    options = [
+        file_option("--out", f"Run folder. [default: {default_out}]"),
+        switch("--force", "Start over in a run folder that exists."),
+        file_option("--resume", "Continue a run folder exactly.", metavar="RUN"),
+        switch("--dry-run", "Print the plan and stop."),
+    ]
+    return grouped("target", RunTarget, options)
+
+
+def optimiser_options(*, min_learning_rate: float, warmup_fraction: float) -> list[Decorator]:
+    """The schedule's end and start, AdamW's decay, clipping; with a command's own defaults."""
+    return [
+        number("--min-learning-rate", "Where the cosine ends.", default=min_learning_rate),
+        number("--warmup-fraction", "Share of steps in warm-up.", default=warmup_fraction),
+        number("--weight-decay", "AdamW's.", default=0.1),
+        number("--grad-clip", "Largest gradient norm; 0: none.", default=1.0),
+    ]
+
+
+def repeat_options(*, seeded: str) -> list[Decorator]:
+    """What makes two runs alike. seeded: what --seed decides."""
+    return [
+        integer("--seed", seeded, default=0),
+        choice(
+            "--precision auto|bf16|fp32",
+            "auto is bf16 on GPUs, fp32 on CPUs, though those with AVX512-BF16 or AMX train a "
+            "quarter faster in bf16; parameters stay fp32.",
+            default="auto",
+        ),
+    ]
+
+
+DEVICE = option("--device", "auto, cpu, cuda or cuda:N.", default="auto")
+MICRO_BATCH = integer("--micro-batch", "Windows in one pass. [default: what fits]")
+RECOMPUTE = choice(
+    "--recompute nothing|cheap|blocks",
+    "What the backward pass computes again instead of keeping it: all but the scan (cheap) or "
+    "whole blocks. [default: what memory needs]",
+)
+_RUN_SETTINGS = ("device", "n_workers", "micro_batch", "recompute")
+
+
+def _run_options(**values: Any) -> "RunOptions":
+    from dnamamba.training.config import RunOptions
+
+    return RunOptions(**values)
+
+
+run_options = grouped(
+    "options",
+    _run_options,
+    [
+        DEVICE,
+        integer("--workers n_workers", "Loader processes. [default: 0 on a CPU, 4 on a GPU]"),
+        MICRO_BATCH,
+        RECOMPUTE,
+    ],
+)
+"""The argument `options`, a RunOptions."""
+
+
+def refuse_settings() -> None:
+    """Beside --resume: settings that would change the result."""
+    for name, flag in typed_options().items():
+        if name not in ("resume", *_RUN_SETTINGS):
+            raise click.UsageError(
+                f"--resume continues a run with its own settings: leave out {flag}"
+            )
+
+
+def print_plan(plan: "Plan") -> None:
+    """What a run would take, by rank 0."""
+    from dnamamba.runtime import read_ranks
+
+    if read_ranks().is_main:
+        for name, value in plan.rows():
+            click.echo(f"{name:>15}  {value}")
+
+
+def conclude(lines: Callable[[], Sequence[str]], outcome: "Outcome") -> None:
+    """What came out, by rank 0; a run that a signal ended leaves with the shell's code for that:
+    130 for Ctrl-C, 143 for SIGTERM."""
+    from dnamamba.runtime import read_ranks
+
+    if read_ranks().is_main:
+        for line in lines():
+            click.echo(line)
+    if outcome.stopped_by is not None:
+        click.get_current_context().exit(128 + outcome.stopped_by)

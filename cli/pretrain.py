@@ -1,99 +1,73 @@
 """`dnamamba pretrain`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dnamamba.cli.options import (
-    FILE,
-    SIZE,
-    apply_options,
+    RunTarget,
+    WindowOptions,
+    choice,
     conclude,
-    data_config,
+    grouped,
+    integer,
+    number,
     optimiser_options,
+    option,
     print_plan,
-    read_run_options,
     refuse_settings,
     repeat_options,
     run_options,
+    size_option,
+    switch,
+    target_options,
+    typed_values,
+    whole,
     window_options,
 )
 
 if TYPE_CHECKING:
-    from dnamamba.pretraining.config import PretrainConfig
+    from dnamamba.training.config import RunOptions
 
-
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that become TrainConfig; defaults that depend on the device are None here."""
-    options: list[Callable[..., Any]] = [
-        click.option(
-            "--steps",
-            "max_steps",
-            type=click.IntRange(min=1),
-            help="Optimiser steps. " + _by_device(0),
-        ),
-        click.option("--batch-tokens", type=SIZE, help="Tokens in a step. " + _by_device(1)),
-        click.option(
-            "--learning-rate",
-            type=float,
-            help="Peak of the schedule. [default: 2e-3 for Hyena and attention, else 8e-3]",
-        ),
-        *optimiser_options(min_learning_rate=1e-5, warmup_fraction=0.1),
-        click.option(
-            "--softmask-weight",
-            type=float,
-            default=1.0,
-            show_default=True,
-            help="Weight of lower-case (repeat) bases in the training loss.",
-        ),
-        click.option("--no-rc-augment", is_flag=True, help="Train on the forward strand only."),
-        click.option(
-            "--eval-every",
-            type=int,
-            help="Steps between validations. [default: a tenth of the run]",
-        ),
-        click.option("--eval-tokens", type=SIZE, help="Tokens of a validation. " + _by_device(2)),
-        click.option(
-            "--save-every", type=int, default=500, show_default=True, help="Between checkpoints."
-        ),
-        click.option(
-            "--log-every", type=int, default=10, show_default=True, help="Between metrics rows."
-        ),
-        *repeat_options(seeded="Initial weights."),
-    ]
-    return apply_options(options, command)
-
-
-def _by_device(row: int) -> str:
-    return (
-        "[default: 10000 on a GPU, 300 on a CPU]",
-        "[default: 1M on a GPU, 8k on a CPU]",
-        "[default: 4M on a GPU, 128k on a CPU]",
-    )[row]
+RECIPE = [
+    whole("--steps max_steps", "Optimiser steps. [default: 10000 on a GPU, 300 on a CPU]"),
+    size_option("--batch-tokens", "Tokens in a step. [default: 1M on a GPU, 8k on a CPU]"),
+    number("--learning-rate", "Peak. [default: 2e-3 for Hyena and attention, else 8e-3]"),
+    *optimiser_options(min_learning_rate=1e-5, warmup_fraction=0.1),
+    number("--softmask-weight", "Weight of lower-case bases in the training loss.", default=1.0),
+    integer("--eval-every", "Steps between validations. [default: a tenth of the run]"),
+    size_option("--eval-tokens", "Tokens of a validation. [default: 4M on a GPU, 128k on a CPU]"),
+    integer("--save-every", "Steps between checkpoints.", default=500),
+    integer("--log-every", "Steps between metrics rows.", default=10),
+    *repeat_options(seeded="Initial weights."),
+]
+"""Settings of TrainConfig, by its names."""
 
 
 @click.command()
 @click.argument("data", nargs=-1, metavar="[DATA]...")
-@click.option(
-    "--model",
-    help="Preset; `--model list` shows all. [default: mamba-1.4m on a GPU, mamba-demo on a CPU]",
+@option("--model", "Preset or `list`. [default: mamba-1.4m on a GPU, mamba-demo on a CPU]")
+@choice(
+    "--objective next-token|masked",
+    "What is predicted. [default: the next base; hidden bases by models that read both ways]",
 )
-@click.option(
-    "--objective",
-    type=click.Choice(["next-token", "masked"]),
-    help="What is predicted. [default: the next base; hidden bases by models that read both ways]",
-)
-@click.option("--out", type=FILE, help="Run folder. [default: runs/<data>-<model>-<length>]")
-@click.option("--force", is_flag=True, help="Start over in a run folder that exists.")
-@click.option("--resume", type=FILE, metavar="RUN", help="Continue a run folder exactly.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@target_options("runs/<data>-<model>-<length>")
 @window_options
-@recipe_options
+@switch("--no-rc-augment", "Train on the forward strand only.")
+@grouped("recipe", typed_values, RECIPE)
 @run_options
-@click.pass_context
-def pretrain(ctx: click.Context, **values: Any) -> None:
+def pretrain(
+    *,
+    data: tuple[str, ...],
+    model: str | None,
+    objective: Any,
+    target: RunTarget,
+    windows: WindowOptions,
+    no_rc_augment: bool,
+    recipe: dict[str, Any],
+    options: "RunOptions",
+) -> None:
     """Train a DNA language model.
 
     DATA: FASTA files (plain or BGZF) or stores made by `dnamamba data prepare`; without any, the
@@ -113,73 +87,32 @@ def pretrain(ctx: click.Context, **values: Any) -> None:
     """
     from dnamamba.models import preset_names
     from dnamamba.pretraining import run as pretraining
+    from dnamamba.pretraining.config import DEMO, PretrainConfig, default_model
 
-    if values["model"] == "list":
+    if model == "list":
         click.echo("\n".join(preset_names()))
         return
-    options = read_run_options(values)
-    if values["resume"] is not None:
+    if target.resume is not None:
         refuse_settings()
-        out = values["resume"]
+        out = target.resume
         outcome = pretraining.resume(out, options)
     else:
-        config, model_name = _resolve(values)
-        if values["dry_run"]:
+        model = model or default_model(options.device)
+        genome = data or (DEMO,)
+        config = PretrainConfig.with_defaults(
+            genome,
+            model=model,
+            data=windows.data_config(genome, rc_augment=not no_rc_augment),
+            objective=objective and objective.replace("-", "_"),
+            device=options.device,
+            **recipe,
+        )
+        if target.dry_run:
             print_plan(pretraining.plan_pretraining(config, options))
             return
-        out = values["out"] or _default_out(config.genome, model_name, values["seq_len"])
-        outcome = pretraining.pretrain(config, out, options, force=values["force"])
-    conclude(ctx, lambda: pretraining.conclusion(out, outcome), outcome)
-
-
-def _resolve(values: dict[str, Any]) -> tuple["PretrainConfig", str]:
-    """The settings asked for, with the defaults of the device filled in."""
-    from dnamamba.models import preset
-    from dnamamba.pretraining.config import (
-        DEMO,
-        PretrainConfig,
-        default_settings,
-        peak_learning_rate,
-    )
-    from dnamamba.pretraining.run import is_demo
-    from dnamamba.runtime import choose_device
-    from dnamamba.training.config import TrainConfig
-
-    defaults = default_settings(choose_device(values["device"]).type, values["seq_len"])
-    chosen = {
-        key: default if values[key] is None else values[key] for key, default in defaults.items()
-    }
-    recipe = {key: values[key] for key in _RECIPE if values[key] is not None}
-    recipe |= {key: chosen[key] for key in ("max_steps", "batch_tokens", "eval_tokens")}
-    recipe.setdefault("eval_every", max(1, chosen["max_steps"] // 10))
-    model = preset(chosen["model"], values["seq_len"])
-    recipe.setdefault("learning_rate", peak_learning_rate(model))
-    names = values["data"] or (DEMO,)
-    is_simulated = is_demo(names)
-    genome = names if is_simulated else tuple(str(Path(name).resolve()) for name in names)
-    config = PretrainConfig(
-        genome=genome,
-        data=data_config(values, is_demo=is_simulated, rc_augment=not values["no_rc_augment"]),
-        model=model,
-        train=TrainConfig(**recipe),
-        objective=values["objective"] and values["objective"].replace("-", "_"),
-    )
-    return config, chosen["model"]
-
-
-_RECIPE = (
-    "learning_rate",
-    "min_learning_rate",
-    "warmup_fraction",
-    "weight_decay",
-    "grad_clip",
-    "softmask_weight",
-    "eval_every",
-    "save_every",
-    "log_every",
-    "seed",
-    "precision",
-)
+        out = target.out or _default_out(config.genome, model, windows.seq_len)
+        outcome = pretraining.pretrain(config, out, options, force=target.force)
+    conclude(lambda: pretraining.conclusion(out, outcome), outcome)
 
 
 def _default_out(genome: tuple[str, ...], model_name: str, seq_len: int) -> Path:

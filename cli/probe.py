@@ -15,7 +15,7 @@ def _parse_layer(text: str) -> str:
     from dnamamba.errors import InputError
 
     if text != "all" and not text.removeprefix("-").isdigit():
-        raise InputError(f"--layer is a number or all, got {text!r}")
+        raise InputError(f"--layer must be a number or all, got {text!r}")
     return text
 
 
@@ -35,8 +35,8 @@ def _parse_layer(text: str) -> str:
 @click.option(
     "--join",
     type=click.Choice(["name", "region", "row"]),
-    help="What tells which row a label belongs to. [default: the column of names where the table "
-    "has one, else chrom, start, end, else the order]",
+    help="How rows of labels are matched to embeddings. [default: the column of names if the "
+    "table has one, else chrom, start, end, else the order]",
 )
 @click.option(
     "--name-column", metavar="NAME", default="name", show_default=True, help="Column to join by."
@@ -45,12 +45,12 @@ def _parse_layer(text: str) -> str:
 @click.option(
     "--group-by",
     type=click.Choice(["chrom", "overlap", "none"]),
-    help="Groups are contigs, or regions that overlap. [default: overlap, where any do]",
+    help="Groups are contigs, or regions that overlap. [default: overlap, if any do]",
 )
 @click.option(
     "--split-column",
     metavar="NAME",
-    help="Column of train, valid and test: fitted to train, judged on test, in place of folds.",
+    help="Column of train, valid and test: fit to train, evaluate on test, instead of folds.",
 )
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
 @click.option(
@@ -87,10 +87,10 @@ def _parse_layer(text: str) -> str:
 @click.option("--out", type=FILE, help="Folder. [default: EMBEDDINGS with .probe as its ending]")
 @click.option("--force", is_flag=True, help="Replace an earlier probe in that folder.")
 def probe(embeddings: Path, out: Path | None, **values: Any) -> None:
-    """Say what embeddings tell of labels: fit a model and judge it on rows held out.
+    """Probe embeddings: fit a model to labels and evaluate it on rows held out.
 
     EMBEDDINGS is a file of `dnamamba embed`. Penalties and layers are chosen inside the rows that
-    are fitted to. Beside it stands the same model of k-mer frequencies, where sequences are given.
+    are fitted to. If sequences are given, a linear model of k-mer frequencies is the baseline.
 
     \b
     Examples:
@@ -154,8 +154,8 @@ def _refuse_output(folder: Path, *, force: bool) -> None:
 
 
 def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:
-    """The layers to probe, and what the file says of itself."""
-    from dnamamba.embedding.writer import read_embeddings
+    """The layers to probe, and the file's description."""
+    from dnamamba.embedding.reader import read_embeddings
     from dnamamba.errors import InputError
     from dnamamba.probing.problem import Layer
 
@@ -177,7 +177,7 @@ def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:
 
 
 def _sequences(genome: Sequence[Path], file: Path | None) -> Any:
-    """How the baseline's sequences are read; None where nothing is named."""
+    """A reader of the baseline's sequences; None if none are named."""
     from dnamamba.data_prep.genomes.genome import open_genome
     from dnamamba.probing.sequences import sequences_in, sequences_of, span_of
 

@@ -1,14 +1,15 @@
-"""What commands that write a row for each of their input's have in common: options and words."""
+"""What commands share that write a row for each row of their input: options, checks, messages."""
 
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from dnamamba.cli.options import SIZE, typed_options
+from dnamamba.cli.options import choice, option, size_option, typed_options
 from dnamamba.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,60 +22,84 @@ Named = TypeVar("Named", str, Path)
 
 _PROGRESS_SECONDS = 5
 
-EDGE = click.option(
-    "--edge",
-    type=click.Choice(["shift", "pad", "clip"]),
+EDGE = choice(
+    "--edge shift|pad|clip",
+    "Windows past a contig's end are moved inside, filled up with N, or cut.",
     default="shift",
-    show_default=True,
-    help="Windows past a contig's end: moved inside, filled up with N or cut.",
 )
-SEQUENCE_COLUMN = click.option(
-    "--sequence-column", metavar="NAME", help="Of a table. [default: sequence]"
+SEQUENCE_COLUMN = option(
+    "--sequence-column", "Column of a table. [default: sequence]", metavar="NAME"
 )
-NAME_COLUMN = click.option("--name-column", metavar="NAME", help="Of a table.")
-BATCH_TOKENS = click.option(
-    "--batch-tokens", type=SIZE, help="Tokens in one pass. [default: 1M on a GPU, 64k on a CPU]"
+NAME_COLUMN = option("--name-column", "Column of a table. [default: name]", metavar="NAME")
+BATCH_TOKENS = size_option(
+    "--batch-tokens", "Tokens in one pass. [default: 1M on a GPU, 64k on a CPU]"
 )
-DEVICE = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-)
-PRECISION = click.option(
-    "--precision",
-    type=click.Choice(["auto", "bf16", "fp32"]),
-    default="auto",
-    show_default=True,
-    help="auto is bf16 on GPUs.",
-)
+PRECISION = choice("--precision auto|bf16|fp32", "auto is bf16 on GPUs.", default="auto")
 
 
-def batch_tokens(asked: int | None, device: "torch.device") -> int:
-    """What BATCH_TOKENS says, or what suits the device."""
-    return asked or (1 << 20 if device.type == "cuda" else 1 << 16)
+@dataclass(frozen=True, kw_only=True)
+class RowTarget:
+    """Where rows are written: --out, - for standard output, and --force."""
+
+    out: Path
+    force: bool
+    output_format: Any = None
+
+    @property
+    def is_piped(self) -> bool:
+        return str(self.out) == "-"
+
+    @property
+    def file(self) -> Path | BinaryIO:
+        return sys.stdout.buffer if self.is_piped else self.out
+
+    def check(self, *inputs: Path, example: str) -> None:
+        """`refuse_output`; standard output is never refused."""
+        if not self.is_piped:
+            refuse_output(self.out, *inputs, force=self.force, example=example)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """How a model is run: --batch-tokens, --device and --precision."""
+
+    batch_tokens: int | None
+    device: str
+    precision: str
+
+    def choose(self) -> "tuple[torch.device, torch.dtype | None]":
+        """The device, and the dtype of matrix products (None: float32)."""
+        from dnamamba.runtime import choose_device, choose_precision
+
+        device = choose_device(self.device)
+        return device, choose_precision(self.precision, device)
 
 
 def input_of(source: Named) -> Named | BinaryIO:
-    """Standard input for -, else what was named."""
+    """Standard input for -, else the name itself."""
     return sys.stdin.buffer if str(source) == "-" else source
 
 
 def refuse_idle_options(table: "RegionTable", genome: "Genome | None", *, is_widened: bool) -> None:
-    """--genome beside sequences, which lie on none, and --edge where no window is wider than its
-    region. is_widened: whether those of regions are."""
+    """Refuse --genome for sequences, and --edge if no window is wider than its region.
+
+    is_widened: whether windows of regions are.
+    """
     if genome is not None and not table.has_surroundings:
         raise click.UsageError(
-            "--genome is of regions and variants, and here are the sequences themselves: leave it "
-            "out"
+            "--genome is for regions and variants, but the input has the sequences themselves: "
+            "leave it out"
         )
     has_windows = table.has_alternatives or (table.has_surroundings and is_widened)
     if "edge" in typed_options() and not has_windows:
         raise click.UsageError(
-            "--edge is of windows of a genome that are wider than the region, and here are none: "
-            "leave it out"
+            "--edge is for windows of a genome that are wider than the region, but here are "
+            "none: leave it out"
         )
 
 
 def refuse_output(out: Path, *inputs: Path, force: bool, example: str) -> None:
-    """Raises InputError for a folder, one of the inputs itself and, without force, what exists.
+    """Raise InputError if --out is a folder or an input, or exists without `force`.
 
     example: a file's name, for the message.
     """
@@ -87,24 +112,24 @@ def refuse_output(out: Path, *inputs: Path, force: bool, example: str) -> None:
 
 
 class RowProgress:
-    """Says on standard error every few seconds how far it is. what: the name of what is counted."""
+    """Prints progress to standard error every few seconds. what: what is counted, plural."""
 
     def __init__(self, what: str = "rows") -> None:
         self._what = what
-        self._started = self._said = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
     def __call__(self, n_rows: int) -> None:
         now = time.monotonic()
-        if now - self._said >= _PROGRESS_SECONDS:
-            self._said = now
+        if now - self._printed >= _PROGRESS_SECONDS:
+            self._printed = now
             rate = n_rows / (now - self._started)
             click.echo(f"{n_rows:,} {self._what}, {rate:,.0f} a second", err=True)
 
 
 def conclude_rows(statuses: "Counter[Any]", out: Path, *, what: str, failure: str) -> None:
-    """Say how many rows there are of each status; exit code 1 where nothing came out of any.
+    """Print how many rows have each status; exit with code 1 if no row has a result.
 
-    what: the name of what is counted, in the plural. failure: what is said then.
+    what: what is counted, plural. failure: message for that exit.
     """
     from dnamamba.data_prep.regions.rows import WITHOUT_SEQUENCE
 

@@ -1,7 +1,7 @@
-"""The great apes: which assemblies are public, and which human chromosomes their contigs match.
+"""The great apes: public assemblies, and the human chromosomes that their contigs match.
 
-Facts of the assemblies stand here as public recipes and papers give them; what is only general
-knowledge says so in its note.
+Assemblies are described as in public recipes and papers; the note of an entry says what is only
+general knowledge.
 
 Two numberings are in use. UCSC's panTro6, panPan3, gorGor6 and ponAbe3 number chromosomes as in
 human, with 2A and 2B for the two that fused into human 2. The complete genomes (Yoo 2025, Nature
@@ -22,14 +22,10 @@ Numbering = Literal["human", "own"]
 class ApeAssembly:
     """One genome of one great ape.
 
-    species: what the species is called here.
-    name: the assembly's name, newest spelling.
-    accession: NCBI's, with version.
-    database: UCSC's name of it, "" where the files come from NCBI.
-    older_names: other spellings of `name` under the same accession.
-    has_y: whether it has a Y chromosome; an assembly of a female has none.
-    size: length of the compressed FASTA in bytes, None where not known.
-    note: what a reader should know, in a sentence.
+    species: the species' label. name: the assembly's name in its newest spelling, older_names: its
+    other spellings. accession: NCBI's, with version. database: UCSC's name; "" for files of NCBI.
+    has_y: whether it has a Y chromosome, which an assembly of a female lacks.
+    size: bytes of the compressed FASTA, None if not known. note: a sentence for readers.
     """
 
     species: str
@@ -113,7 +109,7 @@ _PAN = "1 3 4 5 6 7 8 10 11 12 9 2a 2b 13 14 15 18 16 17 19 20 21 22"
 _GORILLA = "1 3 4 17x5 6 7 8 10 11 12 2b 2a 9 13 14 15 18 16 5x17 19 20 21 22"
 _PONGO = "1 3 4 5 6 7 8 10 11 12 2b 2a 9 13 14 15 18 16 17 19 20 21 22"
 
-# Which ape a label stands for: common, Latin, UCSC and assembly names.
+# Common, Latin, UCSC and assembly names in labels.
 _APES = (
     ("chimpanzee", re.compile(r"chimp|troglodytes|pantro"), _PAN),
     ("bonobo", re.compile(r"bonobo|paniscus|panpan"), _PAN),
@@ -134,14 +130,14 @@ _HUMAN = {*(str(n) for n in range(1, _LAST_AUTOSOME + 1)), "X", "Y"}
 def homologues(species: str, contig: str, numbering: Numbering = "human") -> tuple[str, ...] | None:
     """Human chromosomes ("1" to "22", "X", "Y") that a contig of a great ape is homologous to.
 
-    species: a label; only those that name an ape other than human are treated apart.
+    species: a label; those of apes other than human have rules of their own.
     contig: UCSC's, NCBI's, Ensembl's or the complete genomes' name (`chr2A`, `2p`, `17`,
-        `chr12_pat_hsa2a`), whatever stands before a "/" or "#".
-    numbering: what a number without `hsa` means: the human chromosome's, or the ape's own as in
-        the complete genomes; `numbering_of` tells.
+        `chr12_pat_hsa2a`), after an optional prefix with "/" or "#".
+    numbering: whether a number without `hsa` is the human chromosome's or the ape's own
+        (`numbering_of`).
 
-    None for what is not known: scaffolds, mitochondria, other names. Numbers of species that are
-    no apes mean nothing, but are believed: nobody can tell from a label.
+    None for scaffolds, mitochondria and other names. Numbers of species that are no apes are taken
+    for human ones: labels do not tell.
     """
     name = re.split(r"[/#]", contig)[-1]
     known = _from_human_name(name) or _from_number(species, name, numbering)
@@ -153,18 +149,14 @@ def homologues(species: str, contig: str, numbering: Numbering = "human") -> tup
 
 
 def numbering_of(species: str, contigs: Iterable[str]) -> Numbering:
-    """How the numbers in an ape's contig names are meant, told by all of its contigs.
-
-    Only an ape's own numbering goes up to 23. Where that contig was left out nothing tells, and
-    the numbers are taken for human ones.
-    """
+    """The numbering of an ape's contigs: its own if they go up to 23, else the human one."""
     plain = (_PLAIN.match(re.split(r"[/#]", contig)[-1]) for contig in contigs)
     counts_to_23 = any(match and match[1] == str(_LAST_AUTOSOME + 1) for match in plain)
     return "own" if counts_to_23 and _own_chromosomes(species) else "human"
 
 
 def human_name(species: str, number: str) -> str | None:
-    """The human part of a complete genome's name, `hsa17x5` for gorilla 4; None where unknown."""
+    """The human part of a complete genome's name, `hsa17x5` for gorilla 4; None if unknown."""
     own = _own_chromosomes(species)
     if not number.isdecimal() or not 1 <= int(number) <= len(own):
         return None

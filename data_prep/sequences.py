@@ -1,8 +1,7 @@
-"""Many short sequences in one array, checked as they come: what labelled data is kept in."""
+"""Many short sequences packed into one array, checked as they come."""
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
 from dnamamba.runtime import logger
+from dnamamba.task import Where
 from dnamamba.tokenizer import (
     ENCODE_TABLE,
     UNK_ID,
@@ -22,8 +22,6 @@ from dnamamba.tokenizer import (
 )
 
 Ints = NDArray[np.int64]
-Where = Callable[[int], str]
-"""Where the i-th of the sequences comes from, for people: `train.csv row 12`."""
 
 _HASHED_AT_ONCE = 1 << 24
 
@@ -37,9 +35,9 @@ class PackedSequences(NamedTuple):
 
 
 class Packer:
-    """Takes sequences block by block; InputError for an empty one and one without A, C, G and T.
+    """Packs sequences block by block; InputError for empty ones and ones without A, C, G and T.
 
-    Letters outside IUPAC become [UNK]: counted, and told once, with the first place.
+    Letters outside IUPAC become [UNK]; `finish` logs their number and the first origin.
     """
 
     def __init__(self) -> None:
@@ -49,7 +47,7 @@ class Packer:
         self._first_foreign = ""
 
     def add(self, letters: bytes, lengths: Ints, where: Where) -> None:
-        """Sequences written one after the other, and how long each is."""
+        """Add sequences written one after the other, and their lengths."""
         codes = encode(letters)
         self.add_codes(codes, lengths, where)
         if (unknown := codes == UNK_ID).any():
@@ -58,7 +56,7 @@ class Packer:
             self.note_letters(np.bincount(foreign, minlength=256), where(int(first)))
 
     def add_codes(self, codes: Codes, lengths: Ints, where: Where) -> None:
-        """The same of codes; their soft-mask is dropped."""
+        """`add` for codes; drops their soft-mask."""
         if not len(lengths):
             return
         if (empty := lengths == 0).any():
@@ -77,11 +75,11 @@ class Packer:
         self._lengths.append(lengths)
 
     def add_one(self, codes: Codes, place: str) -> None:
-        """The same of a single sequence."""
+        """Add the codes of a single sequence."""
         self.add_codes(codes, np.array([len(codes)], np.int64), lambda _: place)
 
     def note_letters(self, counts: NDArray[np.integer], place: str) -> None:
-        """How often each byte stood at a place (256,), to tell of those that mean no base."""
+        """Count the letters of one origin, by byte (256,), that mean no base."""
         foreign = {
             chr(byte): int(counts[byte])
             for byte in np.flatnonzero(counts)
@@ -92,7 +90,7 @@ class Packer:
             self._first_foreign = self._first_foreign or place
 
     def finish(self, source: str) -> PackedSequences:
-        """All that came; foreign letters are told, as of `source`."""
+        """Return the packed sequences; log unknown letters, naming `source`."""
         if self._foreign:
             shown = ", ".join(f"{n:,} x {letter!r}" for letter, n in self._foreign.most_common(5))
             logger.warning(
@@ -107,7 +105,7 @@ class Packer:
 
 
 def sequence_keys(packed: PackedSequences) -> NDArray[np.uint64]:
-    """A number for each sequence, the same for the same bases on either strand."""
+    """A number for each sequence, equal for the same bases on either strand."""
     codes, offsets = packed
     keys = np.empty(len(offsets) - 1, np.uint64)
     done = 0
@@ -117,7 +115,7 @@ def sequence_keys(packed: PackedSequences) -> NDArray[np.uint64]:
         block = codes[offsets[done] : offsets[end]]
         bounds = offsets[done : end + 1] - offsets[done]
         forward = _hashes(block, bounds)
-        # Turned round as a whole, the last sequence comes first.
+        # The reverse complement of the block has the last sequence first.
         reverse = _hashes(reverse_complement(block), (len(block) - bounds)[::-1])[::-1]
         keys[done:end] = np.minimum(forward, reverse)
         done = end
@@ -133,7 +131,7 @@ def _hashes(codes: Codes, bounds: Ints) -> NDArray[np.uint64]:
 
 
 def text_keys(texts: list[str]) -> NDArray[np.uint64]:
-    """A number for each text, the same for the same text."""
+    """A number for each text, equal for equal texts."""
     key = {
         text: int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
         for text in set(texts)

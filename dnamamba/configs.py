@@ -5,6 +5,7 @@ and values of another type, each named with its path.
 """
 
 import dataclasses
+import math
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -12,10 +13,19 @@ from dnamamba.errors import InputError
 
 T = TypeVar("T")
 
+OMIT_DEFAULT = {"omit_default": True}
+"""Metadata of a field that is written only if it is not its default, so that older versions, which
+do not know the field, read all other files."""
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config dataclass as JSON-ready values; tuples become lists."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    values = [(field, getattr(config, field.name)) for field in dataclasses.fields(config)]
+    return {
+        field.name: _plain(value)
+        for field, value in values
+        if "omit_default" not in field.metadata or value != field.default
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -31,11 +41,14 @@ def _plain(value: Any) -> Any:
 def from_dict(config_class: type[T], values: Any, path: str = "") -> T:
     """Build a config dataclass from what `to_dict` wrote.
 
-    A class with a `from_dict` of its own reads itself. Raises InputError with the path of the key.
+    A class with a `from_dict` of its own reads itself; a base class with `kinds()` is read as the
+    one of these classes that `kind` names. Raises InputError with the path of the key.
     """
     own = getattr(config_class, "from_dict", None)
     if own is not None:
         return own(values)
+    if "kinds" in vars(config_class):
+        return _read_kind(config_class.kinds(), values, path)  # type: ignore[attr-defined]
     name = path or config_class.__name__
     if not isinstance(values, dict):
         raise InputError(f"{name}: expected a group of settings, got {values!r}")
@@ -99,3 +112,24 @@ def _read_tuple(hints: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...
         _read(hint, item, f"{path}[{i}]")
         for i, (hint, item) in enumerate(zip(hints, value, strict=True))
     )
+
+
+def require_choice(name: str, value: object, choices: Any) -> None:
+    """Raise InputError unless a setting has one of the values of a Literal type."""
+    if value not in get_args(choices):
+        raise InputError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+
+
+def require_range(
+    name: str, value: float, low: float, high: float = math.inf, unit: str = ""
+) -> None:
+    """Raise InputError unless low <= value <= high. unit: after the limits in the message."""
+    if not low <= value <= high:
+        limits = f">= {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} must be {limits}{unit and ' '}{unit}, got {value}")
+
+
+def require_seed(seed: int, name: str = "seed") -> None:
+    """Raise InputError unless a seed is from 0 to 2^63 - 1."""
+    if not 0 <= seed < 1 << 63:
+        raise InputError(f"{name} must be >= 0 and below 2^63, got {seed}")

@@ -1,7 +1,7 @@
-"""Models of other projects to ours and back, each checked before anything is kept.
+"""Convert models of other projects to ours and back.
 
-A conversion is built in a folder beside its target, read again from there and compared; only then
-is it renamed. What fails leaves nothing.
+A conversion is built in a folder beside its target, read again, compared, and renamed into place;
+one that fails leaves nothing.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dnamamba.errors import InputError, WrongResultError
+from dnamamba.files import read_json
 from dnamamba.models import DnaModel, count_parameters
 from dnamamba.models.interop.files import CONFIG_NAME, WeightFiles, read_source
 from dnamamba.models.interop.fingerprint import fixed_logits, model_ids, take_fingerprint
 from dnamamba.models.interop.formats import Format
-from dnamamba.models.interop.registry import FORMATS, find_format, recognise
+from dnamamba.models.interop.registry import (
+    FORMATS,
+    OWN_SETTINGS,
+    find_format,
+    read_weights,
+    recognise,
+)
 from dnamamba.models.interop.theirs import compare_with_theirs
 from dnamamba.models.interop.tokenizer_files import special_token_ids, write_tokenizer
-from dnamamba.models.model_folder import WEIGHTS_NAME, enter_run, load_weights
-from dnamamba.models.weight_files import read_json
+from dnamamba.models.model_folder import WEIGHTS_NAME, enter_run
 from dnamamba.tokenizer import VOCABULARY
 
 OWN_FORMAT = "dnamamba"
-
-# What shapes and settings of the wrong kind raise in code that takes them for right.
-_ODD = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ArithmeticError)
-
-# Written into their settings, where logits of padding ids are not masked: reading takes it back.
-_OWN_SETTINGS = "dnamamba"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Opened:
         """Format, architecture, sizes, parameters and dtypes."""
         config = self.model.config
         parts = [
-            f"{config.mixer.kind}, d_model {config.d_model}",
+            f"{config.mixer_kind}, d_model {config.d_model}",
             f"{config.n_layers} layers",
             f"{config.vocab_size} token ids in {config.padded_vocab_size} rows",
             f"{count_parameters(config):,} parameters",
@@ -73,8 +73,8 @@ class Opened:
 def open_model(source: Path, format_name: str | None = None) -> Opened:
     """Read a model folder of ours, a run's, or weights of another project.
 
-    format_name: the layout, where it cannot be told. The model is float32. Raises InputError for
-    what is missing, broken, of no known format or does not fit it.
+    format_name: the layout, if the names of the weights do not say it. The model is float32. Raises
+    InputError for files that are missing, broken, of no known format or do not fit it.
     """
     named = None if format_name in (None, OWN_FORMAT) else find_format(str(format_name))
     if own := own_folder(source):
@@ -85,12 +85,12 @@ def open_model(source: Path, format_name: str | None = None) -> Opened:
         raise InputError(f"{source} is no model folder of dnamamba (config.json says so in ours)")
     files = read_source(source)
     found = named or recognise(files.weights, files.settings, str(source))
-    model = _read(found, files.weights, files.settings, str(source))
+    model = read_weights(found, files.weights, files.settings, str(source))
     return Opened(model.float().eval(), found.name, source, files)
 
 
 def own_folder(source: Path) -> Path | None:
-    """The folder of a model of ours that a folder, a run folder or its weights' path means."""
+    """The model folder that a folder, run or weights file means; None if it is not ours."""
     if source.is_file() and source.name == WEIGHTS_NAME:
         source = source.parent
     path = enter_run(source) / CONFIG_NAME
@@ -98,14 +98,14 @@ def own_folder(source: Path) -> Path | None:
 
 
 def import_model(source: Path, out: Path, format_name: str | None = None) -> list[str]:
-    """Write weights of another project as a model folder of ours; returns what there is to say.
+    """Write weights of another project as a model folder of ours; returns lines to print.
 
-    Raises InputError as `open_model` does and where `out` is in the way; WrongResultError where the
-    model computes something else than transformers' class, or than what was written.
+    Raises InputError as `open_model` does and if `out` is in the way; WrongResultError if the model
+    computes something else than transformers' class, or than what was written.
     """
     check_target(out)
     opened = open_model(source, format_name)
-    lines = [*opened.lines(), *fingerprint_lines(opened.model), _compare(opened)]
+    lines = [*opened.lines(), *fingertakenlines(opened.model), _compare(opened)]
     with build_folder(out) as building:
         opened.model.save_pretrained(building)
         _check_same(opened.model, DnaModel.from_pretrained(building))
@@ -113,66 +113,46 @@ def import_model(source: Path, out: Path, format_name: str | None = None) -> lis
 
 
 def export_model(source: Path, out: Path, format_name: str | None = None) -> list[str]:
-    """Write a model of ours in another project's layout; returns what there is to say.
+    """Write a model of ours in another project's layout; returns lines to print.
 
     format_name: the layout; default the first that can hold the model. Raises as `import_model`.
     """
     check_target(out)
     opened = open_model(source)
     chosen, weights, settings = _choose_written(opened.model, format_name)
-    lines = [*opened.lines(), *fingerprint_lines(opened.model), f"written as {chosen.name}"]
+    lines = [*opened.lines(), *fingertakenlines(opened.model), f"written as {chosen.name}"]
     with build_folder(out) as building:
         _write(building, weights, settings, opened.model)
         again = read_source(building)
-        model = _read(chosen, again.weights, again.settings, str(out))
+        model = read_weights(chosen, again.weights, again.settings, str(out))
         _check_same(opened.model, model)
         lines.append(compare_with_theirs(model, again.weights, again.settings))
     return [*lines, "written and read again: the same logits, bit for bit", _listing(out)]
 
 
 def check_model(source: Path, format_name: str | None = None) -> list[str]:
-    """What a model is, its fingerprint, and in which layouts it survives a round trip."""
+    """Describe a model, its fingerprint, and the layouts that it survives a round trip by."""
     opened = open_model(source, format_name)
-    lines = [*opened.lines(), *fingerprint_lines(opened.model), _compare(opened)]
+    lines = [*opened.lines(), *fingertakenlines(opened.model), _compare(opened)]
     for one in _suited(opened.model):
         lines.append(f"round trip by {one.name}: {_round_trip(opened.model, one)}")
     return lines
 
 
-def fingerprint_lines(model: DnaModel) -> list[str]:
-    """What the model says about the fixed sequence, to compare with another copy's."""
-    found = take_fingerprint(model)
+def fingertakenlines(model: DnaModel) -> list[str]:
+    """The model's likelihood of a fixed sequence, to compare with another copy's."""
+    taken = take_fingerprint(model)
     bases = f"{model_ids(model).shape[1]} fixed bases"
     which = bases if model.is_causal else f"every eighth of {bases}, masked"
-    return [f"{which}: {found.bits_per_base:.6f} bits per base, logits {found.logits_hash}"]
+    return [f"{which}: {taken.bits_per_base:.6f} bits per base, logits {taken.logits_hash}"]
 
 
 # --- formats
 
 
-def _read(
-    chosen: Format, weights: Mapping[str, Tensor], settings: Mapping[str, Any], source: str
-) -> DnaModel:
-    what = f"{source} as {chosen.name}"
-    try:
-        model = chosen.read(weights, settings)
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from error
-    except _ODD as error:
-        # Shapes and settings are somebody else's: whatever is odd about them ends in a line.
-        raise InputError(f"{what} has shapes or settings that make no model: {error}") from error
-    ours = settings.get(_OWN_SETTINGS)
-    vocab_size = ours.get("vocab_size") if isinstance(ours, Mapping) else None
-    if vocab_size in (None, model.config.vocab_size):
-        return model
-    narrowed = DnaModel(replace(model.config, vocab_size=vocab_size)).to(model.lm_head.weight.dtype)
-    load_weights(narrowed, model.state_dict(), what)
-    return narrowed
-
-
 def _suited(model: DnaModel) -> list[Format]:
-    """The formats that are written and made for a model's kind of mixer."""
-    kind = model.config.mixer.kind
+    """The formats that can be written for a model's kind of mixer."""
+    kind = model.config.mixer_kind
     return [one for one in FORMATS if one.write is not None and kind in one.kinds]
 
 
@@ -180,7 +160,7 @@ def _choose_written(
     model: DnaModel, name: str | None
 ) -> tuple[Format, dict[str, Tensor], dict[str, Any]]:
     candidates = _suited(model) if name is None else [find_format(name)]
-    kind = model.config.mixer.kind
+    kind = model.config.mixer_kind
     reasons = [] if candidates else [f"none is known for models of kind {kind!r}"]
     for one in candidates:
         try:
@@ -195,21 +175,21 @@ def _choose_written(
 
 
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tied weights twice, as strict readers want them; safetensors takes no shared memory."""
+    """Copy tied weights: strict readers want both, and safetensors takes no shared memory."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in weights.items():
-        place = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.detach().clone() if place in seen else tensor.detach().contiguous()
-        seen.add(place)
+        address = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.detach().clone() if address in seen else tensor.detach().contiguous()
+        seen.add(address)
     return apart
 
 
 def _with_ours(settings: Mapping[str, Any], model: DnaModel) -> dict[str, Any]:
-    """Hugging Face's settings with what theirs has no name for; other projects take no more."""
+    """Add our key to Hugging Face's settings; other projects' settings take none."""
     if "model_type" not in settings:
         return dict(settings)
-    ours = {_OWN_SETTINGS: {"vocab_size": model.config.vocab_size}}
+    ours = {OWN_SETTINGS: {"vocab_size": model.config.vocab_size}}
     return {**settings, **special_token_ids(), **ours}
 
 
@@ -217,7 +197,7 @@ def _round_trip(model: DnaModel, one: Format) -> str:
     assert one.write is not None
     try:
         weights, settings = one.write(model)
-        again = _read(one, weights, _with_ours(settings, model), "what was written")
+        again = read_weights(one, weights, _with_ours(settings, model), "what was written")
     except InputError as error:
         return f"not possible ({error})"
     before, after = model.state_dict(), again.state_dict()
@@ -268,7 +248,7 @@ def check_target(out: Path) -> None:
         raise InputError(f"--out {out} is a link, which would be lost: name the folder itself")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
-    if files := [one for one in out.parents if one.exists() and not one.is_dir()]:
+    if files := [parent for parent in out.parents if parent.exists() and not parent.is_dir()]:
         raise InputError(f"--out {out} is to lie in {files[0]}, which is a file; name a folder")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {out} has files in it already: name a new folder, or empty it")
@@ -276,7 +256,7 @@ def check_target(out: Path) -> None:
 
 @contextmanager
 def build_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name at the end, or goes away if anything fails."""
+    """A folder beside `out` that is renamed to it at the end, or deleted if anything fails."""
     out = out.absolute()
     made = [parent for parent in out.parents if not parent.exists()]
     building = out.parent / f".{out.name}.building-{os.getpid()}"

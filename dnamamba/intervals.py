@@ -7,6 +7,7 @@ line and VCF count from 1 and include the end: `Interval.parse` and `str(interva
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from dnamamba.errors import InputError
 
@@ -63,20 +64,59 @@ class Interval:
 
     @classmethod
     def parse(cls, text: str) -> "Interval":
-        """Read `chr1:1,001-2,000` (1-based, inclusive, as in samtools and genome browsers).
+        """Read `chr1:1,001-2,000`, 1-based and inclusive, with a strand or without.
 
-        The last `:start-end` is the range, so names may hold colons: `HLA:1-2:5-10`.
         Raises InputError for any other form, a position below 1 or an end before its start.
         """
-        match = re.fullmatch(r"(.+):(\d[\d,_]*)-(\d[\d,_]*)", text.strip())
-        if match is None:
+        region = match_region(text.strip())
+        if region is None or region.brackets:
             raise InputError(
                 f"a region looks like chr1:1,001-2,000 (1-based, end included), got {text!r}"
             )
-        start, end = (int(re.sub("[,_]", "", part)) for part in match.groups()[1:])
+        start, end = int(region.start), int(region.end)
         if start < 1 or end < start:
             raise InputError(f"a region needs 1 <= start <= end (1-based), got {text!r}")
-        return cls(match[1], start - 1, end)
+        return cls(region.chrom, start - 1, end, region.strand)
+
+
+class WrittenRegion(NamedTuple):
+    """A region as people write it; positions count from 1, the end is included."""
+
+    chrom: str
+
+    start: str
+    """Digits, without separators."""
+
+    end: str
+    """Digits, without separators."""
+
+    strand: Strand
+    """+ if none is written."""
+
+    brackets: str
+    """`(+)`, `(-)`: written so by bedtools, which counts from 0, and by samtools, from 1."""
+
+
+_REGION = re.compile(
+    r"(?P<chrom>.+):(?P<start>\d[\d,_]*)-(?P<end>\d[\d,_]*)"
+    r"(?::(?P<strand>[-+.*])|(?P<brackets>\([-+.*]\))|(?P<reverse>/rc))?",
+    re.ASCII,
+)
+
+
+def match_region(text: str) -> WrittenRegion | None:
+    """Split `chr1:1,001-2,000`; None if the text is written otherwise.
+
+    The last `:start-end` is the range, so names may hold colons: `HLA:1-2:5-10`. The strand may
+    follow: `:+`, `:-`, `:*` (Bioconductor), `/rc` (samtools faidx -i), or in brackets.
+    """
+    match = _REGION.fullmatch(text)
+    if match is None:
+        return None
+    start, end = (re.sub("[,_]", "", match[name]) for name in ("start", "end"))
+    written = "-" if match["reverse"] else match["strand"] or "+"
+    strand = Strand.UNKNOWN if written == "*" else Strand(written)
+    return WrittenRegion(match["chrom"], start, end, strand, match["brackets"] or "")
 
 
 _SIZE = re.compile(r"(\d[\d_,]*(?:\.\d+)?)\s*([kKmMgG]?)")
@@ -96,7 +136,7 @@ def parse_size(text: str | int) -> int:
     number, unit = re.sub("[,_]", "", match[1]), _UNITS[match[2].lower()]
     size = float(number) * unit if "." in number else int(number) * unit
     if size != int(size) or size < 1:
-        raise InputError(f"a size is a whole number of bases and at least 1, got {text!r}")
+        raise InputError(f"a size must be a whole number of bases, >= 1, got {text!r}")
     return int(size)
 
 

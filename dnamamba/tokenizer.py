@@ -119,24 +119,34 @@ def _translate(raw: bytes | bytearray, table: Codes) -> Codes:
 
 
 def encode(sequence: str | bytes | bytearray) -> Codes:
-    """Letters to codes (uint8, one a base), soft-mask bit kept. Never raises: see UNK_ID."""
+    """Letters to codes (L,) uint8: token ids with the soft-mask in the highest bit.
+
+    Letters that are not DNA become [UNK]; `tokenize` refuses them, and gives ids without the
+    soft-mask, as models take them.
+
+        encode("ACgtN")    # [7, 8, 137, 138, 11]
+    """
     raw = sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence
     return _translate(raw, ENCODE_TABLE)
 
 
 def decode(codes: Codes) -> str:
-    """Codes or token ids (any integer array, one dimension) to letters, masked bases in lower case.
+    """Codes or token ids, any integers (L,), to letters; soft-masked bases in lower case.
 
     N, ambiguous and unknown letters come back as N; padding and other special tokens as `-`.
+
+        decode(encode("ACgtR"))    # "ACgtN"
     """
     return _DECODE_TABLE[np.asarray(codes).astype(np.uint8)].tobytes().decode("ascii")
 
 
 def reverse_complement(codes: Codes) -> Codes:
-    """The other strand, read from its own 5' end; the last axis is the sequence.
+    """The other strand of codes or token ids (..., L) uint8, read from its own 5' end.
 
-    Works on codes and on token ids. N, padding and special tokens keep their id; the soft-mask
-    bit moves with its base. Padding on one side comes out on the other, where it belongs.
+    N, padding and special tokens keep their id; the soft-mask moves with its base. Padding on one
+    side comes out on the other.
+
+        decode(reverse_complement(encode("AACg")))    # "cGTT"
     """
     codes = np.asarray(codes, np.uint8)
     return _translate(codes[..., ::-1].tobytes(), COMPLEMENT_TABLE).reshape(codes.shape)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-import dnamamba.cli.embed_file
+import dnamamba.cli.embed
 import dnamamba.embedding.embedder
+import dnamamba.embedding.run
 import dnamamba.embedding.writer
-import dnamamba.models.loading
-import dnamamba.scoring.variants  # noqa: F401  (all loaded before there are forks)
+import dnamamba.models.loading  # noqa: F401  (all loaded before there are forks)
 from dnamamba.cli.main import main
 from dnamamba.embedding import run as embedding_run
 from dnamamba.models import DnaModel, ModelConfig
@@ -106,7 +106,7 @@ def interrupt(folder: Path) -> dict[str, object]:
     assert code_of(start(folder, "whole.h5")) == 0
     pid = start(folder, "x.h5")
     parts = folder / ".x.h5.parts"
-    while len(list(parts.glob("part-*.h5"))) < 3:
+    while len(list(parts.glob("part-*.bin"))) < 3:
         time.sleep(0.002)
     os.kill(pid, signal.SIGINT)
     code = code_of(pid)
@@ -131,11 +131,11 @@ def ranks(folder: Path) -> dict[str, object]:
     assert code_of(start(folder, "whole.h5")) == 0
     pid = start(folder, "x.h5")
     parts = folder / ".x.h5.parts"
-    while len(list(parts.glob("part-*.h5"))) < 4:
+    while len(list(parts.glob("part-*.bin"))) < 4:
         time.sleep(0.002)
     os.kill(pid, signal.SIGKILL)
     code_of(pid)
-    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.h5")}
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.bin")}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

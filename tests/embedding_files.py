@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dnamamba.embedding.writer import EmbeddedRow, EmbeddingInfo, EmbeddingWriter
+from dnamamba.embedding.format import EmbeddedRow, EmbeddingInfo
+from dnamamba.embedding.writer import EmbeddingWriter
 
 LAYERS = (2, 5)
 D = 8

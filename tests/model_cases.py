@@ -1,11 +1,29 @@
-"""What is checked alike for models of any mixer; test modules bring the models."""
+"""Hybrids, and what is checked alike for models of any mixer; test modules bring the models."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dnamamba.models import DnaModel, ModelConfig
+from dnamamba.models import (
+    AttentionConfig,
+    BiMambaConfig,
+    DnaModel,
+    HyenaConfig,
+    MambaConfig,
+    MixerConfig,
+    ModelConfig,
+)
+
+MAMBA_ATTENTION = (MambaConfig(d_state=4), AttentionConfig(n_heads=2))
+STRIPED_HYENA = (HyenaConfig(l_max=64, filter_order=8), AttentionConfig(n_heads=2))
+MAMBA_BIMAMBA = (MambaConfig(d_state=4), BiMambaConfig(d_state=4))
+
+
+def of_mixer(mixer: MixerConfig | tuple[MixerConfig, ...] | None) -> dict[str, Any]:
+    """Arguments of ModelConfig for one mixer in every block, or for a pattern."""
+    return {"layers": mixer} if isinstance(mixer, tuple) else {"mixer": mixer}
 
 
 def draw_ids(batch: int = 2, seq_len: int = 20) -> Tensor:

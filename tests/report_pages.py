@@ -19,8 +19,14 @@ MANIFEST = {
 }
 
 
+def draw_nothing(size: tuple[int, int], figure: Any) -> bytes:
+    """Stands in for svg._drawn in tests of words: figures take most of a page's time."""
+    return b'<svg xmlns="http://www.w3.org/2000/svg"><g/></svg>'
+
+
 class Page(HTMLParser):
-    """Reads a page strictly: every tag is closed in its turn. Keeps its words and attributes."""
+    """Reads a page strictly: every tag is closed in its turn, every id is given once. Keeps its
+    words and attributes."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -31,6 +37,8 @@ class Page(HTMLParser):
         self.feed(source)
         self.close()
         assert self.open_tags == []
+        ids = [value for name, value in self.attributes if name == "id"]
+        assert len(ids) == len(set(ids))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_startendtag(tag, attrs)
@@ -51,6 +59,12 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
+
+    def assert_nothing_is_fetched(self) -> None:
+        """No script, no style sheet or image of its own, no link but into the page."""
+        assert not {"script", "link", "img", "image", "iframe", "a"} & set(self.tags)
+        links = {value for name, value in self.attributes if name in ("src", "href")}
+        assert all(value and value.startswith("#") for value in links)
 
 
 def make_run(folder: Path, rows: list[dict[str, Any]] | None = None, **files: Any) -> Path:

@@ -12,8 +12,7 @@ from dnamamba.data.window_dataset import DataConfig
 from dnamamba.data.windows import WindowConfig
 from dnamamba.data_prep.genomes.store import prepare_store
 from dnamamba.models import ModelConfig
-from dnamamba.pretraining.config import PretrainConfig
-from dnamamba.training.config import TrainConfig
+from dnamamba.pretraining.config import PretrainConfig, TrainConfig
 from dnamamba.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -135,7 +135,7 @@ def test_a_store_has_the_new_names(tmp_path: Path) -> None:
     store = GenomeStore(prepare_store([fasta], tmp_path / "ape.h5", aliases=report))
     assert store.contigs == {"chr1": 4, "chr2B": 5}
     assert len(store.read("chr2B", 1, 4)) == 3
-    assert store.sources[0]["names_from"] == "assembly_report.txt"
+    assert store.sources()[0]["names_from"] == "assembly_report.txt"
 
 
 def test_a_contig_that_the_table_lacks_is_refused(tmp_path: Path) -> None:

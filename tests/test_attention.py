@@ -125,11 +125,11 @@ def test_a_models_config_decides_what_is_left_open_and_survives_json():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_heads": 0}, "n_heads is a whole number of at least 1, got 0"),
+        ({"n_heads": 0}, "n_heads must be a whole number >= 1, got 0"),
         ({"n_heads": 3, "d_head": None}, "d_model 8 must be a multiple of n_heads 3, or give d_he"),
         ({"n_kv_heads": 3}, "n_heads 4 must be a multiple of n_kv_heads 3"),
         ({"d_head": 5}, "d_head 5 must be even"),
-        ({"rope_theta": -1.0}, "rope_theta -1.0 must be above 0"),
+        ({"rope_theta": -1.0}, "rope_theta must be > 0, got -1.0"),
         ({"window": 5}, "unknown setting 'window'"),
     ],
 )

@@ -59,5 +59,5 @@ def test_a_rate_of_nothing_changes_nothing():
 
 @pytest.mark.parametrize("rate", [-0.1, 0.6, float("nan")])
 def test_rates_that_make_no_sense(rate):
-    with pytest.raises(InputError, match=r"mutation_rate is the share of bases .* got"):
+    with pytest.raises(InputError, match=r"mutation_rate must be from 0 to 0\.5 of the bases, got"):
         check_mutation_rate(rate)

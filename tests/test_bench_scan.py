@@ -152,11 +152,11 @@ def test_a_kernel_that_is_wrong_at_one_shape_alone_is_found(install, capsys):
         (["--json", "nowhere/scan.json"], 1, "there is no folder nowhere; make it"),
         (["--plot", "nowhere/scan.svg"], 1, "there is no folder nowhere; make it"),
         (["--json", "."], 1, "is a folder; name a file in it"),
-        (["--plot", "scan.pdf"], 1, "--plot is an .svg or .png file, got scan.pdf"),
+        (["--plot", "scan.pdf"], 1, "--plot must be an .svg or .png file, got scan.pdf"),
         (["--shape", "8x512"], 2, "a shape is BATCHxD_INNERxSEQ_LEN, e.g. 8x512x128k; got '8x512'"),
         (["--shape", "8x512x1q"], 2, "in '8x512x1q': a size looks like"),
         (["--shape", "1x64x64", "--batch", "2"], 2, "leave out --batch"),
-        (["--backend", "cuda"], 1, "backend is one of auto, cpu, triton, chunked, reference"),
+        (["--backend", "cuda"], 1, "backend must be one of auto, cpu, triton, chunked, reference"),
         (["--backend", "triton"], 1, "cannot run this: it needs a CUDA device"),
         (["--d-inner", "100"], 1, "--d-inner is a multiple of 64"),
         (["--min-len", "4k", "--max-len", "1k"], 1, "from --min-len 4k up to --max-len 1k"),
@@ -352,22 +352,18 @@ def row(op_name: str, seq_len: int, ms: float | None, note: str | None = None) -
     )  # fmt: skip
 
 
-def test_lines_are_named_at_their_ends_and_what_is_left_out_is_said(tmp_path):
+def test_a_chart_names_lines_with_their_last_times_and_what_is_left_out(tmp_path):
     rows = [row("selective_scan", n, n / 100) for n in (512, 1024, 2048)]
     rows += [row("attention", 512, 10.0), row("attention", 1024, 700.0)]
     rows.append(row("attention", 2048, None, "out of memory"))
-    write_scan_chart(tmp_path / "scan.svg", rows, "A <CPU>", HERE)
-    root = ET.parse(tmp_path / "scan.svg").getroot()
-    texts = [text.text for text in root.findall(".//{*}text")]
+    write_scan_chart(tmp_path / "scan.svg", rows, "A <CPU> $x$", HERE)
+    texts = [text.text for text in ET.parse(tmp_path / "scan.svg").findall(".//{*}text")]
     assert {"selective scan 41 ms", "attention 1.4 s", "512", "1k", "2k"} <= set(texts)
     assert "attention at 2k: out of memory" in texts
-    assert any("A <CPU>; 1 x 64 channels in float32; scan by 'cpu'" in text for text in texts)
-    assert len(root.findall(".//{*}polyline[@class='attention']")) == 1
-    assert "var(" not in (tmp_path / "scan.svg").read_text(), "not every viewer knows variables"
+    assert "A <CPU> $x$; 1 x 64 channels in float32; scan by 'cpu'" in texts
 
 
 def test_a_png_is_drawn_too(tmp_path):
-    pytest.importorskip("matplotlib")
     rows = [row("selective_scan", 512, 1.0), row("selective_scan", 1024, 2.0)]
     write_scan_chart(tmp_path / "scan.png", rows, "a CPU", HERE)
     assert (tmp_path / "scan.png").read_bytes().startswith(b"\x89PNG")

@@ -130,7 +130,7 @@ def test_a_wrong_scan_is_not_trained_with(monkeypatch, capsys):
         (["--run", "mamba-9t:1x64"], 1, "no model is called 'mamba-9t'; there are mamba-demo"),
         (["--run", "mamba-demo"], 2, "a run is MODEL:BATCHxSEQ_LEN, e.g. mamba-7m:4x128k; got"),
         (["--run", "mamba-demo:64"], 2, "a run is MODEL:BATCHxSEQ_LEN"),
-        (["--run", "mamba-demo:1x0"], 2, "in '1x0': a size is a whole number of bases"),
+        (["--run", "mamba-demo:1x0"], 2, "in '1x0': a size must be a whole number"),
         (["--run", "mamba-demo:4x64", "--micro-batch", "3"], 1, "3 does not divide the 4 windows"),
         (["--json", "nowhere/train.json"], 1, "there is no folder nowhere; make it"),
         (["--steps", "0"], 2, "0 is not in the range x>=1"),

@@ -164,9 +164,9 @@ def test_config_resolves_dt_rank_and_survives_json():
     config = ModelConfig(d_model=40, n_layers=1, mixer=BiMambaConfig(strategy="ew_multiply"))
     assert config.mixer.dt_rank == 3
     assert from_dict(ModelConfig, to_dict(config)) == config
-    with pytest.raises(InputError, match="BiMambaConfig: d_state is a whole number"):
+    with pytest.raises(InputError, match="BiMambaConfig: d_state must be a whole number"):
         BiMambaConfig(d_state=0)
-    with pytest.raises(InputError, match="strategy is one of add, ew_multiply, got 'mean'"):
+    with pytest.raises(InputError, match="strategy must be one of add, ew_multiply, got 'mean'"):
         BiMambaConfig(strategy="mean")
 
 

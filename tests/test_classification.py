@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from dnamamba.classification.config import ClassifyConfig, FineTuneConfig, read_classify_config
-from dnamamba.classification.run import conclusion, resume_classifier, train_classifier
+from dnamamba.classification.run import (
+    Classification,
+    conclusion,
+    resume_classifier,
+    train_classifier,
+)
 from dnamamba.classification.validation import evaluation_examples
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.labelled.config import TableConfig
@@ -20,6 +25,7 @@ from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, HyenaConfig, ModelConfig
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.loading import read_language_model
+from dnamamba.pretraining.run import resume
 from dnamamba.tokenizer import encode, token_ids
 from dnamamba.training.run_folder import RunFolder
 from genomes import own_cache_folder, random_sequence
@@ -82,6 +88,11 @@ def test_a_run_leaves_every_file_and_judges_the_test_once(finished):
     }
 
 
+def test_the_report_is_written_after_the_test_is_evaluated(finished):
+    report, evaluation = (finished.path / name for name in ("report.html", "evaluation.json"))
+    assert report.stat().st_mtime_ns >= evaluation.stat().st_mtime_ns
+
+
 def test_a_motif_is_learned(folder, tmp_path):
     config = tiny_classify(folder, max_steps=150, eval_every=50, warmup_fraction=0.1)
     outcome = train_classifier(config, tmp_path / "run", OPTIONS)
@@ -120,7 +131,7 @@ def test_a_run_that_died_while_it_was_judged_is_judged_again(
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patched:
-        patched.setattr("dnamamba.classification.run._judge_splits", power_cut)
+        patched.setattr(Classification, "finish", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             train_classifier(tiny_classify(folder), tmp_path / "run", OPTIONS)
     resume_classifier(tmp_path / "run", OPTIONS)
@@ -226,7 +237,7 @@ def test_a_run_goes_on_only_with_the_tables_it_began_with(folder, tmp_path, monk
 def test_settings_that_fight_each_other_are_refused():
     with pytest.raises(InputError, match="patience waits for a better validation"):
         FineTuneConfig(patience=2, keep="last")
-    with pytest.raises(InputError, match="batch_size is at least 1"):
+    with pytest.raises(InputError, match="batch_size must be >= 1"):
         FineTuneConfig(batch_size=0)
 
 
@@ -243,6 +254,11 @@ def test_a_run_of_something_else_is_not_resumed(finished, tmp_path):
     run.write_json("config", config)
     with pytest.raises(InputError, match="is a run of `dnamamba pretrain`"):
         resume_classifier(run.path, OPTIONS)
+
+
+def test_a_classifiers_run_is_not_resumed_as_pretraining(finished):
+    with pytest.raises(InputError, match="`dnamamba classify train`, not of `dnamamba pretrain`"):
+        resume(finished.path, OPTIONS)
 
 
 def test_a_validation_that_defines_no_headline_is_judged_by_its_loss(folder, tmp_path):
@@ -299,7 +315,7 @@ def test_sequences_beyond_a_hyenas_filters(folder, tmp_path):
     # It stays so for whoever goes on from it.
     more = replace(config, model=str(tmp_path / "run"))
     train_classifier(more, tmp_path / "more", OPTIONS)
-    with pytest.raises(InputError, match="only a Hyena has filters to extend"):
+    with pytest.raises(InputError, match="only Hyena has filters to extend"):
         train_classifier(tiny_classify(folder, extend_filters=True), tmp_path / "no", OPTIONS)
 
 

@@ -30,6 +30,7 @@ from dnamamba.models.recompute import RECOMPUTE
 from dnamamba.task import Task
 from dnamamba.tokenizer import PAD_ID, reverse_complement
 from dnamamba.training.optimizer import build_optimizer
+from model_cases import MAMBA_ATTENTION, STRIPED_HYENA, of_mixer
 
 APES = Task(labels=("bonobo", "gorilla", "human"))
 MARKS = Task(kind="multilabel", labels=("H3K27ac", "H3K4me3"))
@@ -45,6 +46,8 @@ MIXERS = [
     HyenaConfig(l_max=32, filter_order=8),
     AttentionConfig(n_heads=2),
     AttentionConfig(n_heads=2, is_causal=False),
+    MAMBA_ATTENTION,
+    STRIPED_HYENA,
 ]
 LENGTHS = [5, 20, 1]
 FAMILIES = [name for name in preset_names() if name.endswith("-demo")]
@@ -52,7 +55,7 @@ FAMILIES = [name for name in preset_names() if name.endswith("-demo")]
 
 def build(mixer=None, head: HeadConfig | None = None, **changes) -> DnaClassifier:
     torch.manual_seed(0)
-    config = ModelConfig(d_model=8, n_layers=2, mixer=mixer or MIXERS[2], **changes)
+    config = ModelConfig(d_model=8, n_layers=2, **of_mixer(mixer or MIXERS[2]), **changes)
     classifier = DnaClassifier(config, head or HeadConfig(task=APES))
     with torch.no_grad():
         # Far from its small initial values, so that wrong features would show.
@@ -151,7 +154,8 @@ def test_a_causal_model_is_asked_at_its_last_base_alone():
 def test_every_family_learns_all_that_wants_a_gradient(family, task):
     """DDP waits for the gradient of each."""
     torch.manual_seed(0)
-    config = replace(preset(family, 32), n_layers=1)
+    config = preset(family, 32)
+    config = replace(config, n_layers=max(1, len(config.layers)))
     classifier, ids = DnaClassifier(config, HeadConfig(task=task)), draw_ids(2)
     gradients = []
     for recompute in RECOMPUTE:
@@ -168,7 +172,8 @@ def test_every_family_learns_all_that_wants_a_gradient(family, task):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_comes_back_from_its_files(family, tmp_path):
     torch.manual_seed(0)
-    config = replace(preset(family, 32), n_layers=1)
+    config = preset(family, 32)
+    config = replace(config, n_layers=max(1, len(config.layers)))
     classifier, ids = DnaClassifier(config, HeadConfig(task=MARKS)).eval(), draw_ids(2)
     classifier.save_pretrained(tmp_path)
     again = DnaClassifier.from_pretrained(tmp_path)
@@ -266,7 +271,7 @@ def test_a_head_fitted_elsewhere():
     classifier.set_head(weight, bias)
     expected = classifier.features(ids).sum(1, keepdim=True) + torch.arange(3.0)
     torch.testing.assert_close(classifier(ids), expected)
-    with pytest.raises(ValueError, match=r"the head is \(3, 8\) here, got \(8, 3\)"):
+    with pytest.raises(ValueError, match=r"the head must be \(3, 8\), got \(8, 3\)"):
         classifier.set_head(weight.T, bias)
 
 
@@ -400,8 +405,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     path.write_text(json.dumps(saved))
     with pytest.raises(InputError, match="HeadConfig: unknown setting 'poll'"):
         DnaClassifier.from_pretrained(tmp_path)
-    path.write_text(json.dumps({**saved, "format_version": 2}))
-    with pytest.raises(InputError, match="has format_version 2, this dnamamba reads 1"):
+    path.write_text(json.dumps({**saved, "format_version": 3}))
+    with pytest.raises(InputError, match="has format_version 3, this dnamamba reads 1 and 2"):
         DnaClassifier.from_pretrained(tmp_path)
 
 
@@ -423,22 +428,22 @@ def test_settings_survive_json(head):
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        (APES, {"pool": "cls"}, "pool is one of last, mean, first, max, got 'cls'"),
-        (PARTS, {"pool": "mean"}, "a per_base task has no pool, got 'mean'"),
-        (APES, {"dropout": 1.0}, "dropout is from 0 to below 1, got 1.0"),
-        (APES, {"dropout": math.nan}, "dropout is from 0 to below 1, got nan"),
-        (APES, {"trained_seq_len": 0}, "trained_seq_len is a whole number of at least 1, got 0"),
+        (APES, {"pool": "cls"}, "pool must be one of last, mean, first, max, got 'cls'"),
+        (PARTS, {"pool": "mean"}, "a per_base task takes no pool, got 'mean'"),
+        (APES, {"dropout": 1.0}, "dropout must be >= 0 and < 1, got 1.0"),
+        (APES, {"dropout": math.nan}, "dropout must be >= 0 and < 1, got nan"),
+        (APES, {"trained_seq_len": 0}, "trained_seq_len must be a whole number >= 1, got 0"),
         (APES, {"target_means": (0.0,) * 3, "target_scales": (1.0,) * 3}, "for a multiclass task"),
         (LEVELS, {"target_means": (0.0, 1.0)}, "its 2 numbers; got 2 and 0"),
         (
             LEVELS,
             {"target_means": (0.0, 1.0), "target_scales": (1.0, 0.0)},
-            "target_scales are finite and above 0",
+            "target_scales must be finite and > 0",
         ),
         (
             LEVELS,
             {"target_means": (0.0, math.inf), "target_scales": (1.0, 1.0)},
-            "target_means are finite numbers",
+            "target_means must be finite",
         ),
     ],
 )
@@ -455,7 +460,7 @@ def test_the_first_base_of_a_causal_model_is_refused():
 @pytest.mark.parametrize("call", ["forward", "features", "predict"])
 def test_wrong_ids_and_lengths_are_refused(call):
     classifier = build()
-    with pytest.raises(ValueError, match=r"token_ids is \(B, L\) of integers"):
+    with pytest.raises(ValueError, match=r"token_ids must be \(B, L\) of integers"):
         getattr(classifier, call)(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match="lengths are from 1 to the 20 tokens of a row"):
+    with pytest.raises(ValueError, match="lengths must be from 1 to the 20 tokens of a row"):
         getattr(classifier, call)(draw_ids(), torch.tensor([1, 0, 3]))

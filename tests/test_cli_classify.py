@@ -10,9 +10,10 @@ import torch
 from click.testing import CliRunner
 
 from dnamamba.classification import run as classification
+from dnamamba.classification.config import default_learning_rate
 from dnamamba.cli.main import cli, main
 from dnamamba.data.species.dataset import SpeciesFiles
-from dnamamba.models import DnaModel, ModelConfig
+from dnamamba.models import DnaModel, ModelConfig, preset
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.task import Task
 from dnamamba.training.metrics_log import MetricsFile
@@ -145,7 +146,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(folder, tmp_path):
         (["pretrained", *TABLE, "--keep", "last", "--patience", "2"], 1, "waits for a better"),
         (["pretrained", *TABLE, "--label-columns", "class"], 1, "class"),
         (["pretrained", *TABLE, "--pool", "first"], 1, "sees the first base alone"),
-        (["hyena-demo", *TABLE, "--seq-len", "0"], 2, "a size is a whole number"),
+        (["hyena-demo", *TABLE, "--seq-len", "0"], 2, "a size must be a whole number"),
         (["pretrained", "--regions", "r.bed"], 1, "--genome"),
     ],
 )
@@ -185,7 +186,7 @@ def test_eval_judges_again(folder, undisturbed, tmp_path):
     [
         (["--seq-len", "20"], "--seq-len is for other sequences than the run's own"),
         (["--task", "regression"], "No such option"),
-        (["--table", "test.csv", "--data-seed", "1"], "of these all are judged: leave it out"),
+        (["--table", "test.csv", "--data-seed", "1"], "of these all are evaluated: leave it out"),
         (
             ["--species", "a=a.fa", "--seq-len", "20", "--lengths", "30,40"],
             "--seq-len and --lengths both say how long windows are",
@@ -250,4 +251,5 @@ def test_species_follow_the_paper(monkeypatch, tmp_path, model, rate):
     assert config.data.species[0] == SpeciesFiles("human", (str(tmp_path / "human.h5"),))
     train = config.train.for_examples(config.data.epoch_size)
     assert (train.max_steps, train.warmup_steps) == (10_240, 5_120)
-    assert (train.learning_rate, train.min_learning_rate) == (rate, 1e-6)
+    assert (train.learning_rate, train.min_learning_rate) == (None, 1e-6)
+    assert default_learning_rate(preset(model), train.tune) == rate

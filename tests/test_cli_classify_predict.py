@@ -91,7 +91,7 @@ def test_a_region_and_a_table_by_its_columns(run_folder, genome, tmp_path):
     code, _, err = predict(
         *(run_folder, "chr1:11-40", "--genome", genome, "--edge", "pad", "--out", "-")
     )
-    assert (code, "--edge is of windows of a genome that are wider" in err) == (2, True)
+    assert (code, "--edge is for windows of a genome that are wider" in err) == (2, True)
 
 
 def test_strands_are_averaged_where_the_model_was_judged_so(run_folder, tmp_path):

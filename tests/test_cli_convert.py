@@ -30,8 +30,8 @@ from dnamamba.models import (
 from dnamamba.models.interop import fingerprint, theirs
 from dnamamba.models.interop.formats import Format
 from dnamamba.models.interop.registry import find_format
-from dnamamba.models.mixers.configs import MixerConfig
 from dnamamba.models.mixers.hyena import ImplicitFilter
+from dnamamba.models.mixers.protocol import MixerConfig
 
 CONFIG = ModelConfig(d_model=8, n_layers=2, mixer=MambaConfig(d_state=4))
 
@@ -315,7 +315,7 @@ def test_a_config_of_a_newer_format_is_refused(refuse):
     config = json.loads(Path("ours/config.json").read_text())
     Path("ours/config.json").write_text(json.dumps({**config, "format_version": 7}))
     error = refuse("ours")
-    assert "config.json has format_version 7, this dnamamba reads 1; install" in error
+    assert "config.json has format_version 7, this dnamamba reads 1 and 2; install" in error
 
 
 def test_a_config_that_is_no_json_is_refused(refuse):
@@ -497,31 +497,35 @@ EPS_NAMES = {
 def test_what_norms_add_is_a_number_above_0(kind, value, refuse):
     settings, weights = settings_and_weights(kind)
     write_folder(weights, {**settings, EPS_NAMES[kind]: value})
-    assert f"{EPS_NAMES[kind]} is a number above 0, got " in refuse("theirs")
+    assert f"{EPS_NAMES[kind]} must be a number > 0, got " in refuse("theirs")
 
 
 ODD_SETTINGS = [
-    ("mamba", {"residual_in_fp32": "x"}, "residual_in_fp32 is true or false, got 'x'"),
-    ("mamba", {"time_step_min": [1]}, "time_step_min is a number, got [1]"),
-    ("mamba", {"dnamamba": {"vocab_size": "x"}}, "vocab_size is a whole number of at least 1"),
-    ("state-spaces", {"ssm_cfg": 3}, "ssm_cfg is a JSON object, got 3"),
-    ("state-spaces", {"pad_vocab_size_multiple": 0}, "pad_vocab_size_multiple is a whole number"),
-    ("mamba2", {"n_groups": "x"}, "n_groups is a whole number of at least 1, got 'x'"),
-    ("mamba2", {"time_step_limit": 3}, "time_step_limit is two numbers, got 3"),
-    ("llama", {"rope_scaling": [1]}, "rope_scaling is a JSON object, got [1]"),
-    ("llama", {"rope_parameters": "x"}, "rope_parameters is a JSON object, got 'x'"),
-    ("llama", {"rope_theta": [1]}, "rope_theta is a number, got [1]"),
+    ("mamba", {"residual_in_fp32": "x"}, "residual_in_fp32 must be true or false, got 'x'"),
+    ("mamba", {"time_step_min": [1]}, "time_step_min must be a number, got [1]"),
+    ("mamba", {"dnamamba": {"vocab_size": "x"}}, "vocab_size must be a whole number >= 1"),
+    ("state-spaces", {"ssm_cfg": 3}, "ssm_cfg must be a JSON object, got 3"),
+    (
+        "state-spaces",
+        {"pad_vocab_size_multiple": 0},
+        "pad_vocab_size_multiple must be a whole number",
+    ),
+    ("mamba2", {"n_groups": "x"}, "n_groups must be a whole number >= 1, got 'x'"),
+    ("mamba2", {"time_step_limit": 3}, "time_step_limit must be two numbers, got 3"),
+    ("llama", {"rope_scaling": [1]}, "rope_scaling must be a JSON object, got [1]"),
+    ("llama", {"rope_parameters": "x"}, "rope_parameters must be a JSON object, got 'x'"),
+    ("llama", {"rope_theta": [1]}, "rope_theta must be a number, got [1]"),
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not read"),
-    ("llama", {"mlp_bias": True}, "mlp_bias True, the weights have False"),
-    ("llama", {"attention_bias": True}, "attention_bias True, the weights have False"),
-    ("hyenadna", {"layer": {"shift": "x"}}, "shift is a number, got 'x'"),
-    ("hyenadna", {"shift": [1]}, "shift is a number, got [1]"),
-    ("hyenadna", {"layer": 3}, "layer is a JSON object, got 3"),
-    ("hyenadna", {"layer": {"l_max": 400}}, "l_max 400, the weights' shapes 300"),
-    ("hyenadna", {"layer": {"l_max": -1}}, "l_max -1, the weights' shapes 300"),
-    ("caduceus", {"ssm_cfg": 3}, "ssm_cfg is a JSON object, got 3"),
-    ("caduceus", {"complement_map": 3}, "complement_map is a JSON object, got 3"),
-    ("caduceus", {"fused_add_norm": "x"}, "fused_add_norm is true or false, got 'x'"),
+    ("llama", {"mlp_bias": True}, "mlp_bias is True, expected False"),
+    ("llama", {"attention_bias": True}, "attention_bias is True, expected False"),
+    ("hyenadna", {"layer": {"shift": "x"}}, "shift must be a number, got 'x'"),
+    ("hyenadna", {"shift": [1]}, "shift must be a number, got [1]"),
+    ("hyenadna", {"layer": 3}, "layer must be a JSON object, got 3"),
+    ("hyenadna", {"layer": {"l_max": 400}}, "l_max is 400, expected 300"),
+    ("hyenadna", {"layer": {"l_max": -1}}, "l_max is -1, expected 300"),
+    ("caduceus", {"ssm_cfg": 3}, "ssm_cfg must be a JSON object, got 3"),
+    ("caduceus", {"complement_map": 3}, "complement_map must be a JSON object, got 3"),
+    ("caduceus", {"fused_add_norm": "x"}, "fused_add_norm must be true or false, got 'x'"),
 ]
 
 
@@ -537,7 +541,7 @@ def test_biases_that_the_settings_deny_are_refused(refuse):
     for name in [name for name in weights if "mlp." in name]:
         weights[name.replace("weight", "bias")] = torch.zeros(weights[name].shape[0])
     write_folder(weights, settings)
-    assert "mlp_bias False, the weights have True" in refuse("theirs")
+    assert "mlp_bias is False, expected True" in refuse("theirs")
 
 
 @pytest.mark.parametrize(
@@ -706,7 +710,7 @@ def test_the_fingerprint_tells_models_apart_and_not_their_rounding():
 
 def test_models_that_see_both_sides_are_asked_for_masked_bases(convert, monkeypatch):
     build_tiny().save_pretrained("ours")
-    monkeypatch.setattr(MambaConfig, "is_causal", False, raising=False)
+    monkeypatch.setattr(MambaConfig, "reads_both_directions", True)
     ids = fingerprint.model_ids(build_tiny(), masked=True)[0]
     assert (ids == 3).nonzero().flatten().tolist() == list(range(0, 256, 8))
     assert "\nevery eighth of 256 fixed bases, masked: " in convert("check", "ours")

@@ -104,7 +104,7 @@ def test_a_wrong_option_is_exit_code_2(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["data", "check", "x.fa", "--seq-len", "1.5"])
     assert stopped.value.code == 2
-    assert "a size is a whole number of bases" in capsys.readouterr().err
+    assert "a size must be a whole number" in capsys.readouterr().err
 
 
 def test_the_version(capsys):

@@ -12,9 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import dnamamba
 from dnamamba import read_embeddings
 from dnamamba.cli.main import cli
-from dnamamba.embedding.embedder import embed_sequences
 from dnamamba.embedding.format import to_float32
 from dnamamba.embedding.writer import EmbeddingWriter
 from dnamamba.errors import InputError
@@ -91,7 +91,7 @@ def made(run_folder, genome, tmp_path):
 
 
 def of(model, *sequences, **options):
-    return embed_sequences(model, sequences, **options)
+    return dnamamba.embed(model, sequences, **options)
 
 
 def close(found, expected):
@@ -118,7 +118,7 @@ NOTES = {
     "unknown contig": "the genome has no contig '1' (it has 'chr1')",
     "negative": "start is negative",
     "past the end": "lies past the end of chr1, which has 1,000 bases",
-    "text": "start is a whole number, got 'x",
+    "text": "start must be a whole number, got 'x",
     "0-length": "no base at all",
 }
 
@@ -444,7 +444,7 @@ def test_the_format_may_be_given(run_folder, genome, tmp_path):
     assert embed(*given, "--out", tmp_path / "x", "--format", "h5")[0] == 0
     with read_embeddings(tmp_path / "x") as found:
         assert len(found) == 1
-    with pytest.raises(InputError, match=r"named like none of \.h5, \.hdf5, \.npz, \.parquet"):
+    with pytest.raises(InputError, match=r"must end in one of \.h5, \.hdf5, \.npz, \.parquet"):
         embed(*given, "--out", tmp_path / "x.bed")
 
 
@@ -520,7 +520,7 @@ def test_tracks_that_make_no_sense(run_folder, genome, tmp_path):
     code, err = embed(run_folder, "--track", "nll", "--out", out)
     assert code == 2
     assert "a track lies on a genome: name it (--genome)" in err
-    with pytest.raises(InputError, match="named like no track"):
+    with pytest.raises(InputError, match=r"must end in one of \.bw"):
         embed(run_folder, "--genome", genome, "--track", "nll", "--out", tmp_path / "x.h5")
     code, err = embed(*given, "--input-format", "bed")
     assert (code, "--input-format is of --regions" in err) == (2, True)
@@ -592,7 +592,7 @@ def test_a_run_begun_with_other_settings(run_folder, genome, tmp_path, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr("dnamamba.embedding.writer.join_parts", stop)
         assert embed(*given)[0] == 1
-    assert (tmp_path / ".x.h5.parts" / "part-000000.h5").exists()
+    assert (tmp_path / ".x.h5.parts" / "part-000000.bin").exists()
     with pytest.raises(InputError, match=r'pooling was "mean", is now "max"\. Give the earlier'):
         embed(*given, "--pooling", "max")
     code, err = embed(*given)
@@ -604,7 +604,7 @@ def test_a_mistake_leaves_nothing_that_the_next_command_trips_over(run_folder, g
     bed, out = tmp_path / "rows.bed", tmp_path / "x.h5"
     bed.write_text("chr1\t0\t50\n")
     given = (run_folder, "--genome", genome, "--regions", bed, "--out", out)
-    with pytest.raises(InputError, match="expected FASTA, which begins with"):
+    with pytest.raises(InputError, match="does not look like FASTA"):
         embed(run_folder, *given[3:], "--input-format", "fasta")
     cut = tmp_path / "cut.bed.gz"
     cut.write_bytes(gzip.compress(b"chr1\t0\t50\n" * 9)[:-9])
@@ -616,12 +616,12 @@ def test_a_mistake_leaves_nothing_that_the_next_command_trips_over(run_folder, g
 
 USAGE = {
     ("--layers", "a"): "layers are numbers like -1 or 4,8, or `all`; got 'a'",
-    ("--batch-tokens", "0"): "at least 1, got '0'",
+    ("--batch-tokens", "0"): ">= 1, got '0'",
     ("--context", "x"): "a size looks like 1024",
     ("--rc", "both"): "'both' is not one of 'none', 'average', 'concat'",
     ("--dtype", "int8"): "'int8' is not one of",
     ("--allele", "alt"): "--allele alt is of a VCF, whose rows are variants: leave it out",
-    ("--edge", "pad"): "--edge is of windows of a genome that are wider than the region",
+    ("--edge", "pad"): "--edge is for windows of a genome that are wider than the region",
 }
 
 
@@ -644,7 +644,7 @@ def test_what_sequences_have_no_use_for(run_folder, genome, tmp_path):
     given = (run_folder, "--regions", reads, "--out", tmp_path / "x.h5")
     for option in (("--context", "16"), ("--edge", "shift"), ("--genome", genome)):
         code, err = embed(*given, *option)
-        assert (code, f"{option[0]} is of" in err) == (2, True)
+        assert (code, f"{option[0]} is " in err) == (2, True)
     assert not [path.name for path in tmp_path.iterdir() if "x.h5" in path.name]
 
 
@@ -687,8 +687,8 @@ def test_parts_of_other_columns_do_not_belong_together(run_folder, tmp_path, mon
 INPUTS = {
     ("--layers", "7"): "the model has no layer 7: 0 is the embedding",
     ("--layers", "2,-1"): "--layers 2,-1 names layer 2 twice",
-    ("--pooling", "median"): r"pooling is one of .*, got 'median'",
-    ("--pooling", "bins:0"): "bins:N has 1 part or more, got 0",
+    ("--pooling", "median"): r"pooling must be one of .*, got 'median'",
+    ("--pooling", "bins:0"): "bins:N needs N >= 1, got 0",
     ("--device", "gpu"): "--device is auto, cpu, cuda or cuda:N, got 'gpu'",
     ("--regions", "chr1:1-20", "--input-format", "bed"): "no such file",
     ("--name-column", "x"): "column 'x' is of a table, but chr1:1-9 is read as a list of regions",
@@ -719,7 +719,7 @@ def test_wrong_inputs_are_one_sentence(run_folder, genome, tmp_path):
 
 
 def test_long_jobs_say_how_far_they_are(run_folder, genome, tmp_path, monkeypatch):
-    monkeypatch.setattr("dnamamba.cli.embed_file._PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("dnamamba.cli.embed._PROGRESS_SECONDS", 0)
     given = (run_folder, "--genome", genome, "--regions", "-", "--out", tmp_path / "x.h5")
     _, err = embed(*given, stdin="chr1\t1\t9\n" * 9000)
     first, second, last = err.splitlines()

@@ -51,7 +51,7 @@ def test_ctrl_c_keeps_whole_parts_and_says_how_to_go_on(outcome):
     assert line in found["said"]
     assert found["said"].endswith("Stopped.\n")
     assert "Traceback" not in found["said"]
-    assert found["left"] == ["info.json", *(f"part-{n:06d}.h5" for n in range(n_parts))]
+    assert found["left"] == ["info.json", *(f"part-{n:06d}.bin" for n in range(n_parts))]
     assert not found["is_there"]
     assert found["again"] == 0
     assert f"x.h5 was begun before, and {kept}" in found["said_again"]

@@ -39,8 +39,8 @@ def mirror(tmp_path, monkeypatch):
         split_rows=(("train", 1), ("test", 1)),
     )
     entries = {
-        "tiny": registry.Dataset("tiny", "a genome", (genome,)),
-        "tiny-splits": registry.Dataset("tiny-splits", "its splits", (splits,)),
+        "tiny": registry.Dataset("tiny", "a genome", genome),
+        "tiny-splits": registry.Dataset("tiny-splits", "its splits", splits),
     }
     monkeypatch.setattr(registry, "_DATASETS", entries)
     return folder.as_uri()

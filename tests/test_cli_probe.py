@@ -130,7 +130,7 @@ def test_mistakes_are_named(files: Path, tmp_path: Path) -> None:
     arguments = (files / "peaks.h5", "--labels", files / "labels.tsv", "--out", tmp_path / "out")
     with pytest.raises(InputError, match="has no layer 1: it has 0, 2"):
         probe(*arguments, "--layer", 1)
-    with pytest.raises(InputError, match="--layer is a number or all, got 'last'"):
+    with pytest.raises(InputError, match="--layer must be a number or all, got 'last'"):
         probe(*arguments, "--layer", "last")
     assert "name one" in probe(*arguments, "--genome", "x", "--sequences", "y")
     assert "name one" in probe(*arguments, "--split-column", "split", "--folds", "3")

@@ -115,7 +115,7 @@ def test_a_vcf_comes_back_with_nothing_but_fields_added_to_info(model, genome):
     assert [line.split(",")[0] for line in added[:-1]] == [f"##INFO=<ID={name}" for name in IDS]
     assert all(",Number=A,Type=" in line for line in added[:-1])
     assert added[-1].startswith("##dnamamba_score=version=")
-    assert added[-1].endswith("genome=genome.fa;seq_len=64;edge=shift;strand=both;precision=fp32")
+    assert added[-1].endswith("genome=genome.fa;seq_len=64;edge=shift;rc=average;precision=fp32")
     assert f"model={model.parent.name};" in added[-1]
     assert len(lines) == len(RECORDS)
     for line, given in zip(lines, RECORDS, strict=True):
@@ -151,7 +151,7 @@ def test_scoring_what_was_scored_replaces_the_scores(model, genome):
     header, lines = scored_lines(model, genome, VCF)
     text = "\n".join([*header, *lines]) + "\n"
     assert scored_lines(model, genome, text) == (header, lines)
-    changed, _ = scored_lines(model, genome, text, "--strand", "forward")
+    changed, _ = scored_lines(model, genome, text, "--rc", "none")
     assert sum(line.startswith("##dnamamba_score=") for line in changed) == 1
 
 
@@ -252,11 +252,11 @@ def test_wrong_inputs_are_one_sentence(model, genome, tmp_path):
     source, out = tmp_path / "x.vcf", tmp_path / "y.vcf"
     source.write_text(VCF)
     given = (model, source, "--genome", genome)
-    with pytest.raises(InputError, match=r"neither \.vcf nor \.tsv"):
+    with pytest.raises(InputError, match=r"must end in one of \.vcf"):
         score(*given, "--out", tmp_path / "y.txt")
     with pytest.raises(InputError, match="is no VCF"):
         score(model, genome, "--genome", genome, "--out", out)
-    with pytest.raises(InputError, match=r"no line of column names .* ask for a table"):
+    with pytest.raises(InputError, match=r"must have a line of column names .* or write a table"):
         score(*(model, "-", "--genome", genome, "--out", out), stdin=META + record(100))
     with pytest.raises(InputError, match="is the input: name another file"):
         score(*given, "--out", source, "--force")

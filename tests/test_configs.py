@@ -112,7 +112,7 @@ def test_mistakes_are_named_with_their_path(values, message):
 
 
 def test_what_a_config_checks_is_checked_on_reading():
-    with pytest.raises(InputError, match="seq_len is at least 2"):
+    with pytest.raises(InputError, match="seq_len must be >= 2"):
         from_dict(DataConfig, {"windows": {"seq_len": 1}})
 
 

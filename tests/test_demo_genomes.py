@@ -275,12 +275,12 @@ def test_two_processes_may_write_one_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: DemoConfig(chromosome_lengths=()), "at least one length"),
-        (lambda: DemoConfig(chromosome_lengths=(60_000, 1000)), "each 20,000 or more, got"),
-        (lambda: DemoConfig(seed=-1), "seed is 0 or more, got -1"),
-        (lambda: DemoConfig(tip_insertions_per_mb=-1.0), "tip_insertions_per_mb lies between 0"),
-        (lambda: MutationRates(transition_share=1.5), "transition_share lies between 0 and 1"),
-        (lambda: AncestorContent(alu=0.6, l1=0.3), "take at most 0.8 of the genome, got 1.1"),
+        (lambda: DemoConfig(chromosome_lengths=()), "one length or more"),
+        (lambda: DemoConfig(chromosome_lengths=(60_000, 1000)), "each >= 20,000, got"),
+        (lambda: DemoConfig(seed=-1), "seed must be >= 0, got -1"),
+        (lambda: DemoConfig(tip_insertions_per_mb=-1.0), "tip_insertions_per_mb must be from 0"),
+        (lambda: MutationRates(transition_share=1.5), "transition_share must be from 0 to 1"),
+        (lambda: AncestorContent(alu=0.6, l1=0.3), "must sum to <= 0.8, got 1.1"),
         (lambda: AncestorContent(lowest_gc=0.6), "lowest_gc 0.6 must not be above"),
     ],
 )

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.embedding.embedder import Embedder, EmbedInput, EmbedOptions, embed_sequences
-from dnamamba.embedding.forward import Passes, PositionStore
+import dnamamba
+from dnamamba.embedding.config import EmbedOptions
+from dnamamba.embedding.embedder import Embedder
+from dnamamba.embedding.forward import EmbedInput, Passes, PositionStore
 from dnamamba.errors import InputError
 from dnamamba.models import (
     AttentionConfig,
@@ -25,6 +27,7 @@ from dnamamba.models import (
 from dnamamba.models.pooling import Pooling
 from dnamamba.tokenizer import encode, reverse_complement, token_ids
 from genomes import random_sequence
+from model_cases import MAMBA_ATTENTION, of_mixer
 from test_pooling import pool_plainly
 
 MODELS = {
@@ -35,6 +38,7 @@ MODELS = {
     "attention": (AttentionConfig(n_heads=2), "one"),
     "bimamba": (BiMambaConfig(), "one"),
     "caduceus": (BiMambaConfig(), "both"),
+    "mamba-attention": (MAMBA_ATTENTION, "one"),
 }
 POOLINGS = ["none", "mean", "last", "max", "center", "bins:3"]
 LAYERS = (-1, 1)
@@ -44,7 +48,7 @@ def build(name="mamba"):
     """A model of its own, which a test may change."""
     mixer, strands = MODELS[name]
     torch.manual_seed(0)
-    config = ModelConfig(d_model=16, n_layers=2, mixer=mixer, strands=strands)
+    config = ModelConfig(d_model=16, n_layers=2, strands=strands, **of_mixer(mixer))
     return DnaModel(config).eval()
 
 
@@ -52,9 +56,9 @@ MAMBA = build()
 shared_model = cache(build)
 
 
-def embed(model, inputs, pooling="mean", **options):
+def embed(model, inputs, pooling="mean", scratch=None, **options):
     options = {"layers": LAYERS, **options}
-    return Embedder(model, EmbedOptions(pooling=Pooling.parse(pooling), **options))(inputs)
+    return Embedder(model, EmbedOptions(pooling=Pooling.parse(pooling), **options), scratch)(inputs)
 
 
 def draw_inputs(n=12, longest=120, letters="ACGTacgtNNR", seed=0):
@@ -292,7 +296,7 @@ def test_a_hyena_is_no_longer_than_its_filters():
     assert np.isfinite(shorter).all()
 
 
-@pytest.mark.parametrize("name", ["bimamba", "caduceus", "attention"])
+@pytest.mark.parametrize("name", ["bimamba", "caduceus", "hyena"])
 def test_models_that_cannot_stream_read_in_one_pass(name):
     model, pairs = build(name), [(random_sequence(150), (20, 130))]
     found = embed(model, as_inputs(pairs), chunk_tokens=20, batch_tokens=50, rc="average")
@@ -354,7 +358,7 @@ def test_numbers_that_are_not_finite_are_said():
         model.backbone.norm_f.weight[3] = torch.inf
     for pooling in ("mean", "bins:3", "max", "last"):
         (found,) = embed(model, [EmbedInput.of(encode(random_sequence(30)))], pooling)
-        assert found == "the model makes numbers of it that are not finite"
+        assert found == "the model's numbers for it are not finite"
 
 
 def test_what_read_raises_is_raised():
@@ -363,14 +367,14 @@ def test_what_read_raises_is_raised():
 
     with pytest.raises(OSError, match="the disk is gone"):
         embed(MAMBA, [EmbedInput(10, broken, (0, 10))])
-    with pytest.raises(ValueError, match=r"read\(0, 10\) gave 3 codes, not 10"):
+    with pytest.raises(ValueError, match=r"read\(0, 10\) returned 3 codes, not 10"):
         embed(MAMBA, [EmbedInput(10, lambda start, end: encode("ACG"), (0, 10))])
 
 
 def test_wrong_options_are_said():
-    with pytest.raises(InputError, match="rc is one of none, average, concat, got 'both'"):
+    with pytest.raises(InputError, match="rc must be one of none, average, concat, got 'both'"):
         EmbedOptions(pooling=Pooling("mean"), rc="both")
-    with pytest.raises(InputError, match="chunk_tokens is 1 or more, got 0"):
+    with pytest.raises(InputError, match="chunk_tokens must be >= 1, got 0"):
         EmbedOptions(pooling=Pooling("mean"), chunk_tokens=0)
     with pytest.raises(InputError, match="no layer 4"):
         embed(MAMBA, [], layers=(4,))
@@ -423,7 +427,7 @@ def test_an_error_among_groups_is_raised():
 
 def test_positions_of_long_sequences_are_on_disk(tmp_path):
     embedder = Embedder(
-        MAMBA, EmbedOptions(pooling=Pooling("none"), chunk_tokens=2000, scratch=tmp_path / "new")
+        MAMBA, EmbedOptions(pooling=Pooling("none"), chunk_tokens=2000), tmp_path / "new"
     )
     peaks = []
     for n_bases in (10_000, 60_000):
@@ -455,29 +459,27 @@ def test_a_store_of_positions(tmp_path):
 # --- for a user in Python
 
 
-def test_embed_sequences():
+def test_embed_gives_the_means_of_a_plain_pass():
     texts = [random_sequence(n, seed=n) for n in (30, 5, 90)]
-    found = embed_sequences(MAMBA, texts)
+    found = dnamamba.embed(MAMBA, texts)
     assert found.shape == (3, 16)
     assert found.dtype == np.float32
     for text, vector in zip(texts, found, strict=True):
         expected = embed_plainly(MAMBA, text, (0, len(text)), "mean", "none", -1)
         np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-6)
     codes = (encode(text) for text in texts)
-    np.testing.assert_array_equal(embed_sequences(MAMBA, codes), found)
-    assert embed_sequences(MAMBA, texts, layers=[0, 1, -1], rc="concat").shape == (3, 3, 32)
-    assert embed_sequences(MAMBA, texts, pooling="bins:4").shape == (3, 4, 16)
-    assert embed_sequences(MAMBA, texts, layers=(2,), pooling="bins:4").shape == (3, 1, 4, 16)
-    assert embed_sequences(MAMBA, []).shape == (0, 16)
+    np.testing.assert_array_equal(dnamamba.embed(MAMBA, codes), found)
 
 
-def test_embed_sequences_says_which_cannot_be_embedded():
-    with pytest.raises(InputError, match="sequence 1 cannot be embedded: no A, C, G or T among"):
-        embed_sequences(MAMBA, ["ACGT", "NNNN"])
-    with pytest.raises(InputError, match="sequence 0 cannot be embedded: the span 0 to 0"):
-        embed_sequences(MAMBA, [""])
-    with pytest.raises(InputError, match=r"pooling none has as many vectors .* use Embedder"):
-        embed_sequences(MAMBA, ["ACGT"], pooling="none")
+def test_embed_shapes():
+    texts = [random_sequence(n, seed=n) for n in (30, 5, 90)]
+    assert dnamamba.embed(MAMBA, texts, layers=[0, 1, -1], rc="concat").shape == (3, 3, 32)
+    assert dnamamba.embed(MAMBA, texts, pooling="bins:4").shape == (3, 4, 16)
+    assert dnamamba.embed(MAMBA, texts, layers=(2,), pooling="bins:4").shape == (3, 1, 4, 16)
+    assert dnamamba.embed(MAMBA, texts[0]).shape == (16,)
+    assert dnamamba.embed(MAMBA, []).shape == (0, 16)
+    with pytest.raises(InputError, match=r"pooling must give vectors of one shape, got none"):
+        dnamamba.embed(MAMBA, ["ACGT"], pooling="none")
 
 
 # --- on a GPU

@@ -17,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dnamamba
-from dnamamba.embedding.format import store_numbers, to_float32
+from dnamamba.embedding.export import export
+from dnamamba.embedding.format import EmbeddingInfo, store_numbers, to_float32
 from dnamamba.embedding.hdf5 import pack_chunk
-from dnamamba.embedding.writer import EmbeddingInfo, EmbeddingWriter, export, read_embeddings
+from dnamamba.embedding.reader import read_embeddings
+from dnamamba.embedding.writer import EmbeddingWriter
 from dnamamba.errors import InputError
 from embedding_files import LAYERS, POOLINGS, D, make_info, make_rows, write_file, write_parts
 
@@ -303,7 +305,7 @@ def test_a_part_that_is_damaged_is_made_again(how, tmp_path):
     rows = make_rows(info)
     writer = EmbeddingWriter(out, info)
     write_parts(writer, rows, 7)
-    damage(writer.folder / "part-000001.h5", how)
+    damage(writer.folder / "part-000001.bin", how)
     again = EmbeddingWriter(out, info)
     assert [again.done(part) for part in range(3)] == [True, False, True]
     write_parts(again, rows, 7)
@@ -418,7 +420,7 @@ print(json.dumps(write_with_a_limit({folder!r}, {limit})))
 """
 
 
-@pytest.mark.parametrize(("limit", "what"), [(9_000, "part-000000.h5"), (60_000, "x.h5")])
+@pytest.mark.parametrize(("limit", "what"), [(9_000, "part-000000.bin"), (60_000, "x.h5")])
 def test_a_full_disk_loses_nothing(limit, what, tmp_path):
     script = tmp_path / "limited.py"
     tests = str(ROOT / "tests")
@@ -467,11 +469,11 @@ def test_rows_that_are_not_as_announced_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": (2, -1)}, r"different numbers from 0, got \(2, -1\); count negative"),
+        ({"layers": (2, -1)}, r"different numbers >= 0, got \(2, -1\); count negative"),
         ({"layers": (3, 3)}, "different numbers"),
-        ({"dtype": "float64"}, "one of float32, float16, bfloat16, got 'float64'"),
-        ({"pooling": "bins:x"}, "bins are written bins:16, got 'bins:x'"),
-        ({"d_out": 0}, "a vector has 1 number or more"),
+        ({"dtype": "float64"}, "must be one of float32, float16, bfloat16, got 'float64'"),
+        ({"pooling": "bins:x"}, "bins are written like bins:16, got 'bins:x'"),
+        ({"d_out": 0}, "d_out must be >= 1, got 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
@@ -492,7 +494,7 @@ def test_vectors_larger_than_memory_are_copied_in_blocks(tmp_path):
         f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from pathlib import Path\nfrom dataclasses import replace\n"
         "from embedding_files import make_info, make_rows, write_file\n"
-        "from dnamamba.embedding.writer import read_embeddings\n"
+        "from dnamamba.embedding.reader import read_embeddings\n"
         "info = make_info(pooling='none', layers=(1,), d_out=256)\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "vectors = np.memmap(folder / 'v', np.float32, 'w+', shape=(120_000, 256))\n"

@@ -7,20 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from dnamamba.baselines.linear_models import LinearProbe
 from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
-from dnamamba.metrics.bootstrap import (
-    Ids,
-    resampled,
-    weighted_auroc,
-    weighted_mae,
-    weighted_pearson,
-    weighted_spearman,
-)
+from dnamamba.metrics.bootstrap import Ids, resampled
+from dnamamba.metrics.task_kinds import task_kind
 from dnamamba.probing.evaluation import evaluate_probe
 from dnamamba.probing.folds import cut_folds, given_folds
 from dnamamba.probing.problem import Layer, ProbeConfig
@@ -218,7 +211,7 @@ def test_folds_share_rows_and_groups_out(task: Task) -> None:
 def test_a_group_in_two_given_splits_is_refused() -> None:
     splits = {Split.TRAIN: np.arange(4), Split.TEST: np.arange(4, 6)}
     targets = np.arange(6) % 2
-    with pytest.raises(InputError, match="'x' stands in train and in test"):
+    with pytest.raises(InputError, match="in one split, 1 have rows in train and in test"):
         given_folds(splits, targets, CLASSES, list("xyzwxv"), 3, 0)
     with pytest.raises(InputError, match="no row is for test or valid"):
         given_folds({Split.TRAIN: np.arange(6)}, targets, CLASSES, None, 3, 0)
@@ -323,33 +316,13 @@ def test_words_of_rows_of_all_lengths_are_counted_in_place() -> None:
 # --- judging
 
 
-def test_numbers_of_a_resampling_are_scikit_learns() -> None:
-    random = np.random.default_rng(0)
-    found, targets = random.integers(0, 6, 50) / 6, (random.random(50) < 0.4).astype(float)
-    counts = random.integers(0, 4, 50).astype(float)
-    drawn = np.repeat(np.arange(50), counts.astype(int))
-    auroc = weighted_auroc(found, targets)(counts)
-    assert auroc == pytest.approx(metrics.roc_auc_score(targets[drawn], found[drawn]))
-    numbers = np.round(found + random.normal(size=50), 1)
-    from scipy import stats
-
-    one, other = found[drawn], numbers[drawn]
-    assert weighted_mae(found, numbers)(counts) == pytest.approx(np.abs(one - other).mean())
-    expected = stats.pearsonr(one, other).statistic
-    assert weighted_pearson(found, numbers)(counts) == pytest.approx(expected)
-    expected = stats.spearmanr(one, other).statistic
-    assert weighted_spearman(found, numbers)(counts) == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("task", [CLASSES, NUMBER], ids=["classes", "numbers"])
 def test_what_is_resampled_is_what_is_judged(task: Task) -> None:
-    """Each number of all rows, counted once, is the one label_metrics gives."""
-    from dnamamba.probing.evaluation import _numbers
-
+    """Each metric of all rows, counted once, is the one that `evaluate` gives."""
     scores = class_scores(task, 60, 0.4) if task is CLASSES else number_scores(task, 60, 0.8)
     evaluated = evaluate_probe(scores, None, task, None)["model"]
-    for name, number in _numbers(scores, task).items():
-        assert number(np.ones(60)) == pytest.approx(evaluated[name]), name
+    for name, number in task_kind(task).resampled(scores).items():
+        assert number(np.ones((1, 60)))[0] == pytest.approx(evaluated[name]), name
         low, high = evaluated["intervals"][name]
         assert low < evaluated[name] < high
 
@@ -368,7 +341,8 @@ def test_right_in_every_row_is_no_certainty(groups: Ids | None, n: int) -> None:
 
 def test_groups_are_drawn_whole() -> None:
     groups = np.array([0, 0, 1, 2, 2, 2])
-    drawn = resampled({"n": lambda counts: counts.sum(), "one": lambda c: c[0] - c[1]}, 6, groups)
+    metrics = {"n": lambda weights: weights.sum(1), "one": lambda w: w[:, 0] - w[:, 1]}
+    drawn = resampled(metrics, 6, groups)
     assert set(drawn["one"]) == {0}
     assert set(drawn["n"]) <= set(range(3, 10))
 
@@ -396,7 +370,7 @@ def test_the_folder_holds_everything_and_no_pickle(tmp_path: Path) -> None:
     text = Page((folder / "report.html").read_text()).text
     for part in (
         *("Probe of peaks.h5", "Held out, accuracy", "Chance 50.0 %", NO_BASELINE),
-        *("Held out, what is taken for what", "Principal components", "Folds", "Settings"),
+        *("Held out, confusion of classes", "Principal components", "Folds", "Settings"),
         "10 embeddings whose label is missing, left out",
     ):
         assert part in text

@@ -8,20 +8,23 @@ import numpy as np
 import pytest
 import torch
 
+from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.data_prep.regions.readers import open_regions
 from dnamamba.data_prep.regions.rows import WindowRule
 from dnamamba.embedding import run as embedding_run
+from dnamamba.embedding.config import EmbedConfig, EmbedOptions
 from dnamamba.embedding.embedder import Embedder
-from dnamamba.embedding.forward import EmbedOptions
+from dnamamba.embedding.forward import EmbedInput
 from dnamamba.embedding.reader import read_embeddings
-from dnamamba.embedding.run import checksum, embed_rows, keep_stream
+from dnamamba.embedding.run import checksum, embed_regions, embed_rows, keep_stream
 from dnamamba.embedding.writer import EmbeddingWriter
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.models.pooling import Pooling
 from dnamamba.runtime import Ranks
+from dnamamba.tokenizer import encode
 from embedding_files import make_info
-from genomes import MemoryGenome, random_sequence
+from genomes import MemoryGenome, random_sequence, write_fasta
 
 D = 8
 GENOME = MemoryGenome({"chr1": random_sequence(2000, seed=4)})
@@ -110,7 +113,7 @@ def test_what_is_there_is_not_embedded_again(model, tmp_path, small_parts, monke
     expected = whole_file(model, tmp_path / "one.h5")
     first = writer(tmp_path / "x.h5")
     embed_rows(rows(), embedder(model), first, ranks=Ranks(1, 1, 2, 2))
-    damaged = first.folder / "part-000003.h5"
+    damaged = first.folder / "part-000003.bin"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     calls, run = [], Embedder.run
 
@@ -184,7 +187,7 @@ def test_temporary_files_go_and_parts_stay(model, tmp_path, small_parts):
     embed_rows(rows(), embedder(model), one)
     (one.scratch / "strand").write_bytes(b"0")
     one.leave()
-    assert {path.suffix for path in one.folder.iterdir()} == {".h5", ".json"}
+    assert {path.suffix for path in one.folder.iterdir()} == {".bin", ".json"}
     assert one.n_parts == 13
     one.finish(13)
     one.leave()
@@ -205,6 +208,39 @@ def test_positions_of_a_row_that_fails(model, tmp_path):
     with read_embeddings(tmp_path / "x.h5") as found:
         assert found.offsets.tolist() == [0, 30, 30, 31]
         assert np.isfinite(found.vectors[:]).all()
+
+
+def test_embed_regions_writes_what_the_embedder_gives(model, tmp_path):
+    bed = tmp_path / "rows.bed"
+    bed.write_text("chr1\t10\t40\nchr9\t1\t2\nchr1\t100\t190\n")
+    config = EmbedConfig(layers=(0, -1), rc="concat", context=50)
+    text = random_sequence(2000, seed=4)
+    genome = open_genome([write_fasta(tmp_path / "genome.fa", {"chr1": text})])
+    found = embed_regions(model, bed, tmp_path / "x.h5", genome=genome, config=config)
+    assert found.info.layers == (0, 2)
+    assert (found.info.model, found.info.model_sha256) == ("", None)
+    assert found.ok.tolist() == [True, False, True]
+    inputs = [EmbedInput.of(encode(text[:50]), (10, 40)), EmbedInput.of(encode(text[100:190]))]
+    expected = [vectors[1] for vectors in Embedder(model, config)(inputs)]
+    np.testing.assert_allclose(found.vectors[found.ok], expected, rtol=1e-5)
+    with pytest.raises(InputError, match="exists already"):
+        embed_regions(model, bed, tmp_path / "x.h5", genome=genome)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rc": "both"}, "rc must be one of none, average, concat, got 'both'"),
+        ({"dtype": "int8"}, "dtype must be one of float32, float16, bfloat16, got 'int8'"),
+        ({"edge": "wrap"}, "edge must be one of shift, pad, clip, got 'wrap'"),
+        ({"allele": "both"}, "allele must be one of ref, alt, got 'both'"),
+        ({"output_format": "csv"}, "output_format must be one of h5, npz, parquet, tsv, got 'csv'"),
+        ({"batch_tokens": 0}, "batch_tokens must be >= 1, got 0"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_choices(change, message):
+    with pytest.raises(InputError, match=message):
+        EmbedConfig(**change)
 
 
 def test_a_stream_becomes_a_file_at_once_or_not_at_all(tmp_path):

@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import os
 import pickle
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnamamba.data_prep.genomes import fasta as fasta_module
-from dnamamba.data_prep.genomes.fasta import FastaReader, IndexedFasta, compression_of
+from dnamamba.data_prep.genomes.fasta import FastaReader, IndexedFasta
 from dnamamba.data_prep.genomes.store import GenomeStore, prepare_store
 from dnamamba.errors import InputError
+from dnamamba.files import compression_of
 from dnamamba.runtime import cache_folder
 from dnamamba.tokenizer import decode
 from genomes import (
@@ -275,22 +275,6 @@ def test_a_missing_file_and_a_folder(tmp_path):
         IndexedFasta(tmp_path)
     with pytest.raises(InputError, match="expected a file, got a folder"):
         _streamed(tmp_path)
-
-
-def test_without_pyfaidx_the_message_names_it_and_the_way_around(tmp_path, monkeypatch):
-    path = write_fasta(tmp_path / "x.fa", {"a": "ACGT"})
-    monkeypatch.setitem(sys.modules, "pyfaidx", None)
-    with pytest.raises(InputError, match=r"needs pyfaidx \(pip install pyfaidx\).*data prepare"):
-        IndexedFasta(path)
-    assert store(tmp_path, ">a\nACGT\n") == {"a": "ACGT"}, "stores do without"
-
-
-def test_without_biopython_bgzf_is_refused(tmp_path, monkeypatch):
-    path = write_bgzf(tmp_path / "x.fa.gz", ">a\nACGT\n")
-    monkeypatch.setitem(sys.modules, "Bio", None)
-    monkeypatch.setitem(sys.modules, "Bio.bgzf", None)
-    with pytest.raises(InputError, match=r"reading BGZF .* needs biopython"):
-        IndexedFasta(path)
 
 
 # --- the index

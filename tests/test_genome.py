@@ -303,12 +303,12 @@ def test_a_split_bed_is_read_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("chr1\t0\t5\n", "line 1: expected four tab-separated columns .* got 3"),
-        ("chr1 0 5 train\n", "line 1: expected four tab-separated columns"),
-        ("\nchr1\t0\tx\ttrain\n", "line 2: invalid literal"),
+        ("chr1\t0\t5\n", "line 1: expected 4 tab-separated columns .* got 3"),
+        ("chr1 0 5 train\n", "line 1: expected 4 tab-separated columns"),
+        ("\nchr1\t0\tx\ttrain\n", "line 2: end must be a whole number, got 'x'"),
         ("chr1\t5\t4\ttrain\n", "line 1: an interval needs 0 <= start <= end"),
-        ("chr1\t-5\t4\ttrain\n", "line 1: an interval needs 0 <= start <= end"),
-        ("chr1\t0\t4\tfold3\n", "line 1: the fourth column is train, valid or test, got 'fold3'"),
+        ("chr1\t-5\t4\ttrain\n", "line 1: start is negative: -5"),
+        ("chr1\t0\t4\tfold3\n", "line 1: column 4 must be train, valid or test, got 'fold3'"),
         ("# nothing\n", "holds no interval"),
     ],
 )

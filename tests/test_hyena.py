@@ -114,10 +114,10 @@ def test_config_survives_json():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"order": 1}, "order is a whole number of at least 2, got 1"),
-        ({"emb_dim": 4}, "emb_dim is odd and at least 3 .*, got 4"),
-        ({"l_max": 0}, "l_max is a whole number of at least 1, got 0"),
-        ({"filter_layers": 0}, "filter_layers is a whole number of at least 1, got 0"),
+        ({"order": 1}, "order must be a whole number >= 2, got 1"),
+        ({"emb_dim": 4}, "emb_dim must be odd and >= 3 .*, got 4"),
+        ({"l_max": 0}, "l_max must be a whole number >= 1, got 0"),
+        ({"filter_layers": 0}, "filter_layers must be a whole number >= 1, got 0"),
         ({"beyond": "wrap"}, r"beyond: expected one of .'refuse', 'zero'., got 'wrap'"),
         ({"dropout": 0.1}, "unknown setting 'dropout'"),
     ],
@@ -325,7 +325,7 @@ def test_an_extended_model_is_saved_as_such(tmp_path):
 
 
 def test_only_a_hyenas_filters_are_extended():
-    with pytest.raises(InputError, match=r"only a Hyena has filters to extend; .* 'mamba'"):
+    with pytest.raises(InputError, match=r"only Hyena has filters to extend; .* 'mamba'"):
         extend_filters(DnaModel(ModelConfig(d_model=8, n_layers=1)))
 
 

@@ -160,7 +160,7 @@ def test_half_precision_weights_are_read():
     ("changes", "settings", "message"),
     [
         ({"backbone.embeddings.word_embeddings.weight": None}, {}, "not the weights of a HyenaDNA"),
-        ({f"{FILTER}.pos_emb.z": None}, {}, "longest sequence that .* must be given"),
+        ({f"{FILTER}.pos_emb.z": None}, {}, "l_max must be given"),
         ({"backbone.layers.0.mlp.fc1.weight": None}, {}, "there is no .*mlp.fc1.weight"),
         ({"backbone.layers.1.norm1.bias": None}, {}, "missing backbone.layers.1.norm.bias"),
         ({"backbone.extra": torch.zeros(1)}, {}, "unknown backbone.extra"),
@@ -171,9 +171,9 @@ def test_half_precision_weights_are_read():
             {},
             r"implicit_filter.3.freq is not .*implicit_filter.1.freq: sines with frequencies",
         ),
-        ({}, {"d_model": 16}, "settings say d_model 16, the weights' shapes 8"),
-        ({}, {"layer": {"filter_order": 64}}, "settings say filter_order 64, .* shapes 6"),
-        ({}, {"hyena_order": 3}, "settings say hyena_order 3, the weights' shapes 2"),
+        ({}, {"d_model": 16}, "d_model is 16, expected 8"),
+        ({}, {"layer": {"filter_order": 64}}, "filter_order is 64, expected 6"),
+        ({}, {"hyena_order": 3}, "hyena_order is 3, expected 2"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(changes, settings, message):
@@ -188,7 +188,7 @@ def test_weights_that_do_not_fit_are_refused(changes, settings, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (preset("mamba-demo"), "only Hyena models can be written .* this one is 'mamba'"),
+        (preset("mamba-demo"), "HyenaDNA's layout needs Hyena in every block, .* 'mamba'"),
         (preset("hyena-demo"), "it needs norm='layer'; an MLP with biases"),
         (
             ModelConfig(

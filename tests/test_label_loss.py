@@ -192,11 +192,11 @@ def test_targets_of_another_task_are_refused(task):
 
 
 def test_class_weights_that_do_not_fit_are_refused():
-    message = "class weights are one finite number above 0 for each of the 3 labels"
+    message = "class weights must be one finite number above 0 for each of the 3 labels"
     for wrong in ([1.0, 2.0], [1.0, 0.0, 1.0], [1.0, float("inf"), 1.0]):
         with pytest.raises(InputError, match=message):
             LabelLoss(build(APES), torch.tensor(wrong))
-    with pytest.raises(InputError, match="a regression has no classes"):
+    with pytest.raises(InputError, match="a regression task has no classes"):
         LabelLoss(build(LEVELS), WEIGHTS)
 
 
@@ -233,5 +233,5 @@ def test_balanced_labels_count_as_much_where_they_are_as_where_they_are_not():
 def test_classes_that_cannot_be_balanced_are_refused():
     with pytest.raises(InputError, match="no training example of gorilla, so there is no weight"):
         class_weights_of(torch.tensor([0, 2]), APES, "balanced")
-    with pytest.raises(InputError, match="a regression has no classes to be balanced"):
+    with pytest.raises(InputError, match="a regression task has no classes to be balanced"):
         class_weights_of(torch.zeros(2, 2), LEVELS, "balanced")

@@ -5,20 +5,14 @@ import math
 
 import numpy as np
 import pytest
-import torch
-from sklearn.metrics import average_precision_score, r2_score
+from scipy import stats
+from sklearn import metrics
 
-from dnamamba.data.batches import Examples
 from dnamamba.errors import InputError
-from dnamamba.metrics.bootstrap import interval_of, weighted_auprc, weighted_mean, weighted_r2
-from dnamamba.metrics.metrics import (
-    Scores,
-    compare,
-    evaluate,
-    gather_scores,
-    primary_metric,
-    wilson_interval,
-)
+from dnamamba.metrics import bootstrap
+from dnamamba.metrics.bootstrap import interval_of, mean_over_labels
+from dnamamba.metrics.evaluation import evaluate, evaluate_beside, primary_metric
+from dnamamba.metrics.metrics import Scores, gather_scores, wilson_interval
 from dnamamba.task import IGNORED_LABEL, Task
 
 APES = Task(labels=("bonobo", "gorilla", "human"))
@@ -38,6 +32,11 @@ def numbers(scores: list[list[float]], targets: list[list[float]]) -> Scores:
     return Scores(
         np.array(scores, np.float32), np.array(targets, np.float32), np.full(len(scores), 100)
     )
+
+
+def compare(model: Scores, baseline: Scores, task: Task) -> str:
+    """The sentence that says how two models compare."""
+    return evaluate_beside(model, baseline, task)["comparison"]["sentence"]
 
 
 # --- classes
@@ -166,27 +165,57 @@ def test_a_constant_prediction_has_no_correlation() -> None:
 # --- resampling
 
 
-def test_resampled_numbers_are_those_of_scikit_learn() -> None:
-    """Scores of two decimals have ties; an example that counts twice is as two examples."""
+def test_resampled_metrics_are_those_of_scikit_learn_with_sample_weight() -> None:
+    """Scores of two decimals have ties; weights of two resamplings at once."""
     random = np.random.default_rng(1)
     found, targets = random.random(200).round(2), random.integers(0, 2, 200).astype(float)
-    counts = random.integers(0, 3, 200).astype(float)
-    twice = np.repeat(np.arange(200), counts.astype(int))
-    assert weighted_auprc(found, targets)(counts) == pytest.approx(
-        average_precision_score(targets[twice], found[twice])
-    )
-    assert weighted_r2(found, targets)(counts) == pytest.approx(
-        r2_score(targets[twice], found[twice])
-    )
+    weights = random.integers(0, 3, (2, 200)).astype(float)
+    expected = {
+        "auprc": metrics.average_precision_score,
+        "auroc": metrics.roc_auc_score,
+        "r2": metrics.r2_score,
+        "mae": metrics.mean_absolute_error,
+    }
+    for name, function in expected.items():
+        values = getattr(bootstrap, name)(found, targets, weights)
+        right = [function(targets, found, sample_weight=row) for row in weights]
+        assert values == pytest.approx(right), name
+
+
+def test_resampled_metrics_of_classes_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(4)
+    found = random.dirichlet(np.ones(3), 100).astype(np.float32)
+    targets, predicted = random.integers(0, 3, 100), found.argmax(axis=1)
+    weights = random.integers(0, 3, (2, 100)).astype(float)
+    resampled = bootstrap.class_metrics(found, targets)
+    expected = {
+        "accuracy": metrics.accuracy_score,
+        "balanced_accuracy": metrics.balanced_accuracy_score,
+        "mcc": metrics.matthews_corrcoef,
+    }
+    for name, function in expected.items():
+        right = [function(targets, predicted, sample_weight=row) for row in weights]
+        assert resampled[name](weights) == pytest.approx(right), name
+
+
+def test_resampled_correlations_are_those_of_the_examples_drawn() -> None:
+    random = np.random.default_rng(5)
+    one, other = random.random((2, 80)).round(1)
+    weights = random.integers(0, 3, (1, 80)).astype(float)
+    drawn = np.repeat(np.arange(80), weights[0].astype(int))
+    expected = stats.spearmanr(one[drawn], other[drawn]).statistic
+    assert bootstrap.spearman(one, other, weights) == pytest.approx([expected])
+    expected = stats.pearsonr(one[drawn], other[drawn]).statistic
+    assert bootstrap.pearson(one, other, weights) == pytest.approx([expected])
 
 
 def test_an_interval_holds_its_number_and_repeats() -> None:
     random = np.random.default_rng(2)
     targets = random.normal(size=(300, 1)).astype(np.float32)
     found = targets + random.normal(size=(300, 1)).astype(np.float32) / 2
-    r2 = weighted_mean(weighted_r2, found, targets)
+    r2 = mean_over_labels(bootstrap.r2, found, targets)
     low, high = interval_of(r2, found.shape) or (math.nan, math.nan)
-    assert low < r2(np.ones(300)) < high
+    assert low < r2(np.ones((1, 300)))[0] < high
     assert high - low < 0.2
     assert interval_of(r2, found.shape) == [low, high]
 
@@ -223,8 +252,8 @@ def test_a_better_model_is_said_to_be_better() -> None:
     right = [0] * 100
     model, baseline = told(APES, right, [0] * 90 + [1] * 10), told(APES, right, [0] * 60 + [1] * 40)
     assert compare(model, baseline, APES) == (
-        "The model is right in 90.0 % of 100 examples, the baseline in 60.0 %: the model is better "
-        "(right where the other is wrong: 30 against 0; McNemar's exact test, p < 0.0001)."
+        "The model's accuracy is 90.0 %, the baseline's 60.0 %: the model is better (100 examples; "
+        "right where the other is wrong: 30 against 0; McNemar's exact test: p < 0.0001)."
     )
     assert "the model is worse" in compare(baseline, model, APES)
 
@@ -235,7 +264,7 @@ def test_a_small_difference_is_no_difference() -> None:
     model = told(APES, right, [0] * 9 + [1])
     baseline = told(APES, right, [1] * 3 + [0] * 7)
     assert "no difference beyond chance" in compare(model, baseline, APES)
-    assert "3 against 1; McNemar's exact test, p = 0.62" in compare(model, baseline, APES)
+    assert "3 against 1; McNemar's exact test: p = 0.62" in compare(model, baseline, APES)
     assert "p = 1)" in compare(model, model, APES)
 
 
@@ -247,7 +276,7 @@ def test_numbers_and_labels_are_compared_by_resampling() -> None:
         numbers(good.tolist(), targets.tolist()), numbers(bad.tolist(), targets.tolist()), AGE
     )
     assert "The model's R² is " in sentence
-    assert ": the model is better (95 % interval of the difference +" in sentence
+    assert ": the model is better (200 examples; 95 % interval of the difference +" in sentence
 
 
 def test_only_the_same_examples_are_compared() -> None:
@@ -259,35 +288,27 @@ def test_only_the_same_examples_are_compared() -> None:
 
 
 def test_batches_are_gathered_in_order() -> None:
-    batches = [
-        (np.array([[0.1, 0.9], [0.5, 0.5]]), [1, 0], [4, 3]),
-        (np.array([[0.2, 0.8]]), [1], [2]),
+    parts = [
+        (np.array([[0.1, 0.9], [0.5, 0.5]]), np.array([1, 0]), np.array([4, 3])),
+        (np.array([[0.2, 0.8]]), np.array([1]), np.array([2])),
     ]
-    scored = [
-        (
-            found,
-            Examples(torch.zeros(len(y), 4, dtype=torch.uint8), torch.tensor(n), torch.tensor(y)),
-        )
-        for found, y, n in batches
-    ]
-    scores = gather_scores(scored, Task(labels=("no", "yes")))
+    scores = gather_scores(parts, Task(labels=("no", "yes")))
     assert scores.scores[:, 1] == pytest.approx([0.9, 0.5, 0.8])
     assert scores.targets.tolist() == [1, 0, 1]
     assert scores.lengths.tolist() == [4, 3, 2]
 
 
-def test_of_bases_only_labelled_ones_are_judged() -> None:
+def test_bases_without_a_label_are_left_out() -> None:
     """Two sequences, of 3 and 2 bases; padding and one base have no label."""
-    targets = torch.tensor([[0, IGNORED_LABEL, 1], [1, 1, IGNORED_LABEL]])
-    batch = Examples(torch.zeros(2, 3, dtype=torch.uint8), torch.tensor([3, 2]), targets)
+    targets = np.array([[0, IGNORED_LABEL, 1], [1, 1, IGNORED_LABEL]])
     task = Task(kind="per_base", labels=("exon", "intron"))
     found = np.zeros((2, 3, 2)) + [0.25, 0.75]
-    scores = gather_scores([(found, batch)], task)
+    scores = gather_scores([(found, targets, np.array([3, 2]))], task)
     assert scores.targets.tolist() == [0, 1, 1, 1]
     assert scores.lengths.tolist() == [3, 3, 2, 2]
     assert evaluate(scores, task)["accuracy"] == 0.75
 
 
 def test_nothing_to_judge_is_an_error() -> None:
-    with pytest.raises(InputError, match="nothing to judge"):
+    with pytest.raises(InputError, match="nothing to evaluate"):
         gather_scores([], APES)

@@ -253,10 +253,10 @@ def test_regions_of_other_genomes_are_left_out_and_told(tmp_path, warnings):
     [
         ("a\t0\t9", r"peaks\.bed line 2: expected 4 tab-separated columns or more.*got 3"),
         ("a 0 9 x", r"peaks\.bed line 2: expected 4 tab-separated columns or more.*got 1"),
-        ("a\tzero\t9\tx", r"peaks\.bed line 2: invalid literal for int"),
+        ("a\tzero\t9\tx", r"peaks\.bed line 2: start must be a whole number, got 'zero'"),
         ("a\t9\t3\tx", r"peaks\.bed line 2: an interval needs 0 <= start <= end"),
         ("a\t9\t9\tx", r"peaks\.bed line 2: the region has no base \(start = end = 9\)"),
-        ("a\t0\t9\tx\t0\t1", r"line 2: the sixth column is the strand \(\+, - or \.\), got '1'"),
+        ("a\t0\t9\tx\t0\t1", r"line 2: column 6, the strand, must be \+, - or \., got '1'"),
         ("a\t390\t401\tx", r"line 2 \(a:391-401\) ends past the end of a, which has 400 bases"),
         ("a\t0\t9\t", r"line 2 \(a:1-9\) has no label \(column 'column 4' holds ''\)"),
     ],

@@ -118,7 +118,11 @@ def test_a_label_a_base(tmp_path):
         ("regression", [("A", "1"), ("C", "1e60")], "row 3 .* is finite in float32, got '1e60'"),
         ("per_base", [("A", "e"), ("CC", "eii")], "row 3 has 3 labels for 2 bases"),
         ("per_base", [("A", "."), ("CC", "--")], "needs 2 labels or more, got none"),
-        ("per_base", [("A", "\u00e9"), ("C", "a")], "train.csv: labels of bases are plain letters"),
+        (
+            "per_base",
+            [("A", "\u00e9"), ("C", "a")],
+            "train.csv: labels of bases must be plain letters",
+        ),
     ],
 )
 def test_labels_that_cannot_be_used_are_named_with_their_row(tmp_path, kind, rows, message):
@@ -229,7 +233,8 @@ def test_a_column_of_splits_that_tears_groups_is_refused(tmp_path):
     folds = ("train", "train", "valid", "test")
     rows = [(*row, folds[i % 4], f"gene{i // 4}") for i, row in enumerate(random_rows(40))]
     with pytest.raises(
-        InputError, match=r"10 groups of train\.csv have rows in train and in valid"
+        InputError,
+        match=r"group of train\.csv must be in one split, 10 have rows in train and in valid",
     ):
         datasets(tmp_path, rows, header, split_column="fold", group_column="gene")
     whole = [(*row[:3], f"{row[2]} {row[3]}") for row in rows]
@@ -426,12 +431,12 @@ def test_a_dataset_survives_pickling(tmp_path):
     ("options", "message"),
     [
         ({"label_columns": ()}, "name at least one column of labels"),
-        ({"label_columns": ("a", "b")}, "a multiclass task has one column of labels, got a, b"),
+        ({"label_columns": ("a", "b")}, "a multiclass task needs one column of labels, got a, b"),
         ({"split_column": "fold", "valid": "v.csv"}, "either a column of splits or files"),
-        ({"group_column": "label"}, "each column has one use, got sequence, label, label"),
-        ({"task_kind": "ranking"}, "task_kind is one of .*, got 'ranking'"),
-        ({"seq_len": 0}, "seq_len is 1 base or more, got 0"),
-        ({"seed": -1}, "data seed is 0 or more"),
+        ({"group_column": "label"}, "columns must have one use each, got sequence, label, label"),
+        ({"task_kind": "ranking"}, "task kind must be one of .*, got 'ranking'"),
+        ({"seq_len": 0}, "seq_len must be >= 1 base, got 0"),
+        ({"seed": -1}, "data seed must be >= 0"),
     ],
 )
 def test_a_config_is_checked(options, message):
@@ -443,7 +448,7 @@ def test_a_config_is_checked(options, message):
     "shares", [{"valid_fraction": 0.0}, {"test_fraction": -0.1}, {"valid_fraction": 0.6}]
 )
 def test_shares_are_checked(shares):
-    with pytest.raises(InputError, match="valid_fraction is a share of the examples above 0"):
+    with pytest.raises(InputError, match=r"valid_fraction must be > 0 and <= 0\.5 of the examples"):
         SplitShares(**shares)
 
 

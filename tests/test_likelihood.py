@@ -9,13 +9,13 @@ import torch
 
 from dnamamba.errors import InputError
 from dnamamba.inference.likelihood import (
-    LikelihoodOptions,
     log_probabilities,
     masked_base_log_probabilities,
     mean_hidden,
     read_sequences,
     stream_log_probabilities,
 )
+from dnamamba.inference.options import InferenceOptions
 from dnamamba.models import (
     AttentionConfig,
     BiMambaConfig,
@@ -29,6 +29,7 @@ from dnamamba.models import (
 from dnamamba.pretraining.objectives import NextToken
 from dnamamba.tokenizer import MASK_ID, encode, is_base, reverse_complement, token_ids
 from genomes import random_sequence
+from model_cases import MAMBA_ATTENTION, STRIPED_HYENA, of_mixer
 
 CAUSAL = {
     "mamba": MambaConfig(),
@@ -36,8 +37,10 @@ CAUSAL = {
     "s4": S4Config(),
     "attention": AttentionConfig(n_heads=2),
     "hyena": HyenaConfig(l_max=96),
+    "mamba-attention": MAMBA_ATTENTION,
+    "striped-hyena": STRIPED_HYENA,
 }
-STREAMED = [name for name in CAUSAL if name not in ("attention", "hyena")]
+STREAMED = [name for name in CAUSAL if "hyena" not in name]
 BOTH_WAYS = {
     "bimamba": ("one", BiMambaConfig()),
     "caduceus-ps": ("both", BiMambaConfig()),
@@ -48,7 +51,7 @@ BOTH_WAYS = {
 
 def make_model(mixer=None, strands="one"):
     torch.manual_seed(0)
-    config = ModelConfig(d_model=16, n_layers=2, mixer=mixer or MambaConfig(), strands=strands)
+    config = ModelConfig(d_model=16, n_layers=2, strands=strands, **of_mixer(mixer))
     model = DnaModel(config).eval()
     # Larger than those of a new model, so that bases differ.
     torch.nn.init.normal_(model.backbone.embedding.weight)
@@ -76,7 +79,7 @@ def naive(model, codes):
 @pytest.mark.parametrize("mixer", CAUSAL.values(), ids=CAUSAL.keys())
 def test_each_base_given_those_before_it(mixer):
     model, sequences = make_model(mixer), draw_sequences()
-    options = LikelihoodOptions(batch_tokens=150)
+    options = InferenceOptions(batch_tokens=150)
     found = list(log_probabilities(model, sequences, options))
     assert [len(one) for one in found] == [len(codes) for codes in sequences]
     for codes, values in zip(sequences, found, strict=True):
@@ -111,7 +114,7 @@ def test_the_mean_is_the_training_loss_but_for_the_other_tokens():
 def test_pieces_of_any_size_give_the_same(name, chunk_tokens):
     model, codes = make_model(CAUSAL[name]), encode(random_sequence(90).replace("CA", "CN"))
     (whole,) = log_probabilities(model, [codes])
-    options = LikelihoodOptions(chunk_tokens=chunk_tokens)
+    options = InferenceOptions(chunk_tokens=chunk_tokens)
     (in_pieces,) = read_sequences(model, [codes], options)
     (alone,) = mean_hidden(model, [codes])
     np.testing.assert_allclose(in_pieces.log_probs, whole, rtol=2e-4, atol=1e-5)
@@ -129,7 +132,7 @@ def test_a_stream_reads_as_it_goes():
             taken.append(1)
             yield encode("ACGTACGT")
 
-    options = LikelihoodOptions(chunk_tokens=16, autocast_dtype=torch.bfloat16)
+    options = InferenceOptions(chunk_tokens=16, autocast_dtype=torch.bfloat16)
     stream = stream_log_probabilities(make_model(), endless(), options)
     assert [len(values) for values in islice(stream, 5)] == [16] * 5
     assert len(taken) <= 11
@@ -140,7 +143,7 @@ def test_a_stream_reads_as_it_goes():
 @pytest.mark.parametrize("mixer", CAUSAL.values(), ids=CAUSAL.keys())
 def test_the_mean_of_hidden_states_is_over_bases_alone(mixer):
     model, sequences = make_model(mixer), draw_sequences()
-    readings = read_sequences(model, sequences, LikelihoodOptions(batch_tokens=150))
+    readings = read_sequences(model, sequences, InferenceOptions(batch_tokens=150))
     for codes, reading in zip(sequences, readings, strict=True):
         with torch.no_grad():
             hidden = model.embed(torch.from_numpy(token_ids(codes)).long()[None])[0].numpy()
@@ -152,7 +155,7 @@ def test_the_mean_of_hidden_states_is_over_bases_alone(mixer):
 def test_a_hidden_base_given_those_around_it(strands, mixer):
     model, sequences = make_model(mixer, strands), draw_sequences()
     positions = [len(codes) // 2 for codes in sequences]
-    options = LikelihoodOptions(batch_tokens=150)
+    options = InferenceOptions(batch_tokens=150)
     found = masked_base_log_probabilities(model, sequences, positions, options)
     assert (found.shape, found.dtype) == ((8, 4), np.float32)
     for codes, position, values in zip(sequences, positions, found, strict=True):
@@ -174,7 +177,7 @@ def test_both_strands_see_complements():
 def test_matrices_may_be_multiplied_in_bfloat16():
     model, sequences = make_model(), draw_sequences()
     exact = np.concatenate(list(log_probabilities(model, sequences)))
-    options = LikelihoodOptions(autocast_dtype=torch.bfloat16)
+    options = InferenceOptions(autocast_dtype=torch.bfloat16)
     rounded = np.concatenate(list(log_probabilities(model, sequences, options)))
     assert 0 < np.nanmax(np.abs(rounded - exact)) < 0.3
 
@@ -206,12 +209,12 @@ def test_what_cannot_be_asked_is_said():
         list(log_probabilities(both_ways, [encode("ACGT")]))
     with pytest.raises(InputError, match=r"never seen \[MASK\]"):
         masked_base_log_probabilities(causal, [encode("ACGT")], [1])
-    with pytest.raises(InputError, match="97 bases is longer than this model's filters"):
+    with pytest.raises(InputError, match="97 bases are more than the 96 that"):
         list(log_probabilities(hyena, [encode("A" * 97)]))
-    with pytest.raises(InputError, match=r"carries no state, .* up to the 96 tokens"):
+    with pytest.raises(InputError, match=r"hyena layers carry no state .* up to 96 tokens"):
         list(stream_log_probabilities(hyena, [encode("ACGT")]))
     with pytest.raises(InputError, match="1 base or more, got one of 0"):
         list(log_probabilities(causal, [encode("")]))
     for name, value in product(("batch_tokens", "chunk_tokens"), (0, -1)):
-        with pytest.raises(InputError, match=f"{name} is 1 or more, got {value}"):
-            LikelihoodOptions(**{name: value})
+        with pytest.raises(InputError, match=f"{name} must be >= 1, got {value}"):
+            InferenceOptions(**{name: value})

@@ -153,11 +153,14 @@ def test_the_vocabulary_may_be_padded():
         ({"rope_parameters": {"full": {"rope_theta": 1.0}}}, "rope_parameters .* is not read"),
         ({"rope_theta": 7.0}, "rope_theta is given as 7.0 and as 10000.0; leave one"),
         ({"num_attention_heads": 5, "head_dim": None}, "num_attention_heads 5, which does not"),
-        ({"num_attention_heads": 2}, "num_attention_heads 2, the weights have 4"),
-        ({"num_key_value_heads": 2}, "num_key_value_heads 2, the weights have 4"),
-        ({"vocab_size": 12}, "vocab_size 12, the weights have 16"),
-        ({"num_hidden_layers": 3}, "num_hidden_layers 3, the weights have 2"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings true, but lm_head.weight is not"),
+        ({"num_attention_heads": 2}, "num_attention_heads is 2, expected 4"),
+        ({"num_key_value_heads": 2}, "num_key_value_heads is 2, expected 4"),
+        ({"vocab_size": 12}, "vocab_size is 12, expected 16"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers is 3, expected 2"),
+        (
+            {"tie_word_embeddings": True},
+            "ties the head to the embedding, but lm_head.weight is not",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
@@ -266,7 +269,9 @@ def test_models_of_other_blocks_are_not_written(changes, message):
 
 
 def test_mamba_is_not_written_as_llama():
-    with pytest.raises(InputError, match=r"holds causal attention, the model's mixer is Mamba"):
+    with pytest.raises(
+        InputError, match=r"needs Attention in every block, the model's blocks are 'mamba'"
+    ):
         to_huggingface_llama(DnaModel(preset("mamba-demo")))
 
 

@@ -91,10 +91,13 @@ def test_config_survives_json():
     [
         ({"d_head": 5}, "d_inner 16 .expand 2 times d_model 8. must be whole heads of d_head 5"),
         ({"n_groups": 3}, "whole heads of d_head 4 in n_groups 3"),
-        ({"d_state": 0}, "d_state is a whole number of at least 1, got 0"),
+        ({"d_state": 0}, "d_state must be a whole number >= 1, got 0"),
         ({"dt_max": 1e-4}, "0 < dt_min <= dt_max"),
-        ({"dt_limit": [0.5, 0.1]}, r"dt_limit is two numbers of at least 0, .* got \(0.5, 0.1\)"),
-        ({"A_init_range": [0.0, 1.0]}, r"A_init_range is two numbers above 0, .* got \(0.0, 1.0\)"),
+        ({"dt_limit": [0.5, 0.1]}, r"dt_limit must be two numbers >= 0, .* got \(0.5, 0.1\)"),
+        (
+            {"A_init_range": [0.0, 1.0]},
+            r"A_init_range must be two numbers > 0, .* \(0.0, 1.0\)",
+        ),
     ],
 )
 def test_config_refuses_what_makes_no_model(changes, message):

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, Mamba2Config, MambaConfig, ModelConfig
-from dnamamba.models.config import MlpConfig
 from dnamamba.models.interop import mamba, mamba2
 from dnamamba.models.interop.formats import Format
+from dnamamba.models.layers import MlpConfig
 from golden_files import assert_close, load_golden
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -305,7 +305,7 @@ def test_a_head_that_is_not_the_embedding_is_not_tied(name):
     mixer = MAMBA if name.endswith("mamba") else MAMBA2
     weights, settings = FORMATS[name].write(build_ours(mixer, tie_embeddings=False))
     key = "tie_embeddings" if "tie_embeddings" in settings else "tie_word_embeddings"
-    with pytest.raises(InputError, match=r"the head is said to be the embedding, and lm_head.weig"):
+    with pytest.raises(InputError, match=r"it ties the head to the embedding, but lm_head.weight"):
         FORMATS[name].read(weights, {**settings, key: True})
 
 
@@ -316,7 +316,7 @@ def test_weights_of_other_architectures_are_refused(name):
         layout.read({"model.embed_tokens.weight": torch.zeros(16, 8)}, {})
     other = build_ours(MAMBA2 if name.endswith("mamba") else MAMBA)
     with pytest.raises(
-        InputError, match=r"the model's mixer is 'mamba2?'; this layout is of Mamba"
+        InputError, match=r"layout needs Mamba2? in every block, the model's blocks are 'mamba2?'"
     ):
         layout.write(other)
 

@@ -107,11 +107,14 @@ def test_config_resolves_dt_rank_and_survives_json():
         ({"mixer": {"kind": "lstm"}}, "expected one of mamba, .*, got 'lstm'"),
         ({"mixer": {"kind": ["x"]}}, "expected one of mamba, "),
         ({"norm_eps": 0.0}, "norm_eps must be > 0, got 0.0"),
-        ({"norm_eps": float("nan")}, "norm_eps is a finite number, got nan"),
-        ({"mixer": {"kind": "hyena", "shift": float("inf")}}, "shift is a finite number, got inf"),
-        ({"n_layers": 0}, "n_layers is a whole number of at least 1, got 0"),
+        ({"norm_eps": float("nan")}, "norm_eps must be a finite number, got nan"),
+        (
+            {"mixer": {"kind": "hyena", "shift": float("inf")}},
+            "shift must be a finite number",
+        ),
+        ({"n_layers": 0}, "n_layers must be a whole number >= 1, got 0"),
         ({"vocab_size": 20}, "padded_vocab_size 16 must be at least vocab_size 20"),
-        ({"mixer": {"dt_rank": "big"}}, "dt_rank is a whole number of at least 1, got 'big'"),
+        ({"mixer": {"dt_rank": "big"}}, "dt_rank must be a whole number >= 1, got 'big'"),
         ({"mixer": {"dt_min": 0.2}}, "0 < dt_min <= dt_max"),
     ],
 )
@@ -386,7 +389,7 @@ def test_a_kept_scan_must_not_be_changed_in_place():
 
 
 def test_other_ways_to_recompute_are_refused():
-    with pytest.raises(ValueError, match="one of nothing, cheap, blocks; got 'everything'"):
+    with pytest.raises(ValueError, match="one of nothing, cheap, blocks, got 'everything'"):
         build_tiny()(draw_ids(), recompute="everything")
 
 
@@ -423,11 +426,11 @@ def test_scan_backend_can_be_chosen_without_touching_the_weights():
 
 def test_wrong_ids_and_states_are_refused():
     model = build_tiny()
-    with pytest.raises(ValueError, match=r"token_ids is \(B, L\) of integers, got \(5,\)"):
+    with pytest.raises(ValueError, match=r"token_ids must be \(B, L\) of integers, got \(5,\)"):
         model(torch.zeros(5, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"token_ids is .* torch\.float32"):
+    with pytest.raises(ValueError, match=r"token_ids must be .* torch\.float32"):
         model(torch.zeros(1, 5))
-    with pytest.raises(ValueError, match="state has 1 layers, the model 2"):
+    with pytest.raises(ValueError, match="state must have the model's 2 layers, got 1"):
         model(draw_ids(), state=[MambaState(torch.zeros(1), torch.zeros(1))])
 
 
@@ -470,7 +473,7 @@ def test_loading_names_both_format_versions(tmp_path):
     build_tiny(torch.float32).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "format_version": 7}))
-    with pytest.raises(InputError, match="has format_version 7, this dnamamba reads 1"):
+    with pytest.raises(InputError, match="has format_version 7, this dnamamba reads 1 and 2"):
         DnaModel.from_pretrained(tmp_path)
 
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from dnamamba.data_prep.regions.readers import open_regions
 from dnamamba.data_prep.regions.rows import RegionRow, RowStatus
 from dnamamba.errors import InputError
 from dnamamba.inference.batching import in_chunks
-from dnamamba.inference.likelihood import LikelihoodOptions
 from dnamamba.intervals import Interval
 from dnamamba.models import BiMambaConfig, DnaModel, HyenaConfig, MambaConfig, ModelConfig
 from dnamamba.scoring.nll_track import TrackOptions, format_of_track, write_nll_track, write_track
@@ -25,7 +25,7 @@ from genomes import (
     random_sequence,
 )
 
-pyBigWig = pytest.importorskip("pyBigWig", reason="needs the extra `bigwig`")
+pybigtools = pytest.importorskip("pybigtools", reason="needs the extra `bigwig`")
 
 GENOME = MemoryGenome(
     {
@@ -45,7 +45,7 @@ def make_model(mixer=None):
 
 
 def options_of(chunk_tokens=1 << 16, **more):
-    return TrackOptions(likelihood=LikelihoodOptions(chunk_tokens=chunk_tokens), **more)
+    return TrackOptions(chunk_tokens=chunk_tokens, **more)
 
 
 def write(out, bed=BED, model=None, options=None, genome=GENOME):
@@ -74,9 +74,12 @@ def naive(model, genome, contig, start, end, strand, context=0):
 
 
 def read_bigwig(path):
-    with pyBigWig.open(str(path)) as file:
-        assert file.chroms() == GENOME.contigs
-        return {name: file.values(name, 0, size) for name, size in GENOME.contigs.items()}
+    with pybigtools.open(str(path)) as file:
+        found = {name: np.full(size, np.nan) for name, size in GENOME.contigs.items()}
+        for name, size in file.chroms().items():
+            assert size == GENOME.contigs[name]
+            found[name] = file.values(name, fillna=None)
+        return found
 
 
 def read_bedgraph(path):
@@ -109,7 +112,7 @@ def expected_of(model, context=0):
     ("name", "chunk_tokens", "context"),
     [
         ("x.bw", 1 << 16, 0),
-        ("x.bw", 40, 1000),
+        ("x.bigWig", 40, 1000),
         ("x.bedgraph", 40, 7),
         ("x.bedGraph.gz", 1 << 16, 1000),
     ],
@@ -117,7 +120,7 @@ def expected_of(model, context=0):
 def test_every_base_has_what_a_plain_loop_gives(name, chunk_tokens, context, tmp_path):
     model, out = make_model(), tmp_path / "new" / name
     statuses = write(out, model=model, options=options_of(chunk_tokens, context=context))
-    found = (read_bigwig if name == "x.bw" else read_bedgraph)(out)
+    found = (read_bigwig if name in ("x.bw", "x.bigWig") else read_bedgraph)(out)
     for contig, values in expected_of(model, context).items():
         np.testing.assert_allclose(found[contig], values, atol=2e-3)
     assert statuses == {RowStatus.OK: 4}
@@ -163,7 +166,7 @@ def test_regions_side_by_side_are_no_overlap(tmp_path):
 def test_a_base_has_no_value_twice(tmp_path):
     one = np.ones(10, np.float32)
     for pieces in ([("chr2", 5, one), ("chr2", 14, one)], [("chrM", 0, one), ("chr2", 0, one)]):
-        with pytest.raises(InputError, match="in the order of contigs and positions"):
+        with pytest.raises(InputError, match="must be in the order of contigs and positions"):
             write_track(pieces, tmp_path / "x.bw", GENOME.contigs)
     with pytest.raises(InputError, match="chrM:46-55 lies on no contig"):
         write_track([("chrM", 45, one)], tmp_path / "x.bedgraph", GENOME.contigs)
@@ -171,7 +174,7 @@ def test_a_base_has_no_value_twice(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.bw", "x.bedgraph"])
-def test_a_track_without_values_is_none(name, tmp_path):
+def test_no_value_is_an_error(name, tmp_path):
     with pytest.raises(InputError, match="no base has a value"):
         write(tmp_path / name, "chr9\t1\t2\n")
     with pytest.raises(InputError, match="no base has a value"):
@@ -183,29 +186,55 @@ def test_what_cannot_be_done_is_said(tmp_path, monkeypatch):
     out = tmp_path / "x.bw"
     with pytest.raises(InputError, match="reads both ways"):
         write(out, model=make_model(BiMambaConfig()))
-    with pytest.raises(InputError, match="100 bases is longer than this model's filters"):
+    with pytest.raises(InputError, match="100 bases are more than the 96 that"):
         write(out, model=make_model(HyenaConfig(l_max=96)))
     rows = [RegionRow(1, (), RowStatus.OK, window=Interval("read1", 0, 10))]
-    with pytest.raises(InputError, match="the genome has no contig 'read1'"):
+    with pytest.raises(InputError, match="the genome, which has no contig 'read1'"):
         write_nll_track(make_model(), rows, GENOME, out)
     for wrong in ("x.txt", "x.bw.gz", "x"):
-        with pytest.raises(InputError, match="is named like no track"):
+        with pytest.raises(InputError, match=r"must end in one of \.bw"):
             format_of_track(tmp_path / wrong)
-    with pytest.raises(InputError, match="context is 0 or more, got -1"):
+    with pytest.raises(InputError, match="context must be >= 0, got -1"):
         TrackOptions(context=-1)
-    monkeypatch.setitem(sys.modules, "pyBigWig", None)
-    with pytest.raises(InputError, match=r"needs pyBigWig: pip install 'dnamamba\[bigwig\]'"):
+    monkeypatch.setitem(sys.modules, "pybigtools", None)
+    with pytest.raises(InputError, match=r"needs pybigtools.*pip install 'dnamamba\[bigwig\]'"):
         write(out)
 
 
-def test_a_failure_in_the_middle_leaves_no_file(tmp_path):
+@pytest.mark.parametrize("name", ["x.bw", "x.bedgraph.gz"])
+@pytest.mark.parametrize("error", [InputError("damaged"), KeyboardInterrupt("damaged")])
+def test_an_error_in_the_middle_is_raised_and_leaves_no_file(name, error, tmp_path, capfd):
     def pieces():
         yield "chr2", 0, np.ones(10, np.float32)
-        raise InputError("damaged")
+        raise error
 
-    for name in ("x.bw", "x.bedgraph.gz"):
-        with pytest.raises(InputError, match="damaged"):
-            write_track(pieces(), tmp_path / name, GENOME.contigs)
+    with pytest.raises(type(error), match="damaged"):
+        write_track(pieces(), tmp_path / name, GENOME.contigs)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("n_kept", [0, 1])
+def test_a_bigwig_that_lacks_values_is_an_error(n_kept, tmp_path, monkeypatch):
+    """As on a full disk, where pybigtools prints a line and returns."""
+
+    class FullDisk:
+        BBIReadError = pybigtools.BBIReadError
+
+        def open(self, path, mode="r"):
+            file = pybigtools.open(path, mode)
+            if mode == "r":
+                return file
+
+            def write(contigs, entries):
+                file.write(contigs, list(entries)[:n_kept])
+
+            return SimpleNamespace(write=write)
+
+    monkeypatch.setitem(sys.modules, "pybigtools", FullDisk())
+    pieces = [("chr2", 0, np.ones(10, np.float32)), ("chr2", 20, np.ones(10, np.float32))]
+    with pytest.raises(InputError, match=r"x\.bw cannot be written: is the disk full"):
+        write_track(pieces, tmp_path / "x.bw", GENOME.contigs)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,9 +258,9 @@ def test_a_long_region_is_read_in_pieces(strand, tmp_path):
     assert genome.longest == 256
     assert done[-1] == 4800
     assert len(done) > 15
-    with pyBigWig.open(str(out)) as file:
-        found = file.values("chr1", 100, 4900)
-        assert np.isnan(file.values("chr1", 0, 100)).all()
+    with pybigtools.open(str(out)) as file:
+        found = file.values("chr1", 100, 4900, fillna=None)
+        assert np.isnan(file.values("chr1", 0, 100, fillna=None)).all()
     expected = naive(make_model(), genome, "chr1", 100, 4900, strand, 50)
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
@@ -246,9 +275,9 @@ def test_a_real_chromosome_in_both_directions(shared_data, tmp_path):
         bed = f"{name}\t200000\t230000\tx\t0\t{strand}\n"
         write(out, bed, model, options_of(8192, context=1000), genome)
         expected = naive(model, genome, name, 200_000, 230_000, strand, 1000)
-        with pyBigWig.open(str(out)) as file:
-            found = file.values(name, 200_000, 230_000)
-            (mean,) = file.stats(name, 200_000, 230_000)
+        with pybigtools.open(str(out)) as file:
+            found = file.values(name, 200_000, 230_000, fillna=None)
+            (mean,) = file.values(name, 200_000, 230_000, bins=1, fillna=None)
         np.testing.assert_allclose(found, expected, atol=2e-3)
         assert mean == pytest.approx(expected.mean(), rel=1e-2), "made of zoom levels"
 

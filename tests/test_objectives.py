@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dnamamba.data.masking import HIDDEN_SHARE, hide_bases
+from dnamamba.data.masking import MASKED_SHARE, mask_bases
 from dnamamba.errors import InputError
 from dnamamba.pretraining.objectives import (
     IGNORED,
@@ -65,7 +65,7 @@ def test_a_window_of_n_has_no_weight_and_no_nan():
 
 
 def hidden_codes(text: str, key: int = 1) -> torch.Tensor:
-    return torch.from_numpy(hide_bases(encode(text), key))[None]
+    return torch.from_numpy(mask_bases(encode(text), key))[None]
 
 
 def test_bases_are_hidden_by_berts_rule():
@@ -74,7 +74,7 @@ def test_bases_are_hidden_by_berts_rule():
     tokens = codes & 0x0F
     is_base = torch.isin(tokens, torch.tensor(VOCABULARY.base_ids))
     assert not hidden[~is_base].any()
-    assert hidden[is_base].float().mean() == pytest.approx(HIDDEN_SHARE, abs=3e-3)
+    assert hidden[is_base].float().mean() == pytest.approx(MASKED_SHARE, abs=3e-3)
     among = shown[hidden]
     assert (among == MASK_ID).float().mean() == pytest.approx(0.8, abs=0.01)
     # A base drawn is the one that was there once in four.
@@ -85,9 +85,9 @@ def test_bases_are_hidden_by_berts_rule():
 
 def test_what_is_hidden_depends_on_the_key_alone_and_keeps_the_bases():
     codes = encode("ACGTNacgtn" * 50)
-    assert np.array_equal(hide_bases(codes, 5), hide_bases(codes, 5))
-    assert not np.array_equal(hide_bases(codes, 5), hide_bases(codes, 6))
-    assert np.array_equal(token_ids(hide_bases(codes, 5)), token_ids(codes))
+    assert np.array_equal(mask_bases(codes, 5), mask_bases(codes, 5))
+    assert not np.array_equal(mask_bases(codes, 5), mask_bases(codes, 6))
+    assert np.array_equal(token_ids(mask_bases(codes, 5)), token_ids(codes))
 
 
 def test_each_hidden_base_is_a_target_where_it_stands():

@@ -12,6 +12,7 @@ from dnamamba.models import (
     ModelConfig,
     S4Config,
 )
+from model_cases import MAMBA_ATTENTION, MAMBA_BIMAMBA, of_mixer
 
 MIXERS = [
     MambaConfig(d_state=4),
@@ -20,13 +21,15 @@ MIXERS = [
     S4Config(d_state=4),
     AttentionConfig(n_heads=2),
     AttentionConfig(n_heads=2, bias=True, is_causal=False),
+    MAMBA_ATTENTION,
+    MAMBA_BIMAMBA,
 ]
 LENGTHS = [5, 20, 1]
 
 
 def build(mixer, strands: str = "one") -> DnaModel:
     torch.manual_seed(0)
-    config = ModelConfig(d_model=8, n_layers=2, mixer=mixer, strands=strands)
+    config = ModelConfig(d_model=8, n_layers=2, strands=strands, **of_mixer(mixer))
     model = DnaModel(config).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -92,7 +95,7 @@ def test_what_is_in_the_padding_does_not_matter(mixer):
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        (torch.tensor([1, 2]), r"lengths is \(3,\) of integers, .* got \(2,\) torch.int64"),
+        (torch.tensor([1, 2]), r"lengths must be \(3,\) of integers, .* got \(2,\) torch.int64"),
         (torch.ones(3), r"got \(3,\) torch.float32"),
         (torch.ones(3, dtype=torch.bool), r"got \(3,\) torch.bool"),
         (torch.tensor([1, 0, 3]), r"from 1 to the 20 tokens of a row, got \[1, 0, 3\]"),
@@ -108,5 +111,5 @@ def test_wrong_lengths_are_refused(lengths, message, call):
 
 def test_lengths_and_a_state_are_refused():
     model, ids = build(MIXERS[0]), draw_ids()
-    with pytest.raises(ValueError, match="lengths do not go with state or return_state"):
+    with pytest.raises(ValueError, match="lengths cannot be combined with state or return_state"):
         model(ids, lengths=torch.tensor(LENGTHS), return_state=True)

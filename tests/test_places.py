@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dnamamba.data.hashing import hash_u64
 from dnamamba.data.ranges import NO_RUNS, ContigLine, merge
-from dnamamba.data.species.sampler import Places, starts_within_limit, weigh_contigs
+from dnamamba.data.species.sampler import WindowSampler, starts_within_limit, weigh_contigs
 
 STRETCHES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6)
 
@@ -45,7 +45,7 @@ def draws(places, groups):
 
 def test_a_draw_stays_in_its_group_and_reaches_both_ends_of_each_contig():
     whole = LINE.join({i: np.array([[0, n]]) for i, n in enumerate(LINE.lengths)})
-    places = Places(starts_within_limit(whole, NO_RUNS, 20, 0), LINE, GROUPS)
+    places = WindowSampler(starts_within_limit(whole, NO_RUNS, 20, 0), LINE, GROUPS)
     assert places.contigs.tolist() == [1, 3, 0, 2], "species by species"
     assert places.n_starts.tolist() == [31, 11, 81, 181]
     groups = np.arange(20_000) % 2
@@ -59,11 +59,11 @@ def test_a_draw_stays_in_its_group_and_reaches_both_ends_of_each_contig():
 
 def test_contigs_without_a_place_are_never_drawn():
     whole = LINE.join({i: np.array([[0, n]]) for i, n in enumerate(LINE.lengths)})
-    places = Places(starts_within_limit(whole, NO_RUNS, 60, 0), LINE, GROUPS)
+    places = WindowSampler(starts_within_limit(whole, NO_RUNS, 60, 0), LINE, GROUPS)
     assert places.groups.tolist() == [1], "both contigs of species 0 are too short"
     contig, _ = draws(places, np.ones(1000, np.int64))
     assert set(contig.tolist()) == {0, 2}
-    nothing = Places(starts_within_limit(whole, NO_RUNS, 201, 0), LINE, GROUPS)
+    nothing = WindowSampler(starts_within_limit(whole, NO_RUNS, 201, 0), LINE, GROUPS)
     assert nothing.groups.tolist() == nothing.contigs.tolist() == []
 
 
@@ -74,7 +74,7 @@ def test_weights_of_contigs(rule, shares):
     whole = LINE.join({i: np.array([[0, n]]) for i, n in enumerate(LINE.lengths)})
     n_runs = LINE.join({2: np.array([[50, 150]])})
     weights = weigh_contigs(rule, whole, n_runs, LINE)
-    places = Places(starts_within_limit(whole, n_runs, 10, 10), LINE, GROUPS, weights)
+    places = WindowSampler(starts_within_limit(whole, n_runs, 10, 10), LINE, GROUPS, weights)
     contig, _ = draws(places, np.ones(20_000, np.int64))
     found = np.array([np.mean(contig == 0), np.mean(contig == 2)])
     assert found == pytest.approx(np.array(shares) / sum(shares), abs=0.015)

@@ -195,14 +195,14 @@ def test_names():
     assert Pooling.parse("bins:16") == Pooling("bins", 16)
     assert (Pooling("mean").n_vectors, Pooling("bins", 4).n_vectors) == (1, 4)
     for text in ("median", "bins", "bins:", "bins:x", "bins:-1", "mean:3", ""):
-        with pytest.raises(InputError, match=r"pooling is one of none, .* or bins:N"):
+        with pytest.raises(InputError, match=r"pooling must be one of none, .* or bins:N"):
             Pooling.parse(text)
-    with pytest.raises(InputError, match="bins:N has 1 part or more, got 0"):
+    with pytest.raises(InputError, match="bins:N needs N >= 1, got 0"):
         Pooling.parse("bins:0")
     for kind, n_bins in (("mean", 3), ("bins", None)):
-        with pytest.raises(InputError, match="only bins have some"):
+        with pytest.raises(InputError, match="only bins takes n_bins"):
             Pooling(kind, n_bins)
-    with pytest.raises(ValueError, match="nothing to add up"):
+    with pytest.raises(ValueError, match="nothing to pool"):
         Pooler(Pooling("none"), np.array([[0, 1]]))
     with pytest.raises(ValueError, match="nothing was added"):
         Pooler(Pooling("mean"), np.array([[0, 1]])).finish()

@@ -193,15 +193,15 @@ def test_what_cannot_be_fitted_is_refused():
     x, y = draw(APES)
     broken = x.copy()
     broken[3, 2] = np.inf
-    with pytest.raises(InputError, match="training features are not all finite numbers"):
+    with pytest.raises(InputError, match="training features must be finite numbers"):
         fit_probe(broken, y, APES, (x, y))
-    with pytest.raises(InputError, match="validation features are not all finite numbers"):
+    with pytest.raises(InputError, match="validation features must be finite numbers"):
         fit_probe(x, y, APES, (broken, y))
     with pytest.raises(InputError, match="no training example of gorilla, so a linear probe"):
         fit_probe(x[y != 1], y[y != 1], APES, (x, y))
     with pytest.raises(InputError, match="there are no validation examples"):
         fit_probe(x, y, APES, (x[:0], y[:0]))
-    with pytest.raises(InputError, match="a regression has no classes to be balanced"):
+    with pytest.raises(InputError, match="a regression task has no classes to be balanced"):
         fit_probe(*draw(LEVEL), LEVEL, draw(LEVEL), balanced=True)
 
 

@@ -13,16 +13,23 @@ from dnamamba.cli.main import cli
 
 # fmt: off
 PUBLIC_NAMES = [
-    "ClassifyConfig", "DataConfig", "DnaClassifier", "DnaModel", "FineTuneConfig", "InputError",
-    "Interval", "LabelTable", "MambaConfig", "ModelConfig", "PretrainConfig", "ProbeConfig",
-    "RecordsConfig", "RegionsConfig", "RunFolder", "RunOptions", "SpeciesConfig", "SpeciesFiles",
-    "SplitConfig", "TableConfig", "TrainConfig", "VOCABULARY", "WindowConfig", "__version__",
-    "count_parameters", "decode", "embed_sequences", "encode", "open_genome", "parse_size",
-    "plan_pretraining", "predict_sequences", "preset", "preset_names", "pretrain",
-    "probe_embeddings", "read_embeddings", "resume", "resume_classifier", "reverse_complement",
+    "ClassifyConfig", "DataConfig", "DnaClassifier", "DnaModel", "EmbedConfig", "FineTuneConfig",
+    "InputError", "Interval", "LabelTable", "MambaConfig", "Mixer", "MixerConfig", "ModelConfig",
+    "PretrainConfig", "ProbeConfig", "RecordsConfig", "RegionsConfig", "RunFolder", "RunOptions",
+    "SpeciesConfig", "SpeciesFiles", "SplitConfig", "TableConfig", "TrainConfig", "VOCABULARY",
+    "WindowConfig", "WindowRule", "__version__", "classify", "count_flops", "count_parameters",
+    "decode", "embed", "embed_regions", "encode", "evaluate_classifier", "figures", "logits",
+    "open_genome", "open_regions", "parse_size", "plan_pretraining", "predict_sequences", "preset",
+    "preset_names", "pretrain", "probe_embeddings", "read_embeddings", "register_mixer", "resume",
+    "resume_classifier", "reverse_complement", "score_sequences", "score_variants", "tokenize",
     "train_classifier",
 ]
 # fmt: on
+
+JOBS = [
+    *("tokenize", "logits", "embed", "score_sequences", "score_variants", "classify"),
+    *("open_genome",),
+]
 
 WINDOWS = """
     --seq-len --bed --windows --valid-contigs --test-contigs --valid-fraction --test-fraction
@@ -70,7 +77,7 @@ OPTIONS = {
         --split-column --folds --model --layer --genome --sequences --max-k --seed --out --force
     """,
     "score": """
-        MODEL SOURCE --genome --out --force --format --seq-len --edge --strand --batch-tokens
+        MODEL SOURCE --genome --out --force --format --seq-len --edge --rc --batch-tokens
         --device --precision
     """,
     "data info": "FILES --contigs",
@@ -110,6 +117,23 @@ def test_public_names():
     assert sorted(dnamamba.__all__) == sorted(PUBLIC_NAMES)
     for name in PUBLIC_NAMES:
         assert getattr(dnamamba, name) is not None
+
+
+def test_import_needs_neither_torch_nor_numpy():
+    script = (
+        "import sys, dnamamba; dir(dnamamba)\n"
+        "assert not {'torch', 'numpy', 'pandas'} & set(sys.modules), 'loaded too much'"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_shows_an_example_and_its_errors(name):
+    text = getattr(dnamamba, name).__doc__
+    assert f"    dnamamba.{name}(" in text or f"= dnamamba.{name}(" in text
+    assert "Raises " in text
 
 
 def test_public_kernels():

@@ -1,4 +1,4 @@
-"""README.md's section on embeddings is run as it stands, on a small simulated genome."""
+"""README.md's Python and docs/embeddings.md run as they stand, on a small simulated genome."""
 
 import gzip
 import re
@@ -16,23 +16,23 @@ from dnamamba.data_prep.demo.simulate import DemoConfig, write_demo_genomes
 from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.data_prep.genomes.store import prepare_store
 from dnamamba.embedding.reader import read_embeddings
-from dnamamba.models import DnaModel, ModelConfig
+from dnamamba.models import DnaClassifier, DnaModel, HeadConfig, ModelConfig
+from dnamamba.task import Task
 from dnamamba.tokenizer import decode, is_soft_masked
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-SECTION = "### Embeddings for downstream genomics\n"
+EMBEDDINGS = README.parent / "docs" / "embeddings.md"
 SIZE = 64
 
 
-def blocks_of(heading: str) -> list[tuple[str, str]]:
-    """(`shell` or `python`, text) of each block of a section, in their order."""
-    _, found, rest = README.read_text(encoding="utf8").partition(heading)
-    assert found, f"README.md has no section {heading!r}"
-    section = re.split(r"^##", rest, maxsplit=1, flags=re.MULTILINE)[0]
+def blocks_of(path: Path) -> list[tuple[str, str]]:
+    """(`shell` or `python`, text) of each block of a page, in order."""
     pattern = r"^```(\w+)\n(.*?)^```$|((?:^    \S[^\n]*\n)+)"
     return [
         (language or "shell", text or indented)
-        for language, text, indented in re.findall(pattern, section, re.MULTILINE | re.DOTALL)
+        for language, text, indented in re.findall(
+            pattern, path.read_text(encoding="utf8"), re.MULTILINE | re.DOTALL
+        )
     ]
 
 
@@ -49,12 +49,15 @@ def run_shell(text: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """The files that the section names: a model, a genome, and what lies on it."""
+    """The files that the pages name: a model, a genome, and what lies on it."""
     monkeypatch.chdir(tmp_path)
     small = DemoConfig(chromosome_lengths=(20_000, 25_000))
     store = prepare_store([write_demo_genomes(Path("genomes"), small)["human"]], Path("hg38.h5"))
     genome = open_genome([store])
-    DnaModel(ModelConfig(d_model=16, n_layers=2)).save_pretrained(Path("runs/demo"))
+    config = ModelConfig(d_model=16, n_layers=2)
+    DnaModel(config).save_pretrained(Path("runs/demo"))
+    head = HeadConfig(task=Task(kind="multiclass", labels=("bonobo", "human")))
+    DnaClassifier(config, head).save_pretrained(Path("runs/classify-demo"))
 
     regions: list[tuple[str, int, str]] = []
     for chrom, length in genome.contigs.items():
@@ -94,20 +97,20 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_the_section_on_embeddings_runs_as_it_stands(folder, capsys):
-    for name in ("anndata", "pyBigWig"):
-        pytest.importorskip(name, reason=f"the section needs {name}")
+def test_the_page_on_embeddings_runs_as_it_stands(folder, capsys):
+    for name in ("anndata", "pybigtools"):
+        pytest.importorskip(name, reason=f"the page needs {name}")
     shared: dict[str, Any] = {}
-    for n, (kind, text) in enumerate(blocks_of(SECTION)):
+    for n, (kind, text) in enumerate(blocks_of(EMBEDDINGS)):
         if kind == "shell":
             run_shell(text)
         else:
             assert kind == "python"
-            exec(compile(text, f"README.md, block {n} of the section", "exec"), shared)
+            exec(compile(text, f"embeddings.md, block {n}", "exec"), shared)
 
     said = capsys.readouterr().out
     n_regions = len(Path("peaks.bed").read_text().splitlines())
-    assert f"({n_regions}, 16) chr1" in said, "the shape and place that the section prints"
+    assert f"({n_regions}, 16) chr1" in said, "the shape and place that the page prints"
     assert "the k-mer baseline's" in said
     assert re.search(r"^0 torch\.Size\(\[1, \d+, 16\]\)$", said, re.MULTILINE)
     assert read_embeddings("reads.h5").vectors.shape == (n_regions, 4, 16)
@@ -122,8 +125,20 @@ def test_the_section_on_embeddings_runs_as_it_stands(folder, capsys):
     assert Path("peaks.h5ad").exists()
 
 
+def test_the_python_of_the_readme_runs_as_it_stands(folder, capsys):
+    (text,) = (text for kind, text in blocks_of(README) if kind == "python")
+    shared: dict[str, Any] = {}
+    exec(compile(text, "README.md", "exec"), shared)
+    assert shared["logits"].shape == (8, 12)
+    assert shared["vectors"].shape == (2, 16)
+    assert shared["peaks"].shape == (1, 16)
+    assert shared["likelihoods"].shape == (2,)
+    assert np.isfinite(shared["ratios"]).all()
+    assert re.search(r"bonobo|human", capsys.readouterr().out)
+
+
 def test_from_fasta_to_a_classifier_is_less_than_ten_lines():
-    (text,) = (text for kind, text in blocks_of(SECTION) if '"enhancers.fa"' in text)
+    (text,) = (text for kind, text in blocks_of(EMBEDDINGS) if '"enhancers.fa"' in text)
     assert len([line for line in text.splitlines() if line.strip()]) < 10
 
 

@@ -156,7 +156,7 @@ def test_a_region_longer_than_the_context_is_read_whole_where_it_is_not_cut():
     (record,) = read(">a\n" + "ACGT" * 9, WindowRule(seq_len=6))
     assert (record.region, record.window) == (Interval("a", 0, 36), Interval("a", 15, 21))
     assert (record.span, record.name) == ((0, 6), "a")
-    with pytest.raises(InputError, match="lazy_from is a number of bases, 0 or more, got -1"):
+    with pytest.raises(InputError, match="lazy_from must be >= 0 bases, got -1"):
         WindowRule(lazy_from=-1)
 
 
@@ -310,15 +310,15 @@ def test_features_count_from_1_and_include_the_end():
         (feature(5, 4), "unreadable", "start 5 is after end 4"),
         (feature(1001, 1001), "unreadable", "lies past the end of chr1, which has 1,000 bases"),
         (feature(1000, 1001), "clipped", "end 1,001 lies past the end of chr1"),
-        (feature("x", 5), "unreadable", "start is a whole number, got 'x'"),
+        (feature("x", 5), "unreadable", "start must be a whole number, got 'x'"),
         (feature(5, -5), "unreadable", "end is negative: -5"),
         (feature(1, 5, seqid="1"), "unreadable", r"no contig '1' \(it has 'chr1'\)"),
-        (feature(1, 5, "plus"), "ok", r"strand is \+, - or \., got 'plus': read as \+"),
+        (feature(1, 5, "plus"), "ok", r"strand must be \+, - or \., got 'plus': read as \+"),
         (feature(1, 5, "?"), "ok", "^$"),
         (
             ("chr1", "src", "gene", 1),
             "unreadable",
-            "nine columns, start and end fourth, this has 4",
+            "nine columns, start and end fourth, got 4",
         ),
         ((*feature(1, 5), "more"), "ok", "10 columns, of which the first 9 are kept"),
         (feature(1, 5, attributes="")[:8], "ok", "^$"),
@@ -438,7 +438,7 @@ def test_regions_are_read_as_people_write_them(written, region):
         ("chr1:1001-1002", "past the end of chr1"),
         ("chr1:1-" + "9" * 5000, "end is larger than any contig"),
         ("chr1:100", r"a region looks like chr1:1,001-2,000 \(from 1, end included\)"),
-        ("chr1:,-,", "start is a whole number, got ''"),
+        ("chr1:,-,", "a region looks like"),
         ("chr1 1 2", "a region looks like"),
         ("chr1:\u0661-5", "a region looks like"),
     ],
@@ -569,7 +569,7 @@ def test_a_cut_off_table_is_refused():
 
 
 def test_records_with_lines_longer_than_a_piece(monkeypatch):
-    monkeypatch.setattr("dnamamba.data_prep.regions.text_input._PIECE", 7)
+    monkeypatch.setattr("dnamamba.data_prep.regions.text_input._BLOCK", 7)
     text = "\ufeff>a long header\r\nACGTACGTACGT\r\n\r\nAC GT\r\n>b\r\n>c\nACGTACGTNNNN>"
     a, b, c = read(text)
     assert a.columns == ("a", "long header", "16")

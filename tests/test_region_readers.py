@@ -102,7 +102,7 @@ def test_a_stream_is_read_as_rows_are_taken():
         (gzip.compress(b"BAM\1more", mtime=0), "is BAM: convert it"),
         (b"BCF\2\2more", "is BCF: convert it to VCF"),
         (b"\x89HDF\r\n\x1a\n", "name it as the genome"),
-        ("chr1\t1\t2\n".encode("utf-16"), "is no text, or one in UTF-16"),
+        ("chr1\t1\t2\n".encode("utf-16"), "is text in UTF-16: save it as UTF-8"),
         (b"chr1\t1\t2\rchr1\t1\t2\r", "line ends of old Macs"),
         (gzip.compress(b"chr1\t1\t2\n" * 9, mtime=0)[:-9], "cut off or damaged"),
         (b"\x1f\x8bnot gzip at all, whatever", "cut off or damaged"),
@@ -140,9 +140,11 @@ def test_missing_files_genomes_and_lengths_are_said(tmp_path):
         read(BED, genome=None)
     with pytest.raises(InputError, match="say how many bases"):
         read(VCF_HEADER)
-    with pytest.raises(InputError, match="line 1: expected FASTA"):
+    with pytest.raises(
+        InputError, match="does not look like FASTA: expected a line starting with '>'"
+    ):
         read("ACGT\n", input_format="fasta")
-    with pytest.raises(InputError, match="edge is one of shift, pad, clip"):
+    with pytest.raises(InputError, match="edge must be one of shift, pad, clip"):
         WindowRule(edge="mirror")
     with pytest.raises(InputError, match="widening regions needs seq_len"):
         WindowRule(widen=True)
@@ -158,18 +160,18 @@ BAD_ROWS = {
     "chr1\t5\t-10": ("unreadable", "end is negative: -10"),
     "chr1\t1000\t1001": ("unreadable", "past the end of chr1, which has 1,000 bases"),
     "chr1\t2000\t2000": ("unreadable", "past the end of chr1"),
-    "chr1\tten\t20": ("unreadable", "start is a whole number, got 'ten'"),
-    "chr1\t1e2\t200": ("unreadable", "start is a whole number, got '1e2'"),
-    "chr1\t1_0\t20": ("unreadable", "start is a whole number, got '1_0'"),
-    "chr1\t10.0\t20": ("unreadable", "start is a whole number"),
-    "chr1\t\u0661\t20": ("unreadable", "start is a whole number"),
+    "chr1\tten\t20": ("unreadable", "start must be a whole number, got 'ten'"),
+    "chr1\t1e2\t200": ("unreadable", "start must be a whole number, got '1e2'"),
+    "chr1\t1_0\t20": ("unreadable", "start must be a whole number, got '1_0'"),
+    "chr1\t10.0\t20": ("unreadable", "start must be a whole number"),
+    "chr1\t\u0661\t20": ("unreadable", "start must be a whole number"),
     "chr1\t1\t" + "9" * 5000: ("unreadable", "end is larger than any contig"),
-    "chr1\t10": ("unreadable", "this has 2 columns"),
-    "nonsense": ("unreadable", "this has 1 columns"),
+    "chr1\t10": ("unreadable", "got 2 columns"),
+    "nonsense": ("unreadable", "got 1 columns"),
     "chr1\t10\t10": ("too short", "no base at all"),
     "gap\t0\t50": ("unreadable", "no A, C, G or T among 50 letters"),
     "chr1\t990\t1010": ("clipped", "end 1,010 lies past the end of chr1"),
-    "chr1\t10\t20\tx\t0\tplus": ("ok", r"strand is \+, - or \., got 'plus': read as \+"),
+    "chr1\t10\t20\tx\t0\tplus": ("ok", r"strand must be \+, - or \., got 'plus': read as \+"),
 }
 
 
@@ -374,15 +376,19 @@ OTHER = "A" if CHR1[499] != "A" else "C"
         (("chr9", 500, "A", "G"), "unreadable", "no contig 'chr9'"),
         (("chr1", 0, "A", "G"), "unreadable", "POS counts from 1"),
         (("chr1", -3, "A", "G"), "unreadable", "POS is negative"),
-        (("chr1", "x", "A", "G"), "unreadable", "POS is a whole number, got 'x'"),
+        (("chr1", "x", "A", "G"), "unreadable", "POS must be a whole number, got 'x'"),
         (("chr1", 1000, "AA", "G"), "unreadable", "past the end of chr1, which has 1,000 bases"),
-        (("chr1", 500, "", "G"), "unreadable", "REF is letters of DNA, got ''"),
-        (("chr1", 500, "Q", "G"), "unreadable", "REF is letters of DNA, got 'Q'"),
+        (("chr1", 500, "", "G"), "unreadable", "REF must be letters of DNA, got ''"),
+        (("chr1", 500, "Q", "G"), "unreadable", "REF must be letters of DNA, got 'Q'"),
         (("chr1", 500, CHR1[499], "."), "unreadable", "no alternative allele"),
         (("chr1", 500, CHR1[499], "*"), "unreadable", "an overlapping deletion takes away"),
         (("chr1", 500, CHR1[499], "<DEL>"), "unreadable", "symbolic allele"),
         (("chr1", 500, CHR1[499], "G]17:198982]"), "unreadable", "symbolic allele"),
-        (("chr1", 500, CHR1[499], "hello"), "unreadable", "ALT is letters of DNA, got 'hello'"),
+        (
+            ("chr1", 500, CHR1[499], "hello"),
+            "unreadable",
+            "ALT must be letters of DNA, got 'hello'",
+        ),
         (("chr1", 500, CHR1[499], "G" * 99), "unreadable", "99 bases, longer than the window"),
     ],
 )

@@ -36,7 +36,7 @@ def test_opening_what_is_not_a_run(tmp_path):
     with pytest.raises(InputError, match=r"no run in .* \(it has no config.json\)"):
         RunFolder.open(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="is not valid JSON"):
+    with pytest.raises(InputError, match=r"config\.json is not JSON"):
         RunFolder.open(tmp_path).read_json("config")
 
 
@@ -51,5 +51,5 @@ def test_a_config_of_another_project_is_not_a_run(tmp_path):
 def test_json_that_is_not_an_object_is_damaged(tmp_path):
     run = RunFolder.create(tmp_path / "run")
     (run.path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match="is damaged: expected a JSON object"):
+    with pytest.raises(InputError, match="should hold one JSON object, got a list"):
         run.read_json("config")

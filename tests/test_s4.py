@@ -56,7 +56,8 @@ def test_the_mixer_is_a_scan_with_constant_weights(init, seq_len):
     mixer = S4(4, S4Config(init=init, d_state=6)).double()
     x = torch.randn(2, seq_len, 4, dtype=torch.float64)
     u, z = mixer.in_proj(x).chunk(2, -1)
-    u = functional.silu(mixer.conv1d(functional.pad(u.mT, (3, 0))).mT)
+    taps, bias = mixer.conv1d.weight, mixer.conv1d.bias
+    u = functional.silu(functional.conv1d(functional.pad(u.mT, (3, 0)), taps, bias, groups=8).mT)
     dt = mixer.log_dt.exp()
     A, C = -mixer.A_log.exp(), mixer.C.squeeze(-1)
     if init == "lin":
@@ -208,9 +209,9 @@ def test_weight_decay_leaves_the_time_constants_alone():
 
 
 def test_config_refuses_what_it_cannot_be():
-    with pytest.raises(InputError, match="with init 'lin' d_state is even"):
+    with pytest.raises(InputError, match="d_state must be even with init 'lin'"):
         S4Config(init="lin", d_state=5)
-    with pytest.raises(InputError, match=r"init is one of real, lin, .* got 'random'"):
+    with pytest.raises(InputError, match=r"init must be one of real, lin, .* got 'random'"):
         S4Config(init="random")
     with pytest.raises(InputError, match="0 < dt_min <= dt_max"):
         S4Config(dt_min=1.0)

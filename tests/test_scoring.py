@@ -1,6 +1,5 @@
 """Scores of variants: what plain loops give, and the same from either strand."""
 
-import json
 import math
 
 import numpy as np
@@ -10,15 +9,14 @@ import torch
 from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.data_prep.regions.rows import WindowRule
 from dnamamba.errors import InputError
-from dnamamba.inference.likelihood import LikelihoodOptions, masked_base_log_probabilities
+from dnamamba.inference.likelihood import masked_base_log_probabilities
+from dnamamba.inference.windows import variant_rule
 from dnamamba.models import BiMambaConfig, DnaModel, HyenaConfig, MambaConfig, ModelConfig
 from dnamamba.scoring.variants import (
     ScoreOptions,
     VariantScore,
     score_pairs,
     score_rows,
-    trained_seq_len,
-    variant_rule,
 )
 from dnamamba.tokenizer import decode, encode, reverse_complement, token_ids
 from genomes import (
@@ -31,7 +29,7 @@ from variant_files import anchored, draw_changes, rows_of, turn_change, turned, 
 CONTIG = random_sequence(3000, seed=4)
 GENOME = MemoryGenome({"chr1": CONTIG})
 RULE = WindowRule(seq_len=64)
-FORWARD = ScoreOptions(strand="forward")
+FORWARD = ScoreOptions(rc="none")
 
 
 def make_model(mixer=None, strands="one"):
@@ -144,8 +142,8 @@ def test_an_indel_has_the_same_score_wherever_it_is_written():
 @pytest.mark.parametrize("chunk_tokens", [17, 1 << 16])
 def test_batches_and_pieces_change_nothing(batch_tokens, chunk_tokens):
     model, rows = make_model(), draw_rows(10)
-    options = LikelihoodOptions(batch_tokens=batch_tokens, chunk_tokens=chunk_tokens)
-    found = scores_of(model, rows, ScoreOptions(likelihood=options))
+    options = ScoreOptions(batch_tokens=batch_tokens, chunk_tokens=chunk_tokens)
+    found = scores_of(model, rows, options)
     np.testing.assert_allclose(found, scores_of(model, rows), rtol=1e-3, atol=1e-4)
 
 
@@ -223,31 +221,20 @@ def test_models_that_read_both_ways_say_the_same_of_the_other_strand():
 
 def test_windows_are_as_long_as_those_trained_on(tmp_path, caplog):
     model, hyena = make_model(), make_model(HyenaConfig(l_max=512))
-    assert variant_rule(model) == WindowRule(seq_len=2048)
-    assert variant_rule(model, trained=100) == WindowRule(seq_len=100)
-    assert variant_rule(model, 50, "pad", 100) == WindowRule(seq_len=50, edge="pad")
-    assert variant_rule(hyena) == WindowRule(seq_len=512)
-    with pytest.raises(InputError, match=r"windows of 513 bases .* made for 512"):
-        variant_rule(hyena, 513)
+    assert variant_rule(model.config) == WindowRule(seq_len=2048)
+    assert variant_rule(model.config, trained=100) == WindowRule(seq_len=100)
+    assert variant_rule(model.config, 50, "pad", 100) == WindowRule(seq_len=50, edge="pad")
+    assert variant_rule(hyena.config) == WindowRule(seq_len=512)
+    with pytest.raises(InputError, match=r"513 bases are .* 512 .*: ask for shorter windows"):
+        variant_rule(hyena.config, 513)
     with caplog.at_level("WARNING", "dnamamba"):
-        variant_rule(model, 200, trained=100)
+        variant_rule(model.config, 200, trained=100)
     assert "windows of 200 bases are longer than any" in caplog.text
 
 
-def test_a_run_tells_what_it_trained_on(tmp_path):
-    run = tmp_path / "run"
-    make_model().save_pretrained(run / "model")
-    assert trained_seq_len(run / "model") is None
-    (run / "config.json").write_text(json.dumps({"data": {"windows": {"seq_len": 450}}}))
-    assert trained_seq_len(run) == trained_seq_len(run / "model") == 450
-    assert trained_seq_len("owner/name") is None
-    (run / "config.json").write_text("[]")
-    assert trained_seq_len(run) is None
-
-
 def test_wrong_options_are_said():
-    with pytest.raises(InputError, match="strand is one of both, forward, got 'reverse'"):
-        ScoreOptions(strand="reverse")
+    with pytest.raises(InputError, match="rc must be one of none, average, got 'concat'"):
+        ScoreOptions(rc="concat")
 
 
 def test_names_of_scores():

@@ -122,7 +122,7 @@ def test_bases_of_training_windows_are_changed_at_the_rate_asked_for():
     assert (changed[[7]].codes == changed[range(20)].codes[7]).all(), "whatever is beside it"
     held_out = (dataset_of(TEST)[range(60)].codes, dataset_of(TEST, mutation_rate=0.05)[range(60)])
     assert (held_out[0] == held_out[1].codes).all()
-    with pytest.raises(InputError, match="mutation_rate is the share of bases"):
+    with pytest.raises(InputError, match=r"mutation_rate must be from 0 to 0\.5 of the bases"):
         config_of(mutation_rate=0.7)
 
 
@@ -409,18 +409,18 @@ def test_one_species_is_no_task():
     [
         ({"species": ("human", "human")}, "different names, got human, human; name several files"),
         ({"species": ("great/ape",)}, "a name without a slash, got 'great/ape'"),
-        ({"split": "chromosome"}, r"split is one of .*, got 'chromosome'"),
-        ({"chromosomes": "big"}, r"chromosomes is one of .*, got 'big'"),
+        ({"split": "chromosome"}, r"split must be one of .*, got 'chromosome'"),
+        ({"chromosomes": "big"}, r"chromosomes must be one of .*, got 'big'"),
         ({"split": "contigs"}, "the split 'contigs' and no contigs"),
         ({"valid_contigs": ("chr1",)}, "got the split 'homology' and some contigs"),
         ({"split": "bed"}, "got the split 'bed' and no BED"),
         ({"bed": "x.bed"}, "got the split 'homology' and x.bed"),
-        ({"seq_len": 1}, "at least 2 bases, got 1"),
+        ({"seq_len": 1}, "windows must be >= 2 bases, got 1"),
         ({"warmup_lengths": (128,)}, "128 is longer than 64"),
-        ({"max_n_fraction": 1.5}, "max_n_fraction is between 0 and 1, got 1.5"),
-        ({"epoch_size": 0}, "epoch_size is 1 sample or more, got 0"),
-        ({"n_eval": 2}, r"one window of each species \(3\), got 2"),
-        ({"seed": -1}, "0 or more and below 2\\^63, got -1"),
+        ({"max_n_fraction": 1.5}, "max_n_fraction must be from 0 to 1, got 1.5"),
+        ({"epoch_size": 0}, "epoch_size must be >= 1 sample, got 0"),
+        ({"n_eval": 2}, "n_eval must be >= 3 windows, one of each species, got 2"),
+        ({"seed": -1}, "must be >= 0 and below 2\\^63, got -1"),
     ],
 )
 def test_settings_that_cannot_be_meant(settings, message):

@@ -92,8 +92,9 @@ def test_a_store_is_laid_out_as_documented(tmp_path):
 
 def test_facts_of_a_store_are_those_of_its_sequences(tmp_path):
     store = GenomeStore(write_store(tmp_path / "x.h5", RECORDS))
+    by_name = {row.name: row for row in store.statistics()}
     for name, sequence in RECORDS.items():
-        statistics, codes = store.statistics[name], encode(sequence)
+        statistics, codes = by_name[name], encode(sequence)
         assert statistics.length == len(sequence)
         assert statistics.letters == {letter: sequence.count(letter) for letter in set(sequence)}
         assert (
@@ -112,7 +113,7 @@ def test_several_files_make_one_store(tmp_path):
     path = prepare_store(sources, tmp_path / "new" / "x.h5", on_contig=lambda *a: seen.append(a))
     assert contents(path) == {"a": "ACGT", "b": "", "c": "GGGGGGG", "d": random_sequence(300)}
     assert seen == [("a", 4), ("b", 0), ("c", 7), ("d", 300)]
-    assert [row["file"] for row in GenomeStore(path).sources] == ["a.fa", "c.fa.gz", "d.fa.gz"]
+    assert [row["file"] for row in GenomeStore(path).sources()] == ["a.fa", "c.fa.gz", "d.fa.gz"]
 
 
 names = st.text(st.characters(min_codepoint=33, exclude_categories=["Z", "C"]), min_size=1)
@@ -261,11 +262,11 @@ def test_what_dead_processes_left_is_removed(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
     alive = subprocess.Popen(["sleep", "60"])
-    stale = tmp_path / f".{dead.pid}-x.h5.building"
+    stale = tmp_path / f".building-{dead.pid}-x.h5"
     kept = [
-        tmp_path / f".{alive.pid}-x.h5.building",
-        tmp_path / f".{dead.pid}-other.h5.building",
-        tmp_path / f".{dead.pid}1-x.h5.building",  # of another machine: it still grows
+        tmp_path / f".building-{alive.pid}-x.h5",
+        tmp_path / f".building-{dead.pid}-other.h5",
+        tmp_path / f".building-{dead.pid}1-x.h5",  # of another machine: it still grows
     ]
     for path in (stale, *kept):
         path.write_text("half a store")

@@ -22,6 +22,7 @@ from dnamamba.models.interop.registry import find_format
 from dnamamba.models.recompute import RECOMPUTE
 from dnamamba.models.strands import complement_ids, flip
 from dnamamba.tokenizer import reverse_complement
+from model_cases import MAMBA_ATTENTION, MAMBA_BIMAMBA, of_mixer
 
 MIXERS = [
     MambaConfig(d_state=4),
@@ -29,13 +30,16 @@ MIXERS = [
     BiMambaConfig(d_state=4, strategy="ew_multiply", tie_projections=False),
     S4Config(d_state=4, init="lin"),
     AttentionConfig(n_heads=2),
+    MAMBA_ATTENTION,
+    MAMBA_BIMAMBA,
 ]
 COMPLEMENT = complement_ids(16)
 
 
 def build(mixer=MIXERS[1], **changes) -> DnaModel:
     torch.manual_seed(0)
-    return DnaModel(ModelConfig(d_model=8, n_layers=3, mixer=mixer, strands="both", **changes))
+    config = ModelConfig(d_model=8, n_layers=3, strands="both", **of_mixer(mixer), **changes)
+    return DnaModel(config)
 
 
 def draw_ids(batch: int, seq_len: int) -> Tensor:
@@ -165,7 +169,7 @@ def test_it_is_never_causal_and_has_no_state():
 def test_ids_without_complements_are_refused():
     with pytest.raises(InputError, match="strands 'both' needs this project's token ids"):
         ModelConfig(d_model=8, n_layers=1, strands="both", vocab_size=5)
-    with pytest.raises(InputError, match="strands is one of one, both, got 'both_swapped'"):
+    with pytest.raises(InputError, match="strands must be one of one, both, got 'both_swapped'"):
         ModelConfig(d_model=8, n_layers=1, strands="both_swapped")
 
 

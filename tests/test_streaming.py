@@ -19,13 +19,15 @@ from dnamamba.models import (
     S4Config,
 )
 from dnamamba.models.streaming import longest_sequence, resolve_layers
-from model_cases import draw_ids
+from model_cases import MAMBA_ATTENTION, MAMBA_BIMAMBA, STRIPED_HYENA, draw_ids, of_mixer
 
 CARRYING = {
     "mamba": MambaConfig(d_state=4),
     "mamba2": Mamba2Config(d_state=8, d_head=8, chunk_size=4),
     "s4": S4Config(d_state=4),
     "s4-lin": S4Config(d_state=4, init="lin"),
+    "attention": AttentionConfig(n_heads=2),
+    "mamba-attention": MAMBA_ATTENTION,
 }
 N_LAYERS = 2
 SEQ_LEN = 50
@@ -33,7 +35,8 @@ SEQ_LEN = 50
 
 def build(mixer, **more) -> DnaModel:
     torch.manual_seed(0)
-    model = DnaModel(ModelConfig(d_model=8, n_layers=N_LAYERS, mixer=mixer, **more)).eval()
+    config = ModelConfig(d_model=8, n_layers=N_LAYERS, **of_mixer(mixer), **more)
+    model = DnaModel(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Far from zero: what is lost between pieces would show.
@@ -64,7 +67,7 @@ def join(chunks):
 @pytest.mark.parametrize("strands", ["one", "both"])
 @pytest.mark.parametrize(
     "mixer",
-    [*CARRYING.values(), BiMambaConfig(d_state=4), AttentionConfig(n_heads=2), HyenaConfig()],
+    [*CARRYING.values(), BiMambaConfig(d_state=4), HyenaConfig(), STRIPED_HYENA, MAMBA_BIMAMBA],
 )
 def test_some_layers_are_those_of_hidden_states(mixer, strands):
     model, ids = build(mixer, strands=strands), draw_ids()
@@ -163,7 +166,7 @@ def test_one_may_go_on_from_a_state():
     with torch.no_grad():
         (expected,) = model.hidden_at(ids, [1])
     torch.testing.assert_close(found, expected[:, 20:], rtol=1e-12, atol=1e-12)
-    with pytest.raises(ValueError, match=r"state is of 1 blocks, where 2 are run for layers \[3\]"):
+    with pytest.raises(ValueError, match=r"that of the 2 blocks run for layers \[3\], got 1"):
         model.stream(ids, state=last.state)
 
 
@@ -239,8 +242,13 @@ def test_pieces_are_taken_as_they_are_needed():
 @pytest.mark.parametrize(
     ("mixer", "strands", "message"),
     [
-        (HyenaConfig(l_max=4096), "one", r"whole sequences, of up to the 4,096 tokens"),
-        (AttentionConfig(n_heads=2), "one", "attention carries .* memory grows with the sequence"),
+        (
+            HyenaConfig(l_max=4096),
+            "one",
+            "hyena layers .* whole sequences, of up to 4,096 tokens",
+        ),
+        (STRIPED_HYENA, "one", "hyena layers carry no state .* of up to 64 tokens"),
+        (MAMBA_BIMAMBA, "one", "reads in both directions"),
         (AttentionConfig(n_heads=2, is_causal=False), "one", "reads in both directions"),
         (BiMambaConfig(), "one", "reads in both directions, .* as long as memory allows"),
         (MambaConfig(), "both", "reads in both directions"),
@@ -248,20 +256,22 @@ def test_pieces_are_taken_as_they_are_needed():
 )
 def test_models_without_a_state_say_so(mixer, strands, message):
     model = build(mixer, strands=strands)
-    with pytest.raises(InputError, match=f"no stream of this model: .*{message}"):
+    with pytest.raises(InputError, match=f"this model cannot be streamed: .*{message}"):
         model.stream(draw_ids())
 
 
 def test_wrong_arguments_are_said():
     model = build(MambaConfig())
-    with pytest.raises(InputError, match="chunk_tokens is 1 or more, got 0"):
+    with pytest.raises(InputError, match="chunk_tokens must be >= 1, got 0"):
         model.stream(draw_ids(), chunk_tokens=0)
-    with pytest.raises(ValueError, match=r"are \(B, L\) of integers, got \(20,\) torch.int64"):
+    with pytest.raises(ValueError, match=r"must be \(B, L\) of integers, got \(20,\) torch.int64"):
         list(model.stream(draw_ids()[0]))
-    with pytest.raises(ValueError, match="pieces have 2 rows each, got one of 3"):
+    with pytest.raises(ValueError, match="every piece must have 2 rows, got 3"):
         list(model.stream([draw_ids(2), draw_ids(3)]))
 
 
 def test_the_longest_sequence():
     assert longest_sequence(ModelConfig(d_model=8, n_layers=1, mixer=HyenaConfig(l_max=9))) == 9
     assert longest_sequence(ModelConfig(d_model=8, n_layers=1)) is None
+    hybrid = (HyenaConfig(l_max=9), HyenaConfig(l_max=7), MambaConfig())
+    assert longest_sequence(ModelConfig(d_model=8, n_layers=3, layers=hybrid)) == 7

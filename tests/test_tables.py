@@ -164,7 +164,7 @@ def test_broken_tables_are_refused_with_their_row(tmp_path, text, message):
 def test_other_encodings_and_damage_are_named(tmp_path):
     path = tmp_path / "train.csv"
     path.write_bytes(PLAIN.encode("utf-16"))
-    with pytest.raises(InputError, match="text in UTF-16: save it as CSV in UTF-8"):
+    with pytest.raises(InputError, match="is text in UTF-16: save it as UTF-8"):
         read(path)
     path.write_bytes(PLAIN.replace("cat", "gar\u00e7on").encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8 text"):

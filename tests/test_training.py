@@ -14,11 +14,11 @@ from dnamamba.data.splits import SplitConfig
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names, preset
 from dnamamba.pretraining import validation as evaluation
-from dnamamba.pretraining.config import PretrainConfig
+from dnamamba.pretraining.config import PretrainConfig, TrainConfig, read_pretrain_config
 from dnamamba.pretraining.objectives import NextToken
-from dnamamba.pretraining.run import conclusion, pretrain, read_config, resume
+from dnamamba.pretraining.run import conclusion, pretrain, resume
 from dnamamba.training.checkpoint import list_checkpoints
-from dnamamba.training.config import RunOptions, TrainConfig
+from dnamamba.training.config import RunOptions
 from dnamamba.training.optimizer import parameter_groups
 from dnamamba.training.run_folder import RunFolder
 from dnamamba.training.trainer import TrainingError
@@ -73,6 +73,12 @@ def test_a_run_learns_and_leaves_every_file(finished):
     assert "cpu" in manifest["kernels"]["selective_scan on cpu"]
 
 
+def test_the_report_is_written_after_the_manifest_says_how_a_run_ended(finished):
+    """However short the run: while it trains, a report of the last minute is kept."""
+    report, manifest = (finished.path / name for name in ("report.html", "manifest.json"))
+    assert report.stat().st_mtime_ns >= manifest.stat().st_mtime_ns
+
+
 def test_a_masked_run_goes_on_with_the_same_bases_hidden(store, tmp_path, monkeypatch):
     config = replace(tiny_config(store), objective="masked")
     pretrain(config, tmp_path / "whole", OPTIONS)
@@ -93,7 +99,7 @@ def test_masked_models_are_not_measured_by_models_of_next_bases(store, tmp_path)
     assert "of hidden bases, from both sides" in said
     assert not re.search("bits (better|worse)", said)
     report = (tmp_path / "run" / "report.html").read_text()
-    assert "their numbers are no measure of each other" in report
+    assert "their numbers cannot be compared" in report
     assert not re.search("bits per base (better|worse) than", report)
 
 
@@ -164,7 +170,7 @@ def test_the_step_does_not_depend_on_micro_batches(store, finished, tmp_path):
 def test_recomputed_blocks_give_the_same_weights(store, finished, tmp_path):
     config = tiny_config(store, recompute="blocks")
     pretrain(config, tmp_path / "run", OPTIONS)
-    assert read_config(RunFolder.open(tmp_path / "run")).train.recompute == "blocks"
+    assert read_pretrain_config(RunFolder.open(tmp_path / "run")).train.recompute == "blocks"
     for name, tensor in weights(finished).items():
         torch.testing.assert_close(weights(RunFolder.open(tmp_path / "run"))[name], tensor)
 
@@ -197,7 +203,7 @@ def test_a_changed_genome_is_not_resumed(store, tmp_path, monkeypatch):
     own_store.unlink()
     (own / "tiny.fa").unlink()
     write_store(own, n_bases=30_000)
-    with pytest.raises(InputError, match="the genome or BED is not the one"):
+    with pytest.raises(InputError, match="the data are not those"):
         resume(tmp_path / "run", RunOptions(device="cpu"))
 
 
@@ -210,7 +216,7 @@ def test_a_changed_bed_is_not_resumed(store, tmp_path, monkeypatch):
         stop_at(patched, 3)
         pretrain(replace(config, data=data), tmp_path / "run", OPTIONS)
     bed.write_text("chr1\t0\t10000\tvalid\nchr1\t10000\t20000\ttrain\n")
-    with pytest.raises(InputError, match="the genome or BED is not the one"):
+    with pytest.raises(InputError, match="the data are not those"):
         resume(tmp_path / "run", RunOptions(device="cpu"))
 
 
@@ -261,9 +267,9 @@ def test_parameter_groups_follow_the_paper():
 
 
 def test_the_config_of_a_run_reads_back_as_it_was(store, finished):
-    """With what was left open filled in: `auto` precision is fp32 on a CPU."""
-    config = read_config(finished)
-    expected = tiny_config(store, precision="fp32", recompute="nothing")
+    """With what was left open filled in: on a CPU `auto` precision is fp32."""
+    config = read_pretrain_config(finished)
+    expected = tiny_config(store, precision="fp32", recompute="nothing", learning_rate=8e-3)
     assert config == replace(expected, objective="next_token")
     assert from_dict(PretrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 
@@ -271,9 +277,9 @@ def test_the_config_of_a_run_reads_back_as_it_was(store, finished):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_steps": 0}, "max_steps is at least 1, got 0"),
-        ({"learning_rate": -1.0}, "learning_rate is not negative, got -1.0"),
-        ({"warmup_fraction": 1.5}, "warmup_fraction is between 0 and 1, got 1.5"),
+        ({"max_steps": 0}, "max_steps must be >= 1, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be finite and >= 0, got -1"),
+        ({"warmup_fraction": 1.5}, "warmup_fraction must be from 0 to 1, got 1.5"),
     ],
 )
 def test_bad_recipes_are_refused_at_once(change, message):

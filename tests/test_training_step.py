@@ -81,9 +81,9 @@ def test_a_batch_that_is_not_finite_changes_nothing():
 )
 def test_a_recorded_pass_gives_the_same_numbers(lengths, recompute):
     recording, plain = build_step(CUDA, recompute), build_step(CUDA, recompute)
-    plain._recording = None
+    plain._graph = None
     assert run_updates(recording, lengths) == run_updates(plain, lengths)
-    assert recording._recording._captured is not None
+    assert recording._graph._captured is not None
     for ours, theirs in zip(
         recording.objective.parameters(), plain.objective.parameters(), strict=True
     ):
@@ -95,7 +95,7 @@ def test_passes_of_much_memory_are_not_recorded(monkeypatch):
     monkeypatch.setattr("dnamamba.training.cuda_graph.LARGEST_SHARE", 0.0)
     step = build_step(CUDA)
     run_updates(step, [64] * 3)
-    assert step._recording._captured is None
+    assert step._graph._captured is None
 
 
 @pytest.mark.parametrize("times", [PASSES_BEFORE, PASSES_BEFORE + 2])

@@ -51,6 +51,8 @@ def laid_out_slowly(config, rows, lengths, unreadable, protected, phases=None):
         if placed is None:
             continue
         first, last, left_pad = placed
+        if first == last:  # the contig has no base to pad
+            continue
         positions = {(contig, i) for i in range(first, last)}
         if len(positions & unreadable) > config.max_n_fraction * config.seq_len:
             continue
@@ -649,11 +651,11 @@ def test_the_golden_genome_is_read_the_same_from_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"seq_len": 1}, "seq_len is at least 2 bases, got 1"),
-        ({"rule": "enformer"}, "window rule is one of .*, got 'enformer'"),
-        ({"edge": "wrap"}, "edge is one of .*, got 'wrap'"),
-        ({"max_n_fraction": 1.1}, "max_n_fraction is between 0 and 1, got 1.1"),
-        ({"max_n_fraction": float("nan")}, "max_n_fraction is between 0 and 1"),
+        ({"seq_len": 1}, "seq_len must be >= 2 bases, got 1"),
+        ({"rule": "enformer"}, "window rule must be one of .*, got 'enformer'"),
+        ({"edge": "wrap"}, "edge must be one of .*, got 'wrap'"),
+        ({"max_n_fraction": 1.1}, "max_n_fraction must be from 0 to 1, got 1.1"),
+        ({"max_n_fraction": float("nan")}, "max_n_fraction must be from 0 to 1"),
     ],
 )
 def test_settings_that_make_no_sense(values, message):

@@ -1,8 +1,8 @@
 """The common ancestor of the simulated apes: background, genes, tandem arrays and repeat families.
 
-No base of it is from a real genome; what is taken from real ones is the statistics. A chromosome is
-built as genomes grew: background with genes in it, then repeats in waves from old to young (so the
-young lie inside the old), then tandem arrays.
+Bases are made up; their statistics are those of real genomes. A chromosome is built as genomes
+grew: background with genes, then repeats in waves from old to young, which lie inside the old, then
+tandem arrays.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -11,6 +11,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba.configs import require_range
 from dnamamba.data_prep.demo.evolution import (
     CPG_ISLAND,
     EXON,
@@ -22,7 +23,6 @@ from dnamamba.data_prep.demo.evolution import (
     MutationRates,
     Stretch,
     alter,
-    check_range,
     insert_pieces,
     mutate,
     random_bases,
@@ -66,9 +66,9 @@ class Shape(Enum):
 class Family:
     """A family of transposable elements.
 
-    bases: the consensus (of a PROVIRUS the LTR). inner: what lies between two LTRs.
+    bases: the consensus (a PROVIRUS's LTR). inner: the part between two LTRs.
     age: youngest and oldest divergence of copies from the consensus, substitutions per 1,000 bases.
-    gc_preference: 1 where it is found in GC-rich surroundings, -1 in AT-rich ones, 0 anywhere.
+    gc_preference: 1 for GC-rich surroundings, -1 for AT-rich ones, 0 for any.
     longest_tail: A's at the 3' end, at most; 0 for families without.
     """
 
@@ -82,7 +82,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Copy:
-    """A piece to insert: its sequence, its age (substitutions per base) and where it prefers."""
+    """A piece to insert: its sequence, age (substitutions per base) and preferred surroundings."""
 
     stretch: Stretch
     age: float = 0.0
@@ -113,12 +113,12 @@ class AncestorContent:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            check_range(each.name, getattr(self, each.name), 0.8)
+            require_range(each.name, getattr(self, each.name), 0, 0.8)
         inserted = sum(
             getattr(self, each.name) for each in fields(self) if not each.name.endswith("_gc")
         )
         if inserted > 0.8:
-            raise InputError(f"repeats and exons take at most 0.8 of the genome, got {inserted:g}")
+            raise InputError(f"shares of repeats and exons must sum to <= 0.8, got {inserted:g}")
         if self.lowest_gc > self.highest_gc:
             raise InputError(
                 f"lowest_gc {self.lowest_gc} must not be above highest_gc {self.highest_gc}"
@@ -243,7 +243,7 @@ def insert_copies(
 
 
 def _choose_positions(host: Stretch, gc_preference: Integers, draws: Draws) -> Integers:
-    """Of two random positions outside exons, the one whose surroundings suit the copy better."""
+    """The better suited of two random positions outside exons, for each copy."""
     allowed = np.flatnonzero(host.feature != EXON)
     count = len(gc_preference)
     first, second = allowed[draws.below(len(allowed), 2 * count)].reshape(2, count)

@@ -1,8 +1,8 @@
 """How a simulated sequence changes: exact random draws, substitutions, indels and insertions.
 
-Everything is an array operation over all bases, and the same on every platform and numpy: random
-numbers are the raw words of PCG64, whose stream numpy promises to keep (NEP 19), not those of
-Generator methods, which may change; the arithmetic on them is integers and single IEEE operations.
+Every step is an array operation over all bases, the same on every platform and numpy: random
+numbers are the raw words of PCG64, whose stream numpy keeps (NEP 19), and the arithmetic on them is
+integers and single IEEE operations.
 
 Bases are 0, 1, 2, 3 for A, C, G, T here, so that `3 - base` is the complement and `base ^ 2` the
 transition.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.errors import InputError
+from dnamamba.configs import require_range
 
 Bases = NDArray[np.uint8]
 Integers = NDArray[np.int64]
@@ -40,7 +40,7 @@ _CHAIN = 250
 
 
 def rate(default: float, source: str) -> Any:
-    """A dataclass field with a default and where its value comes from (`metadata["source"]`)."""
+    """A dataclass field with a default and its source (`metadata["source"]`)."""
     return field(default=default, metadata={"source": source})
 
 
@@ -78,13 +78,7 @@ class MutationRates:
     def __post_init__(self) -> None:
         limits = {"substitutions_per_base_year": 1e-7, "transition_share": 1.0, "exon_factor": 1.0}
         for each in fields(self):
-            check_range(each.name, getattr(self, each.name), limits.get(each.name, 1000.0))
-
-
-def check_range(name: str, value: float, largest: float) -> None:
-    """Raise InputError unless 0 <= value <= largest."""
-    if not 0 <= value <= largest:
-        raise InputError(f"{name} lies between 0 and {largest:g}, got {value!r}")
+            require_range(each.name, getattr(self, each.name), 0, limits.get(each.name, 1000.0))
 
 
 class Draws:
@@ -124,7 +118,7 @@ class Stretch:
     """A piece of simulated sequence, three arrays of one length.
 
     bases: 0-3 for A, C, G, T. feature: UNIQUE, EXON, ..., see above.
-    site: the base's position in the common ancestor (int32), -1 where it has none.
+    site: the base's position in the common ancestor (int32), -1 for none.
     """
 
     bases: Bases
@@ -231,7 +225,7 @@ def _substitute(
 
 
 def _find_cpg(stretch: Stretch) -> NDArray[np.bool_]:
-    """Both bases of every CpG outside islands, where it is not methylated."""
+    """Both bases of every CpG outside islands, which are not methylated."""
     bases, is_cpg = stretch.bases, np.zeros(stretch.length, bool)
     pair = (bases[:-1] == 1) & (bases[1:] == 2) & (stretch.feature[:-1] != CPG_ISLAND)
     is_cpg[:-1] |= pair
@@ -253,7 +247,7 @@ def _insert_and_delete(
     small = 1 + draws.choice(_INDEL_WEIGHTS, len(start))
     lengths = np.where(unit[start] > 0, unit[start], small)
 
-    # Of two that overlap the second is dropped, so that microsatellites keep whole units.
+    # The second of two that overlap is dropped, so that microsatellites keep whole units.
     is_apart = np.diff(start, prepend=0) >= np.append(0, lengths)[:-1]
     start, lengths = start[is_apart], lengths[is_apart]
     is_deletion = draws.chance(0.5, len(start))
@@ -285,7 +279,7 @@ def insert_pieces(
 
 
 def _splice(length: int, at: Integers, source: Integers) -> tuple[Integers, NDArray[np.bool_]]:
-    """Index 0 ... length - 1 with `source` put in before positions `at`, and where those are."""
+    """Index 0 ... length - 1 with `source` inserted before positions `at`, and a mask of those."""
     index = np.insert(np.arange(length), at, source)
     return index, np.insert(np.zeros(length, bool), at, True)
 
@@ -302,7 +296,7 @@ def _without_sites(stretch: Stretch, is_new: NDArray[np.bool_]) -> Stretch:
 
 
 def align_to_ancestor(stretch: Stretch, ancestor_length: int) -> Bases:
-    """The base (ancestor_length,) each ancestral site has here, GONE where it was deleted."""
+    """The base (ancestor_length,) of each ancestral site here, GONE if it was deleted."""
     aligned = np.full(ancestor_length, GONE, np.uint8)
     has_site = stretch.site >= 0
     aligned[stretch.site[has_site]] = stretch.bases[has_site]

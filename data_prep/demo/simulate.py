@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dnamamba.configs import require_range
 from dnamamba.data_prep.demo.ancestor import (
     AncestorContent,
     Family,
@@ -33,11 +34,11 @@ from dnamamba.data_prep.demo.evolution import (
     MutationRates,
     Stretch,
     align_to_ancestor,
-    check_range,
     mutate,
     rate,
 )
 from dnamamba.errors import InputError
+from dnamamba.files import read_json, sha256_of
 from dnamamba.runtime import cache_folder
 
 FORMAT_VERSION = 1  # raise it with any change of the sequence that comes out
@@ -66,13 +67,11 @@ SPECIES = ("human", "chimpanzee", "bonobo", "gorilla", "orangutan")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """What the simulated genomes look like; the same config gives the same bytes everywhere.
+    """Settings of the simulated genomes; the same config gives the same bytes everywhere.
 
     chromosome_lengths: bases of chr1, chr2, ... in the common ancestor, each at least 20,000; young
         repeats make those of the species about a tenth longer.
-    seed: 0 or more.
-    mutation: how fast bases change.
-    content: what the ancestor is made of.
+    seed: 0 or more. mutation: how fast bases change. content: shares of repeats and exons.
     tip_insertions_per_mb: new repeats on each branch that ends in a species, a million bases.
     inner_insertions_per_mb: the same for each branch inside the tree.
     """
@@ -89,26 +88,23 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if not self.chromosome_lengths or min(self.chromosome_lengths) < SHORTEST_CHROMOSOME:
             raise InputError(
-                f"chromosome_lengths holds at least one length, each {SHORTEST_CHROMOSOME:,} or "
-                f"more, got {self.chromosome_lengths}"
+                f"chromosome_lengths must be one length or more, each >= {SHORTEST_CHROMOSOME:,}, "
+                f"got {self.chromosome_lengths}"
             )
-        if self.seed < 0:
-            raise InputError(f"seed is 0 or more, got {self.seed}")
-        check_range("tip_insertions_per_mb", self.tip_insertions_per_mb, 1000)
-        check_range("inner_insertions_per_mb", self.inner_insertions_per_mb, 1000)
+        require_range("seed", self.seed, 0)
+        require_range("tip_insertions_per_mb", self.tip_insertions_per_mb, 0, 1000)
+        require_range("inner_insertions_per_mb", self.inner_insertions_per_mb, 0, 1000)
 
 
 def write_demo_genomes(folder: Path, config: DemoConfig | None = None) -> dict[str, Path]:
     """Write the simulated genomes into a new folder; returns species -> FASTA path.
 
-    The folder appears complete or not at all; a killed run leaves a hidden folder beside it at
-    most. If it is there already, made with the same config, its files are checked (sha256) and
-    kept. Writes `simulated_<species>.fa` (60 bases a line, repeats in lower case), README.txt and
-    demo.json, which holds config, tree, rates with their sources, lengths, measured divergences
-    and checksums.
+    Writes `simulated_<species>.fa` (60 bases a line, repeats in lower case), README.txt and
+    demo.json: config, tree, rates with their sources, lengths, measured divergences, checksums.
+    The folder appears complete or not at all. One made with the same config is checked and kept.
 
-    config: the default DemoConfig where None; that takes about three seconds and 120 MB.
-    Raises InputError where the folder holds anything else, or files that were changed.
+    config: default DemoConfig(), which takes about three seconds and 120 MB.
+    Raises InputError if the folder holds anything else, or files that were changed.
     """
     folder, config = Path(folder), config or DemoConfig()
     if folder.exists() and not _is_empty_folder(folder):
@@ -148,7 +144,7 @@ def cached_demo_genomes(name: str = "demo") -> dict[str, Path]:
 
 
 def is_demo_genome(path: Path) -> bool:
-    """Whether a file is one of simulated genomes."""
+    """Whether a file is a simulated genome."""
     return path.name in {file.name for file in _paths(path.parent).values()} and bool(
         _read_record(path.parent / "demo.json").get("simulated")
     )
@@ -222,7 +218,7 @@ def _write_files(folder: Path, config: DemoConfig) -> None:
         "rates": _rates(config),
         "lengths": lengths,
         "substitutions_per_shared_site": divergence,
-        "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
+        "sha256": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     }
     (folder / "demo.json").write_bytes((json.dumps(record, indent=1) + "\n").encode())
 
@@ -267,7 +263,7 @@ def _describe(row: dict[str, Any]) -> str:
 
 
 def _check_written(folder: Path, config: DemoConfig) -> dict[str, Path]:
-    """The paths, if the folder holds just what this config gives."""
+    """The paths, if the folder holds what this config gives; else InputError."""
     advice = "remove it or choose another folder"
     record = _read_record(folder / "demo.json")
     if not record.get("simulated"):
@@ -289,18 +285,17 @@ def _check_written(folder: Path, config: DemoConfig) -> dict[str, Path]:
         raise InputError(f"{folder} holds demo genomes of another config ({details}); {advice}")
     for name, digest in record["sha256"].items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != digest:
+        if not path.is_file() or sha256_of(path) != digest:
             raise InputError(f"{path} is missing or was changed since it was simulated; {advice}")
     return _paths(folder)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """demo.json, or nothing where there is none that can be read."""
+    """demo.json; {} if it cannot be read."""
     try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_json(path)
+    except InputError:
         return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _paths(folder: Path) -> dict[str, Path]:
@@ -309,11 +304,6 @@ def _paths(folder: Path) -> dict[str, Path]:
 
 def _is_empty_folder(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _README = """\

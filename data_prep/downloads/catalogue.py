@@ -1,22 +1,21 @@
-"""The public genomes and splits of `dnamamba data fetch`: where they lie and how to check them.
+"""The public genomes and splits of `dnamamba data fetch`: addresses and checksums.
 
-Sizes and checksums are stated only where public recipes state them; None means unknown, and the
-download then says what it could not check. Another genome is another entry in `_DATASETS`.
+Sizes and checksums are those that public recipes state; None means unknown, and the download says
+what it could not check. To add a genome, add an entry to `_DATASETS`.
 """
 
-import gzip
 import hashlib
 import re
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from dnamamba.errors import InputError
+from dnamamba.files import compression_of, open_input
 
 CHUNK_BYTES = 1 << 20
-# Several genomes, whose files are found on the server: see ape_download.py.
+# Several genomes, whose files are found on the server (ncbi.py).
 GREAT_APES_NAME = "great-apes"
 
 
@@ -24,13 +23,11 @@ GREAT_APES_NAME = "great-apes"
 class RemoteFile:
     """One file on a public server.
 
-    name: what it is called here; a bare file name, never taken from the server.
-    url: http(s) address.
-    mirror_urls: addresses of the same file, tried in turn when `url` fails.
-    size: length in bytes, None where not known.
-    md5, sha256: lower-case hex digests of the file as served, None where not known.
-    note: what a reader should know, in a sentence.
-    split_rows: of a 4-column BED with a split per row, the rows each split must have.
+    name: the file's name here, without folders; never taken from the server.
+    url: http(s) address. mirror_urls: addresses of the same file, tried in turn if `url` fails.
+    size: bytes. md5, sha256: lower-case hex digests of the file as served. None: not known.
+    note: a sentence for readers.
+    split_rows: rows of each split in a 4-column BED.
     """
 
     name: str
@@ -45,30 +42,25 @@ class RemoteFile:
     def __post_init__(self) -> None:
         bare = PurePosixPath(self.name).name == PureWindowsPath(self.name).name == self.name
         if not bare or self.name in ("", ".", ".."):
-            raise InputError(f"a file is saved under a bare name, no folders, got {self.name!r}")
+            raise InputError(f"a file's name must have no folders, got {self.name!r}")
         for url in (self.url, *self.mirror_urls):
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.netloc:
                 raise InputError(f"{self.name} needs http:// or https:// addresses, got {url!r}")
         for label, digest, digits in (("md5", self.md5, 32), ("sha256", self.sha256, 64)):
             if digest is not None and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", digest):
-                raise InputError(f"{label} is {digits} lower-case hex digits, got {digest!r}")
+                raise InputError(f"{label} must be {digits} lower-case hex digits, got {digest!r}")
         if self.size is not None and self.size < 0:
-            raise InputError(f"a size in bytes is not negative, got {self.size}")
+            raise InputError(f"size must be >= 0 bytes, got {self.size}")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What one name given to `dnamamba data fetch` stands for.
-
-    name: the word a user types.
-    description: one line for `--list`.
-    files: what is downloaded, in this order.
-    """
+    """A name given to `dnamamba data fetch`, a line about it for `--list`, and its file."""
 
     name: str
     description: str
-    files: tuple[RemoteFile, ...]
+    file: RemoteFile
 
 
 def dataset_names() -> list[str]:
@@ -77,7 +69,7 @@ def dataset_names() -> list[str]:
 
 
 def dataset(name: str) -> Dataset:
-    """Look one up; InputError with the names there are when it is unknown."""
+    """The data set of that name; InputError for unknown names."""
     if name not in _DATASETS:
         names = ", ".join([*_DATASETS, GREAT_APES_NAME])
         raise InputError(f"no data set is called {name!r}; there are {names}")
@@ -85,16 +77,16 @@ def dataset(name: str) -> Dataset:
 
 
 def addresses(remote: RemoteFile, mirror: str | None) -> list[str]:
-    """Where to look for `remote`, in order.
+    """Addresses of `remote`, in the order to try.
 
-    mirror: http, https or file address of a folder with files of the same names; None takes the
+    mirror: http, https or file address of a folder with files of the same names; None for the
         file's own addresses. InputError for anything else.
     """
     if mirror is None:
         return [remote.url, *remote.mirror_urls]
     parts = _split_mirror(mirror)
     published = unquote(PurePosixPath(urlsplit(remote.url).path).name)
-    # A folder filled by this function holds our names, a copy of the server's folder holds theirs.
+    # Folders filled by `download` hold our names, copies of the server's folder theirs.
     names = dict.fromkeys((published, remote.name))
     folder = quote(parts.path.rstrip("/"), safe="/%")
     return [parts._replace(path=f"{folder}/{quote(name)}").geturl() for name in names]
@@ -118,10 +110,10 @@ def _split_mirror(mirror: str) -> SplitResult:
 
 
 def find_problem(remote: RemoteFile, path: Path) -> str | None:
-    """What shows that the file at `path` is not `remote`; None where nothing known speaks against.
+    """How the file at `path` differs from `remote`; None if it does not.
 
-    Compares length, md5, sha256 and rows per split as far as they are known. Without a checksum a
-    .gz file is at least unpacked once: gzip's own CRC betrays damage, truncation and error pages.
+    Compares size, md5, sha256 and rows per split as far as they are known. Without a checksum a .gz
+    file is unpacked once: gzip's own CRC finds damage, truncation and error pages.
     """
     size = path.stat().st_size
     if remote.size not in (None, size):
@@ -139,7 +131,7 @@ def find_problem(remote: RemoteFile, path: Path) -> str | None:
 
 
 def describe_checks(remote: RemoteFile) -> str:
-    """What `find_problem` could compare, in words for the user."""
+    """The checks of `find_problem` that were possible, in words."""
     checks = {
         "size": remote.size is not None,
         "md5": remote.md5 is not None,
@@ -153,7 +145,7 @@ def describe_checks(remote: RemoteFile) -> str:
 
 
 def has_checksum(remote: RemoteFile) -> bool:
-    """Whether a published digest will judge the whole file."""
+    """Whether a published digest is known."""
     return remote.md5 is not None or remote.sha256 is not None
 
 
@@ -190,11 +182,13 @@ def _find_row_problem(path: Path, expected: dict[str, int]) -> str | None:
 
 
 def _find_gzip_problem(path: Path) -> str | None:
+    if compression_of(path) == "none":
+        return "it is not a whole gzip file (it begins like no gzip file)"
     try:
-        with gzip.open(path) as file:
+        with open_input(path) as file:
             while file.read(CHUNK_BYTES):
                 pass
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except InputError as error:
         return f"it is not a whole gzip file ({error})"
     return None
 
@@ -208,7 +202,7 @@ def ucsc_file(
     sha256: str | None = None,
     note: str = "",
 ) -> RemoteFile:
-    """A file below UCSC's goldenPath; `name` where it is called otherwise here."""
+    """A file below UCSC's goldenPath. name: default the server's."""
     url, *mirror_urls = (f"{server}/goldenPath/{path}" for server in _UCSC_SERVERS)
     return RemoteFile(
         name=name or PurePosixPath(path).name,
@@ -224,6 +218,7 @@ def ucsc_file(
 _UCSC_SERVERS = ("https://hgdownload.soe.ucsc.edu", "https://hgdownload2.soe.ucsc.edu")
 
 _BASENJI = "https://storage.googleapis.com/basenji_barnyard2"
+_SEQNN = "https://storage.googleapis.com/seqnn-share/helper/dependencies"
 
 _ONE_RECIPE = "md5 as one public recipe gives it"
 
@@ -233,98 +228,80 @@ _DATASETS = {
         Dataset(
             "hg38",
             "human genome GRCh38, UCSC, soft-masked",
-            (
-                ucsc_file(
-                    "hg38/bigZips/hg38.fa.gz",
-                    size=983_659_424,
-                    md5="1c9dcaddfa41027f17cd8f7a82c7293b",
-                    sha256="c1dd87068c254eb53d944f71e51d1311964fce8de24d6fc0effc9c61c01527d4",
-                    note="the first release; bigZips/latest and p12 are other files",
-                ),
+            ucsc_file(
+                "hg38/bigZips/hg38.fa.gz",
+                size=983_659_424,
+                md5="1c9dcaddfa41027f17cd8f7a82c7293b",
+                sha256="c1dd87068c254eb53d944f71e51d1311964fce8de24d6fc0effc9c61c01527d4",
+                note="the first release; bigZips/latest and p12 are other files",
             ),
         ),
         Dataset(
             "hg38-chr21",
             "human chromosome 21 of hg38, 46.7 Mbp: for trying things out",
-            (
-                ucsc_file(
-                    "hg38/chromosomes/chr21.fa.gz",
-                    size=12_709_705,
-                    md5="184df2bd9b812b6e6b6da16c6021369e",
-                    sha256="c979ca1e5065c2521a50773473e0d0cc018fd6f3e9bb3aa90493fe7b45d57d1b",
-                ),
+            ucsc_file(
+                "hg38/chromosomes/chr21.fa.gz",
+                size=12_709_705,
+                md5="184df2bd9b812b6e6b6da16c6021369e",
+                sha256="c979ca1e5065c2521a50773473e0d0cc018fd6f3e9bb3aa90493fe7b45d57d1b",
             ),
         ),
         Dataset(
             "hg38-chr22",
             "human chromosome 22 of hg38, 50.8 Mbp: for trying things out",
-            (
-                ucsc_file(
-                    "hg38/chromosomes/chr22.fa.gz",
-                    size=12_255_678,
-                    md5="41b47ce1cc21b558409c19b892e1c0d1",
-                    sha256="05f9d97d6fbfd08a44ca45b50837ca2ae9c471f35ba79dffec04d2cb5eaaf695",
-                    note="md5 and sha256 as one public project gives them",
-                ),
+            ucsc_file(
+                "hg38/chromosomes/chr22.fa.gz",
+                size=12_255_678,
+                md5="41b47ce1cc21b558409c19b892e1c0d1",
+                sha256="05f9d97d6fbfd08a44ca45b50837ca2ae9c471f35ba79dffec04d2cb5eaaf695",
+                note="md5 and sha256 as one public project gives them",
             ),
         ),
         Dataset(
             "hg38-splits",
             "the Basenji/Enformer train, valid and test segments of hg38 (BED, 4 columns)",
-            (
-                RemoteFile(
-                    name="hg38-splits.bed",
-                    url=f"{_BASENJI}/sequences_human.bed",
-                    note="HyenaDNA calls it human-sequences.bed",
-                    split_rows=(("train", 34_021), ("valid", 2_213), ("test", 1_937)),
-                ),
+            RemoteFile(
+                "hg38-splits.bed",
+                f"{_BASENJI}/sequences_human.bed",
+                note="HyenaDNA calls it human-sequences.bed",
+                split_rows=(("train", 34_021), ("valid", 2_213), ("test", 1_937)),
             ),
         ),
         Dataset(
             "hg38-ml",
             "Basenji's copy of hg38, on which HyenaDNA was pretrained",
-            (
-                RemoteFile(
-                    name="hg38.ml.fa.gz",
-                    url=f"{_BASENJI}/hg38.ml.fa.gz",
-                    mirror_urls=(
-                        "https://storage.googleapis.com/seqnn-share/helper/dependencies/hg38.ml.fa.gz",
-                    ),
-                    note="about 2.9 GB unpacked",
-                ),
+            RemoteFile(
+                "hg38.ml.fa.gz",
+                f"{_BASENJI}/hg38.ml.fa.gz",
+                (f"{_SEQNN}/hg38.ml.fa.gz",),
+                note="about 2.9 GB unpacked",
             ),
         ),
         Dataset(
             "hg19",
             "human genome GRCh37, UCSC, soft-masked",
-            (
-                ucsc_file(
-                    "hg19/bigZips/hg19.fa.gz",
-                    md5="806c02398f5ac5da8ffd6da2d1d5d1a9",
-                    note=_ONE_RECIPE,
-                ),
+            ucsc_file(
+                "hg19/bigZips/hg19.fa.gz",
+                md5="806c02398f5ac5da8ffd6da2d1d5d1a9",
+                note=_ONE_RECIPE,
             ),
         ),
         Dataset(
             "mm10",
             "mouse genome GRCm38, UCSC, soft-masked",
-            (
-                ucsc_file(
-                    "mm10/bigZips/mm10.fa.gz",
-                    md5="db005b65828db31735f384e4c5787be5",
-                    note=_ONE_RECIPE,
-                ),
+            ucsc_file(
+                "mm10/bigZips/mm10.fa.gz",
+                md5="db005b65828db31735f384e4c5787be5",
+                note=_ONE_RECIPE,
             ),
         ),
         Dataset(
             "mm39",
             "mouse genome GRCm39, UCSC, soft-masked",
-            (
-                ucsc_file(
-                    "mm39/bigZips/mm39.fa.gz",
-                    md5="41ace1b7157b98b393746aef5d1287a8",
-                    note=_ONE_RECIPE,
-                ),
+            ucsc_file(
+                "mm39/bigZips/mm39.fa.gz",
+                md5="41ace1b7157b98b393746aef5d1287a8",
+                note=_ONE_RECIPE,
             ),
         ),
     )

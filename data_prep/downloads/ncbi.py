@@ -1,7 +1,7 @@
-"""The files of the great apes' assemblies: found on the server, checked by its own list of md5s.
+"""The great apes' assemblies: found on the server, checked by its own list of md5s.
 
-NCBI has renamed folders under the same accession, so the name is looked up in the accession's
-folder; where that cannot be listed, the names known so far are tried in turn.
+NCBI has renamed folders under the same accession: the name is looked up in the accession's folder,
+or, if that cannot be listed, among the names known so far.
 """
 
 import re
@@ -23,7 +23,7 @@ _MD5_LINE = re.compile(r"([0-9a-f]{32})\s+\*?(?:\./)?(\S+)")
 
 @dataclass(frozen=True)
 class ApeFiles:
-    """What was downloaded of one ape; `aliases` is the table of names that its FASTA needs."""
+    """The files of one ape. aliases: a table of contig names for its FASTA."""
 
     ape: ApeAssembly
     fasta: Path
@@ -32,13 +32,11 @@ class ApeFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class ApeDownload:
-    """How the files of an ape are fetched.
+    """Downloads the files of apes.
 
-    folder: where they go.
-    fetch: downloads a file into `folder`, from `mirror` where there is one, and returns its path.
-    say: gets a sentence for whatever a user would wonder about.
-    mirror: address of a folder of copies, as `download` takes it.
-    force: look again for what is there.
+    folder: the files' folder. fetch: downloads a file into `folder`, from `mirror` if there is one,
+    and returns its path. say: called with sentences for the user. mirror: address of a folder of
+    copies, as in `download`. force: look again for files that are there.
     """
 
     folder: Path
@@ -48,14 +46,14 @@ class ApeDownload:
     force: bool = False
 
     def run(self, ape: ApeAssembly) -> ApeFiles:
-        """Fetch the FASTA and what belongs to it; InputError where an address does not give it."""
+        """Fetch the FASTA and its table of names; InputError if no address has them."""
         return self._from_ucsc(ape) if ape.database else self._from_ncbi(ape)
 
     def _from_ucsc(self, ape: ApeAssembly) -> ApeFiles:
         if ape.species == "human":
-            return ApeFiles(ape, self.fetch(dataset(ape.database).files[0]))
+            return ApeFiles(ape, self.fetch(dataset(ape.database).file))
         place, name = f"{ape.database}/bigZips", f"{ape.database}.md5sum.txt"
-        # Copies of several folders lie in one: there the list goes by our name.
+        # A mirror holds several folders' files in one: the list has our name there.
         published = "md5sum.txt" if self.mirror is None else name
         sums = self._read_list(ucsc_file(f"{place}/{published}", name=name))
         fasta = f"{ape.database}.fa.gz"
@@ -80,7 +78,7 @@ class ApeDownload:
         return ApeFiles(ape, fasta, report)
 
     def _find_release(self, ape: ApeAssembly, list_name: str) -> tuple[dict[str, str], str]:
-        """NCBI's checksums by file name, and what its folder and files are called."""
+        """NCBI's checksums by file name, and the name of its folder and files."""
         folders, published = known_folders(ape), "md5checksums.txt"
         if self.mirror is not None:
             published = list_name
@@ -99,7 +97,7 @@ class ApeDownload:
         return sums, names[0] if names else folders[0].rpartition("/")[2]
 
     def _read_list(self, remote: RemoteFile) -> dict[str, str]:
-        """Checksums by file name; none where a mirror has no list."""
+        """Checksums by file name; {} if a mirror has no list."""
         try:
             path = self.fetch(remote)
         except InputError as error:
@@ -118,19 +116,19 @@ class ApeDownload:
 
 
 def accession_folder(ape: ApeAssembly) -> str:
-    """NCBI's folder of an accession, where one folder for each spelling of the name lies."""
+    """NCBI's folder of an accession, with a folder for each spelling of the name."""
     kind, digits = ape.accession.split(".")[0].split("_")
     return "/".join([_NCBI, kind, *re.findall("...", digits)])
 
 
 def known_folders(ape: ApeAssembly) -> list[str]:
-    """Addresses of an assembly's folder under the names it has had, the newest first."""
+    """Addresses of an assembly's folder under its names so far, the newest first."""
     names = (ape.name, *ape.older_names)
     return [f"{accession_folder(ape)}/{ape.accession}_{name}" for name in names]
 
 
 def find_folders(ape: ApeAssembly, say: Say) -> list[str]:
-    """Addresses of the assembly's folders that the server lists, else of those known."""
+    """Addresses of the assembly's folders on the server; those known if it lists none."""
     base = accession_folder(ape)
     try:
         with tempfile.TemporaryDirectory() as folder:

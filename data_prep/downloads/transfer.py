@@ -1,10 +1,10 @@
-"""Download one public file: resumed, checked, and in place only once it is whole and right.
+"""Download one public file: resumed, checked, and in place only when it is whole and right.
 
-    path = download(dataset("hg38-chr21").files[0], Path("genomes"))
+    path = download(dataset("hg38-chr21").file, Path("genomes"))
 
-Bytes go to `<name>.part`; `<name>.part.json` beside it remembers which version of the file they
-belong to (address, ETag or Last-Modified), so that a file changed on the server in between is begun
-again rather than spliced together. A file whose checksum is wrong ends up as `<name>.bad`.
+Bytes go to `<name>.part`; `<name>.part.json` names the version they belong to (address, ETag or
+Last-Modified), so that a file that changed on the server is begun again. A file with a wrong
+checksum is renamed to `<name>.bad`.
 """
 
 import contextlib
@@ -31,12 +31,13 @@ from dnamamba.data_prep.downloads.catalogue import (
     has_checksum,
 )
 from dnamamba.errors import InputError
+from dnamamba.files import read_json
 from dnamamba.runtime import sync_to_disk
 
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 18
-# So much new data shows that a connection works, though it drops: the tries are counted afresh.
+# After so much new data a connection works, though it drops: tries are counted afresh.
 RENEWING_BYTES = 1 << 20
 
 Progress = Callable[[int, int | None], None]
@@ -47,8 +48,8 @@ Say = Callable[[str], None]
 class Patience:
     """How long a download waits for a server.
 
-    timeout_s: seconds without an answer or a byte after which a connection is given up.
-    waits_s: pauses before the second, third ... try; their number is that of the further tries.
+    timeout_s: seconds without a byte after which a connection is given up.
+    waits_s: pauses in seconds before the second, third ... and last try.
     """
 
     timeout_s: float = 30.0
@@ -56,7 +57,7 @@ class Patience:
 
     def __post_init__(self) -> None:
         if self.timeout_s <= 0 or any(wait < 0 for wait in self.waits_s):
-            raise InputError(f"a timeout is above 0 s and a wait not below 0 s, got {self}")
+            raise InputError(f"timeout_s must be > 0 and waits_s >= 0, got {self}")
 
 
 _PATIENCE = Patience()
@@ -72,17 +73,17 @@ def download(
     say: Say = logger.info,
     patience: Patience = _PATIENCE,
 ) -> Path:
-    """Bring `remote` into `folder` (made if missing) and return its path there.
+    """Download `remote` into `folder` (made if missing) and return its path there.
 
-    mirror: http, https or file address of a folder in which to look instead; None takes the file's
-        own addresses in turn.
-    force: download although the file is there; it is replaced only by a new one that is right.
-    progress: called with (bytes there, bytes in all or None), smaller again after a fresh start.
-    say: gets a sentence for whatever a user would wonder about (kept, resumed, tried again).
+    mirror: http, https or file address of a folder to look in instead; None for the file's own
+        addresses in turn.
+    force: download a file that is there; it is replaced only by a new one that is right.
+    progress: called with (bytes done, bytes in all or None); starts again with a new try.
+    say: called with sentences for the user (kept, resumed, tried again).
 
-    A file that is there and right is kept. Raises InputError, with what to do, when the file there
-    or the one that came is not the published one, when there is no room for it, or when no address
-    gives it; what has come by then stays and the next call goes on from it.
+    A file that is there and right is kept. Raises InputError if the file there or the download is
+    not the published one, if there is no room, or if no address gives it; the next call goes on
+    from the bytes that have come.
     """
     urls = addresses(remote, mirror)
     target = folder / remote.name
@@ -135,7 +136,7 @@ def _check_room(total: int | None, part: Path) -> None:
 
 
 def _check_downloaded(remote: RemoteFile, target: Path, url: str) -> None:
-    """Let a wrong file out of the way, so that the next run starts from nothing."""
+    """Move a wrong file out of the way, so that the next run starts from nothing."""
     part = _part_of(target)
     problem = find_problem(remote, part)
     if problem is None:
@@ -157,7 +158,7 @@ def _fetch(
     say: Say,
     patience: Patience,
 ) -> str:
-    """Fill the partial file from the first address that has it; returns that address."""
+    """Fill the partial file from the first address that has it; return the address."""
     failures: list[str] = []
     for url in urls:
         if failures:
@@ -178,7 +179,7 @@ def _fetch(
 
 
 class _Stopped(Exception):
-    """A transfer that came to no end; `passing` where another try may help."""
+    """A transfer that failed. passing: whether another try may help."""
 
     def __init__(self, reason: str, *, passing: bool) -> None:
         super().__init__(reason)
@@ -198,7 +199,7 @@ class _Transfer:
     received: int = 0
 
     def run(self) -> None:
-        """Try until the partial file is whole; raises _Stopped when patience is at its end."""
+        """Try until the partial file is whole; raise _Stopped after the last try."""
         waits = iter(self.patience.waits_s)
         furthest = _size(self.part)
         while True:
@@ -229,7 +230,7 @@ class _Transfer:
             if response.status == 206 and self._continues(response.headers, offset):
                 self.say(f"going on with {self.remote.name} from byte {offset:,}")
                 return self._save_body(response, offset)
-            if response.status == 416 and _range_total(response.headers) == offset:
+            if response.status == 416 and _total_of(response.headers, "Content-Range") == offset:
                 return None
         self.say(f"{self.url} is not the file begun in {self.part}: starting over")
         self.part.unlink()
@@ -238,7 +239,7 @@ class _Transfer:
     def _resume_point(self) -> tuple[int, str | None]:
         """Bytes to keep and the validator they came with; (0, None) begins anew.
 
-        Bytes of unknown origin are only kept where a checksum will judge the whole.
+        Bytes of unknown origin are kept only if a checksum is known.
         """
         offset = _size(self.part)
         saved = self._read_state()
@@ -263,27 +264,27 @@ class _Transfer:
             passing = error.code in (408, 429) or error.code >= 500
             raise _Stopped(_http_reason(error.code), passing=passing) from error
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            # A host that has never answered is no better in a second; one that has may come back.
+            # A host that has answered may come back; one that never has is given up.
             passing = self.received > 0 or isinstance(error, http.client.BadStatusLine)
             raise _Stopped(self._network_reason(error), passing=passing) from error
 
     def _continues(self, headers: Message, offset: int) -> bool:
-        """Whether a 206 answer carries on with the very file that was begun."""
+        """Whether a 206 answer continues the file that was begun."""
         if not headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             return False
         saved = self._read_state()
         if saved.get("url") != self.url:
             return True
-        now, total = _validator(headers), _range_total(headers)
+        now, total = _validator(headers), _total_of(headers, "Content-Range")
         return now in (None, saved.get("validator")) and total in (None, saved.get("total"))
 
     def _save_body(self, response: Any, offset: int) -> None:
         expected = self.remote.size
-        total = _range_total(response.headers) if offset else _whole_length(response.headers)
+        total = _total_of(response.headers, "Content-Range" if offset else "Content-Length")
         if total is None:
             total = expected
         elif expected is not None and total != expected:
-            reason = f"offers {total:,} bytes where {expected:,} are expected"
+            reason = f"offers {total:,} bytes, expected {expected:,}"
             raise _Stopped(reason, passing=False)
         try:
             with self.part.open("ab" if offset else "wb") as file:
@@ -318,10 +319,9 @@ class _Transfer:
 
     def _read_state(self) -> dict[str, Any]:
         try:
-            state = json.loads(_state_of(self.part).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            return read_json(_state_of(self.part))
+        except InputError:
             return {}
-        return state if isinstance(state, dict) else {}
 
     def _write_state(self, headers: Message, total: int | None) -> None:
         state = {"url": self.url, "validator": _validator(headers), "total": total}
@@ -368,14 +368,9 @@ def _validator(headers: Message) -> str | None:
     return etag if etag.startswith('"') else headers.get("Last-Modified")
 
 
-def _whole_length(headers: Message) -> int | None:
-    text = headers.get("Content-Length", "")
-    return int(text) if text.isdecimal() else None
-
-
-def _range_total(headers: Message) -> int | None:
-    """The length of the whole file in `Content-Range: bytes 5-9/10` or `bytes */10`."""
-    text = headers.get("Content-Range", "").rpartition("/")[2]
+def _total_of(headers: Message, name: str) -> int | None:
+    """Bytes of the whole file by Content-Length, or by `Content-Range: bytes 5-9/10`."""
+    text = headers.get(name, "").rpartition("/")[2]
     return int(text) if text.isdecimal() else None
 
 
@@ -392,6 +387,6 @@ def _size(path: Path) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, on file systems that can."""
+    """Make the rename survive a power cut, if the file system can."""
     with contextlib.suppress(OSError):
         sync_to_disk(folder)

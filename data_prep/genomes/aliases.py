@@ -1,9 +1,9 @@
-"""Tables of contig names: what NC_072398.2 or 2p of a published FASTA is called here.
+"""Tables of contig names: new names for NC_072398.2 or 2p of a published FASTA.
 
-Read are NCBI's assembly reports, UCSC's chromAlias tables, and plain tables of two columns, the
-name in the FASTA and the new one. Chromosomes come out as `chr1`, `chr2A`, `chrX`, `chrM`. Where a
-genome numbers its chromosomes by itself, as the complete ape genomes do, the human one is added as
-they add it (`chr4_hsa17x5`), so that no number is taken for a human one.
+They are NCBI's assembly reports, UCSC's chromAlias tables, or two columns: the name in the FASTA
+and the new one. Chromosomes are called `chr1`, `chr2A`, `chrX`, `chrM`. The complete ape genomes
+number their chromosomes by themselves: the human one is added as they do (`chr4_hsa17x5`), so that
+no number is taken for a human one.
 """
 
 import re
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dnamamba.data_prep.apes import human_name, numbering_of
-from dnamamba.data_prep.genomes.fasta import open_existing
 from dnamamba.errors import InputError
+from dnamamba.files import open_input
 
 _NCBI_HEADER = "Sequence-Name"
 _NCBI_NAMES = ("Sequence-Name", "GenBank-Accn", "RefSeq-Accn", "UCSC-style-name")
@@ -23,12 +23,12 @@ _MOLECULES = {"MT": "M", "2p": "2A", "2q": "2B", "2a": "2A", "2b": "2B"}
 
 
 def read_aliases(path: Path) -> dict[str, str]:
-    """Every name in the table -> the name the contig has here; new names stay as they are.
+    """Every name in the table -> the contig's new name; new names stay as they are.
 
-    Scaffolds get UCSC's name where there is one and else keep their own.
+    Scaffolds get UCSC's name if there is one, else keep their own.
     Raises InputError for a file of another kind and for a name that would mean two contigs.
     """
-    with open_existing(path) as file:
+    with open_input(path) as file:
         lines = file.read().decode("utf-8", "replace").splitlines()
     comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
     rows = [line.split("\t") for line in lines if line.strip() and not line.startswith("#")]
@@ -55,7 +55,7 @@ def read_aliases(path: Path) -> dict[str, str]:
 
 
 def rename(name: str, aliases: dict[str, str], table: Path) -> str:
-    """What a contig is called by `aliases`; InputError where `table` does not have it."""
+    """The new name of a contig; InputError if `table` does not have it."""
     if name not in aliases:
         raise InputError(
             f"contig {name!r} is not in {table}, which has {', '.join([*aliases][:4])} ...: name "
@@ -92,7 +92,7 @@ def _name_by_report(
         names = [row[column] for column in _NCBI_NAMES]
         if molecule is None:
             ucsc = row["UCSC-style-name"]
-            # Without UCSC's name it keeps the one that the FASTA has, GenBank's or RefSeq's.
+            # Without UCSC's name, the FASTA's stays, GenBank's or RefSeq's.
             pairs += [([name], name if ucsc in _MISSING else ucsc) for name in names]
             continue
         human = _human_part(names)

@@ -1,64 +1,39 @@
 """FASTA files: one streaming pass over any of them, random access to plain and BGZF ones.
 
-Random access is pyfaidx's. What it needs beside the file (an index) goes beside the file, or into
-the cache folder where that place is read-only; a run never changes a folder it may not change.
+Random access is pyfaidx's. Its index goes beside the file, or into the cache folder if that place
+is read-only.
 """
 
-import contextlib
-import gzip
 import hashlib
 import os
 import shlex
-import zlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
+from Bio.bgzf import BgzfBlocks
 
 from dnamamba.data_prep.genomes.fasta_index import index_fits
 from dnamamba.errors import InputError
+from dnamamba.files import (
+    building,
+    compression_of,
+    open_existing,
+    open_input,
+    refuse_truncated_bgzf,
+)
 from dnamamba.runtime import cache_folder
-from dnamamba.tokenizer import Codes, encode
+from dnamamba.tokenizer import ENCODE_TABLE, Codes, encode
 
-Compression = Literal["none", "gzip", "bgzf"]
-
-BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-_BLOCK = 1 << 23
-
-
-def compression_of(path: Path) -> Compression:
-    """Tell plain text, gzip and BGZF (gzip in blocks, as bgzip writes) apart by content."""
-    with open_existing(path) as file:
-        head = file.read(18)
-    if head[:2] != b"\x1f\x8b":
-        return "none"
-    return "bgzf" if len(head) == 18 and head[3] & 4 and head[12:14] == b"BC" else "gzip"
-
-
-def open_existing(path: Path) -> BinaryIO:
-    """Open for reading bytes; FileNotFoundError and folders get a sentence."""
-    if path.is_dir():
-        raise InputError(f"expected a file, got a folder: {path}")
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    return open(path, "rb")
-
-
-def refuse_truncated_bgzf(path: Path) -> None:
-    """Raise InputError where the end-of-file block that bgzip writes last is missing."""
-    with open_existing(path) as file:
-        file.seek(max(0, path.stat().st_size - len(BGZF_END)))
-        if file.read() != BGZF_END:
-            raise InputError(
-                f"{path} is cut off: a BGZF file ends with an empty block, this one does not. "
-                "Copy or download it again"
-            )
+_BLOCK = 1 << 20
+_TO_CODES = ENCODE_TABLE.tobytes()
 
 
 def refuse_plain_gzip(paths: Sequence[Path]) -> None:
-    """Raise InputError where files are gzip but not BGZF, with the command that mends it."""
+    """Raise InputError for files that are gzip but not BGZF, with the command that mends it."""
     packed = [path for path in paths if compression_of(path) == "gzip"]
     if packed:
         unpacked = "".join(
@@ -73,24 +48,13 @@ def refuse_plain_gzip(paths: Sequence[Path]) -> None:
 
 
 def prepare_command(*paths: Path) -> str:
-    """The command that turns files which random access cannot read into a store."""
+    """The command that makes a store of files without random access."""
     store = paths[0].name.split(".")[0] + ".h5"
     return shlex.join(["dnamamba", "data", "prepare", *map(str, paths), "--out", store])
 
 
-@contextlib.contextmanager
-def refuse_damage(path: Path) -> Iterator[None]:
-    """Raise InputError where decompressing fails half way."""
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path} is cut off or damaged ({error}). Copy or download it again"
-        ) from error
-
-
 def read_name(header: bytes, path: Path, known: Container[str]) -> str:
-    """The name in a header line, its first word; InputError without one or where it is known."""
+    """The first word of a header line; InputError without one or if it is in `known`."""
     if b"\r" in header.rstrip(b"\r\n"):
         raise InputError(f"{path} has line ends of old Macs (only CR): convert them to LF")
     words = header[1:].split()
@@ -104,8 +68,8 @@ def read_name(header: bytes, path: Path, known: Container[str]) -> str:
     return name
 
 
-def refuse_text_before_header(path: Path, text: bytes) -> NoReturn:
-    """Raise InputError for what stands where a header line should."""
+def refuse_text_before_header(path: Path | str, text: bytes) -> NoReturn:
+    """Raise InputError for text before the first header line."""
     raise InputError(
         f"{path} does not look like FASTA: expected a line starting with '>' first, "
         f"got {text[:40]!r}"
@@ -114,7 +78,7 @@ def refuse_text_before_header(path: Path, text: bytes) -> NoReturn:
 
 @dataclass(frozen=True)
 class FastaRecord:
-    """name: first word of the header. letters: how often each byte stands in the sequence (256)."""
+    """name: first word of the header. letters: count of each byte in the sequence, int64 (256,)."""
 
     name: str
     codes: Codes
@@ -133,99 +97,80 @@ class FastaReader:
     def __init__(self, path: Path):
         self.path = path
         self._hash = hashlib.sha256()
-        self._names: set[str] = set()
 
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[FastaRecord]:
-        header: bytes | None = None
-        parts: list[bytes] = []
-        for header_line, sequence in self._pieces():
-            if header_line is not None:
-                if header is not None:
-                    yield self._record(header, parts)
-                header, parts = header_line, []
-            elif header is None:
-                refuse_text_before_header(self.path, sequence)
-            else:
-                parts.append(sequence)
-        if header is None:
+        names: set[str] = set()
+        letters = np.zeros(256, np.int64)
+
+        def count(piece: bytes) -> None:
+            letters[:] += np.bincount(np.frombuffer(piece, np.uint8), minlength=256)
+
+        with open_input(self.path, self._hash) as stream:
+            blocks = iter(partial(stream.read, _BLOCK), b"")
+            for header, codes in read_records(blocks, self.path, count):
+                name = read_name(header, self.path, names)
+                names.add(name)
+                yield FastaRecord(name, codes, letters.copy())
+                letters[:] = 0
+        if not names:
             raise InputError(f"{self.path} holds no FASTA record")
-        yield self._record(header, parts)
-
-    def _pieces(self) -> Iterator[tuple[bytes | None, bytes]]:
-        """Header lines as (line, b""), stretches of sequence without line ends as (None, bytes)."""
-        rest = b""
-        for block in self._blocks():
-            block = rest + block
-            cut = block.rfind(b"\n") + 1
-            block, rest = block[:cut], block[cut:]
-            yield from _split_headers(block)
-        yield from _split_headers(rest)
-
-    def _blocks(self) -> Iterator[bytes]:
-        compression = compression_of(self.path)
-        if compression == "bgzf":
-            refuse_truncated_bgzf(self.path)
-        with open_existing(self.path) as raw, refuse_damage(self.path):
-            hashed = _HashingFile(raw, self._hash)
-            packed = compression != "none"
-            stream = gzip.GzipFile(fileobj=hashed, mode="rb") if packed else hashed  # type: ignore[call-overload]
-            while block := stream.read(_BLOCK):
-                yield block
-
-    def _record(self, header: bytes, parts: list[bytes]) -> FastaRecord:
-        name = read_name(header, self.path, self._names)
-        self._names.add(name)
-        sequence = b"".join(parts)
-        return FastaRecord(name, encode(sequence), _count_letters(sequence))
 
 
-def _split_headers(block: bytes) -> Iterator[tuple[bytes | None, bytes]]:
-    start = 0
-    while start < len(block):
-        if block[start : start + 1] == b">":
-            end = block.find(b"\n", start)
-            end = len(block) if end < 0 else end
-            yield block[start:end], b""
-            start = end + 1
-            continue
-        end = block.find(b"\n>", start)
-        end = len(block) if end < 0 else end + 1
-        sequence = block[start:end].translate(None, b"\r\n \t")
-        if sequence:
-            yield None, sequence
-        start = end
+def read_records(
+    blocks: Iterable[bytes], path: Path | str, on_piece: Callable[[bytes], None] = lambda _: None
+) -> Iterator[tuple[bytes, Codes]]:
+    """(header line, codes) of each record, of which only one is held.
+
+    path: for messages. on_piece: called with the letters of each piece of sequence.
+    """
+    header, codes = None, bytearray()
+    for header_line, piece in _split_headers(blocks):
+        if header_line is not None:
+            if header is not None:
+                yield header, np.frombuffer(codes, np.uint8)
+            header, codes = header_line, bytearray()
+        elif header is None:
+            refuse_text_before_header(path, piece)
+        else:
+            on_piece(piece)
+            if not piece.isascii():  # a letter is one, however many bytes it takes
+                piece = piece.decode("utf-8", "surrogateescape").encode("latin-1", "replace")
+            codes += piece.translate(_TO_CODES)
+    if header is not None:
+        yield header, np.frombuffer(codes, np.uint8)
 
 
-def _count_letters(sequence: bytes) -> np.ndarray:
-    # In pieces: bincount makes eight bytes of every one it counts.
-    total = np.zeros(256, np.int64)
-    for start in range(0, len(sequence), 1 << 20):
-        piece = np.frombuffer(sequence[start : start + (1 << 20)], np.uint8)
-        total += np.bincount(piece, minlength=256)
-    return total
-
-
-class _HashingFile:
-    """Passes reads on and hashes what was read, so that a file is read once for both."""
-
-    def __init__(self, file: BinaryIO, digest: "hashlib._Hash"):
-        self._file = file
-        self._digest = digest
-
-    def read(self, size: int = -1) -> bytes:
-        block = self._file.read(size)
-        self._digest.update(block)
-        return block
+def _split_headers(blocks: Iterable[bytes]) -> Iterator[tuple[bytes | None, bytes]]:
+    """Header lines as (line, b""), pieces of sequence without spaces as (None, piece)."""
+    unfinished, begins_line = b"", True
+    for block in blocks:
+        block, unfinished, start = unfinished + block, b"", 0
+        while start < len(block):
+            if begins_line and block.startswith(b">", start):
+                end = block.find(b"\n", start)
+                if end < 0:
+                    unfinished = block[start:]
+                    break
+                yield block[start:end], b""
+                start = end + 1
+                continue
+            end = block.find(b"\n>", start) + 1 or len(block)
+            if piece := block[start:end].translate(None, b"\r\n \t"):
+                yield None, piece
+            begins_line = block[end - 1 : end] == b"\n"
+            start = end
+    if unfinished:
+        yield unfinished, b""
 
 
 class IndexedFasta:
     """Random access to one plain or BGZF FASTA through pyfaidx.
 
-    Opened in each process on first use: a handle shared over a fork returns wrong bases.
+    Each process opens it on first use: a handle shared over a fork returns wrong bases.
     """
 
     def __init__(self, path: Path):
@@ -243,7 +188,7 @@ class IndexedFasta:
         }
 
     def read(self, contig: str, start: int, end: int) -> Codes:
-        """Codes of [start, end), 0-based half-open; the caller keeps inside the contig."""
+        """Codes of [start, end), 0-based half-open, inside the contig."""
         if end <= start:
             return np.empty(0, np.uint8)
         codes = encode(self._faidx().fetch(contig, start + 1, end))
@@ -261,17 +206,11 @@ class IndexedFasta:
 
 
 def _open_faidx(path: Path, index: Path, packed: bool) -> Any:
-    try:
-        from pyfaidx import BgzfBlock, Faidx
-    except ImportError as error:
-        raise InputError(
-            f"reading {path} needs pyfaidx (pip install pyfaidx), which is not installed; "
-            "a store made by `dnamamba data prepare` is read without it"
-        ) from error
+    from pyfaidx import BgzfBlock, Faidx
 
     class Block(BgzfBlock):
-        # pyfaidx looks for the block before a position; one that starts right there is meant too,
-        # since position 65,536 of a block cannot be addressed.
+        # pyfaidx takes the block before a position. It must be the one that starts there, since
+        # position 65,536 of a block cannot be addressed.
         def __lt__(self, position: int) -> bool:
             return self.ustart <= position
 
@@ -290,10 +229,6 @@ def _open_faidx(path: Path, index: Path, packed: bool) -> Any:
     except ValueError as error:
         raise InputError(
             f"the index {index} cannot be read ({error}): delete it, it is made again"
-        ) from error
-    except ImportError as error:
-        raise InputError(
-            f"reading BGZF ({path}) needs biopython (pip install biopython): {error}"
         ) from error
 
 
@@ -319,23 +254,17 @@ def _ensure_index(path: Path, packed: bool) -> Path:
         if fresh and index_fits(index, path, packed):
             return index
     index = beside if _allows_writing(path.parent) else cached
-    index.parent.mkdir(parents=True, exist_ok=True)
-    # Built under a name of this process and renamed, so that ranks may all do it at once.
-    building = index.with_name(f".{os.getpid()}-{index.name}")
-    try:
-        _write_fai(path, packed, building)
+    # Whole or not at all, and the .fai last, so that ranks may all do it at once.
+    with building(index) as fai:
+        _write_fai(path, fai)
         if packed:
-            _write_gzi(path, building.with_suffix(".gzi"))
-            os.replace(building.with_suffix(".gzi"), index.with_suffix(".gzi"))
-        os.replace(building, index)
-    finally:
-        building.unlink(missing_ok=True)
-        building.with_suffix(".gzi").unlink(missing_ok=True)
+            with building(index.with_suffix(".gzi")) as gzi:
+                _write_gzi(path, gzi)
     return index
 
 
 def _allows_writing(folder: Path) -> bool:
-    # The mode is asked too, since root may write into a folder that is meant to stay as it is.
+    # The mode too: root may write into read-only folders.
     return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
@@ -343,17 +272,17 @@ def _is_fresh(index: Path, path: Path) -> bool:
     return index.exists() and index.stat().st_mtime >= path.stat().st_mtime
 
 
-def _write_fai(path: Path, packed: bool, out: Path) -> None:
+def _write_fai(path: Path, out: Path) -> None:
     """Index a FASTA in the format of `samtools faidx`.
 
-    Not left to pyfaidx, which accepts a last line longer than the others and then reads wrong
-    bases, keeps spaces as bases, and refuses blank lines at a record's end.
+    pyfaidx's own index accepts a last line longer than the others and then reads wrong bases, keeps
+    spaces as bases, and refuses blank lines at a record's end.
     """
     rows: dict[str, list[int]] = {}  # name -> length, offset, bases in a line, bytes in a line
     row = [0, 0, 0, 0]
     offset, ended = 0, False
-    with open_existing(path) as raw, refuse_damage(path):
-        for number, line in enumerate(gzip.GzipFile(fileobj=raw) if packed else raw, start=1):
+    with open_input(path) as lines:
+        for number, line in enumerate(lines, start=1):
             offset += len(line)
             text = line.rstrip(b"\r\n")
             if len(line) == row[3] and len(text) == row[2] and text.isalpha() and not ended:
@@ -387,13 +316,7 @@ def _refuse_line(path: Path, number: int) -> NoReturn:
 
 
 def _write_gzi(path: Path, out: Path) -> None:
-    """Where BGZF blocks begin, packed and unpacked, without the first and the end (htslib .gzi)."""
-    try:
-        from Bio.bgzf import BgzfBlocks
-    except ImportError as error:
-        raise InputError(
-            f"reading BGZF ({path}) needs biopython (pip install biopython)"
-        ) from error
+    """Starts of BGZF blocks, packed and unpacked, without the first and the last (htslib .gzi)."""
     with open_existing(path) as file:
         blocks = [(packed, unpacked) for packed, _, unpacked, _ in BgzfBlocks(file)][1:-1]
     numbers = [len(blocks), *(number for block in blocks for number in block)]

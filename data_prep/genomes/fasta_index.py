@@ -1,25 +1,25 @@
-"""Does a FASTA index fit its file? Times do not tell: `cp -p`, tar and rsync keep old ones."""
+"""Whether a FASTA index fits its file; times do not tell, as `cp -p`, tar and rsync keep them."""
 
-import gzip
 import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from dnamamba.files import unpacked
+
 _SAMPLES = 10
-_REACH = 1 << 16  # bytes read around a place; a header line that is longer counts as a misfit
+_REACH = 1 << 16  # bytes read around a position; a longer header line counts as a misfit
 
 Row = tuple[str, int, int, int, int]
 """One contig of an index: name, bases, offset of the first base, bases and bytes in a line."""
 
 
 def index_fits(index: Path, path: Path, packed: bool) -> bool:
-    """Whether a .fai (and .gzi) describes the file, judged by a few of its contigs.
+    """Whether a .fai (and .gzi) describes the file, by up to ten of its contigs.
 
-    Looks at the first and the last contig with sequence and some between: at the header line
-    before, the length of the first line, and what follows the last base. The last contig of the
-    index is to be the last of the file.
+    Compares the header line, the length of the first line and the text after the last base of each.
+    The last contig of the index must be the last of the file.
     packed: the file is BGZF and its .gzi lies beside the index.
     """
     try:
@@ -56,7 +56,7 @@ def _row_fits(file: "_Plain | _Unpacked", row: Row, is_last: bool) -> bool:
 
     line = file.read(offset, min(bases, _REACH))
     line_end = file.read(offset + bases, max(1, width - bases))
-    # At the end of a file without a last newline nothing follows; indexes count it or do not.
+    # A file may end without a newline; indexes count it or do not.
     ends = not line_end or (line_end in (b"\n", b"\r\n") and len(line_end) == width - bases)
     even = ends and len(line) == min(bases, _REACH) and b"\n" not in line
 
@@ -78,7 +78,7 @@ class _Plain:
 
 
 class _Unpacked:
-    """Reads a BGZF file by positions in its text, from the block that the .gzi names."""
+    """Reads a BGZF file by positions in its text, from a block in the .gzi."""
 
     def __init__(self, file: BinaryIO, gzi: Path):
         self._file = file
@@ -89,8 +89,8 @@ class _Unpacked:
 
     def read(self, start: int, n_bytes: int) -> bytes:
         block = int(np.searchsorted(self._blocks[:, 1], start, side="right")) - 1
-        packed, unpacked = self._blocks[block].tolist()
+        packed, first = self._blocks[block].tolist()
         self._file.seek(packed)
-        with gzip.GzipFile(fileobj=self._file) as text:
-            text.read(start - unpacked)
-            return text.read(n_bytes)
+        text = unpacked(self._file)
+        text.read(start - first)
+        return text.read(n_bytes)

@@ -6,10 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from dnamamba.data_prep.genomes.fasta import IndexedFasta, open_existing, refuse_plain_gzip
+from dnamamba.data_prep.genomes.fasta import IndexedFasta, refuse_plain_gzip
 from dnamamba.data_prep.genomes.statistics import ContigStatistics, FileStatistics, Runs, scan_fasta
 from dnamamba.data_prep.genomes.store import GenomeStore, is_store
 from dnamamba.errors import InputError
+from dnamamba.files import open_existing
 from dnamamba.tokenizer import Codes
 
 
@@ -27,11 +28,11 @@ class Genome(Protocol):
         ...
 
     def n_runs(self, contig: str) -> Runs:
-        """Where the contig has no readable base; for a FASTA the first call reads the file once."""
+        """Ranges without a readable base; the first call on a FASTA reads the file once."""
         ...
 
     def statistics(self) -> list[ContigStatistics]:
-        """Counts for every contig."""
+        """Statistics of every contig, in order."""
         ...
 
     def sources(self) -> list[dict[str, Any]]:
@@ -73,75 +74,64 @@ class FastaGenome:
         return [self._scan.source()]
 
 
-class StoreGenome:
-    """A prepared store."""
-
-    def __init__(self, path: Path):
-        self._store = GenomeStore(path)
-        self.contigs = self._store.contigs
-
-    def read(self, contig: str, start: int, end: int) -> Codes:
-        return self._store.read(contig, start, end)
-
-    def n_runs(self, contig: str) -> Runs:
-        return self._store.n_runs(contig)
-
-    def statistics(self) -> list[ContigStatistics]:
-        return list(self._store.statistics.values())
-
-    def sources(self) -> list[dict[str, Any]]:
-        return self._store.sources
-
-
 class JoinedGenome:
-    """Several genomes seen as one.
+    """Several genomes as one.
 
-    Where contig names collide (four apes with the same record names), every contig is called
-    `<label>/<contig>`; assemblies use dots and bars inside names, never the slash.
-    labels: of each part, e.g. its file's name. qualify: call contigs so in any case.
+    If contig names collide, as in apes with the same record names, every contig is called
+    `<label>/<contig>`; assemblies use no slash in names.
+    labels: one for each part, such as its file's name. qualify: call contigs so in any case.
     """
 
     def __init__(self, parts: Sequence[Genome], labels: Sequence[str], *, qualify: bool = False):
         names = [name for part in parts for name in part.contigs]
         qualify = qualify or len(names) != len(set(names))
         self._parts = list(parts)
-        self._places = {
+        self._origins = {
             (f"{label}/{name}" if qualify else name): (part, name)
             for part, label in zip(parts, labels, strict=True)
             for name in part.contigs
         }
-        if len(self._places) != len(names):
+        if len(self._origins) != len(names):
             raise InputError(
                 f"several genomes share contig names, so files need different names to tell them "
                 f"apart; got {', '.join(labels)}"
             )
-        self.contigs = {key: part.contigs[name] for key, (part, name) in self._places.items()}
+        self.contigs = {key: part.contigs[name] for key, (part, name) in self._origins.items()}
 
     def read(self, contig: str, start: int, end: int) -> Codes:
-        part, name = self._places[contig]
+        part, name = self._origins[contig]
         return part.read(name, start, end)
 
     def n_runs(self, contig: str) -> Runs:
-        part, name = self._places[contig]
+        part, name = self._origins[contig]
         return part.n_runs(name)
 
     def statistics(self) -> list[ContigStatistics]:
         rows = [row for part in self._parts for row in part.statistics()]
         return [
             ContigStatistics(key, row.length, row.soft_masked, row.letters, row.n_runs)
-            for key, row in zip(self._places, rows, strict=True)
+            for key, row in zip(self._origins, rows, strict=True)
         ]
 
     def sources(self) -> list[dict[str, Any]]:
         return [source for part in self._parts for source in part.sources()]
 
 
-def open_genome(paths: Sequence[Path | str]) -> Genome:
-    """Open FASTA files and stores as one genome.
+def open_genome(paths: Path | str | Sequence[Path | str]) -> Genome:
+    """Open a FASTA or store, or several as one genome, for random access.
 
-    Raises FileNotFoundError, or InputError for what cannot be read at random places (plain gzip),
-    is damaged, or is not a sequence file.
+    paths: FASTA (plain or BGZF) or stores of `dnamamba data prepare`. An index is made if a FASTA
+    has none.
+
+        genome = dnamamba.open_genome("hg38.fa")
+        genome.contigs["chr1"]                 # length in bases
+        genome.read("chr1", 10_000, 10_100)    # codes (100,) uint8, 0-based and half-open
+
+    Raises FileNotFoundError, or InputError for plain gzip, which has no random access, damaged
+    files and files without sequences.
     """
+    if isinstance(paths, Path | str):
+        paths = [paths]
     if not paths:
         raise InputError("no genome was named: expected at least one FASTA or store")
     files = [Path(path) for path in paths]
@@ -152,10 +142,10 @@ def open_genome(paths: Sequence[Path | str]) -> Genome:
 
 
 def open_labelled_genomes(files: Mapping[str, Sequence[Path | str]]) -> Genome:
-    """Open the files of several genomes as one whose contigs are all called `label/contig`.
+    """Open the files of several genomes as one, whose contigs are all called `label/contig`.
 
-    files: label -> FASTA files and stores. Raises what `open_genome` does, and InputError where
-    two files of one label have a contig of the same name.
+    files: label -> FASTA files and stores. Raises what `open_genome` does, and InputError if two
+    files of one label have a contig of the same name.
     """
     pairs = [(label, Path(path)) for label, paths in files.items() for path in paths]
     parts = _open_each([path for _, path in pairs])
@@ -172,8 +162,7 @@ def open_labelled_genomes(files: Mapping[str, Sequence[Path | str]]) -> Genome:
 
 def _open_each(files: Sequence[Path]) -> list[Genome]:
     for path in files:
-        with open_existing(path):
-            pass
+        open_existing(path).close()
     refuse_plain_gzip(files)
     return [_open_one(path) for path in files]
 
@@ -187,4 +176,4 @@ def label_of(path: Path) -> str:
 
 
 def _open_one(path: Path) -> Genome:
-    return StoreGenome(path) if is_store(path) else FastaGenome(path)
+    return GenomeStore(path) if is_store(path) else FastaGenome(path)

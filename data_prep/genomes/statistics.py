@@ -1,33 +1,34 @@
-"""What one pass over a FASTA tells: lengths, letters, soft-masking, runs of N, checksum.
+"""Statistics of a FASTA from one pass: lengths, letters, soft-masking, runs of N, checksum.
 
-The pass takes seconds for a human genome, so its result is kept in the cache folder and read back
-while the file's size and time of change are the same.
+The pass takes seconds for a human genome: its result is kept in the cache folder while the file's
+size and time of change stay the same.
 """
 
 import hashlib
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.data_prep.genomes.fasta import FastaReader, FastaRecord, open_existing
+from dnamamba.data_prep.genomes.fasta import FastaReader, FastaRecord
+from dnamamba.errors import InputError
+from dnamamba.files import open_existing, read_json, write_json
 from dnamamba.runtime import cache_folder
 from dnamamba.tokenizer import N_ID, TOKEN_MASK, UNK_ID, Codes, encode, is_soft_masked, token_ids
 
 Runs = NDArray[np.int64]
-"""Stretches of one contig as rows (start, end), 0-based half-open, sorted, apart. Shape (k, 2)."""
+"""Ranges of one contig as rows (start, end), 0-based half-open, sorted, apart. Shape (k, 2)."""
 
 _CACHE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class ContigStatistics:
-    """length and soft_masked in bases; letters maps each letter in the file to its count."""
+    """Statistics of a contig. letters: how often each letter stands in the file."""
 
     name: str
     length: int
@@ -43,7 +44,7 @@ class ContigStatistics:
 
 @dataclass(frozen=True)
 class FileStatistics:
-    """sha256 is of the file as it lies on disk (compressed, if it is)."""
+    """Statistics of a FASTA. sha256: of the file as it lies on disk."""
 
     path: Path
     size_bytes: int
@@ -56,13 +57,13 @@ class FileStatistics:
 
 
 def runs_where(mask: NDArray[np.bool_]) -> Runs:
-    """The stretches where a mask over one contig is true."""
+    """The ranges in which a mask over one contig is true."""
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
     return edges.reshape(-1, 2).astype(np.int64)
 
 
 def n_runs_of(codes: Codes) -> Runs:
-    """Stretches without a readable base: N, ambiguity letters (read as N) and unknown letters."""
+    """Ranges without a readable base: N, ambiguity letters (read as N) and unknown letters."""
     ids = token_ids(codes)
     return runs_where((ids == N_ID) | (ids == UNK_ID))
 
@@ -76,7 +77,7 @@ def statistics_of_record(record: FastaRecord) -> ContigStatistics:
 
 
 def foreign_letters(statistics: Iterable[ContigStatistics], limit: float = 0.01) -> str | None:
-    """A sentence about letters outside IUPAC where they are more than a share of all, else None."""
+    """A warning if more than a share of all letters is outside IUPAC, else None."""
     letters: Counter[str] = Counter()
     for row in statistics:
         letters.update(row.letters)
@@ -89,9 +90,9 @@ def foreign_letters(statistics: Iterable[ContigStatistics], limit: float = 0.01)
 
 
 def scan_fasta(path: Path) -> FileStatistics:
-    """The facts of a FASTA (plain, gzip or BGZF), from the cache if the file has not changed."""
-    with open_existing(path):
-        status = path.stat()
+    """Statistics of a FASTA (plain, gzip or BGZF), from the cache if the file has not changed."""
+    open_existing(path).close()
+    status = path.stat()
     place = str(path.resolve())
     stamp = {
         "version": _CACHE_VERSION,
@@ -112,10 +113,10 @@ def scan_fasta(path: Path) -> FileStatistics:
 
 def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileStatistics | None:
     try:
-        saved = json.loads(cached.read_text())
-    except (OSError, ValueError):
+        saved = read_json(cached)
+    except InputError:
         return None
-    if not isinstance(saved, dict) or saved.get("stamp") != stamp:
+    if saved.get("stamp") != stamp:
         return None
     contigs = tuple(
         ContigStatistics(
@@ -132,12 +133,7 @@ def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileStat
 
 def _write_cached(cached: Path, stamp: dict[str, object], statistics: FileStatistics) -> None:
     rows = [row.__dict__ | {"n_runs": row.n_runs.tolist()} for row in statistics.contigs]
-    text = json.dumps({"stamp": stamp, "sha256": statistics.sha256, "contigs": rows})
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        building = cached.with_name(f".{os.getpid()}-{cached.name}")
-        building.write_text(text)
-        os.replace(building, cached)
-    except OSError:
-        # A cache that cannot be written costs the next run one pass, nothing else.
-        return
+    # A cache that cannot be written costs the next run one pass, nothing else.
+    with suppress(OSError):
+        content = {"stamp": stamp, "sha256": statistics.sha256, "contigs": rows}
+        write_json(cached, content, indent=None)

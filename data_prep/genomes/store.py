@@ -9,14 +9,12 @@ Layout (format_version 1), all readable with plain h5py:
     /n_runs      int64 (k, 3): row of /contigs, then a 0-based half-open stretch of N or of other
                  unreadable letters
 
-X is the contig's name with "/" and "%" written %2F and %25 ("." alone: %2E). The sequences are
-contiguous and not compressed so that a slice is one copy out of the page cache that all processes
-share.
+X is the contig's name with "/" and "%" written %2F and %25 ("." alone: %2E). Sequences are
+contiguous and uncompressed: a slice is one copy out of the page cache that all processes share.
 """
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import time
@@ -30,9 +28,10 @@ import numpy as np
 
 from dnamamba import __version__
 from dnamamba.data_prep.genomes.aliases import read_aliases, rename
-from dnamamba.data_prep.genomes.fasta import FastaReader, compression_of, refuse_truncated_bgzf
+from dnamamba.data_prep.genomes.fasta import FastaReader
 from dnamamba.data_prep.genomes.statistics import ContigStatistics, Runs, statistics_of_record
 from dnamamba.errors import InputError
+from dnamamba.files import building, compression_of, refuse_truncated_bgzf
 from dnamamba.runtime import is_running
 from dnamamba.tokenizer import VOCABULARY, Codes
 
@@ -56,17 +55,15 @@ def prepare_store(
     *,
     force: bool = False,
     aliases: Path | None = None,
-    on_contig: Callable[[str, int], None] | None = None,
+    on_contig: Callable[[str, int], None] = lambda name, length: None,
 ) -> Path:
     """Write FASTA files (plain, gzip or BGZF) into one store; returns its path.
 
-    aliases: a table of names (assembly_report.py) by which contigs are called in the store; None
-        keeps the names of the FASTA.
+    aliases: a table of new contig names (aliases.py); None keeps those of the FASTA.
     on_contig: called with the name and length of each contig once it is written.
-    The file appears under its name only when it is whole. An existing one is kept unless `force`.
-    Raises InputError for sources that cannot be read or are stores themselves, for contig names
-    that come twice or are not in `aliases`, where `out` is one of the sources, and where the disk
-    has no room for the next contig.
+    The file appears when it is whole; an existing one is kept unless `force`.
+    Raises InputError for sources that cannot be read or are stores, contig names that come twice or
+    are not in `aliases`, an `out` that is a source, and a full disk.
     """
     if out.resolve() in [source.resolve() for source in sources]:
         raise InputError(
@@ -86,26 +83,19 @@ def prepare_store(
             )
         if compression_of(source) == "bgzf":
             refuse_truncated_bgzf(source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(out)
-    building = out.with_name(f".{os.getpid()}-{out.name}.building")
-    try:
-        with h5py.File(building, "w", libver="latest") as file:
+    with building(out, sync=True) as path:
+        _remove_stale(out)
+        with h5py.File(path, "w", libver="latest") as file:
             _write_store(file, sources, aliases, on_contig)
-        with open(building, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(building, out)
-    finally:
-        building.unlink(missing_ok=True)
     return out
 
 
 def _remove_stale(out: Path) -> None:
-    """Remove what processes that died left of this store."""
-    pattern = re.compile(rf"\.(\d+)-{re.escape(out.name)}\.building")
+    """Remove what processes that died left of this store (files.building)."""
+    pattern = re.compile(rf"\.building-(\d+)-{re.escape(out.name)}")
     for path in out.parent.iterdir():
         match = pattern.fullmatch(path.name)
-        # One of another machine that shares the folder has no process here, but it still grows.
+        # The file of another machine that shares the folder has no process here, but still grows.
         if match and not is_running(int(match[1])):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _STALE_SECONDS:
@@ -113,7 +103,7 @@ def _remove_stale(out: Path) -> None:
 
 
 def _require_space(folder: Path, n_bytes: int) -> None:
-    # HDF5 is not to meet a full disk: it cannot even be closed then, and may crash the process.
+    # HDF5 cannot close a file on a full disk, and may crash the process.
     free, needed = shutil.disk_usage(folder).free, n_bytes + _SPARE_BYTES
     if free < needed:
         raise InputError(
@@ -126,7 +116,7 @@ def _write_store(
     file: h5py.File,
     sources: Sequence[Path],
     aliases: Path | None,
-    on_contig: Callable[[str, int], None] | None,
+    on_contig: Callable[[str, int], None],
 ) -> None:
     new_names = read_aliases(aliases) if aliases is not None else {}
     statistics: list[ContigStatistics] = []
@@ -147,8 +137,7 @@ def _write_store(
             file.create_dataset(f"sequence/{quote_name(record.name)}", data=record.codes)
             names.add(record.name)
             statistics.append(statistics_of_record(record))
-            if on_contig is not None:
-                on_contig(record.name, len(record.codes))
+            on_contig(record.name, len(record.codes))
         size = source.stat().st_size
         row = {"file": source.name, "size_bytes": size, "sha256": reader.sha256}
         provenance.append(row | ({"names_from": aliases.name} if aliases is not None else {}))
@@ -184,13 +173,13 @@ def quote_name(name: str) -> str:
 
 
 class GenomeStore:
-    """Read access to a prepared store. Holds offsets, not data; safe to fork and to pickle."""
+    """A prepared store as a Genome. Holds offsets, not data; safe to fork and to pickle."""
 
     def __init__(self, path: Path):
         self.path = path.resolve()
         self._map: Codes | None = None
         self._offsets: dict[str, int] = {}
-        self.statistics: dict[str, ContigStatistics] = {}
+        self._statistics: dict[str, ContigStatistics] = {}
         try:
             with h5py.File(path, "r") as file:
                 self._read_layout(file)
@@ -203,7 +192,7 @@ class GenomeStore:
                 f"{path} is not a whole genome store ({error}); make it again with "
                 "`dnamamba data prepare`"
             ) from error
-        self.contigs = {name: row.length for name, row in self.statistics.items()}
+        self.contigs = {name: row.length for name, row in self._statistics.items()}
 
     def _read_layout(self, file: h5py.File) -> None:
         found = file.attrs.get("format")
@@ -221,9 +210,9 @@ class GenomeStore:
             )
         if tuple(json.loads(file.attrs["vocabulary"])) != VOCABULARY.tokens:
             raise InputError(f"{self.path} was written with another vocabulary; prepare it again")
-        self.sources: list[dict[str, Any]] = json.loads(file.attrs["sources"])
+        self._sources: list[dict[str, Any]] = json.loads(file.attrs["sources"])
         runs = file["n_runs"][:]
-        # File offsets are asked of each dataset, not kept in a table: a repacked file has others.
+        # Offsets come from the datasets, not from a table: a repacked file has others.
         sequences = file["sequence"].id
         for i, row in enumerate(file["contigs"][:]):
             name = row["name"].decode()
@@ -236,7 +225,7 @@ class GenomeStore:
             # An empty dataset has no place in the file; it is never sliced.
             self._offsets[name] = offset or 0
             first, last = np.searchsorted(runs[:, 0], [i, i + 1])
-            self.statistics[name] = ContigStatistics(
+            self._statistics[name] = ContigStatistics(
                 name,
                 int(row["length"]),
                 int(row["soft_masked"]),
@@ -253,7 +242,13 @@ class GenomeStore:
         return self._map[offset + start : offset + end]
 
     def n_runs(self, contig: str) -> Runs:
-        return self.statistics[contig].n_runs
+        return self._statistics[contig].n_runs
+
+    def statistics(self) -> list[ContigStatistics]:
+        return list(self._statistics.values())
+
+    def sources(self) -> list[dict[str, Any]]:
+        return self._sources
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_map": None}

@@ -1,12 +1,12 @@
-"""What is in a sequence file, in lines for people."""
+"""A summary of a sequence file, in lines for people."""
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dnamamba.data_prep.genomes.fasta import compression_of, open_existing
 from dnamamba.data_prep.genomes.statistics import ContigStatistics, foreign_letters, scan_fasta
 from dnamamba.data_prep.genomes.store import GenomeStore, is_store
+from dnamamba.files import compression_of, open_existing
 from dnamamba.runtime import logger
 from dnamamba.tokenizer import GAPS, IUPAC_AMBIGUOUS
 
@@ -25,14 +25,13 @@ def count_contigs(n: int) -> str:
 def summarise_file(path: Path, n_contigs: int = 20) -> list[str]:
     """Kind, size, checksums, letters and the longest contigs of a FASTA or a store.
 
-    Logs a warning where many letters are not those of DNA.
+    Logs a warning if many letters are not DNA.
     """
-    with open_existing(path):
-        pass
+    open_existing(path).close()
     if is_store(path):
         store = GenomeStore(path)
-        kind, statistics = "prepared store", list(store.statistics.values())
-        sources = [f"{row['file']} (sha256 {row['sha256']})" for row in store.sources]
+        kind, statistics = "prepared store", store.statistics()
+        sources = [f"{row['file']} (sha256 {row['sha256']})" for row in store.sources()]
     else:
         scanned = scan_fasta(path)
         kind, statistics = _COMPRESSION[compression_of(path)], list(scanned.contigs)
@@ -91,7 +90,7 @@ def _describe_letters(letters: Counter[str], bases: int) -> list[str]:
 
 
 def _n50(lengths: Sequence[int]) -> int:
-    """The length that half of all bases lie in contigs at least as long as."""
+    """The largest length such that contigs at least as long hold half of all bases."""
     half, seen = sum(lengths) / 2, 0
     for length in lengths:
         seen += length

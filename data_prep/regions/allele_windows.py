@@ -1,11 +1,11 @@
-"""Windows with the same bases on both sides of both alleles, whatever strand they are read from.
+"""Windows with the same bases on both sides of both alleles, on either strand.
 
-What is compared is two sequences, that of the reference and that with the alternative, so how a
-file writes a variant is not to matter. Bases that both alleles have at their ends are not part of
-it; and an indel in a repeat, which can be written at several places, is all of these places:
+However a file writes a variant, the same two sequences are compared. Bases that both alleles share
+at their ends belong to the flanks, and an indel in a repeat, which can be written at several
+positions, covers all of them:
 
-    genome  G C A A A T G      of one A less: `CA` to `C`, `AA` to `A` at either place, `AT` to `T`
-                A A A          what differs, `AAA` to `AA`, with flanks as long on the left as right
+    genome  G C A A A T G    one A less is written `CA` to `C`, twice `AA` to `A`, or `AT` to `T`
+                A A A        here it is `AAA` to `AA`, between flanks of equal length
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.rows import (
     RegionRow,
-    RowStatus,
     WindowRule,
+    edge_status,
     pad,
-    shift_note,
     unreadable,
 )
 from dnamamba.intervals import Interval
@@ -28,7 +27,7 @@ from dnamamba.tokenizer import Codes, is_base, token_ids
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One alternative allele, as a VCF has it: `ref` stands at `start` (0-based) of the contig."""
+    """One alternative allele of a VCF; `ref` stands at `start` (0-based) of the contig."""
 
     contig: str
     start: int
@@ -42,7 +41,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class _Core:
-    """Where two sequences differ: [start, ref_end) of one and [start, alt_end) of the other."""
+    """The difference of two sequences: [start, ref_end) of one, [start, alt_end) of the other."""
 
     start: int
     ref_end: int
@@ -56,20 +55,20 @@ class _Core:
 def same_flanks(
     number: int, columns: tuple[str, ...], variant: Variant, genome: Genome, rule: WindowRule
 ) -> RegionRow:
-    """A row whose `codes` and `alternative` differ between flanks that are the same.
+    """A row whose `codes` and `alternative` differ between equal flanks.
 
-    Both flanks are as long, so that the window of the longer allele has rule.seq_len bases, or one
-    less; `variant_start` is where they end on the left. Where the contig ends the other flank is
-    made longer (edge shift), or the window is filled up with N or cut. Raises RowError for alleles
-    that are the same, that leave no flanks, and with other letters than A, C, G and T.
+    The flanks are equally long, and the longer allele's window has rule.seq_len bases or one less;
+    `variant_start` is the end of the left flank. If a contig's end cuts one flank, the other is
+    made longer (edge shift), or the window is padded with N or clipped. Raises RowError for equal
+    alleles, alleles without room for flanks, and letters other than A, C, G and T.
     """
     length, seq_len = genome.contigs[variant.contig], rule.seq_len or 0
     if not (is_base(variant.ref).all() and is_base(variant.alt).all()):
         raise unreadable("an allele with N or ambiguous letters, which have no likelihood")
-    # One flank may have to be as long as the window.
+    # One flank may be as long as the window.
     before = genome.read(variant.contig, max(0, variant.start - seq_len), variant.start)
     after = genome.read(variant.contig, variant.end, min(length, variant.end + seq_len))
-    # Where the genome has N or an ambiguous letter, the file's is the reference.
+    # The file's REF stands for N and ambiguous letters of the genome.
     ref, alt = (np.concatenate([before, one, after]) for one in (variant.ref, variant.alt))
     core = _find_core(ref, alt, len(before), variant, seq_len // 2)
     flank = (seq_len - core.longest) // 2
@@ -84,7 +83,9 @@ def same_flanks(
         right = min(len(ref) - core.ref_end, right + missing[0])
     elif rule.edge == "pad":
         padding = missing
-    status, note = _check(missing, 2 * flank - left - right, rule)
+    status, note = edge_status(
+        padded=sum(padding), cut=2 * flank - left - right, shift=missing[0] - missing[1]
+    )
     start, contig_start = core.start - left, variant.start - len(before)
     return RegionRow(
         number,
@@ -101,8 +102,8 @@ def same_flanks(
 
 
 def _find_core(ref: Codes, alt: Codes, begin: int, variant: Variant, most: int) -> _Core:
-    """ref, alt: sequences with the alleles at `begin`. most: a repeat that is longer is taken as
-    the file writes it."""
+    """ref, alt: sequences with the alleles at `begin`. most: longest repeat, in bases, that an
+    indel is spread over; in a longer one it stays as the file writes it."""
     n_ref, n_alt = len(variant.ref), len(variant.alt)
     shorter, size = min(n_ref, n_alt), abs(n_ref - n_alt)
     ids, other_ids = token_ids(variant.ref), token_ids(variant.alt)
@@ -112,7 +113,7 @@ def _find_core(ref: Codes, alt: Codes, begin: int, variant: Variant, most: int) 
         return _Core(begin + prefix, begin + n_ref - suffix, begin + n_alt - suffix)
     if size == 0:
         raise unreadable("the allele is the same as REF")
-    # One sequence has `size` bases more, which may stand anywhere from `first` to `last`.
+    # The extra `size` bases of one sequence may stand anywhere from `first` to `last`.
     first, last = begin + shorter - suffix, begin + prefix
     longer = ref if n_ref > n_alt else alt
     repeats = (token_ids(longer[:-size]) == token_ids(longer[size:])) & is_base(longer[:-size])
@@ -125,17 +126,5 @@ def _find_core(ref: Codes, alt: Codes, begin: int, variant: Variant, most: int) 
 
 
 def _count_true(values: NDArray[np.bool_]) -> int:
-    """How many stand at the beginning, before the first that is not."""
+    """Number of leading true values."""
     return len(values) if values.all() else int(values.argmin())
-
-
-def _check(missing: tuple[int, int], cut: int, rule: WindowRule) -> tuple[RowStatus, str]:
-    """missing: bases that flanks of one length would lack on the left and on the right. cut: that
-    the window has less in the end."""
-    if not any(missing):
-        return RowStatus.OK, ""
-    if rule.edge == "pad":
-        return RowStatus.PADDED, f"{sum(missing):,} N beyond the contig's ends"
-    if cut:
-        return RowStatus.CLIPPED, f"the contig ends {cut:,} bases before the window"
-    return RowStatus.SHIFTED, shift_note(missing[0] - missing[1])

@@ -6,6 +6,7 @@ name is the first there is of ID, Name, gene_id and transcript_id.
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import takewhile
 from urllib.parse import unquote
 
@@ -14,13 +15,11 @@ from dnamamba.data_prep.regions.rows import (
     Located,
     RegionRow,
     RegionTable,
-    RowError,
     WindowRule,
     fit_columns,
-    join_notes,
     locate,
+    located_row,
     parse_position,
-    region_row,
     unreadable,
 )
 from dnamamba.data_prep.regions.text_input import TextInput, is_comment
@@ -30,50 +29,41 @@ _COLUMNS = (
     *("start", "end", "score", "strand", "phase", "attributes"),
 )
 _NAMES = ("ID", "Name", "gene_id", "transcript_id")
-# ID=gene:1;Name=a%2Cb of GFF3, whose values have no ; but an escaped one,
+# GFF3: ID=gene:1;Name=a%2Cb, with `;` only as an escape. GTF: gene_id "a; b"; level 2;
 _GFF3 = re.compile(r'\s*[^\s=;"]+=')
-# against gene_id "a; b"; level 2; of GTF.
 _GTF_ATTRIBUTE = re.compile(r'(?:[^;"]+|"[^"]*"?)+')
-# Escapes may stand for what would end a line or a cell where names are written.
+# Escapes may stand for characters that would end a line or a cell of an output.
 _CONTROL = dict.fromkeys([*range(32), 127], " ")
 
 
 def read_features(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
     """A row for each feature, in the order of the file.
 
-    Comments, directives, `track` and `browser` lines are passed over; ##FASTA, or the `>` of a
-    record, ends the features. What a circular contig's feature has past its end is not read.
+    Comments, directives, `track` and `browser` lines are skipped; ##FASTA, or the `>` of a record,
+    ends the features. The part of a feature past the end of a circular contig is not read.
     """
     lines = takewhile(lambda numbered: not _ends_features(numbered[1]), text.lines())
-    return RegionTable(_COLUMNS, _rows(lines, genome, rule))
+    rows = (
+        _feature_row(number, line, genome, rule) for number, line in lines if not is_comment(line)
+    )
+    return RegionTable(_COLUMNS, rows)
 
 
 def _ends_features(line: str) -> bool:
     return line.startswith((">", "##FASTA"))
 
 
-def _rows(
-    lines: Iterator[tuple[int, str]], genome: Genome, rule: WindowRule
-) -> Iterator[RegionRow]:
-    for number, line in lines:
-        if is_comment(line):
-            continue
-        # Attributes hold spaces: where these are for tabs, only the first eight part columns.
-        fields = line.split("\t") if "\t" in line else line.split(maxsplit=len(_COLUMNS) - 1)
-        columns, cut = fit_columns(fields, len(_COLUMNS))
-        name = feature_name(columns[-1])
-        try:
-            located = _locate(fields, genome)
-        except RowError as error:
-            note = join_notes(cut, error.note)
-            yield RegionRow(number, columns, error.status, note, name=name)
-        else:
-            yield region_row(number, columns, name, located, genome, rule, cut)
+def _feature_row(number: int, line: str, genome: Genome, rule: WindowRule) -> RegionRow:
+    # Attributes hold spaces: without tabs only the first eight spaces part columns.
+    fields = line.split("\t") if "\t" in line else line.split(maxsplit=len(_COLUMNS) - 1)
+    columns, note = fit_columns(fields, len(_COLUMNS))
+    name = feature_name(columns[-1])
+    return located_row(number, columns, name, partial(_locate, fields, genome), genome, rule, note)
 
 
 def _locate(fields: list[str], genome: Genome) -> Located:
     if len(fields) < 5:
-        raise unreadable(f"a row has nine columns, start and end fourth, this has {len(fields)}")
+        raise unreadable(f"a row must have nine columns, start and end fourth, got {len(fields)}")
     chrom = fields[0].strip()
     if chrom not in genome.contigs and "%" in chrom:
         chrom = unquote(chrom)
@@ -88,7 +78,7 @@ def _locate(fields: list[str], genome: Genome) -> Located:
 
 
 def feature_name(attributes: str) -> str:
-    """What a feature's ninth column calls it, of GFF3 without its escapes; "" where it does not."""
+    """The name in a feature's ninth column, GFF3's without its escapes; "" without one."""
     read = _read_gff3 if _GFF3.match(attributes) else _read_gtf
     found: dict[str, str] = {}
     for key, value in read(attributes):
@@ -99,12 +89,12 @@ def feature_name(attributes: str) -> str:
 
 
 def _read_gff3(attributes: str) -> Iterator[tuple[str, str]]:
-    for one in attributes.split(";"):
-        key, _, value = one.partition("=")
+    for attribute in attributes.split(";"):
+        key, _, value = attribute.partition("=")
         yield key.strip(), unquote(value.strip())
 
 
 def _read_gtf(attributes: str) -> Iterator[tuple[str, str]]:
-    for one in _GTF_ATTRIBUTE.findall(attributes):
-        key, _, value = one.strip().partition(" ")
+    for attribute in _GTF_ATTRIBUTE.findall(attributes):
+        key, _, value = attribute.strip().partition(" ")
         yield key, value.strip().strip('"')

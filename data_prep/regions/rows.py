@@ -1,57 +1,59 @@
 """Rows of regions: what every reader of sequences, regions and variants gives, and their windows.
 
-A row of the input becomes a row here whatever is wrong with it, so that what is computed for each
-can be laid beside the input. Coordinates are 0-based and half-open.
+Every row of the input becomes a row here, whatever is wrong with it, so that results can be laid
+beside the input. Coordinates are 0-based and half-open.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from dnamamba.configs import require_choice, require_range
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Strand
 from dnamamba.tokenizer import N_ID, UNK_ID, Codes, is_base, reverse_complement, token_ids
 
-# Letters are looked at so many at a time: a chromosome's are never held for it.
-_PIECE = 1 << 20
+RegionEdge = Literal["shift", "pad", "clip"]
 
-Edge = Literal["shift", "pad", "clip"]
+_PIECE = 1 << 20
+"""Letters checked at a time, so that a chromosome's are never held for it."""
 
 
 class RowStatus(StrEnum):
-    """How a row was read; `RegionRow.note` says more of all but `ok`."""
+    """How a row was read; `RegionRow.note` explains every status but `ok`."""
 
     OK = "ok"
+
     SHIFTED = "shifted"
-    """The window was moved, so as to lie inside its contig,"""
+    """The window was moved to lie inside its contig."""
 
     PADDED = "padded"
-    """or filled up with N beyond the contig's ends,"""
+    """The window has N beyond the contig's ends."""
 
     CLIPPED = "clipped"
-    """or fewer bases were read than asked for, or than the region has."""
+    """Fewer bases were read than asked for, or than the region has."""
 
     TOO_SHORT = "too short"
-    """A region or record without any base; nothing was read,"""
+    """No sequence: a region or record without any base."""
 
     REF_MISMATCH = "ref mismatch"
-    """nor of a variant whose REF is not what the genome has there,"""
+    """No sequence: a variant whose REF is not what the genome has there."""
 
     UNREADABLE = "unreadable"
-    """nor of a row that makes no sense."""
+    """No sequence: a row that makes no sense."""
 
     FAILED = "failed"
-    """It was read, but the model could do nothing with it; readers never say so."""
+    """The row was read, but the model could do nothing with it; readers never give it."""
 
 
 WITHOUT_SEQUENCE = frozenset(
     (RowStatus.TOO_SHORT, RowStatus.REF_MISMATCH, RowStatus.UNREADABLE, RowStatus.FAILED)
 )
-"""Those of rows of which nothing is computed."""
+"""Statuses of rows for which nothing is computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,91 +61,85 @@ class WindowRule:
     """How much of a region is read."""
 
     seq_len: int | None = None
-    """Bases of a window. None: regions as they are."""
+    """Bases of a window; None reads regions as they are."""
 
     cut: bool = True
-    """Whether longer regions and records are cut to their middle of seq_len; else they are read
-    whole."""
+    """Cut longer regions and records to their middle seq_len bases."""
 
     widen: bool = False
-    """Whether shorter regions get bases from around them, up to seq_len; records of a FASTA have
-    none around them. Variants always do."""
+    """Widen shorter regions on both sides to seq_len. Variants always are, records never."""
 
-    edge: Edge = "shift"
-    """What becomes of a wider window that passes its contig's end: it is moved inside, filled up
-    with N, or cut."""
+    edge: RegionEdge = "shift"
+    """A window past its contig's end is moved inside, padded with N, or clipped."""
 
     lazy_from: int | None = None
-    """Windows of a genome that are longer than this, with padding, come without codes;
-    `RegionRow.read` gives pieces of them. None: none do. Records, which are held anyway, and
-    variants always have codes."""
+    """Longer windows of a genome come without codes; `RegionRow.read` gives pieces of them. None:
+    all come with codes, as records and variants always do."""
 
     def __post_init__(self) -> None:
-        if self.edge not in get_args(Edge):
-            raise InputError(f"edge is one of {', '.join(get_args(Edge))}, got {self.edge!r}")
-        if self.seq_len is not None and self.seq_len < 1:
-            raise InputError(f"a window has 1 base or more, got {self.seq_len}")
-        if self.widen and self.seq_len is None:
+        require_choice("edge", self.edge, RegionEdge)
+        if self.seq_len is not None:
+            require_range("seq_len", self.seq_len, 1, unit="base")
+        elif self.widen:
             raise InputError("widening regions needs seq_len, the bases of a window")
-        if self.lazy_from is not None and self.lazy_from < 0:
-            raise InputError(f"lazy_from is a number of bases, 0 or more, got {self.lazy_from}")
+        if self.lazy_from is not None:
+            require_range("lazy_from", self.lazy_from, 0, unit="bases")
 
 
 @dataclass(frozen=True, slots=True)
 class RegionRow:
-    """One row of the input (of a VCF, one alternative allele of one)."""
+    """One row of the input (in a VCF, one alternative allele)."""
 
     line: int
-    """Where it stands in the input, from 1: the line, of a FASTA the record."""
+    """Number in the input, from 1: the line; in a FASTA the record."""
 
     columns: tuple[str, ...]
-    """As they stand in the input, as many as the reader has names for."""
+    """Cells as they stand in the input, one for each of the table's `columns`."""
 
     status: RowStatus
     note: str = ""
+
     codes: Codes | None = None
-    """What is to be given to a model, in the direction of the strand; None where there is nothing,
-    and where WindowRule.lazy_from leaves it to `read`. Of a variant it has the reference allele."""
+    """The model's input, in the direction of the strand; with a variant's reference allele. None
+    without a sequence, and for windows past WindowRule.lazy_from."""
 
     alternative: Codes | None = None
-    """The same with the alternative allele, of a variant."""
+    """The same with a variant's alternative allele."""
 
     window: Interval | None = None
-    """Which bases of the contig or record `codes` are, with the strand; padding lies around it."""
+    """Bases of the contig or record in `codes`, with the strand; padding lies around it."""
 
     padding: tuple[int, int] = (0, 0)
-    """How many N were put on the left and on the right of the window, on the forward strand."""
+    """N on the left and on the right of the window, on the forward strand."""
 
     variant_start: int | None = None
-    """Where the alleles begin in `codes` and in `alternative`, of a variant."""
+    """Where a variant's alleles begin in `codes` and in `alternative`."""
 
     region: Interval | None = None
-    """What the row is about, in its contig, before it was widened, moved or cut to its middle: of a
-    FASTA or table the whole record, of a variant REF. None where the row does not say it, or says
-    what no contig has; what passes a contig's end is clipped there."""
+    """What the row is about, before it was widened, moved or cut: the whole record, a variant's
+    REF, else the region up to its contig's end. None if the row names no place on a contig."""
 
     name: str = ""
-    """What the input calls it; "" where it does not, or has BED's and VCF's `.`."""
+    """The input's name for it; "" without one, and for BED's and VCF's `.`."""
 
     span: tuple[int, int] | None = None
-    """Where the region lies in what is read, [start, end), padding counted, in the direction of the
-    strand; all of it where the region was cut to its middle. None where nothing is read."""
+    """[start, end) of the region in what is read, padding counted, in the direction of the strand;
+    all of it if the region was cut to its middle. None without a sequence."""
 
     genome: Genome | None = field(default=None, repr=False, compare=False)
-    """What `read` reads of where there are no codes."""
+    """What `read` reads from without codes."""
 
     @property
     def length(self) -> int:
-        """Bases for a model to read, with padding; 0 where there is nothing."""
+        """Bases for a model to read, with padding; 0 without a sequence."""
         if self.codes is not None:
             return len(self.codes)
         return self.window.length + sum(self.padding) if self.window is not None else 0
 
     def read(self, start: int, end: int) -> Codes:
-        """[start, end) of what a model reads: a piece of `codes`, or of what they would be.
+        """[start, end) of the model's input, uint8 (end - start,), in the direction of the strand.
 
-        uint8 (end - start,), in the direction of the strand. Raises InputError for what is not
-        0 <= start <= end <= length.
+        Raises InputError unless 0 <= start <= end <= length.
         """
         if not 0 <= start <= end <= self.length:
             raise InputError(
@@ -154,12 +150,31 @@ class RegionRow:
             return self.codes[start:end]
         if self.window is None or self.genome is None:
             return np.empty(0, np.uint8)
-        return read_piece(self.genome, self.window, self.padding, start, end)
+        return _read_piece(self.genome, self.window, self.padding, start, end)
 
     @property
     def sequences(self) -> list[Codes]:
-        """None, `codes`, or `codes` and `alternative`."""
+        """No sequence, `codes`, or `codes` and `alternative`."""
         return [codes for codes in (self.codes, self.alternative) if codes is not None]
+
+
+@dataclass(frozen=True)
+class RegionTable:
+    """Rows of one input, read once, in its order."""
+
+    columns: tuple[str, ...]
+    """Names of `RegionRow.columns`."""
+
+    rows: Iterator[RegionRow]
+
+    has_alternatives: bool = False
+    """Whether rows are variants."""
+
+    has_surroundings: bool = True
+    """Whether rows lie on a genome, and so have bases around them."""
+
+    def __iter__(self) -> Iterator[RegionRow]:
+        return self.rows
 
 
 class RowError(Exception):
@@ -171,13 +186,52 @@ class RowError(Exception):
 
 
 def unreadable(note: str) -> RowError:
-    """What is raised for a row that makes no sense."""
     return RowError(RowStatus.UNREADABLE, note)
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A window on a contig: [start, end) of it, with N around."""
+# --- cells
+
+
+def split_columns(line: str) -> list[str]:
+    """Split by tabs; without a tab by spaces, which BED allows but names may hold."""
+    return line.split("\t") if "\t" in line else line.split()
+
+
+def fit_columns(fields: list[str], n_columns: int) -> tuple[tuple[str, ...], str]:
+    """Exactly `n_columns` cells, and a note if some were left out."""
+    note = ""
+    if len(fields) > n_columns:
+        note = f"{len(fields)} columns, of which the first {n_columns} are kept"
+    return tuple(fields[:n_columns] + [""] * (n_columns - len(fields))), note
+
+
+def given_name(text: str) -> str:
+    """A name as BED and VCF write it; their `.` is no name."""
+    text = text.strip()
+    return "" if text == "." else text
+
+
+def parse_position(text: str, what: str) -> int:
+    """A whole number written in digits that fits into 64 bits; RowError for anything else."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
+        raise unreadable(f"{what} must be a whole number, got {text[:40]!r}")
+    if text.startswith("-"):
+        raise unreadable(f"{what} is negative: {text[:40]}")
+    if len(digits) > 18:
+        raise unreadable(f"{what} is larger than any contig: {text[:40]}")
+    return int(text)
+
+
+def join_notes(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+# --- windows
+
+
+class PlacedWindow(NamedTuple):
+    """[start, end) of a contig, with N around."""
 
     start: int
     end: int
@@ -186,44 +240,50 @@ class Placed:
     note: str = ""
 
 
-def place_window(start: int, end: int, length: int, rule: WindowRule) -> Placed:
+def place_window(start: int, end: int, length: int, rule: WindowRule) -> PlacedWindow:
     """The window of a region [start, end) that lies inside a contig of `length` bases."""
     size, seq_len = end - start, rule.seq_len
     if seq_len is not None and size > seq_len and rule.cut:
         start += (size - seq_len) // 2
         note = f"the middle {seq_len:,} of {size:,} bases"
-        return Placed(start, start + seq_len, status=RowStatus.CLIPPED, note=note)
+        return PlacedWindow(start, start + seq_len, (0, 0), RowStatus.CLIPPED, note)
     if seq_len is None or size > seq_len or not rule.widen:
-        return Placed(start, end)
+        return PlacedWindow(start, end)
     start -= (seq_len - size) // 2
-    return fit_window(start, start + seq_len, length, rule.edge)
+    return _fit_window(start, start + seq_len, length, rule.edge)
 
 
-def fit_window(start: int, end: int, length: int, edge: Edge) -> Placed:
-    """A window [start, end), which may pass its contig's ends, made one that can be read."""
+def _fit_window(start: int, end: int, length: int, edge: RegionEdge) -> PlacedWindow:
+    """A window that can be read, from one that may pass its contig's ends."""
     inside = max(0, start), min(end, length)
-    if inside == (start, end):
-        return Placed(start, end)
     before, after = inside[0] - start, end - inside[1]
+    if not before and not after:
+        return PlacedWindow(start, end)
     if edge == "pad":
-        note = f"{before + after:,} N beyond the contig's ends"
-        return Placed(*inside, (before, after), RowStatus.PADDED, note)
-    if edge == "shift" and end - start <= length:
-        shift = before - after
-        status, note = RowStatus.SHIFTED, shift_note(shift)
-        return Placed(start + shift, end + shift, status=status, note=note)
+        return PlacedWindow(*inside, (before, after), *edge_status(padded=before + after))
     if edge == "shift":
+        if end - start <= length:
+            shift = before - after
+            return PlacedWindow(start + shift, end + shift, (0, 0), *edge_status(shift=shift))
         inside = 0, length
     note = f"{inside[1] - inside[0]:,} of {end - start:,} bases, then the contig ends"
-    return Placed(*inside, status=RowStatus.CLIPPED, note=note)
+    return PlacedWindow(*inside, (0, 0), RowStatus.CLIPPED, note)
 
 
-def shift_note(shift: int) -> str:
-    return f"moved {abs(shift):,} to the {'left' if shift < 0 else 'right'}, into the contig"
+def edge_status(*, padded: int = 0, cut: int = 0, shift: int = 0) -> tuple[RowStatus, str]:
+    """Status and note of a window by what its contig's ends did to it, in bases."""
+    if padded:
+        return RowStatus.PADDED, f"{padded:,} N beyond the contig's ends"
+    if cut:
+        return RowStatus.CLIPPED, f"the contig ends {cut:,} bases before the window"
+    if shift:
+        side = "left" if shift < 0 else "right"
+        return RowStatus.SHIFTED, f"moved {abs(shift):,} to the {side}, into the contig"
+    return RowStatus.OK, ""
 
 
-def span_of(region: Interval, window: Interval, padding: tuple[int, int]) -> tuple[int, int]:
-    """Where a region lies in a window with N around, in the direction of the window's strand."""
+def _span_of(region: Interval, window: Interval, padding: tuple[int, int]) -> tuple[int, int]:
+    """Where a region lies in a padded window, in the direction of the window's strand."""
     before, after = padding
     start = before + max(region.start, window.start) - window.start
     end = before + min(region.end, window.end) - window.start
@@ -233,13 +293,13 @@ def span_of(region: Interval, window: Interval, padding: tuple[int, int]) -> tup
     return length - end, length - start
 
 
-def read_piece(
+def _read_piece(
     genome: Genome, window: Interval, padding: tuple[int, int], start: int, end: int
 ) -> Codes:
-    """[start, end) of a window with N around, in the direction of the window's strand."""
+    """[start, end) of a padded window, in the direction of the window's strand."""
     before, after = padding
-    is_turned = window.strand == Strand.REVERSE
-    if is_turned:
+    is_reverse = window.strand == Strand.REVERSE
+    if is_reverse:
         length = before + window.length + after
         start, end = length - end, length - start
     first = min(max(start - before, 0), window.length)
@@ -247,45 +307,35 @@ def read_piece(
     codes = genome.read(window.chrom, window.start + first, window.start + last)
     left = min(max(before - start, 0), end - start)
     codes = pad(codes, (left, end - start - left - len(codes)))
-    return reverse_complement(codes) if is_turned else codes
+    return reverse_complement(codes) if is_reverse else codes
 
 
 def pad(codes: Codes, padding: tuple[int, int]) -> Codes:
-    """N on the left and on the right."""
-    if padding == (0, 0):
-        return codes
-    return np.pad(codes, padding, constant_values=N_ID)
+    """Put N on the left and on the right."""
+    return np.pad(codes, padding, constant_values=N_ID) if any(padding) else codes
 
 
-# What kind of letter each code is: a base, or none of DNA. bytes.translate looks it up six times as
-# fast as arrays are compared where there are few letters.
 _BASE, _FOREIGN = b"b", b"?"
 
 
-def _kinds() -> bytes:
+def _letter_kinds() -> bytes:
     codes = np.arange(256, dtype=np.uint8)
     unknown = np.where(token_ids(codes) == UNK_ID, _FOREIGN, b"-")
     return np.where(is_base(codes), _BASE, unknown).tobytes()
 
 
-_KINDS = _kinds()
+# Kind of letter by code. bytes.translate is six times as fast as comparing small arrays.
+_KINDS = _letter_kinds()
 
 
 def check_bases(codes: Codes) -> str:
-    """What there is to say about letters, `""` where all are well; RowError without any base."""
-    starts = range(0, len(codes), _PIECE)
-    return check_pieces([codes[i : i + _PIECE] for i in starts], len(codes))
+    """A note about letters that are not DNA, "" without any; RowError if there is no base."""
+    pieces = (codes[i : i + _PIECE] for i in range(0, len(codes), _PIECE))
+    return _check_pieces(pieces, len(codes))
 
 
-def check_window(genome: Genome, window: Interval, padding: tuple[int, int]) -> str:
-    """The same of a window that is not held, with N around."""
-    starts = range(window.start, window.end, _PIECE)
-    pieces = (genome.read(window.chrom, i, min(i + _PIECE, window.end)) for i in starts)
-    return check_pieces(pieces, window.length + sum(padding))
-
-
-def check_pieces(pieces: Iterable[Codes], n_letters: int) -> str:
-    """The same of n_letters, of which pieces may leave out N."""
+def _check_pieces(pieces: Iterable[Codes], n_letters: int) -> str:
+    """`check_bases` for n_letters in pieces, which may leave out N."""
     if not n_letters:
         raise RowError(RowStatus.TOO_SHORT, "no base at all")
     has_base, foreign = False, 0
@@ -298,88 +348,28 @@ def check_pieces(pieces: Iterable[Codes], n_letters: int) -> str:
     return f"{foreign:,} letters that are not DNA" if foreign else ""
 
 
-def join_notes(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
-
-
-def given_name(text: str) -> str:
-    """A name as BED and VCF write it, whose `.` is none."""
-    text = text.strip()
-    return "" if text == "." else text
-
-
-def contig_length(genome: Genome, contig: str) -> int:
-    """RowError for a contig that the genome does not have; the same with or without chr is told."""
-    length = genome.contigs.get(contig)
-    if length is not None:
-        return length
-    other = contig.removeprefix("chr") if contig.startswith("chr") else f"chr{contig}"
-    hint = f" (it has {other!r})" if other in genome.contigs else ""
-    raise unreadable(f"the genome has no contig {contig!r}{hint}")
-
-
-def parse_position(text: str, what: str) -> int:
-    """A whole number written in digits, that fits into 64 bits; RowError for anything else."""
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()):
-        raise unreadable(f"{what} is a whole number, got {text[:40]!r}")
-    if text.startswith("-"):
-        raise unreadable(f"{what} is negative: {text[:40]}")
-    if len(digits) > 18:
-        raise unreadable(f"{what} is larger than any contig: {text[:40]}")
-    return int(text)
-
-
-def split_columns(line: str) -> list[str]:
-    """By tabs; by spaces, which BED allows, where there is no tab: names hold spaces."""
-    return line.split("\t") if "\t" in line else line.split()
-
-
-def fit_columns(fields: list[str], n_columns: int) -> tuple[tuple[str, ...], str]:
-    """Exactly so many columns, and a note where some were left out."""
-    note = ""
-    if len(fields) > n_columns:
-        note = f"{len(fields)} columns, of which the first {n_columns} are kept"
-    return tuple(fields[:n_columns] + [""] * (n_columns - len(fields))), note
-
-
-class RegionTable:
-    """Rows of one input, read once, in its order.
-
-    columns: names of what `RegionRow.columns` holds. has_alternatives: whether rows are variants.
-    has_surroundings: whether rows lie on a genome, and so have bases around them.
-    """
-
-    def __init__(
-        self,
-        columns: tuple[str, ...],
-        rows: Iterator[RegionRow],
-        *,
-        has_alternatives: bool = False,
-        has_surroundings: bool = True,
-    ):
-        self.columns = columns
-        self.has_alternatives = has_alternatives
-        self.has_surroundings = has_surroundings
-        self._rows = rows
-
-    def __iter__(self) -> Iterator[RegionRow]:
-        return self._rows
-
-
-# --- Rows of what a reader found: a place in a genome, or a record with its letters
+# --- rows from a place in a genome, or from a record with its letters
 
 
 class Located(NamedTuple):
-    """A region inside its contig, what there is to say of it, and whether a contig's end cut it."""
+    """A region inside its contig, notes about it, and whether a contig's end clipped it."""
 
     region: Interval
     notes: Sequence[str]
     is_clipped: bool
 
 
+def contig_length(genome: Genome, contig: str) -> int:
+    """Bases of a contig; RowError, with a hint about `chr`, if the genome does not have it."""
+    if contig in genome.contigs:
+        return genome.contigs[contig]
+    other = contig.removeprefix("chr") if contig.startswith("chr") else f"chr{contig}"
+    hint = f" (it has {other!r})" if other in genome.contigs else ""
+    raise unreadable(f"the genome has no contig {contig!r}{hint}")
+
+
 def locate(chrom: str, start: int, end: int, strand: str, genome: Genome) -> Located:
-    """A region as it was given, 0-based and half-open; RowError where no contig has it."""
+    """A region as it was given, 0-based and half-open; RowError if no contig has it."""
     if start > end:
         raise unreadable(f"start {start:,} is after end {end:,}")
     length = contig_length(genome, chrom)
@@ -388,64 +378,68 @@ def locate(chrom: str, start: int, end: int, strand: str, genome: Genome) -> Loc
     notes = []
     if end > length:
         notes.append(f"end {end:,} lies past the end of {chrom}, which has {length:,} bases")
-    if strand not in _STRANDS:
-        notes.append(f"strand is +, - or ., got {strand[:40]!r}: read as +")
-    region = Interval(chrom, start, min(end, length), _STRANDS.get(strand, Strand.FORWARD))
-    return Located(region, notes, end > length)
+    if strand not in tuple(Strand):
+        notes.append(f"strand must be +, - or ., got {strand[:40]!r}: read as +")
+        strand = Strand.FORWARD
+    return Located(Interval(chrom, start, min(end, length), Strand(strand)), notes, end > length)
 
 
-_STRANDS = {str(strand): strand for strand in Strand}
-
-
-def region_row(
+def located_row(
     line: int,
     columns: tuple[str, ...],
     name: str,
-    located: Located,
+    find: Callable[[], Located],
     genome: Genome,
     rule: WindowRule,
     note: str = "",
 ) -> RegionRow:
-    """The row of a region and its window. note: what else there is to say, first of all."""
-    region = located.region
-    placed = place_window(region.start, region.end, genome.contigs[region.chrom], rule)
-    window, padding = (
-        Interval(region.chrom, placed.start, placed.end, region.strand),
-        placed.padding,
-    )
-    length = window.length + sum(padding)
-    codes = None
+    """The row of a region and its window.
+
+    find: locates the region; it may raise RowError. note: comes before all others.
+    """
+    region: Interval | None = None
     try:
-        if rule.lazy_from is not None and length > rule.lazy_from:
-            letters = check_window(genome, window, padding)
-        else:
-            codes = read_piece(genome, window, padding, 0, length)
-            letters = check_bases(codes)
+        located = find()
+        region = located.region
+        placed = place_window(region.start, region.end, genome.contigs[region.chrom], rule)
+        window = Interval(region.chrom, placed.start, placed.end, region.strand)
+        codes, letters = _read_window(genome, window, placed.padding, rule)
     except RowError as error:
         note = join_notes(note, error.note)
         return RegionRow(line, columns, error.status, note, region=region, name=name)
-    status = placed.status
-    if located.is_clipped and status == RowStatus.OK:
-        status = RowStatus.CLIPPED
+    is_clipped = located.is_clipped and placed.status == RowStatus.OK
     return RegionRow(
         line,
         columns,
-        status,
+        RowStatus.CLIPPED if is_clipped else placed.status,
         join_notes(note, *located.notes, placed.note, letters),
         codes,
         window=window,
-        padding=padding,
+        padding=placed.padding,
         region=region,
         name=name,
-        span=span_of(region, window, padding),
+        span=_span_of(region, window, placed.padding),
         genome=genome,
     )
+
+
+def _read_window(
+    genome: Genome, window: Interval, padding: tuple[int, int], rule: WindowRule
+) -> tuple[Codes | None, str]:
+    """Codes of a padded window, None past lazy_from, and a note about its letters."""
+    length = window.length + sum(padding)
+    if rule.lazy_from is None or length <= rule.lazy_from:
+        codes = _read_piece(genome, window, padding, 0, length)
+        return codes, check_bases(codes)
+    starts = range(window.start, window.end, _PIECE)
+    pieces = (genome.read(window.chrom, i, min(i + _PIECE, window.end)) for i in starts)
+    return None, _check_pieces(pieces, length)
 
 
 def record_row(
     number: int, columns: tuple[str, ...], name: str, codes: Codes, rule: WindowRule
 ) -> RegionRow:
-    """The row of a record with its letters. rule: one that does not widen, as nothing is around."""
+    """The row of a record with its letters. rule: one that does not widen."""
     n_bases = len(codes)
     region = Interval(name, 0, n_bases)
     try:

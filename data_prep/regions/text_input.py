@@ -1,28 +1,28 @@
 """Lines of a text that comes plain, gzip or BGZF, from a file or from a pipe; and what it holds.
 
-Nothing is judged by a file's name: `reads.txt` may be gzip, `/data/csv/x` a VCF.
+Content decides, never a file's name: `reads.txt` may be gzip, `/data/csv/x` a VCF.
 """
 
-import gzip
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
-from dnamamba.data_prep.genomes.fasta import (
+from dnamamba.errors import InputError
+from dnamamba.files import (
     BGZF_END,
+    Buffered,
     compression_of,
+    compression_of_head,
     open_existing,
     refuse_damage,
     refuse_truncated_bgzf,
+    unpacked,
 )
-from dnamamba.errors import InputError
-
-if TYPE_CHECKING:
-    Buffered = io.BufferedReader[Any]
+from dnamamba.intervals import match_region
 
 RegionFormat = Literal["fasta", "bed", "vcf", "gtf", "region", "table"]
 """gtf: GFF3 too. region: a list of `chr1:1-2,000`. table: CSV, TSV or parquet with sequences."""
@@ -30,27 +30,28 @@ RegionFormat = Literal["fasta", "bed", "vcf", "gtf", "region", "table"]
 DEFAULT_SEQUENCE_COLUMN = "sequence"
 
 _PEEKED = 1 << 13
-# Of a line as long as a chromosome so much is taken at a time.
-_PIECE = 1 << 20
+_BLOCK = 1 << 20
 _EXPECTED = "FASTA, BED, VCF, GFF, GTF, regions like chr1:1-2,000 or a table with sequences"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# Of formats that people have at hand and that are not read: how they begin, what to do instead.
+# Common formats that are not read: how they begin, what to do instead.
 _REFUSED = {
     b"@": "looks like FASTQ or SAM: convert it to FASTA (samtools fasta)",
     b"BAM\1": "is BAM: convert it to FASTA (samtools fasta) or to BED (bedtools bamtobed)",
     b"BCF\2": "is BCF: convert it to VCF (bcftools view)",
     b"\x89HDF": "is HDF5: name it as the genome, and give a BED or VCF of what to read",
+    b"PK": "is an Excel workbook or a zip: save the sheet as CSV (UTF-8)",
+    b"\xff\xfe": "is text in UTF-16: save it as UTF-8",
+    b"\xfe\xff": "is text in UTF-16: save it as UTF-8",
 }
 
 
 class TextInput:
     """An open text: `name` for messages, `head` its first kilobytes, and its lines, once.
 
-    stream: unpacked bytes from the beginning. file: what they are read from, if it is a file that
-    is not packed.
+    stream: unpacked bytes from the beginning. file: the file they come from, unless it is packed.
     """
 
-    def __init__(self, name: str, stream: "Buffered", file: BinaryIO | None = None):
+    def __init__(self, name: str, stream: Buffered, file: BinaryIO | None = None):
         self.name = name
         self.head = stream.peek(_PEEKED).removeprefix(_BYTE_ORDER_MARK)
         self.stream = stream
@@ -60,35 +61,30 @@ class TextInput:
     def is_parquet(self) -> bool:
         return self.head.startswith(b"PAR1")
 
-    def lines(self) -> Iterator[tuple[int, str]]:
+    def lines(self, errors: str = "surrogateescape") -> Iterator[tuple[int, str]]:
         """(number from 1, line) without line ends (LF or CRLF) and without blank lines.
 
-        Bytes that are not UTF-8 become surrogates, which encode(errors="surrogateescape") turns
-        back. Raises InputError where compressed data ends too early or is damaged.
+        errors: what becomes of bytes that are not UTF-8, as in bytes.decode. Raises InputError if
+        compressed data ends too early or is damaged.
         """
         with refuse_damage(Path(self.name)):
             for number, line in enumerate(self.stream, start=1):
-                text = line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+                text = line.rstrip(b"\r\n").decode("utf-8", errors)
                 if number == 1:
                     text = text.removeprefix("\ufeff")
                 if text and not text.isspace():
                     yield number, text
 
+    def blocks(self) -> Iterator[bytes]:
+        """All bytes, a MiB at a time. Raises as `lines` does."""
+        with refuse_damage(Path(self.name)):
+            if self.stream.peek(len(_BYTE_ORDER_MARK)).startswith(_BYTE_ORDER_MARK):
+                self.stream.read(len(_BYTE_ORDER_MARK))
+            yield from iter(partial(self.stream.read1, _BLOCK), b"")
+
     def seekable(self) -> BinaryIO:
         """All of it, for reading at any place: the file itself, or else held in memory."""
         return self._file or io.BytesIO(self.stream.read())
-
-    def pieces(self) -> Iterator[tuple[int, bool, bytes]]:
-        """(number of the line from 1, whether the line begins here, bytes), each line whole with
-        its end, but for long ones, which come in pieces of 1 MiB. Raises as `lines` does."""
-        number, begins_line = 1, True
-        with refuse_damage(Path(self.name)):
-            for piece in iter(partial(self.stream.readline, _PIECE), b""):
-                if number == 1 and begins_line:
-                    piece = piece.removeprefix(_BYTE_ORDER_MARK)
-                yield number, begins_line, piece
-                begins_line = piece.endswith(b"\n")
-                number += begins_line
 
 
 @contextmanager
@@ -112,19 +108,18 @@ def _text_of(stream: BinaryIO, name: str, *, is_file: bool = False) -> TextInput
     # A reader of our own can be peeked into, whatever the stream is.
     raw = _Remembering(stream)
     given: Buffered = io.BufferedReader(raw, _PEEKED)
-    head = given.peek(18)[:18]
-    is_packed = head[:2] == b"\x1f\x8b"
-    is_bgzf = is_packed and len(head) == 18 and bool(head[3] & 4) and head[12:14] == b"BC"
-    if is_packed:
-        given = io.BufferedReader(_Unpacking(given, raw if is_bgzf else None), 1 << 16)
+    compression = compression_of_head(given.peek(18))
+    if compression != "none":
+        whole = raw if compression == "bgzf" else None
+        given = io.BufferedReader(_Unpacking(given, whole), 1 << 16)
     with refuse_damage(Path(name)):
-        text = TextInput(name, given, stream if is_file and not is_packed else None)
+        text = TextInput(name, given, stream if is_file and compression == "none" else None)
     _refuse_other_formats(text)
     return text
 
 
 class _Remembering(io.RawIOBase):
-    """Passes reads of a stream on, which it never closes, and remembers the last bytes read."""
+    """Passes on reads of a stream, which it never closes, and remembers the last bytes read."""
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
@@ -141,10 +136,10 @@ class _Remembering(io.RawIOBase):
 
 
 class _Unpacking(io.RawIOBase):
-    """Text of gzip data. bgzf: where BGZF data, which has to end as such data does, comes from."""
+    """Text of gzip data. bgzf: the source of BGZF data, which has to end with an empty block."""
 
-    def __init__(self, packed: "Buffered", bgzf: _Remembering | None):
-        self._text = gzip.GzipFile(fileobj=packed)
+    def __init__(self, packed: Buffered, bgzf: _Remembering | None):
+        self._text = unpacked(packed)
         self._bgzf = bgzf
 
     def readable(self) -> bool:
@@ -165,19 +160,17 @@ def _refuse_other_formats(text: TextInput) -> None:
     if text.is_parquet:
         return
     if b"\0" in text.head:
-        raise InputError(
-            f"{text.name} is no text, or one in UTF-16: expected {_EXPECTED}, plain or gzip"
-        )
+        raise InputError(f"{text.name} is not text in UTF-8: expected {_EXPECTED}, plain or gzip")
     if b"\r" in text.head and b"\n" not in text.head:
         raise InputError(f"{text.name} has line ends of old Macs (only CR): convert them to LF")
 
 
 def format_of(text: TextInput, sequence_column: str | None = None) -> RegionFormat:
-    """What a text is, told by how it begins: by its first lines, and else by its first row.
+    """The format of a text, by its first lines, else by its first row.
 
     FASTA, VCF, GFF3 and parquet say so. Then a row like one of GTF, a first line like a region,
-    and a header with the column of sequences; anything else is read as BED. Where a column of
-    sequences is named, it is taken for a table before BED.
+    and a header with the column of sequences; anything else is read as BED. A text is a table
+    before it is BED if a column of sequences is named.
     """
     head = text.head.lstrip()
     if head.startswith(b">"):
@@ -198,11 +191,10 @@ def format_of(text: TextInput, sequence_column: str | None = None) -> RegionForm
     return "table" if is_table or sequence_column is not None else "bed"
 
 
-# chr1  HAVANA  gene  11869  14409  .  +  .  gene_id ...; of BED columns 2 and 3 are numbers.
+# chr1  HAVANA  gene  11869  14409  .  +  .  gene_id ...; in BED columns 2 and 3 are numbers.
 _GTF_ROW = re.compile(
     r"[^\t]+\t[^\t]*\t[^\t]*[^\t\d][^\t]*\t\d+\t\d+\t[^\t]*\t[-+.?]\t[.012](\t|$)"
 )
-_REGION = re.compile(r"\S+:\d[\d,_]*-\d[\d,_]*(:[-+.*]|\([-+.*]\)|/rc)?", re.ASCII)
 
 
 def _first_row(head: str) -> str:
@@ -210,7 +202,7 @@ def _first_row(head: str) -> str:
 
 
 def is_comment(line: str) -> bool:
-    """Whether a line of BED, GFF or GTF is none of its rows."""
+    """Whether a line of BED, GFF or GTF is a comment, `track` or `browser` line."""
     return line.startswith("#") or line.split(maxsplit=1)[0] in ("track", "browser")
 
 
@@ -221,5 +213,5 @@ def is_bed_header(fields: list[str]) -> bool:
 
 
 def looks_like_region(text: str) -> bool:
-    """Whether it is written like `chr1:1-2,000`, with a strand or without."""
-    return _REGION.fullmatch(text.strip()) is not None
+    """Whether it is one word like `chr1:1-2,000`, with a strand or without."""
+    return len(text.split()) == 1 and match_region(text.strip()) is not None

@@ -1,7 +1,7 @@
 """VCF as rows of regions: each alternative allele, and the reference, with the bases around.
 
-`read_vcf` has windows of one length from one start, for what reads sequences of one length;
-`read_variants` has the same flanks around both alleles (variant_windows.py), and keeps the lines.
+`read_vcf` gives windows of one length from one start, for models of one length; `read_variants`
+gives the same flanks around both alleles (allele_windows.py) and keeps the lines.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ from dnamamba.data_prep.regions.rows import (
     WindowRule,
     check_bases,
     contig_length,
+    edge_status,
     fit_columns,
     given_name,
     join_notes,
     pad,
     parse_position,
-    shift_note,
     split_columns,
     unreadable,
 )
@@ -39,19 +39,19 @@ ROW_COLUMNS = (*VCF_COLUMNS, "allele")
 _LETTERS = frozenset("ACGT" + IUPAC_AMBIGUOUS)
 
 MakeRow = Callable[[int, tuple[str, ...], Variant, Genome, WindowRule], RegionRow]
-"""(line, columns, variant, genome, rule) to the row of one allele; RowError where there is none."""
+"""(line, columns, variant, genome, rule) -> the row of one allele; may raise RowError."""
 
 
 def read_vcf(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
     """A row for each alternative allele, in the order of the file; one for a line without any.
 
-    Columns are the first eight of a VCF, genotypes are left out, and `allele`, the one of ALT that
-    the row is about. The window has rule.seq_len bases with the reference, with the alternative as
-    many: both begin at the same base, and more or fewer follow after the alleles.
+    Columns are the first eight of a VCF, without genotypes, and `allele`, the row's one of ALT.
+    Both alleles' windows have rule.seq_len bases from the same start, so more or fewer bases follow
+    after the alleles.
     """
     _check_rule(text, rule)
     rows = chain.from_iterable(
-        _line_rows(number, line, genome, rule, _same_start)
+        line_rows(number, line, genome, rule, _same_start)
         for number, line in text.lines()
         if not line.startswith("#")
     )
@@ -60,31 +60,30 @@ def read_vcf(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
 
 @dataclass(frozen=True, slots=True)
 class VariantLine:
-    """A line of a VCF, without its end, and a row for each alternative allele; one without any."""
+    """A line of a VCF, without its end, and a row for each alternative allele (one without any)."""
 
     text: str
     rows: tuple[RegionRow, ...]
 
 
+@dataclass(frozen=True)
 class VariantFile:
-    """Lines of a VCF in their order, once; what was wrong with an allele is in its row.
+    """Lines of a VCF in their order, once; a fault of an allele is noted in its row."""
 
-    header: the lines before the first record, as they stand.
-    """
+    name: str
+    header: list[str]
+    """The lines before the first record, as they stand."""
 
-    def __init__(self, name: str, header: list[str], lines: Iterator[VariantLine]):
-        self.name = name
-        self.header = header
-        self._lines = lines
+    lines: Iterator[VariantLine]
 
     def __iter__(self) -> Iterator[VariantLine]:
-        return self._lines
+        return self.lines
 
 
 def read_variants(text: TextInput, genome: Genome, rule: WindowRule) -> VariantFile:
-    """Windows with the same flanks around both alleles, see variant_windows.same_flanks.
+    """Windows with the same flanks around both alleles (allele_windows.same_flanks).
 
-    Columns of a row are ROW_COLUMNS. Raises InputError for what is no VCF and without rule.seq_len.
+    Columns of a row are ROW_COLUMNS. Raises InputError for other formats and without rule.seq_len.
     """
     _check_rule(text, rule)
     if format_of(text) != "vcf":
@@ -100,7 +99,7 @@ def read_variants(text: TextInput, genome: Genome, rule: WindowRule) -> VariantF
             break
         header.append(line)
     records = (
-        VariantLine(line, tuple(_line_rows(number, line, genome, rule, same_flanks)))
+        VariantLine(line, tuple(line_rows(number, line, genome, rule, same_flanks)))
         for number, line in chain(first, lines)
         if not line.startswith("#")
     )
@@ -114,9 +113,10 @@ def _check_rule(text: TextInput, rule: WindowRule) -> None:
         )
 
 
-def _line_rows(
+def line_rows(
     number: int, line: str, genome: Genome, rule: WindowRule, make_row: MakeRow
 ) -> Iterator[RegionRow]:
+    """A row for each alternative allele of a line of VCF; one without any."""
     fields = split_columns(line)
     columns, _ = fit_columns(fields[: len(VCF_COLUMNS)], len(VCF_COLUMNS))
     name = given_name(columns[2])
@@ -135,7 +135,7 @@ def _line_rows(
 
 def _parse(fields: list[str], allele: str, genome: Genome) -> Variant:
     if len(fields) < 5:
-        raise unreadable(f"a row has CHROM, POS, ID, REF and ALT, this has {len(fields)} columns")
+        raise unreadable(f"a row must have CHROM, POS, ID, REF and ALT, got {len(fields)} columns")
     contig, ref = fields[0], fields[3]
     start = parse_position(fields[1], "POS") - 1
     if start < 0:
@@ -148,9 +148,9 @@ def _parse(fields: list[str], allele: str, genome: Genome) -> Variant:
 
 
 def _compare(variant: Variant, genome: Genome) -> None:
-    """RowError where REF is not what the genome has."""
+    """Raise RowError if REF is not what the genome has."""
     found = genome.read(variant.contig, variant.start, variant.end)
-    # Files write a letter where a genome has N or an ambiguous one, and the other way round.
+    # Files and genomes may have N or ambiguous letters for each other's bases.
     both = is_base(found) & is_base(variant.ref)
     if (token_ids(found) != token_ids(variant.ref))[both].any():
         shown = decode(token_ids(found[:20])) + ("..." if len(found) > 20 else "")
@@ -159,7 +159,7 @@ def _compare(variant: Variant, genome: Genome) -> None:
 
 def _check_alleles(ref: str, allele: str) -> None:
     if not ref or not _LETTERS.issuperset(ref.upper()):
-        raise unreadable(f"REF is letters of DNA, got {ref[:40]!r}")
+        raise unreadable(f"REF must be letters of DNA, got {ref[:40]!r}")
     if allele in (".", ""):
         raise unreadable("no alternative allele")
     if allele == "*":
@@ -167,7 +167,7 @@ def _check_alleles(ref: str, allele: str) -> None:
     if not _LETTERS.issuperset(allele.upper()):
         symbolic = set("<>[].") & set(allele)
         what = "a symbolic allele, whose sequence the file does not have" if symbolic else ""
-        raise unreadable(what or f"ALT is letters of DNA, got {allele[:40]!r}")
+        raise unreadable(what or f"ALT must be letters of DNA, got {allele[:40]!r}")
 
 
 def _same_start(
@@ -175,14 +175,14 @@ def _same_start(
 ) -> RegionRow:
     length = genome.contigs[variant.contig]
     window = _place(variant, length, rule)
-    # A deletion moves bases into its window that the reference's does not reach.
+    # A deletion moves bases into its window from beyond the reference's.
     reach = window.end + max(0, len(variant.ref) - len(variant.alt))
     bases = genome.read(variant.contig, window.start, min(length, reach))
     at = variant.start - window.start
     codes = bases[: window.size]
     changed = np.concatenate([bases[:at], variant.alt, bases[at + len(variant.ref) :]])
     changed = changed[: window.size]
-    status, note = _check(window, window.size - min(len(codes), len(changed)), rule)
+    status, note = _status_of(window, window.size - min(len(codes), len(changed)), rule)
     note = join_notes(note, check_bases(codes))
     end = window.start + len(codes)
     padding = (window.padding, window.size - len(codes) if rule.edge == "pad" else 0)
@@ -202,8 +202,8 @@ def _same_start(
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Where the windows of both alleles begin on the contig, bases that follow if it has them, N
-    before, and how far the windows were moved or cut on the left."""
+    """The window of both alleles: its start on the contig, bases from there (if the contig has
+    them), N before, and bases by which it was moved or cut on the left."""
 
     start: int
     size: int
@@ -221,7 +221,7 @@ def _place(variant: Variant, length: int, rule: WindowRule) -> _Window:
         raise unreadable(f"an allele of {longest:,} bases, longer than the window of {seq_len:,}")
     wanted = variant.start - (seq_len - longest) // 2
     if rule.edge == "shift":
-        # To the left as far as the longer allele stays inside the window.
+        # As far to the left as keeps the longer allele inside the window.
         farthest = variant.start - (seq_len - longest)
         start = max(0, min(wanted, length - seq_len), farthest)
         return _Window(start, seq_len, 0, start - wanted)
@@ -230,13 +230,10 @@ def _place(variant: Variant, length: int, rule: WindowRule) -> _Window:
     return _Window(wanted + before, seq_len - before, padding, before)
 
 
-def _check(window: _Window, missing: int, rule: WindowRule) -> tuple[RowStatus, str]:
-    """missing: bases that one of the windows lacks on the right, where the contig ends."""
-    if rule.edge == "pad" and (window.padding or missing):
-        return RowStatus.PADDED, f"{window.padding + missing:,} N beyond the contig's ends"
-    if missing or (rule.edge == "clip" and window.moved):
-        cut = missing + (window.moved if rule.edge == "clip" else 0)
-        return RowStatus.CLIPPED, f"the contig ends {cut:,} bases before the window"
-    if window.moved:
-        return RowStatus.SHIFTED, shift_note(window.moved)
-    return RowStatus.OK, ""
+def _status_of(window: _Window, missing: int, rule: WindowRule) -> tuple[RowStatus, str]:
+    """missing: bases that one of the windows lacks on the right, at the contig's end."""
+    if rule.edge == "pad":
+        return edge_status(padded=window.padding + missing)
+    if rule.edge == "clip":
+        return edge_status(cut=window.moved + missing)
+    return edge_status(cut=missing, shift=window.moved)

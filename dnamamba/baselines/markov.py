@@ -20,21 +20,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba.baselines.kmers import Counts, on_other_strand, words_and_contexts
 from dnamamba.errors import InputError
-from dnamamba.tokenizer import FIRST_BASE_ID, Codes, is_base, token_ids
+from dnamamba.tokenizer import Codes
 
 HIGHEST_ORDER = 14  # 4^15 counts of 4 bytes are 4 GiB
 
-Counts = NDArray[Any]  # uint32, or int64 for very large genomes
-
 _BLOCK = 1 << 18
 _BASES_FOR_UINT32 = 1 << 31  # no count, nor the sum of two strands' counts, can overflow before
-_NOT_A_BASE = 4
-_DIGITS = np.where(
-    is_base(np.arange(256, dtype=np.uint8)),
-    token_ids(np.arange(256, dtype=np.uint8)) - np.uint8(FIRST_BASE_ID),
-    _NOT_A_BASE,
-).astype(np.uint8)
 
 
 class MarkovBaseline:
@@ -116,7 +109,7 @@ class MarkovBaseline:
         windows: as for `fit`. Targets are a language model's: each A, C, G or T of a window except
         the window's first position. Where fewer than k clean bases precede, the longest context
         there is stands in.
-        Raises InputError where nothing is left to predict.
+        Raises InputError if nothing is left to predict.
         """
         bits, targets = self._total_bits(windows, self.max_order)
         return [{"order": k, "bits_per_base": float(bits[k] / targets)} for k in range(len(bits))]
@@ -131,7 +124,7 @@ class MarkovBaseline:
     def summarise(self, windows: Iterable[Codes]) -> dict[str, Any]:
         """What a run keeps as baseline.json: orders, best_order, train_bases, targets.
 
-        best_order has the fewest bits per base (the lowest such order where several have).
+        best_order has the fewest bits per base (the lowest of several such orders).
         """
         bits, targets = self._total_bits(windows, self.max_order)
         orders = [{"order": k, "bits_per_base": float(bits[k] / targets)} for k in range(len(bits))]
@@ -183,65 +176,6 @@ def _bits_by_order(
 def _mask(order: int) -> np.uint32:
     """The bits of a word of `order` + 1 bases."""
     return np.uint32(4 ** (order + 1) - 1)
-
-
-def on_other_strand(table: Counts) -> Counts:
-    """The table whose entry of a word is this one's of the reverse complement.
-
-    The digits are reversed in each half of the words, and the halves swapped: far fewer strides
-    than a transpose of one axis per digit. A, C, G, T are 0..3, so the complement of d is 3 - d.
-    """
-    length = (table.size.bit_length() - 1) // 2
-    front, back = _reversed_words(length // 2), _reversed_words(length - length // 2)
-    swapped = np.ascontiguousarray(table.reshape(front.size, back.size)[front].T)
-    return swapped[back].ravel()[::-1]
-
-
-def _reversed_words(length: int) -> NDArray[np.intp]:
-    """All words of `length` digits with their digits in the other order."""
-    words = np.zeros(1, np.intp)
-    for _ in range(length):
-        words = np.add.outer(np.arange(4), 4 * words).ravel()
-    return words
-
-
-def words_and_contexts(rows: Codes, max_order: int) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
-    """Per position: its word, and how much of it counts. Both have the shape of rows.
-
-    Words are the base and the max_order bases before it as a number of base 4, oldest digit first.
-    Contexts are the clean bases directly before it in its row, at most max_order; -1 where the
-    position is no base. Digits of a word beyond its context are meaningless.
-    """
-    digits = _DIGITS.take(rows.ravel())
-    position = np.arange(digits.size, dtype=np.int32)
-    last_break = np.where(digits == _NOT_A_BASE, position, np.int32(-1))
-    row_starts = last_break[:: rows.shape[1]]
-    np.maximum(row_starts, position[:: rows.shape[1]] - 1, out=row_starts)
-    np.maximum.accumulate(last_break, out=last_break)
-    contexts = np.minimum(position - last_break - 1, max_order)
-    words = _join_digits((digits & 3).astype(np.uint32), max_order + 1)
-    return words.reshape(rows.shape), contexts.reshape(rows.shape)
-
-
-def _join_digits(digits: NDArray[np.uint32], length: int) -> NDArray[np.uint32]:
-    """Each position's last `length` digits as one number, by doubling."""
-    words, joined = digits, 1
-    for bit in f"{length:b}"[1:]:
-        words = _append(words, words, joined)
-        joined *= 2
-        if bit == "1":
-            words = _append(words, digits, 1)
-            joined += 1
-    return words
-
-
-def _append(
-    older: NDArray[np.uint32], newer: NDArray[np.uint32], n_newer: int
-) -> NDArray[np.uint32]:
-    """The older word that ends just before each newer one of n_newer digits, in front of it."""
-    joined = newer.copy()
-    joined[n_newer:] |= older[:-n_newer] << np.uint32(2 * n_newer)
-    return joined
 
 
 def _blocks(windows: Iterable[Codes], overlap: int) -> Iterator[tuple[Codes, int]]:

@@ -20,14 +20,14 @@ from torch import Tensor
 from dnamamba.bench.checks import check_scan
 from dnamamba.bench.operators import Where, resolve_scan_backend
 from dnamamba.bench.shapes import TrainingRun
-from dnamamba.data.masking import hide_bases
+from dnamamba.data.masking import mask_bases
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, no_weight_decay_names, preset
 from dnamamba.models.recompute import Recompute
+from dnamamba.pretraining.config import TrainConfig
 from dnamamba.pretraining.objectives import OBJECTIVES, choose_objective
 from dnamamba.runtime import Compute
 from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID
-from dnamamba.training.config import TrainConfig
 from dnamamba.training.cuda_graph import PASSES_BEFORE
 from dnamamba.training.memory_plan import MemoryNeededError, Passes, choose_passes, estimate_memory
 from dnamamba.training.optimizer import build_optimizer
@@ -36,6 +36,7 @@ from dnamamba.training.step import TrainingStep, is_finite
 WARM_UP_STEPS = PASSES_BEFORE + 1
 """Steps not counted: of the last of them a pass is recorded, where there is a GPU."""
 
+_RECIPE = TrainConfig(learning_rate=8e-3)
 # The models of the Mamba paper's DNA experiments, with which others have been measured.
 _GPU_RUNS = (
     *("mamba-1.4m:1kx1k", "mamba-1.4m:64x16k", "mamba-1.4m:8x128k"),
@@ -114,7 +115,7 @@ class TrainingBenchmark:
         step, passes = self._prepare(run)
         codes = random_codes(run, self.compute.device)
         if step.objective.masks_bases:
-            hidden = [hide_bases(window, n) for n, window in enumerate(codes.cpu().numpy())]
+            hidden = [mask_bases(window, n) for n, window in enumerate(codes.cpu().numpy())]
             codes = torch.from_numpy(np.stack(hidden)).to(self.compute.device)
         seconds = []
         for number in range(WARM_UP_STEPS + self.n_steps):
@@ -134,7 +135,7 @@ class TrainingBenchmark:
 
     def _prepare(self, run: TrainingRun) -> tuple[TrainingStep, Passes]:
         torch.manual_seed(0)
-        config, recipe = preset(run.model, run.seq_len), TrainConfig()
+        config = preset(run.model, run.seq_len)
         model = DnaModel(config).to(self.compute.device)
         name = choose_objective(None, is_causal=model.is_causal)
         objective = OBJECTIVES[name](model)
@@ -149,22 +150,20 @@ class TrainingBenchmark:
         objective.recompute = passes.recompute
         optimizer = build_optimizer(
             objective,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            betas=recipe.betas,
-            no_decay=[f"model.{name}" for name in no_weight_decay_names(model)],
+            learning_rate=_RECIPE.learning_rate_at(0),
+            weight_decay=_RECIPE.weight_decay,
+            betas=_RECIPE.betas,
+            no_decay=no_weight_decay_names(objective),
         )
-        return (
-            TrainingStep(objective, optimizer, self.compute, grad_clip=recipe.grad_clip),
-            passes,
-        )
+        step = TrainingStep(objective, optimizer, self.compute, grad_clip=_RECIPE.grad_clip)
+        return step, passes
 
     def _step(
         self, step: TrainingStep, codes: Tensor, passes: Passes, number: int
     ) -> tuple[float, float]:
         parts = codes.split(passes.micro_batch)
         weight = torch.stack([step.objective.weight(part) for part in parts]).sum()
-        found = step.update(parts, weight, TrainConfig().learning_rate_at(number))
+        found = step.update(parts, weight, _RECIPE.learning_rate_at(number))
         if self.compute.device.type == "cuda":
             torch.cuda.synchronize(self.compute.device)
         return found

@@ -1,14 +1,14 @@
-"""What a classifier is trained to lower."""
+"""The loss that a classifier is trained by."""
 
 from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from dnamamba.data.batches import Examples
 from dnamamba.errors import InputError
+from dnamamba.metrics.task_kinds import task_kind
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.recompute import Recompute
 from dnamamba.task import IGNORED_LABEL, Task
@@ -19,18 +19,17 @@ ClassWeights = Literal["none", "balanced"]
 
 
 class LabelLoss(Loss):
-    """A sum of weighted losses and the sum of their weights (`objectives.Loss`).
+    """Sum of the weighted losses of a batch, and the sum of their weights (training.loss.Loss).
 
-    multiclass: cross entropy in nats. per_base: the same of each base that has a label.
-    multilabel: binary cross entropy in nats, the mean over the labels. regression: squared error of
-    the standardised numbers, the mean over them.
+    The loss is that of the kind of task (metrics/task_kinds.py). multiclass: cross entropy in nats.
+    per_base: the same for each base that has a label. multilabel: binary cross entropy in nats, the
+    mean over the labels. regression: squared error of the standardised numbers, the mean over them.
 
-    class_weights: (C,), above 0. Of an example of class c (multiclass, per_base) loss and weight
-    are both times class_weights[c], as in torch's cross entropy. Of label c (multilabel) the loss
-    of an example that has it is times class_weights[c], and its weight stays 1, as with torch's
-    pos_weight. Regression has none. They count in training and in evaluation.
+    class_weights: (C,), above 0, in training and in evaluation. With classes, loss and weight of an
+    example are both multiplied with the weight of its class, as in torch's cross entropy. With sets
+    of labels, the loss of an example that has label c is multiplied with class_weights[c] and its
+    weight stays 1, as with torch's pos_weight. Numbers have none.
     recompute: what the backward pass makes again instead of keeping it (models/recompute.py).
-
     """
 
     model: DnaClassifier
@@ -49,11 +48,15 @@ class LabelLoss(Loss):
         self.register_buffer("_class_weights", class_weights, persistent=False)
 
     def weight(self, examples: Examples) -> Tensor:
-        """The sum of weights `forward` will return for these examples, without a forward."""
-        if self.model.task.has_classes:
-            return self._target_weights(examples.targets).sum()
+        """The sum of weights that `forward` will return, without a forward pass."""
         targets = examples.targets
-        return torch.full((), float(targets.shape[0]), device=targets.device)
+        if not self.model.task.has_classes:
+            return torch.full((), float(targets.shape[0]), device=targets.device)
+        is_labelled = targets != IGNORED_LABEL
+        if self._class_weights is None:
+            return is_labelled.float().sum()
+        weights = self._class_weights[targets.clamp(min=0)]
+        return torch.where(is_labelled, weights, 0.0).sum()
 
     def forward(self, examples: Examples) -> tuple[Tensor, Tensor]:
         """(sum of weighted losses, sum of weights), float32 scalars.
@@ -63,47 +66,30 @@ class LabelLoss(Loss):
         return self.of_scores(self.scores(examples), examples)
 
     def scores(self, examples: Examples) -> Tensor:
-        """What the model's head gives, (B, C) or (B, L, C), float32."""
-        found: Tensor = self.model(examples.codes & TOKEN_MASK, examples.lengths, self.recompute)
-        return found
+        """Logits of the model's head, (B, C) or (B, L, C), float32."""
+        logits: Tensor = self.model(examples.codes & TOKEN_MASK, examples.lengths, self.recompute)
+        return logits
 
     def of_scores(self, scores: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
-        """`forward` of examples whose scores are there already."""
+        """`forward` from logits that were computed before."""
         targets, task = examples.targets, self.model.task
         _check_targets(targets, scores, task)
-        if task.has_classes:
-            losses = functional.cross_entropy(
-                scores.flatten(0, -2),
-                targets.flatten(),
-                self._class_weights,
-                ignore_index=IGNORED_LABEL,
-                reduction="none",
-            )
-        elif task.kind == "multilabel":
-            losses = functional.binary_cross_entropy_with_logits(
-                scores, targets.to(scores.dtype), reduction="none", pos_weight=self._class_weights
-            ).mean(1)
-        else:
-            losses = (scores - self.model.standardise(targets)).square().mean(1)
+        if task_kind(task).standardises:
+            targets = self.model.standardise(targets)
+        if task.per_base:
+            scores, targets = scores.flatten(0, 1), targets.flatten()
+        losses = task_kind(task).loss(scores, targets, self._class_weights)
         return losses.sum(), self.weight(examples)
-
-    def _target_weights(self, targets: Tensor) -> Tensor:
-        """What each target counts, of its shape."""
-        is_labelled = targets != IGNORED_LABEL
-        if self._class_weights is None:
-            return is_labelled.float()
-        weights = self._class_weights[targets.clamp(min=0)]
-        return torch.where(is_labelled, weights, 0.0)
 
 
 def _check_class_weights(weights: Tensor, task: Task) -> None:
-    if task.kind == "regression":
-        raise InputError("a regression has no classes, so no class weights: leave them out")
+    if task_kind(task).class_weights is None:
+        raise InputError(f"a {task.kind} task has no classes, so no class weights: leave them out")
     shape = (len(task.labels),)
     if weights.shape != shape or not bool(((weights > 0) & weights.isfinite()).all()):
         raise InputError(
-            f"class weights are one finite number above 0 for each of the {shape[0]} labels, got "
-            f"{weights.tolist()}"
+            f"class weights must be one finite number above 0 for each of the {shape[0]} labels, "
+            f"got {weights.tolist()}"
         )
 
 
@@ -120,27 +106,17 @@ def _check_targets(targets: Tensor, scores: Tensor, task: Task) -> None:
 def class_weights_of(
     targets: Tensor | NDArray[Any], task: Task, kind: ClassWeights
 ) -> Tensor | None:
-    """Class weights for `LabelLoss` by what the training targets hold, float32 (C,).
+    """Class weights for `LabelLoss` from all training targets, float32 (C,); None for `none`.
 
-    targets: all of them, as in `Examples`. balanced: examples / (classes x examples of a class), so
-    that all classes count the same and the mean weight is 1, as in scikit-learn; of a label of a
-    multilabel task, examples without it / examples with it, 1 where there are none of either. none:
-    None. Raises InputError for a class without examples and for a regression.
+    balanced: TaskKind.class_weights. With classes, examples / (classes x examples of a class), as
+    in scikit-learn; with sets of labels, examples without a label / examples with it.
+    Raises InputError for a class without examples and for a kind of task without classes.
     """
     if kind == "none":
         return None
-    targets = torch.as_tensor(targets)
-    if task.kind == "regression":
-        raise InputError("a regression has no classes to be balanced: leave class weights out")
-    if task.kind == "multilabel":
-        having = (targets > 0.5).sum(0).double()
-        ratio = (targets.shape[0] - having) / having
-        return torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0).float()
-    labelled = targets[targets != IGNORED_LABEL]
-    counts = torch.bincount(labelled, minlength=len(task.labels)).double()
-    if empty := [task.labels[i] for i in (counts == 0).nonzero().flatten().tolist()]:
+    balance = task_kind(task).class_weights
+    if balance is None:
         raise InputError(
-            f"no training example of {', '.join(empty)}, so there is no weight that balances the "
-            "classes: add some, or leave class weights out"
+            f"a {task.kind} task has no classes to be balanced: leave class weights out"
         )
-    return (counts.sum() / (len(task.labels) * counts)).float()
+    return balance(torch.as_tensor(targets), task)

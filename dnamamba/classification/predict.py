@@ -1,62 +1,61 @@
-"""A trained classifier's answers for sequences, regions and variants; `dnamamba classify predict`.
+"""Predict with a trained classifier: sequences, regions, variants; `dnamamba classify predict`.
 
     classifier = DnaClassifier.from_pretrained("runs/apes")
     with open_regions(Path("reads.fa.gz")) as table:
         for row, values in predict_rows(classifier, table):
             ...
 
-What is held at a time is a few batches, whatever the number of rows.
+A few batches are held at a time, whatever the number of rows.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.data_prep.regions.rows import Edge, RegionRow, RegionTable, RowStatus, WindowRule
+from dnamamba.data_prep.regions.rows import (
+    RegionEdge,
+    RegionRow,
+    RegionTable,
+    RowStatus,
+    WindowRule,
+)
 from dnamamba.errors import InputError
 from dnamamba.files import open_output, table_line
-from dnamamba.inference.batching import batches_of, in_chunks, no_memory, run_in_halves, stack_rows
+from dnamamba.inference.batching import in_chunks, map_in_batches, stack_rows
+from dnamamba.inference.inputs import read_inputs
+from dnamamba.inference.options import InferenceOptions, RcMode
+from dnamamba.inference.strands import predict_reverse
 from dnamamba.inference.windows import check_seq_len
+from dnamamba.metrics.task_kinds import task_kind
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.streaming import longest_sequence
 from dnamamba.task import Task
-from dnamamba.tokenizer import Codes, reverse_complement
+from dnamamba.tokenizer import Codes
 
 Values = NDArray[np.float32]
-Strands = Literal["none", "average"]
 BaseFormat = Literal["auto", "string", "runs"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions:
-    """How predictions are computed and written; none changes which rows there are."""
-
-    batch_tokens: int = 1 << 16
-    """Tokens in one pass, padding included; a longer sequence is a pass of its own."""
-
-    rc: Strands = "none"
-    """`average`: the mean of the predictions for a sequence and for its reverse complement."""
-
-    autocast_dtype: torch.dtype | None = None
-    """What matrices are multiplied in; None: the parameters' own dtype."""
+class PredictOptions(InferenceOptions):
+    """How predictions are computed and written. rc: `none`, or `average`."""
 
     base_format: BaseFormat = "auto"
     """A per_base task's labels as a `string`, one letter a base, or as `runs`, `label:bases;...`;
-    auto: a string where every label is one letter."""
+    auto: a string if every label is one letter."""
 
     def __post_init__(self) -> None:
-        if self.batch_tokens < 1:
-            raise InputError(f"batch_tokens is 1 or more, got {self.batch_tokens}")
-        for name, kind in (("rc", Strands), ("base_format", BaseFormat)):
-            if getattr(self, name) not in get_args(kind):
-                choices = ", ".join(get_args(kind))
-                raise InputError(f"{name} is one of {choices}, got {getattr(self, name)!r}")
+        super().__post_init__()
+        self.require_rc("none", "average")
+        if self.base_format not in get_args(BaseFormat):
+            choices = ", ".join(get_args(BaseFormat))
+            raise InputError(f"base_format must be one of {choices}, got {self.base_format!r}")
 
 
 # --- sequences
@@ -64,36 +63,39 @@ class PredictOptions:
 
 def predict_sequences(
     classifier: DnaClassifier,
-    sequences: Iterable[Codes],
+    sequences: Any,
     *,
-    batch_tokens: int = 1 << 16,
-    rc: Strands = "none",
+    batch_tokens: int | None = None,
+    rc: RcMode = "none",
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[Values]:
-    """What the classifier predicts for each sequence, in their order, float32 on the CPU: (C,), or
-    (L, C) of a per_base task; probabilities or numbers, as DnaClassifier.predict gives them.
+    """Predict sequences one after another: yields (C,) float32 on the CPU, (L, C) if per base.
 
-    sequences: codes (uint8, one dimension, 1 base or more); the soft-mask is dropped. Taken a few
-    batches ahead. Batches are of like lengths, padded on the right, which changes nothing but a
-    result's rounding. The classifier is put into evaluation mode, and runs on its own device.
-    batch_tokens, rc, autocast_dtype: see PredictOptions.
-    Raises InputError for a sequence without bases, and for one that there is no memory for.
+    sequences: letters (str) or ids, several of them, or rows of `open_regions`; read a few batches
+    ahead, so that memory does not grow with their number.
+    rc, batch_tokens, autocast_dtype: as in `classify`. Values are those of DnaClassifier.predict:
+    probabilities, or the numbers of a regression.
+
+        for numbers in dnamamba.predict_sequences(classifier, ["ACGTTG", "TTGACA"]): ...
+
+    Raises InputError as `embed` for data, and if memory is too small for one sequence.
     """
     options = PredictOptions(batch_tokens=batch_tokens, rc=rc, autocast_dtype=autocast_dtype)
-    for some in in_chunks(sequences, len, batch_tokens):
-        yield from _predict_chunk(classifier, some, options)
+    codes = (row.read(0, row.length) for row in read_inputs(sequences).rows)
+    for chunk in in_chunks(codes, len, options.tokens_in_batch(_device(classifier))):
+        yield from _predict_chunk(classifier, chunk, options)
 
 
 def predict_rows(
     classifier: DnaClassifier, rows: Iterable[RegionRow], options: PredictOptions | None = None
 ) -> Iterator[tuple[RegionRow, list[Values]]]:
-    """Each row with what is predicted for `row.sequences`, in the order of the rows."""
+    """Each row with the predictions for `row.sequences`, in the order of the rows."""
     options = options or PredictOptions()
 
     def size(row: RegionRow) -> int:
         return sum(map(len, row.sequences))
 
-    for some in in_chunks(rows, size, options.batch_tokens):
+    for some in in_chunks(rows, size, options.tokens_in_batch(_device(classifier))):
         sequences = [sequence for row in some for sequence in row.sequences]
         values = iter(_predict_chunk(classifier, sequences, options))
         for row in some:
@@ -104,53 +106,36 @@ def _predict_chunk(
     classifier: DnaClassifier, sequences: list[Codes], options: PredictOptions
 ) -> list[Values]:
     classifier.eval()
-    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-    if not lengths.all():
-        raise InputError("a sequence to predict has 1 base or more, got one of 0")
-    results: list[Values] = [np.empty(0, np.float32)] * len(sequences)
-    for batch in batches_of(lengths, options.batch_tokens):
-        chosen = [sequences[i] for i in batch]
-        values = _run(classifier, chosen, options)
-        if options.rc == "average":
-            turned = [reverse_complement(one) for one in chosen]
-            others = _run(classifier, turned, options)
-            if classifier.task.kind == "per_base":
-                others = [other[::-1] for other in others]
-            pairs = zip(values, others, strict=True)
-            values = [(one + other) * np.float32(0.5) for one, other in pairs]
-        for i, value in zip(batch, values, strict=True):
-            results[i] = value
-    return results
 
+    def read(batch: Sequence[Codes]) -> list[Values]:
+        return _forward(classifier, batch, options)
 
-def _run(
-    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
-) -> list[Values]:
-    """One pass, or halves of it where memory is too small for it."""
-
-    def forward(some: Sequence[Codes]) -> list[Values]:
-        return _forward(classifier, some, options)
-
-    return [value for some in run_in_halves(sequences, forward, no_memory) for value in some]
+    return map_in_batches(sequences, read, options.tokens_in_batch(_device(classifier)))
 
 
 @torch.inference_mode()
 def _forward(
     classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
 ) -> list[Values]:
-    device = next(classifier.parameters()).device
-    ids, real = stack_rows(sequences, longest_sequence(classifier.config), device)
-    dtype = options.autocast_dtype
-    with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        values = classifier.predict(ids, real)
+    device, per_base = _device(classifier), classifier.task.per_base
+    ids, lengths = stack_rows(sequences, longest_sequence(classifier.config), device)
+    with options.autocast(device):
+        values = classifier.predict(ids, lengths)
+        if options.rc == "average":
+            other = predict_reverse(classifier.predict, ids, lengths, per_base=per_base)
+            values = (values + other) / 2
     found = values.float().cpu().numpy()
-    if classifier.task.kind == "per_base":
+    if per_base:
         return [row[: len(sequence)] for row, sequence in zip(found, sequences, strict=True)]
     return list(found)
 
 
+def _device(classifier: DnaClassifier) -> torch.device:
+    return next(classifier.parameters()).device
+
+
 def window_rule(
-    classifier: DnaClassifier, seq_len: int | None = None, edge: Edge = "shift"
+    classifier: DnaClassifier, seq_len: int | None = None, edge: RegionEdge = "shift"
 ) -> WindowRule:
     """How much of a region a classifier reads.
 
@@ -161,7 +146,7 @@ def window_rule(
     trained, most = classifier.head_config.trained_seq_len, longest_sequence(classifier.config)
     if seq_len is None:
         return WindowRule(seq_len=trained or most, edge=edge)
-    check_seq_len(seq_len, trained, most)
+    check_seq_len(classifier.config, seq_len, trained)
     return WindowRule(seq_len=seq_len, widen=True, edge=edge)
 
 
@@ -177,11 +162,11 @@ def write_predictions(
 ) -> Counter[RowStatus]:
     """Write a tab-separated table, a row for each of the input's, and count their statuses.
 
-    out: a file, which is there once it is whole, packed where its name ends in .gz; or an open
+    out: a file, which appears once it is whole, compressed if its name ends in .gz; or an open
     stream. on_rows: called with the number of rows now and then. Columns: the input's, then where
     the window that was read begins and ends (0-based, half-open), status, note, and what was
-    predicted (`predicted_columns`); empty where nothing was. A column of the input that is called
-    like one of these gets `input_` before its name.
+    predicted (`predicted_columns`); empty if nothing was. A column of the input with one of these
+    names gets `input_` before its name.
     Raises InputError for variants and a per_base task.
     """
     options = options or PredictOptions()
@@ -206,13 +191,12 @@ class PredictionCells:
     """Predictions as text. columns: names of the cells that `of` gives."""
 
     def __init__(self, task: Task, has_alternatives: bool, base_format: BaseFormat = "auto"):
-        if task.kind == "per_base" and has_alternatives:
+        if task.per_base and has_alternatives:
             raise InputError(
                 "this model labels each base, which says nothing of a variant as a whole: give "
                 "regions (BED or FASTA), or a model that labels sequences"
             )
-        self.task = task
-        if base_format != "auto" and task.kind != "per_base":
+        if base_format != "auto" and not task.per_base:
             raise InputError(
                 f"per_base {base_format!r} says how labels of bases are written, but this model "
                 "labels sequences: leave it out"
@@ -223,17 +207,17 @@ class PredictionCells:
                 f"a letter a base cannot stand for the label {long[0]!r}: ask for runs "
                 "(--per-base runs)"
             )
-        self._as_string = base_format == "string"
-        if base_format == "auto":
-            self._as_string = all(len(label) == 1 for label in task.labels)
-        single = _names_of_one(task)
-        self.columns = single
+        self.task = task
+        self._as_string = base_format == "string" or (base_format == "auto" and not long)
+        names = ["labels", "mean_probability"]
+        if not task.per_base:
+            names = task_kind(task).columns(task.labels)
+        self.columns = names
         if has_alternatives:
-            differences = [name for name in single if name not in _TEXTS]
             self.columns = [
-                *(f"ref_{name}" for name in single),
-                *(f"alt_{name}" for name in single),
-                *(f"difference_{name}" for name in differences),
+                *(f"ref_{name}" for name in names),
+                *(f"alt_{name}" for name in names),
+                *(f"difference_{name}" for name in names[-len(task.labels) :]),
             ]
 
     def of(self, values: list[Values]) -> list[str]:
@@ -241,42 +225,21 @@ class PredictionCells:
         alternative, whose difference is the alternative's minus the reference's."""
         if not values:
             return [""] * len(self.columns)
-        cells = [cell for one in values for cell in self._of_one(one)]
+        labels = self.task.labels
+        if self.task.per_base:
+            return self._of_bases(values[0])
+        cells = [cell for one in values for cell in task_kind(self.task).cells(labels, one)]
         if len(values) == 2:
             cells += [f"{number:+.6g}" for number in values[1] - values[0]]
         return cells
 
-    def _of_one(self, values: Values) -> list[str]:
-        labels = self.task.labels
-        if self.task.kind == "per_base":
-            best = values.argmax(1)
-            text = self._string(best) if self._as_string else self._runs(best)
-            return [text, f"{values.max(1).mean():.6g}"]
-        numbers = [f"{number:.6g}" for number in values]
-        if self.task.kind == "multiclass":
-            return [labels[int(values.argmax())], *numbers]
-        if self.task.kind == "multilabel":
-            likely = zip(labels, values >= 0.5, strict=True)
-            return [";".join(label for label, is_likely in likely if is_likely), *numbers]
-        return numbers
-
-    def _string(self, best: NDArray[np.int64]) -> str:
-        return "".join(self.task.labels[i] for i in best.tolist())
-
-    def _runs(self, best: NDArray[np.int64]) -> str:
-        starts = np.flatnonzero(np.append(True, best[1:] != best[:-1]))
-        sizes = np.diff(np.append(starts, len(best)))
-        runs = zip(best[starts].tolist(), sizes.tolist(), strict=True)
-        return ";".join(f"{self.task.labels[label]}:{size}" for label, size in runs)
-
-
-_TEXTS = ("label", "labels")
-
-
-def _names_of_one(task: Task) -> list[str]:
-    if task.kind == "per_base":
-        return ["labels", "mean_probability"]
-    if task.kind == "regression":
-        return [f"predicted_{label}" for label in task.labels]
-    text = "label" if task.kind == "multiclass" else "labels"
-    return [text, *(f"p_{label}" for label in task.labels)]
+    def _of_bases(self, values: Values) -> list[str]:
+        best, labels = values.argmax(1), self.task.labels
+        if self._as_string:
+            text = "".join(labels[i] for i in best.tolist())
+        else:
+            starts = np.flatnonzero(np.append(True, best[1:] != best[:-1]))
+            sizes = np.diff(np.append(starts, len(best)))
+            runs = zip(best[starts].tolist(), sizes.tolist(), strict=True)
+            text = ";".join(f"{labels[label]}:{size}" for label, size in runs)
+        return [text, f"{values.max(1).mean():.6g}"]

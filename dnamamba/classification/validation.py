@@ -1,4 +1,4 @@
-"""How well a classifier does on labelled sequences that it is not trained on."""
+"""Score labelled sequences that a classifier is not trained on."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +13,13 @@ from dnamamba.classification.loss import LabelLoss
 from dnamamba.classification.report import write_label_report
 from dnamamba.data.batches import Examples, LabelledDataset, to_device
 from dnamamba.data.hashing import permute
-from dnamamba.metrics.metrics import Scores, evaluate, primary_metric
-from dnamamba.models import strands
+from dnamamba.inference.strands import predict_reverse
+from dnamamba.metrics.evaluation import evaluate, primary_metric
+from dnamamba.metrics.metrics import Scores, gather_scores, labelled_bases
+from dnamamba.metrics.task_kinds import task_kind
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.runtime import Compute
-from dnamamba.task import IGNORED_LABEL, Task
+from dnamamba.task import IGNORED_LABEL
 from dnamamba.tokenizer import TOKEN_MASK
 from dnamamba.training.interrupts import StopRequest
 
@@ -27,9 +29,9 @@ _CHOICE = 31
 
 
 def evaluation_examples(dataset: LabelledDataset, most: int | None) -> list[int]:
-    """Samples to judge by, in order: all, or `most` of them, always the same.
+    """Samples of an evaluation, in order: all, or `most` of them, always the same.
 
-    Drawn by a hash: at equal distances they could all be of one class, as species come in turn.
+    They are drawn by a hash: at equal distances all could be of one class, as species come in turn.
     """
     n = dataset.n_examples
     if most is None or most >= n:
@@ -45,11 +47,11 @@ def in_batches(dataset: LabelledDataset, samples: Sequence[int]) -> Iterator[Exa
 
 
 class LabelValidator:
-    """Judges a classifier on validation examples (see training.Judge).
+    """Evaluate a classifier on validation examples (trainer.Validator).
 
-    most: examples of a validation; None: all. patience_steps: see training.Judge.
+    most: examples of a validation; None: all. patience_steps: see trainer.Validator.
     averages_strands: see `score_samples`.
-    keeps_best: whether the model of the best validation is kept for use, rather than the last.
+    keeps_best: keep the model of the best validation rather than the last.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class LabelValidator:
     def score(self, row: Mapping[str, Any]) -> float | None:
         if not self.keeps_best:
             return None
-        # What a validation of one class, say, does not define is judged by its loss.
+        # A validation of a single class, say, does not define the metric: take the loss.
         value = row[self._name]
         return -float(row["loss"]) if value is None else float(value)
 
@@ -103,8 +105,8 @@ class LabelValidator:
         value = row[self._name]
         return f"{text}, {self._name} {'none' if value is None else f'{value:.4f}'}"
 
-    def write_report(self, folder: Path) -> Path:
-        return write_label_report(folder)
+    def write_report(self, folder: Path, *, is_running: bool = False) -> Path:
+        return write_label_report(folder, is_running=is_running)
 
 
 @torch.no_grad()
@@ -118,10 +120,10 @@ def score_samples(
     stop: StopRequest | None = None,
     averages_strands: bool = False,
 ) -> tuple[Scores, float] | None:
-    """What the model says of examples, and the mean loss (of the strand given), on every rank.
+    """(scores of examples, mean loss on the given strand), the same on every rank.
 
-    averages_strands: scores are the mean of those of a sequence and of its reverse complement.
-    stop: looked at between micro-batches; None comes back once any rank was told to stop.
+    averages_strands: scores are the mean of a sequence's and its reverse complement's.
+    stop: checked between micro-batches; returns None once any rank is to stop.
     """
     gathered = _Gathered(dataset, len(samples), compute)
     rank, world_size = compute.ranks.rank, compute.ranks.world_size
@@ -148,12 +150,12 @@ def score_all(
     *,
     averages_strands: bool,
 ) -> Scores:
-    """`score_samples` of every example of a split, without anything to stop it."""
+    """Scores of every example of a split."""
     samples = range(dataset.n_examples)
     found = score_samples(
         loss, dataset, samples, compute, micro_batch, averages_strands=averages_strands
     )
-    assert found is not None, "nothing can stop it"
+    assert found is not None, "without `stop` it does not stop"
     return found[0]
 
 
@@ -164,25 +166,22 @@ def _add(
     places: Sequence[int],
     averages_strands: bool,
 ) -> None:
-    compute = gathered.compute
+    compute, model = gathered.compute, loss.model
     moved = to_device(examples, compute.device)
+
+    def predict(token_ids: Tensor, lengths: Tensor | None) -> Tensor:
+        return model.interpret(model(token_ids, lengths))
+
     with compute.autocast():
-        scores = loss.scores(moved)
-        total, weight = loss.of_scores(scores, moved)
-        found = loss.model.interpret(scores)
+        logits = loss.scores(moved)
+        total, weight = loss.of_scores(logits, moved)
+        scores = model.interpret(logits)
         if averages_strands:
-            found = (found + _of_other_strand(loss.model, moved)) / 2
+            token_ids, per_base = moved.codes & TOKEN_MASK, model.task.per_base
+            other = predict_reverse(predict, token_ids, moved.lengths, per_base=per_base)
+            scores = (scores + other) / 2
     gathered.totals += torch.stack([total, weight]).double()
-    gathered.put(places, found, examples)
-
-
-def _of_other_strand(model: DnaClassifier, examples: Examples) -> Tensor:
-    """What the model says of reverse complements; of bases in the order of the strand given."""
-    complement = strands.complement_ids(TOKEN_MASK + 1).to(examples.codes.device)
-    tokens = (examples.codes & TOKEN_MASK).long()
-    turned = complement[strands.flip(tokens, examples.lengths)]
-    found: Tensor = model.interpret(model(turned, examples.lengths))
-    return strands.flip(found, examples.lengths) if model.task.kind == "per_base" else found
+    gathered.put(places, scores, examples)
 
 
 class _Gathered:
@@ -190,19 +189,17 @@ class _Gathered:
 
     def __init__(self, dataset: LabelledDataset, n: int, compute: Compute) -> None:
         self.task, self.compute = dataset.task, compute
-        self.per_base = self.task.kind == "per_base"
-        each = (dataset.seq_len,) if self.per_base else ()
-        target_dtype, target_shape = _targets_of(self.task, each)
         device = compute.device
-        self.scores = torch.zeros((n, *each, len(self.task.labels)), device=device)
-        self.targets = torch.zeros((n, *target_shape), dtype=target_dtype, device=device)
+        rows = (n, dataset.seq_len) if self.task.per_base else (n,)
+        self.scores = torch.zeros((*rows, len(self.task.labels)), device=device)
+        self.targets = torch.from_numpy(self.task.empty_targets(n, dataset.seq_len)).to(device)
         self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
         self.totals = torch.zeros(2, dtype=torch.float64, device=device)
 
     def put(self, places: Sequence[int], scores: Tensor, examples: Examples) -> None:
         rows = torch.tensor(list(places), device=self.scores.device)
         targets = examples.targets.to(self.targets.device)
-        if self.per_base:
+        if self.task.per_base:
             # Rows of a batch may be shorter than the longest of the split.
             length = targets.shape[1]
             self.targets[rows] = IGNORED_LABEL
@@ -214,31 +211,22 @@ class _Gathered:
         self.lengths[rows] = examples.lengths.to(self.lengths.device)
 
     def finish(self, names: list[str]) -> tuple[Scores, float]:
+        """All scores, and the mean loss."""
+        arrays = []
         for tensor in (self.scores, self.targets, self.lengths, self.totals):
             self.compute.sum_over_ranks(tensor)
-        scores, targets = self.scores.cpu().numpy(), self.targets.cpu().numpy()
-        lengths = self.lengths.cpu().numpy()
-        total, weight = self.totals.tolist()
-        mean = total / max(weight, 1e-12)
-        if not self.per_base:
-            return Scores(scores, targets, lengths, names), mean
-        labelled = targets != IGNORED_LABEL
-        row = np.nonzero(labelled)[0]
-        return Scores(scores[labelled], targets[labelled], lengths[row], None), mean
-
-
-def _targets_of(task: Task, each: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
-    if task.has_classes:
-        return torch.int64, each
-    return torch.float32, (len(task.labels),)
+            arrays.append(tensor.cpu().numpy())
+        scores, targets, lengths, (total, weight) = arrays
+        gathered = gather_scores([(scores, targets, lengths)], self.task, names)
+        return gathered, float(total / max(weight, 1e-12))
 
 
 @torch.no_grad()
 def pooled_features(
     classifier: DnaClassifier, batches: Iterable[Examples], compute: Compute, micro_batch: int
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """What the head reads (N, D), and what it is to give: of a per_base task at labelled bases, of
-    a regression standardised."""
+    """(features (N, D) that the head reads, targets as it is to give them): of labelled bases in a
+    per_base task, standardised in a regression."""
     features, targets = [], []
     was_training = classifier.training
     classifier.eval()
@@ -249,10 +237,9 @@ def pooled_features(
             with compute.autocast():
                 found = classifier.features(moved.codes & TOKEN_MASK, moved.lengths)
             rows, wanted = found.float().cpu().numpy(), part.targets.numpy()
-            if classifier.task.kind == "per_base":
-                labelled = wanted != IGNORED_LABEL
-                rows, wanted = rows[labelled], wanted[labelled]
-            elif classifier.task.kind == "regression":
+            if classifier.task.per_base:
+                rows, wanted, _ = labelled_bases(rows, wanted, part.lengths.numpy())
+            elif task_kind(classifier.task).standardises:
                 wanted = classifier.standardise(moved.targets).cpu().numpy()
             features.append(rows)
             targets.append(wanted)

@@ -1,6 +1,6 @@
-"""Randomness without state: hashes and permutations that are pure functions of their arguments.
+"""Random numbers without state: hashes and permutations as pure functions of their arguments.
 
-Sample i of epoch e can be found without having drawn samples 0 to i - 1, in any process.
+Any process finds sample i of epoch e without drawing samples 0 to i - 1.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ U64 = NDArray[np.uint64]
 
 def hash_u64(values: NDArray[np.integer], *keys: int) -> U64:
     """Mix 64-bit integers with keys into uniform 64-bit ones (splitmix64's finaliser)."""
-    # Mixed before the first key comes in: else value i under seed s is value i + 1 under s - 1.
+    # Mixed before the first key: else value i under seed s is value i + 1 under s - 1.
     mixed = _mix(np.atleast_1d(np.asarray(values)).astype(np.uint64))
     for key in keys:
         mixed = _mix(mixed + np.uint64(key & 0xFFFFFFFFFFFFFFFF))
@@ -27,11 +27,10 @@ def _mix(x: U64) -> U64:
 
 
 def permute(i: NDArray[np.integer], n: int, *keys: int) -> NDArray[np.int64]:
-    """Where each of 0..n-1 goes in the permutation of range(n) that the keys name.
+    """Map indices i by the permutation of range(n) that the keys choose, without a table.
 
-    A Feistel network over the next even number of bits, walked until it lands inside range(n), so
-    no table of n entries is ever made (Black and Rogaway 2002, "Ciphers with arbitrary finite
-    domains").
+    A Feistel network over the next even number of bits, repeated until it lands inside range(n)
+    (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
     """
     half = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
     x = np.atleast_1d(np.asarray(i)).astype(np.uint64)

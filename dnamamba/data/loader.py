@@ -1,7 +1,7 @@
 """Batches in order, from any number of workers, for any number of ranks.
 
 The position of a stream is one integer, the number of the next batch: batch b holds samples
-b x batch_size to (b + 1) x batch_size - 1 wherever and by whomever it is read.
+b x batch_size to (b + 1) x batch_size - 1, whichever worker or rank reads it.
 """
 
 import signal
@@ -21,15 +21,15 @@ class DescribedDataset(Protocol):
     def __getitem__(self, samples: Sequence[int]) -> Batch: ...
 
     def describe(self, samples: Sequence[int]) -> list[str]:
-        """Where each sample comes from, for people."""
+        """The origin of each sample, for people."""
         ...
 
 
 class BatchRanges(Sampler[range]):
-    """This rank's share of each global batch, cut into micro-batches, as ranges of sample numbers.
+    """This rank's micro-batches of each global batch, as ranges of sample numbers.
 
-    Rank r of w reads samples r x n to (r + 1) x n - 1 of a batch of w x n, micro-batch by
-    micro-batch, so joining the ranks' rows gives the same batch for any w.
+    Rank r of w reads samples r x n to (r + 1) x n - 1 of a batch of w x n, so the ranks' rows
+    joined are the same batch for any w.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ def build_loader(
 
     n_workers: processes that read ahead; 0 reads in this one. The batches are the same either way.
     """
-    indexed: Any = dataset  # all that a DataLoader with a sampler asks for
+    indexed: Any = dataset  # enough for a DataLoader with a sampler
     return DataLoader(
         indexed,
         batch_size=None,
@@ -90,13 +90,13 @@ def build_loader(
         pin_memory=pin_memory,
         prefetch_factor=4 if n_workers else None,
         worker_init_fn=_leave_signals_to_the_loop,
-        # The loader draws a seed for its workers, which use none: keep it off the global stream.
+        # The loader draws a seed for its workers: keep it off the global stream.
         generator=torch.Generator().manual_seed(0),
     )
 
 
 def _leave_signals_to_the_loop(_: int) -> None:
-    # Schedulers and torchrun signal whole process groups. A worker that died of it would end the
-    # run with an error before the loop could save; the loop ends its workers itself.
+    # Schedulers and torchrun signal whole process groups. A worker that died would end the run
+    # before the loop could save; the loop ends its workers itself.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -1,22 +1,21 @@
-"""Arithmetic on stretches of contigs: merge, subtract, count.
+"""Arithmetic on ranges of contigs: merge, subtract, count.
 
-A set of stretches is an int64 array of rows (start, end), 0-based half-open, shape (k, 2). Those of
+A set of ranges is an int64 array of rows (start, end), 0-based half-open, shape (k, 2). Ranges on
 many contigs are handled at once by laying the contigs on one line (`ContigLine`).
 """
 
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Runs = NDArray[np.int64]
+from dnamamba.data_prep.genomes.statistics import Runs
+from dnamamba.data_prep.sequences import Ints
 
 NO_RUNS: Runs = np.empty((0, 2), np.int64)
 
 
 def merge(runs: Iterable[tuple[int, int]] | Runs) -> Runs:
-    """Sorted, without overlaps; stretches that touch are joined, empty ones dropped."""
+    """Sort ranges, join those that overlap or touch, drop empty ones."""
     given = runs if isinstance(runs, np.ndarray) else list(runs)
     rows = np.asarray(given, np.int64).reshape(-1, 2)
     rows = rows[rows[:, 1] > rows[:, 0]]
@@ -29,7 +28,7 @@ def merge(runs: Iterable[tuple[int, int]] | Runs) -> Runs:
 
 
 def subtract(runs: Runs, taken: Runs) -> Runs:
-    """What of merged `runs` lies outside merged `taken`."""
+    """The part of merged `runs` outside merged `taken`."""
     edges = np.concatenate([runs[:, 0], runs[:, 1], taken[:, 0], taken[:, 1]])
     steps = np.repeat([1, -1, 2, -2], [len(runs), len(runs), len(taken), len(taken)])
     order = np.argsort(edges, kind="stable")
@@ -40,12 +39,12 @@ def subtract(runs: Runs, taken: Runs) -> Runs:
 
 
 def count_bases(runs: Runs) -> int:
-    """Bases in merged stretches."""
+    """Bases in merged ranges."""
     return int((runs[:, 1] - runs[:, 0]).sum())
 
 
 def bases_within(runs: Runs, starts: Ints, ends: Ints) -> Ints:
-    """How many bases of merged `runs` lie in each [start, end). Shape (n,), int64."""
+    """Bases of merged `runs` in each [start, end), int64 (n,)."""
     if not len(runs):
         return np.zeros(len(starts), np.int64)
     return _bases_before(runs, ends) - _bases_before(runs, starts)
@@ -54,33 +53,33 @@ def bases_within(runs: Runs, starts: Ints, ends: Ints) -> Ints:
 def _bases_before(runs: Runs, positions: Ints) -> Ints:
     lengths = np.append(0, np.cumsum(runs[:, 1] - runs[:, 0]))
     begun = np.searchsorted(runs[:, 0], positions, side="right")
-    # The last stretch begun may reach past the position: take off what lies beyond.
+    # The last range begun may reach past the position: take off what lies beyond.
     beyond = runs[np.maximum(begun - 1, 0), 1] - positions
     return lengths[begun] - np.where(begun > 0, np.maximum(beyond, 0), 0)
 
 
 class ContigLine:
-    """Contigs laid end to end, a base apart, so that one sorted set holds stretches of them all.
+    """Contigs laid end to end, a base apart, so that one sorted set holds ranges of them all.
 
     lengths: bases of each contig. starts: where each begins on the line.
     """
 
-    def __init__(self, lengths: Ints):
-        self.lengths = lengths
-        self.starts: Ints = np.cumsum(lengths + 1) - (lengths + 1)
+    def __init__(self, lengths: Iterable[int]):
+        self.lengths: Ints = np.array(list(lengths), np.int64)
+        self.starts: Ints = np.cumsum(self.lengths + 1) - (self.lengths + 1)
 
     def place(self, contig: Ints, start: Ints, end: Ints) -> Runs:
-        """Stretches of contigs (by index) as merged ones on the line, cut at the contigs' ends."""
+        """Ranges of contigs (by index) as merged ones on the line, clipped to the contigs."""
         begin, length = self.starts[contig], self.lengths[contig]
         spans = [begin + np.clip(start, 0, length), begin + np.clip(end, 0, length)]
         return merge(np.stack(spans, axis=1))
 
     def contigs_of(self, runs: Runs) -> Ints:
-        """The contig of each stretch on the line."""
+        """The contig of each range on the line."""
         return np.searchsorted(self.starts, runs[:, 0], side="right") - 1
 
     def join(self, by_contig: Mapping[int, Runs]) -> Runs:
-        """Sets of stretches, by contig, as one set on the line."""
+        """Ranges by contig as one set on the line."""
         if not by_contig:
             return NO_RUNS
         contig = np.repeat(list(by_contig), [len(runs) for runs in by_contig.values()])
@@ -88,7 +87,7 @@ class ContigLine:
         return self.place(contig, rows[:, 0], rows[:, 1])
 
     def split(self, runs: Runs) -> dict[int, Runs]:
-        """One set on the line as sets by contig; contigs without any are left out."""
+        """One set on the line as ranges by contig, without contigs that have none."""
         contig = self.contigs_of(runs)
         contigs, first = np.unique(contig, return_index=True)
         rows = runs - self.starts[contig][:, None]

@@ -1,4 +1,4 @@
-"""Do the splits keep apart? Windows and bases of each, and what the published rules would share."""
+"""Windows and bases of each split, and the bases that splits share, here and as published."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ PUBLISHED_RULES: tuple[Rule, ...] = ("mamba", "hyenadna", "caduceus")
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """windows: in epoch 0. bases: covered by them, each once. n_bases, soft_masked: of those."""
+    """Windows of epoch 0, the bases they cover (each counted once), and N and soft-masked bases."""
 
     windows: int
     bases: int
@@ -30,7 +30,7 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class Layout:
-    """One rule's windows: a summary of each split, and bases that two splits share."""
+    """One rule's windows: a summary of each split, and the bases that each two splits share."""
 
     name: str
     splits: dict[Split, SplitSummary]
@@ -52,7 +52,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """doubts: sentences about the data, see dataset.py."""
+    """The layout that training would use, the published ones, and window_dataset.warnings."""
 
     used: Layout
     published: list[Layout]
@@ -92,7 +92,7 @@ def check_splits(genome: Genome, config: DataConfig) -> CheckResult:
 
 
 def lay_out(name: str, genome: Genome, config: DataConfig) -> Layout:
-    """Windows of epoch 0 of each split and what they share."""
+    """Windows of epoch 0 of each split and the bases they share."""
     splits = resolve_splits(config.splits, genome.contigs, config.windows.seq_len)
     indexes = lay_indexes(genome, config, splits)
     order = (Split.TRAIN, Split.VALID, Split.TEST)
@@ -110,7 +110,7 @@ def lay_out(name: str, genome: Genome, config: DataConfig) -> Layout:
 
 
 def shared_bases(one: Mapping[int, Runs], other: Mapping[int, Runs]) -> int:
-    """Bases that two sets of stretches, by contig, both cover."""
+    """Bases that two sets of ranges, by contig, both cover."""
     return sum(
         int(bases_within(runs, rows[:, 0], rows[:, 1]).sum())
         for contig, rows in one.items()

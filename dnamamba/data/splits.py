@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dnamamba.configs import require_range
 from dnamamba.data.ranges import NO_RUNS, ContigLine, merge, subtract
 from dnamamba.data.windows import index_intervals
 from dnamamba.data_prep.regions.bed import read_split_bed
 from dnamamba.errors import InputError
+from dnamamba.files import first_of
 from dnamamba.intervals import Interval, Split
 
 Splits = dict[Split, list[Interval]]
@@ -20,7 +22,7 @@ Splits = dict[Split, list[Interval]]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """How the genome is divided. A BED rules alone; contigs named come before fractions."""
+    """How the genome is divided: by a BED alone, else by named contigs, else by fractions."""
 
     bed: str | None = None
     """4-column BED (chrom, start, end, train|valid|test)."""
@@ -29,32 +31,28 @@ class SplitConfig:
     """Contigs held out for validation: names, or patterns with `*`."""
 
     test_contigs: tuple[str, ...] = ()
-    """Contigs held out for the test."""
+    """Contigs held out for the test, likewise."""
 
     valid_fraction: float = 0.05
-    """Share of each contig for validation; used where neither a BED nor contigs are named."""
+    """Share of each contig for validation, without a BED and named contigs."""
 
     test_fraction: float = 0.05
-    """Share of each contig for the test; likewise."""
+    """Share of each contig for the test, likewise."""
 
     def __post_init__(self) -> None:
         if self.bed is not None and (self.valid_contigs or self.test_contigs):
             raise InputError("name either a BED or contigs to hold out, not both")
         for name in ("valid_fraction", "test_fraction"):
-            if not 0 <= getattr(self, name) <= 0.25:
-                raise InputError(
-                    f"{name} is a share of each contig between 0 and 0.25, "
-                    f"got {getattr(self, name)}"
-                )
+            require_range(name, getattr(self, name), 0, 0.25, "of each contig")
 
 
 def resolve_splits(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) -> Splits:
-    """The intervals of each split, as the config describes them.
+    """The intervals of each split.
 
-    contigs: name -> length in bases. seq_len: window length in bases; fractions are rounded up to
-    whole windows of it, or down to at least one where held-out bases would be more than half of a
-    contig. One without room for that is for training as a whole.
-    A BED's rows come back as they are, overlaps included: windows.py keeps splits apart.
+    contigs: name -> length in bases. seq_len: window length in bases. Fractions are rounded up to
+    whole windows, or down to at least one if held-out bases would be more than half of a contig; a
+    contig without room for that is for training as a whole. A BED's rows are returned as they are,
+    overlaps included: WindowIndex keeps splits apart.
     Raises InputError for contigs that the genome does not have.
     """
     if config.bed is not None:
@@ -72,32 +70,42 @@ def _from_bed(path: Path, contigs: Mapping[str, int]) -> Splits:
     if not any(known.values()):
         named = sorted({row.chrom for rows in splits.values() for row in rows})
         raise InputError(
-            f"no contig of {path} is in the genome: the BED has {_some(named)}, "
-            f"the genome has {_some(contigs)}"
+            f"no contig of {path} is in the genome: the BED has {first_of(named)}, "
+            f"the genome has {first_of(contigs)}"
         )
     return known
 
 
 def _by_contig(config: SplitConfig, contigs: Mapping[str, int]) -> Splits:
-    valid = match_contigs(config.valid_contigs, contigs)
-    test = match_contigs(config.test_contigs, contigs)
-    if both := sorted(valid & test):
-        raise InputError(f"{_some(both)} held out for validation and for the test: choose one")
+    split_of = held_out_contigs(config.valid_contigs, config.test_contigs, contigs)
     splits: Splits = {split: [] for split in Split}
     for name, length in contigs.items():
-        split = Split.VALID if name in valid else Split.TEST if name in test else Split.TRAIN
-        splits[split].append(Interval(name, 0, length))
+        splits[split_of.get(name, Split.TRAIN)].append(Interval(name, 0, length))
     if not splits[Split.TRAIN]:
         raise InputError("every contig is held out: nothing is left to train on")
     return splits
 
 
+def held_out_contigs(
+    valid: Sequence[str], test: Sequence[str], contigs: Mapping[str, int]
+) -> dict[str, Split]:
+    """The split of every contig that patterns (`match_contigs`) hold out.
+
+    Raises InputError for a contig held out for both.
+    """
+    found = match_contigs(valid, contigs), match_contigs(test, contigs)
+    if both := sorted(found[0] & found[1]):
+        names = first_of(both)
+        raise InputError(f"{names} is held out for validation and for the test: choose one")
+    return dict.fromkeys(found[0], Split.VALID) | dict.fromkeys(found[1], Split.TEST)
+
+
 def keep_apart(splits: Splits, contigs: Mapping[str, int]) -> Splits:
-    """Each split without what is in a more protected one: test, then validation, then training.
+    """Remove from each split the bases of a more protected one: test, validation, training.
 
     Rows of a split that overlap or touch are joined.
     """
-    names, line = list(contigs), ContigLine(np.array(list(contigs.values()), np.int64))
+    names, line = list(contigs), ContigLine(contigs.values())
     taken = NO_RUNS
     apart: Splits = {}
     for split in (Split.TEST, Split.VALID, Split.TRAIN):
@@ -114,20 +122,19 @@ def keep_apart(splits: Splits, contigs: Mapping[str, int]) -> Splits:
 def match_contigs(patterns: Sequence[str], contigs: Mapping[str, int]) -> set[str]:
     """Contigs meant by names and `*` patterns.
 
-    A name or pattern also stands for `<genome>/<name>` of every genome, as contigs are called
-    where several genomes share names. Raises InputError for a pattern that means none.
+    A pattern also stands for `<genome>/<name>` in every genome, if contigs are called so because
+    several genomes share names. Raises InputError for a pattern without a match.
     """
     found: set[str] = set()
     for pattern in patterns:
-        matched = {pattern} & set(contigs)
+        matched = (
+            {pattern} & set(contigs)
+            or set(fnmatch.filter(contigs, pattern))
+            or {name for name in contigs if name.endswith(f"/{pattern}")}
+            or set(fnmatch.filter(contigs, f"*/{pattern}"))
+        )
         if not matched:
-            matched = set(fnmatch.filter(contigs, pattern))
-        if not matched:
-            matched = {name for name in contigs if name.endswith(f"/{pattern}")}
-        if not matched:
-            matched = set(fnmatch.filter(contigs, f"*/{pattern}"))
-        if not matched:
-            raise InputError(f"no contig is named {pattern!r}; the genome has {_some(contigs)}")
+            raise InputError(f"no contig is named {pattern!r}; the genome has {first_of(contigs)}")
         found |= matched
     return found
 
@@ -136,13 +143,7 @@ def _by_fraction(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) 
     """Validation around a third and test around two thirds of each contig, away from its ends."""
     splits: Splits = {split: [] for split in Split}
     for name, length in contigs.items():
-        valid = _held_out(config.valid_fraction, length, seq_len, math.ceil)
-        test = _held_out(config.test_fraction, length, seq_len, math.ceil)
-        if 2 * (valid + test) > length:
-            valid = _held_out(config.valid_fraction, length, seq_len, math.floor)
-            test = _held_out(config.test_fraction, length, seq_len, math.floor)
-        if 2 * (valid + test) > length:
-            valid = test = 0
+        valid, test = _held_out_bases(config, length, seq_len)
         valid_start, test_start = length // 3 - valid // 2, 2 * length // 3 - test // 2
         pieces = [
             (Split.TRAIN, 0, valid_start),
@@ -159,42 +160,41 @@ def _by_fraction(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) 
     return splits
 
 
-def _held_out(fraction: float, length: int, seq_len: int, rounded: Callable[[float], int]) -> int:
-    """A fraction of a contig in whole windows; at least one, unless the fraction is 0."""
-    return seq_len * max(rounded(fraction * length / seq_len), 1) if fraction > 0 else 0
+def _held_out_bases(config: SplitConfig, length: int, seq_len: int) -> tuple[int, int]:
+    """Bases for validation and test in whole windows; one or more unless the fraction is 0."""
+
+    def share(fraction: float, rounded: Callable[[float], int]) -> int:
+        return seq_len * max(rounded(fraction * length / seq_len), 1) if fraction > 0 else 0
+
+    for rounded in (math.ceil, math.floor):
+        valid, test = share(config.valid_fraction, rounded), share(config.test_fraction, rounded)
+        if 2 * (valid + test) <= length:
+            return valid, test
+    return 0, 0
 
 
 def describe_warnings(config: SplitConfig, contigs: Mapping[str, int]) -> list[str]:
-    """What of a division is allowed but hardly meant, a sentence each.
+    """Sentences about a division that is allowed but hardly meant.
 
-    That is BED rows of contigs the genome lacks, and fractions of genomes that share contig names:
-    what is held out of one is trained on in its relatives.
+    These are BED rows of contigs the genome lacks, and fractions of genomes that share contig
+    names: what is held out of one genome is trained on in its relatives.
     """
     if config.bed is not None:
         rows = [row for split in read_split_bed(Path(config.bed)).values() for row in split]
         names = [row.chrom for row in rows if row.chrom not in contigs]
-        if names:
-            return [
-                f"{len(names):,} of {len(rows):,} rows of {config.bed} are left out: the genome "
-                f"has no contig {_some(sorted(set(names)))}"
-            ]
-        return []
+        if not names:
+            return []
+        return [
+            f"{len(names):,} of {len(rows):,} rows of {config.bed} are left out: the genome "
+            f"has no contig {first_of(sorted(set(names)))}"
+        ]
     shared = Counter(name.partition("/")[2] for name in contigs if "/" in name)
     by_fraction = not (config.valid_contigs or config.test_contigs)
-    if (
-        by_fraction
-        and (config.valid_fraction or config.test_fraction)
-        and max(shared.values(), default=0) > 1
-    ):
+    holds_out = config.valid_fraction or config.test_fraction
+    if by_fraction and holds_out and max(shared.values(), default=0) > 1:
         return [
             "the genomes share contig names and are divided by fraction: related sequence may be "
             "held out in one genome and trained on in another. Hold out whole contigs instead, "
             "with --valid-contigs and --test-contigs"
         ]
     return []
-
-
-def _some(names: Sequence[str] | Mapping[str, int]) -> str:
-    shown = list(names)
-    more = f", ... ({len(shown)} in all)" if len(shown) > 5 else ""
-    return ", ".join(shown[:5]) + more

@@ -1,17 +1,14 @@
-"""Windows of a genome as batches of codes.
+"""Windows of a genome as batches of codes (tokenizer.py): uint8 (n, seq_len), one byte a base."""
 
-A batch is a uint8 tensor (n, seq_len) of codes: token ids with the soft-mask bit still on, one byte
-a base on the way to the GPU. tokenizer.py tells the two apart.
-"""
-
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from dnamamba.data.masking import hide_bases
+from dnamamba.configs import require_seed
+from dnamamba.data.batches import by_epoch
+from dnamamba.data.masking import mask_bases
 from dnamamba.data.ranges import NO_RUNS, ContigLine, merge
 from dnamamba.data.splits import SplitConfig, Splits, describe_warnings, resolve_splits
 from dnamamba.data.windows import WindowConfig, WindowIndex, footprint, index_intervals
@@ -25,23 +22,22 @@ from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which bases a model is trained and judged on."""
+    """The windows a model is trained and evaluated on."""
 
     windows: WindowConfig
     """Length, rule, edge and N limit of the windows."""
 
     splits: SplitConfig = field(default_factory=SplitConfig)
-    """What is for training, validation and test."""
+    """The bases for training, validation and test."""
 
     rc_augment: bool = True
     """Read each training window from either strand, by a fair coin; no other split's."""
 
     seed: int = 0
-    """Decides order, phase and strand of training windows; nothing else does."""
+    """The only source of the order, phase and strand of training windows."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 1 << 63:
-            raise InputError(f"data seed is 0 or more and below 2^63, got {self.seed}")
+        require_seed(self.seed, "data seed")
         if self.windows.rule != "tile" and self.splits.bed is None:
             raise InputError(
                 f"the {self.windows.rule} rule lays windows on the rows of a BED: name one "
@@ -52,10 +48,8 @@ class DataConfig:
 class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
     """Windows of one split by running sample number; a pure function of that number.
 
-    hides_bases: mark bases for a masked language model to predict.
-
-    An item is asked for with a sequence of sample numbers and is a whole batch, uint8
-    (n, seq_len).
+    An item is asked for with several sample numbers and is a batch, uint8 (n, seq_len).
+    masks_bases: mark bases for a masked language model to predict (masking.py).
     """
 
     def __init__(
@@ -75,28 +69,23 @@ class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
         return torch.from_numpy(self.read(samples))
 
     def read(self, samples: Sequence[int]) -> Codes:
-        """Codes (n, seq_len) of samples by number; they may cross an epoch's end."""
+        """Codes (n, seq_len) of samples, which may cross an epoch's end."""
         batch = np.empty((len(samples), self.index.config.seq_len), np.uint8)
         done = 0
-        for epoch, i in self._by_epoch(samples):
+        for epoch, i in by_epoch(map(self.index.locate, samples)):
             self._fill(batch[done : done + len(i)], epoch, i)
             done += len(i)
         return batch
 
     def describe(self, samples: Sequence[int]) -> list[str]:
-        """Where each sample comes from, for people: `epoch 0: chr1:1-1,024 (-)`."""
+        """The origin of each sample, for people: `epoch 0: chr1:1-1,024 (-)`."""
         lines = []
-        for epoch, i in self._by_epoch(samples):
+        for epoch, i in by_epoch(map(self.index.locate, samples)):
             picked = self.index.windows(epoch, i)
             for row, reverse in enumerate(self._reversed(epoch, i).tolist()):
-                place = self.index.interval(picked, row)
-                lines.append(f"epoch {epoch}: {place} ({'-' if reverse else '+'})")
+                interval = self.index.interval(picked, row)
+                lines.append(f"epoch {epoch}: {interval} ({'-' if reverse else '+'})")
         return lines
-
-    def _by_epoch(self, samples: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        places = (self.index.locate(sample) for sample in samples)
-        for epoch, group in itertools.groupby(places, key=lambda place: place[0]):
-            yield epoch, np.array([i for _, i in group], np.int64)
 
     def _reversed(self, epoch: int, i: np.ndarray) -> np.ndarray:
         if not self.rc_augment:
@@ -116,10 +105,10 @@ class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
                 batch[row] = PAD_ID
             batch[row, left_pad : left_pad + n_bases] = codes
             if reverse[row]:
-                # After padding, so that padding changes sides with the bases.
+                # With its padding, which changes sides with the bases.
                 batch[row] = reverse_complement(batch[row])
             if self.masks_bases:
-                batch[row] = hide_bases(batch[row], keys[row])
+                batch[row] = mask_bases(batch[row], keys[row])
 
 
 def evaluation_samples(dataset: WindowDataset, eval_tokens: int) -> list[int]:
@@ -130,11 +119,11 @@ def evaluation_samples(dataset: WindowDataset, eval_tokens: int) -> list[int]:
 
 
 def build_indexes(genome: Genome, config: DataConfig) -> dict[Split, WindowIndex]:
-    """The window index of every split, no base of one inside another's windows.
+    """The window index of every split; no base of one is in another's windows.
 
-    Test is laid out first, then validation, then training; each keeps off what came before, unless
-    `windows.drop_overlap` is off. Logs what `doubts` finds. Raises InputError where a split of the
-    config gets no window.
+    Test is laid out first, then validation, then training, each without the bases of those before
+    it unless `windows.drop_overlap` is off. Logs `warnings`. Raises InputError if training or
+    validation gets no window.
     """
     splits = resolve_splits(config.splits, genome.contigs, config.windows.seq_len)
     for warning in warnings(genome, config):
@@ -143,18 +132,18 @@ def build_indexes(genome: Genome, config: DataConfig) -> dict[Split, WindowIndex
 
 
 def warnings(genome: Genome, config: DataConfig) -> list[str]:
-    """What is allowed but hardly meant, a sentence each: letters that are not DNA, BED rows of
-    contigs that are not there, related genomes divided by fraction."""
+    """Sentences about data that is allowed but hardly meant: letters that are not DNA, BED rows of
+    missing contigs, related genomes divided by fraction."""
     letters = foreign_letters(genome.statistics())
     found = describe_warnings(config.splits, genome.contigs)
     return found if letters is None else [f"the genome: {letters}", *found]
 
 
 def lay_indexes(genome: Genome, config: DataConfig, splits: Splits) -> dict[Split, WindowIndex]:
-    """`build_indexes` from splits as they were resolved, without warnings."""
+    """`build_indexes` from resolved splits, without warnings."""
     n_runs = {i: runs for i, name in enumerate(genome.contigs) if len(runs := genome.n_runs(name))}
     protected = NO_RUNS
-    line = ContigLine(np.array(list(genome.contigs.values()), np.int64))
+    line = ContigLine(genome.contigs.values())
     names = list(genome.contigs)
     indexes: dict[Split, WindowIndex] = {}
     for split in (Split.TEST, Split.VALID, Split.TRAIN):
@@ -168,7 +157,7 @@ def lay_indexes(genome: Genome, config: DataConfig, splits: Splits) -> dict[Spli
             shuffled=split is Split.TRAIN,
         )
         if split is not Split.TRAIN:
-            # The rows too: some have no window, but none to train on either.
+            # The rows too: rows without a window are not trained on either.
             rows = line.place(*index_intervals(splits[split], names).T)
             covered = footprint(index.table(), line, config.windows.seq_len)
             protected = merge(np.concatenate([protected, covered, rows]))

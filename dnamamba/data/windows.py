@@ -1,26 +1,26 @@
 """Which window is sample i of epoch e: a pure function of (seed, epoch, i).
 
 A split's windows are kept as rows of equally spaced windows (a tiled contig is one row), so a
-3-Gb genome needs kilobytes however short its windows are. What a rule proposes passes three sieves
-in order: the edge policy, the limit on N, and the bases that belong to a more protected split.
+3-Gb genome needs kilobytes however short its windows are. The windows a rule proposes pass three
+filters in order: the contig's edges, the limit on N, the bases of a more protected split.
 """
 
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba.configs import require_choice, require_range
 from dnamamba.data.hashing import hash_u64, permute
-from dnamamba.data.ranges import ContigLine, Runs, bases_within, subtract
+from dnamamba.data.ranges import ContigLine, Ints, Runs, bases_within, subtract
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval
 
-Ints = NDArray[np.int64]
 Rule = Literal["tile", "mamba", "hyenadna", "caduceus"]
-Edge = Literal["shift", "pad", "skip"]
+WindowEdge = Literal["shift", "pad", "skip"]
 Stretches = Sequence[tuple[int, int, int]] | Ints
 """Rows (contig index, start, end), shape (n, 3)."""
 
@@ -41,31 +41,26 @@ class WindowConfig:
     rule: Rule = "tile"
     """`tile`: non-overlapping windows inside the intervals, shifted together by a random phase in
     each epoch. The others lay windows on the rows of a BED as published: `mamba` cuts a row into
-    row_length / seq_len windows, or takes one that begins and one that ends with it when seq_len is
-    longer; `hyenadna` takes one window a row, its first bases or a centred extension; `caduceus`
-    extends a row to the right to 2^20 bases and cuts that."""
+    windows, or takes one that begins and one that ends with a row shorter than seq_len; `hyenadna`
+    takes the first bases of a row, or extends it around its centre; `caduceus` extends a row to the
+    right to 2^20 bases and cuts that."""
 
-    edge: Edge = "shift"
-    """A window past the end of its contig is moved inside, padded with [PAD] or skipped; one that
-    lies past it as a whole is dropped. Contigs shorter than a window are padded under `pad` and
-    skipped otherwise."""
+    edge: WindowEdge = "shift"
+    """A window past its contig's end is moved inside, padded with [PAD] or skipped; one without a
+    base of the contig is dropped. `pad` also pads contigs shorter than a window."""
 
     max_n_fraction: float = 0.5
     """Windows with a larger share of N (or other unreadable letters) are skipped."""
 
     drop_overlap: bool = True
     """Drop windows that share a base with a more protected split (test, then validation). False
-    reproduces what is published, leaks included."""
+    reproduces the published splits, leaks included."""
 
     def __post_init__(self) -> None:
-        if self.seq_len < 2:
-            raise InputError(f"seq_len is at least 2 bases, got {self.seq_len}")
-        if self.rule not in get_args(Rule):
-            raise InputError(f"window rule is one of {get_args(Rule)}, got {self.rule!r}")
-        if self.edge not in get_args(Edge):
-            raise InputError(f"edge is one of {get_args(Edge)}, got {self.edge!r}")
-        if not 0 <= self.max_n_fraction <= 1:
-            raise InputError(f"max_n_fraction is between 0 and 1, got {self.max_n_fraction}")
+        require_range("seq_len", self.seq_len, 2, unit="bases")
+        require_choice("window rule", self.rule, Rule)
+        require_choice("edge", self.edge, WindowEdge)
+        require_range("max_n_fraction", self.max_n_fraction, 0, 1)
         if self.rule == "caduceus" and self.seq_len > CADUCEUS_SEGMENT:
             raise InputError(f"the caduceus rule cuts 2^20 bases, got seq_len {self.seq_len}")
 
@@ -76,7 +71,7 @@ class Windows:
 
     contig: index into the contig list. start: first real base of the row's first window.
     count: windows in the row, each starting `seq_len` after the last. n_bases: real bases in each
-    window (below seq_len only where it is padded). left_pad: padding before the first real base.
+    window, below seq_len only with padding. left_pad: padding before the first real base.
     """
 
     contig: Ints
@@ -112,16 +107,19 @@ class Windows:
         """Windows i (0..total-1, in row order) as rows of one window each."""
         first = np.append(0, np.cumsum(self.count))
         row = np.searchsorted(first, i, side="right") - 1
-        one = self.take(row)
-        start = one.start + (i - first[row]) * seq_len
-        return replace(one, start=start, count=np.ones_like(start))
+        return self.single(row, i - first[row], seq_len)
+
+    def single(self, row: Ints, number: Ints, seq_len: int) -> "Windows":
+        """Window `number` of each `row`, as rows of one window."""
+        start = self.start[row] + number * seq_len
+        return replace(self.take(row), start=start, count=np.ones_like(start))
 
 
 def propose(config: WindowConfig, intervals: Stretches, phases: Ints | None = None) -> Windows:
-    """Windows as the rule lays them, before any sieve; they may reach past contig ends.
+    """Windows as the rule lays them, before any filter; they may reach past contig ends.
 
     intervals: (contig index, start, end). phases: bases by which `tile` moves each interval's
-    windows, at most seq_len - 1 and what the interval has to spare; None for none.
+    windows, at most `largest_phases`; None for none.
     """
     rows = np.array(intervals, np.int64).reshape(-1, 3)
     contig, start, length = rows[:, 0], rows[:, 1], rows[:, 2] - rows[:, 1]
@@ -150,7 +148,7 @@ def _tile(
     tiled = Windows.of(contig[full], (start + phase)[full], (length - phase)[full] // size, size)
     if config.edge != "pad" or full.all():
         return tiled
-    # The padding stands to the right: what follows the interval belongs to another split.
+    # Padding on the right: the bases after the interval belong to another split.
     short = ~full & (length > 0)
     ones, zeros = np.ones_like(start[short]), np.zeros_like(start[short])
     return Windows.join([tiled, Windows(contig[short], start[short], ones, length[short], zeros)])
@@ -166,7 +164,7 @@ def largest_phases(config: WindowConfig, intervals: Stretches) -> Ints:
 def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows:
     """Move, pad or skip windows that reach past their contig; lengths: bases of each contig.
 
-    Windows without a base of their contig are dropped: moved inside, they would all be its last.
+    Windows without a base of their contig are dropped: moved inside, all would be its last one.
     """
     size = config.seq_len
     past = (windows.start < 0) | (windows.ends(size) > lengths[windows.contig])
@@ -195,17 +193,15 @@ def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows
 def _last_windows(windows: Windows, n_last: Ints, seq_len: int) -> Windows:
     """The last n windows of each row, as rows of one window."""
     row = np.repeat(np.arange(len(n_last)), n_last)
-    one = windows.take(row)
-    start = one.start + (one.count - 1 - _count_up(n_last)) * seq_len
-    return replace(one, start=start, count=np.ones_like(start))
+    return windows.single(row, windows.count[row] - 1 - _count_up(n_last), seq_len)
 
 
 def drop_covered(
     windows: Windows, covered: Runs, line: ContigLine, seq_len: int, limit: float
 ) -> Windows:
-    """Drop windows of which more than `limit` (a share of seq_len) lies in `covered`.
+    """Drop windows with more than `limit` (a share of seq_len) of their bases in `covered`.
 
-    covered: merged stretches on the line. Rows are split around the windows dropped.
+    covered: merged ranges on the line. Rows are split around the windows dropped.
     """
     most = limit * seq_len
     begin = line.starts[windows.contig]
@@ -213,7 +209,7 @@ def drop_covered(
     keep_whole = bases_within(covered, begin + windows.start, ends) <= most
     if keep_whole.all():
         return windows
-    # A row of one window that is covered too much is simply gone; longer rows are looked into.
+    # Rows of one window are dropped whole; longer rows are looked into.
     long = windows.take(~keep_whole & (windows.count > 1))
     parts = [windows.take(keep_whole)]
     group = np.cumsum(long.count) // _WINDOWS_AT_ONCE
@@ -227,13 +223,12 @@ def drop_covered(
 
 def _one_by_one(windows: Windows, seq_len: int) -> Windows:
     """Every window as a row of its own."""
-    one = windows.take(np.repeat(np.arange(len(windows.count)), windows.count))
-    start = one.start + _count_up(windows.count) * seq_len
-    return replace(one, start=start, count=np.ones_like(start))
+    row = np.repeat(np.arange(len(windows.count)), windows.count)
+    return windows.single(row, _count_up(windows.count), seq_len)
 
 
 def _rows_of(each: Windows, keep: NDArray[np.bool_], row: Ints) -> Windows:
-    """Windows kept, as rows again; `row` tells which of them stood in one row."""
+    """Windows kept, as rows again; `row`: which of them stood in one row."""
     kept = np.flatnonzero(keep)
     follows = (np.diff(kept) == 1) & (np.diff(row[kept]) == 0)
     first = np.flatnonzero(np.append(True, ~follows)) if len(kept) else kept
@@ -248,7 +243,7 @@ def _count_up(counts: Ints) -> Ints:
 
 
 def footprint(windows: Windows, line: ContigLine, seq_len: int) -> Runs:
-    """The bases that any window covers, merged, on the line."""
+    """The bases covered by any window, merged, on the line."""
     return line.place(windows.contig, windows.start, windows.ends(seq_len))
 
 
@@ -260,12 +255,11 @@ def index_intervals(intervals: Sequence[Interval], names: Sequence[str]) -> Ints
 
 
 class WindowIndex:
-    """The windows of one split, addressable as (epoch, i) or by one running sample number.
+    """The windows of one split, addressed by (epoch, i) or by one running sample number.
 
-    shuffled: a new order, and for `tile` a new phase, in every epoch (training); else windows come
-    row by row in genome order, the same in every epoch (validation and test).
-    n_runs, protected: contig index -> stretches; the bases without a letter to read, and those of
-    more protected splits that no window may touch.
+    shuffled: a new order, and for `tile` a new phase, in every epoch (training); else genome order
+    in every epoch (validation and test). n_runs: contig index -> ranges without readable bases.
+    protected: contig index -> ranges of more protected splits, which no window may touch.
     """
 
     def __init__(
@@ -283,7 +277,7 @@ class WindowIndex:
         self.names = list(contigs)
         self.seed = seed
         self.shuffled = shuffled
-        self.line = ContigLine(np.array(list(contigs.values()), np.int64))
+        self.line = ContigLine(contigs.values())
         self._n_runs = self.line.join(n_runs)
         self._protected = self.line.join(protected or {} if config.drop_overlap else {})
         self._intervals = self._index_intervals(intervals)
@@ -295,7 +289,7 @@ class WindowIndex:
         rows = index_intervals(intervals, self.names)
         if self.config.rule != "tile":
             return rows
-        # Tiling works on bases, so rows that overlap are joined and protected bases cut out first.
+        # Tiling works on bases: overlapping rows are joined and protected bases cut out first.
         runs = subtract(self.line.place(*rows.T), self._protected)
         contig = self.line.contigs_of(runs)
         return np.column_stack([contig, runs - self.line.starts[contig][:, None]])
@@ -311,10 +305,10 @@ class WindowIndex:
                 phases = (draws % (self._phases + 1).astype(np.uint64)).astype(np.int64)
             # Only the newest epochs are kept: a stream moves forward.
             self._tables = dict(list(self._tables.items())[-1:])
-            self._tables[key] = self._sieve(propose(self.config, self._intervals, phases))
+            self._tables[key] = self._filter(propose(self.config, self._intervals, phases))
         return self._tables[key]
 
-    def _sieve(self, windows: Windows) -> Windows:
+    def _filter(self, windows: Windows) -> Windows:
         size = self.config.seq_len
         limit = self.config.max_n_fraction
         windows = apply_edge(windows, self.config, self.line.lengths)
@@ -326,7 +320,7 @@ class WindowIndex:
         return self.table(epoch).total
 
     def windows(self, epoch: int, i: Ints) -> Windows:
-        """Windows i (each in 0..n_windows(epoch)-1) of an epoch, one a row, in that order."""
+        """Windows i (0 to n_windows(epoch) - 1) of an epoch, one a row, in that order."""
         table = self.table(epoch)
         if self.shuffled:
             i = permute(i, table.total, self.seed, epoch, _ORDER)
@@ -337,16 +331,16 @@ class WindowIndex:
         return hash_u64(i, self.seed, epoch, _STRAND) & np.uint64(1) == 1
 
     def masking_keys(self, epoch: int, i: Ints) -> NDArray[np.uint64]:
-        """For each sample what decides which of its bases a masked language model predicts."""
+        """The key of each sample's masking (masking.mask_bases)."""
         return hash_u64(i, self.seed, epoch, _MASKING)
 
     def locate(self, sample: int) -> tuple[int, int]:
-        """The (epoch, i) of a running sample number; the samples of epoch 0 come first."""
+        """The (epoch, i) of a running sample number."""
         if not self.n_windows(0):
             raise InputError("this split has no window")
         while self._epoch_starts[-1] <= sample:
             epoch = len(self._epoch_starts) - 1
-            # An epoch's phase may leave none; epoch 0 has some, so the stream does go on.
+            # An epoch's phase may leave no window, but epoch 0 has some: the loop ends.
             self._epoch_starts.append(self._epoch_starts[-1] + self.n_windows(epoch))
         epoch = bisect.bisect_right(self._epoch_starts, sample) - 1
         return epoch, sample - self._epoch_starts[epoch]

@@ -1,46 +1,50 @@
-"""Vectors of sequences from a language model's hidden states; `dnamamba embed`.
+"""Vectors of sequences from a language model's hidden states.
 
     model = DnaModel.from_pretrained("runs/human").to("cuda")
-    vectors = embed_sequences(model, ["ACGTTG", "TTGACA"])  # (2, D)
+    vectors = embed(model, ["ACGTTG", "TTGACA"])  # (2, D)
 
 Host memory is that of a few batches, whatever the length of a sequence.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.embedding.forward import EmbedInput, EmbedOptions, Passes, Started, Strands, Vectors
+from dnamamba.embedding.config import EmbedOptions
+from dnamamba.embedding.forward import Copies, EmbedInput, Passes, Vectors
 from dnamamba.errors import InputError
 from dnamamba.inference.batching import batches_of, in_chunks, is_no_memory, run_in_halves
+from dnamamba.inference.inputs import GenomeLike, read_inputs
+from dnamamba.inference.options import RcMode
+from dnamamba.inference.windows import why_too_long
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.pooling import Pooling
-from dnamamba.models.streaming import longest_sequence, resolve_layers, why_no_stream
-from dnamamba.tokenizer import Codes, encode
+from dnamamba.models.streaming import resolve_layers, why_no_stream
 
 Embedded = list[Vectors] | str
-"""One float32 array a layer: (D_out,), of bins (N, D_out), of pooling none (span length, D_out); or
-why there are none."""
+"""One float32 array a layer: (D_out,), for bins (N, D_out), for pooling none (span length, D_out);
+or the reason why there are none."""
 
-# While a GPU is at one batch two more wait for it, which bridges what holds Python up meanwhile.
+# While a GPU computes one batch two more wait for it, to bridge what holds Python up meanwhile.
 _BATCHES_UNDER_WAY = 3
 
 
 class Embedder:
     """Embeds sequences by a model, which is put into evaluation mode and runs on its own device.
 
+    scratch: folder for the positions of long sequences (pooling none); None: kept in memory.
     Raises InputError for layers that the model does not have.
     """
 
-    def __init__(self, model: DnaModel, options: EmbedOptions) -> None:
+    def __init__(self, model: DnaModel, options: EmbedOptions, scratch: Path | None = None) -> None:
         self.model, self.options = model.eval(), options
         self.layers = resolve_layers(model.config, options.layers)
-        self._passes = Passes(model, self.layers, options)
-        self._longest = longest_sequence(model.config)
+        self._passes = Passes(model, self.layers, options, scratch)
         self._is_streamed = why_no_stream(model.config) is None
 
     @property
@@ -53,126 +57,118 @@ class Embedder:
         return self.model.config.d_model * (2 if self.options.rc == "concat" else 1)
 
     def __call__(self, inputs: Sequence[EmbedInput]) -> list[Embedded]:
-        """What is made of each input, in their order.
+        """Embed inputs; results are in their order.
 
         Batches are of like lengths; sequences above `chunk_tokens` are streamed if the model can.
-        What fails for one input (no memory for it alone, longer than a Hyena's filters, no base in
-        the span, numbers that are not finite) is a text in its place; what its `read` raises is
-        raised.
+        An input that fails alone (no memory, longer than a Hyena's filters, no base in the span,
+        numbers that are not finite) has a text in its place. Errors of its `read` are raised.
         """
-        found: list[list[Embedded]] = []
-        self.run([inputs], found.append)
-        return found[0]
+        results: list[list[Embedded]] = []
+        self.run([inputs], results.append)
+        return results[0]
 
     @torch.inference_mode()
     def run(
         self, groups: Iterable[Sequence[EmbedInput]], take: Callable[[list[Embedded]], None]
     ) -> None:
-        """The same for one group after another, each embedded by itself. `take` gets what is made
-        of each, in their order, while the device is at the next."""
-        dtype = self.options.autocast_dtype
-        under_way = deque[_UnderWay]()
+        """Embed groups one after another, each by itself. `take` gets the results of each group, in
+        order, while the device computes the next."""
+        under_way = deque[_Pending]()
         open_groups = deque[_Group]()
 
         def collect(n_left: int) -> None:
             while len(under_way) > n_left:
-                one = under_way.popleft()
-                one.group.put(one.chosen, self._unpack(one))
+                pending = under_way.popleft()
+                pending.group.put(pending.chosen, self._unpack(pending))
             while open_groups and open_groups[0].is_whole:
                 take(open_groups.popleft().results)
 
-        # Around all passes: the weights are rounded once.
-        with torch.autocast(self._passes.device.type, dtype, enabled=dtype is not None):
+        # Around all passes, so that weights are rounded once.
+        with self.options.autocast(self.device):
             for inputs in groups:
                 group = _Group(inputs)
                 open_groups.append(group)
-                for started in self._start(group):
-                    under_way.append(started)
+                for pending in self._start(group):
+                    under_way.append(pending)
                     collect(_BATCHES_UNDER_WAY - 1)
                 collect(_BATCHES_UNDER_WAY - 1)
             collect(0)
 
-    def _start(self, group: "_Group") -> "Iterator[_UnderWay]":
-        """Launch all that a group needs; what needs no wait is put into it."""
+    def _start(self, group: "_Group") -> "Iterator[_Pending]":
+        """Launch the passes of a group; results that are known at once are put into it."""
         whole: list[int] = []
         for i, one in enumerate(group.inputs):
             reason = self._refuse(one)
             if reason is not None:
                 group.put([i], [reason])
-            elif self._is_streamed and one.length > self.options.chunk_tokens:
+            elif self._is_streamed and one.length > self._passes.chunk_tokens:
                 yield from self._start_long(group, i)
             else:
                 whole.append(i)
         lengths = np.array([group.inputs[i].length for i in whole], np.int64)
-        for batch in batches_of(lengths, self.options.batch_tokens):
+        for batch in batches_of(lengths, self.options.tokens_in_batch(self.device)):
             yield from self._start_whole(group, [whole[i] for i in batch])
 
     def _refuse(self, one: EmbedInput) -> str | None:
         start, end = one.span
         if not 0 <= start < end <= one.length:
             return f"the span {start:,} to {end:,} has no position in {one.length:,} bases"
-        if self._longest is not None and one.length > self._longest:
-            return (
-                f"{one.length:,} bases are more than the {self._longest:,} that this model's "
-                "filters were made for"
-            )
-        return None
+        return why_too_long(self.model.config, one.length)
 
-    def _start_whole(self, group: "_Group", chosen: list[int]) -> "list[_UnderWay]":
-        def start(some: Sequence[int]) -> "_UnderWay | None":
-            started = self._passes.start_batch([group.inputs[i] for i in some])
-            return _UnderWay(group, some, started)
+    def _start_whole(self, group: "_Group", chosen: list[int]) -> "list[_Pending]":
+        def start(part: Sequence[int]) -> "_Pending | None":
+            copies = self._passes.start_batch([group.inputs[i] for i in part])
+            return _Pending(group, part, copies)
 
-        def give_up(i: int, error: RuntimeError) -> "_UnderWay | None":
+        def give_up(i: int, error: RuntimeError) -> "_Pending | None":
             group.put([i], [_no_memory(f"a sequence of {group.inputs[i].length:,} bases")])
             return None
 
         return [one for one in run_in_halves(chosen, start, give_up) if one is not None]
 
-    def _start_long(self, group: "_Group", i: int) -> "list[_UnderWay]":
+    def _start_long(self, group: "_Group", i: int) -> "list[_Pending]":
         one = group.inputs[i]
         try:
             if self.options.pooling.kind != "none":
-                return [_UnderWay(group, [i], self._passes.pool_stream(one))]
+                return [_Pending(group, [i], self._passes.pool_stream(one))]
             group.put([i], [self._passes.keep_stream(one)])
         except RuntimeError as error:
             if not is_no_memory(error):
                 raise
-            size = f"{self.options.chunk_tokens:,}"
+            size = f"{self._passes.chunk_tokens:,}"
             group.put([i], [_no_memory(f"a piece of {size} bases (chunk_tokens)")])
         return []
 
-    def _unpack(self, under_way: "_UnderWay") -> list[Embedded]:
-        inputs = [under_way.group.inputs[i] for i in under_way.chosen]
-        vectors, n_bases = under_way.started.wait()
+    def _unpack(self, pending: "_Pending") -> list[Embedded]:
+        inputs = [pending.group.inputs[i] for i in pending.chosen]
+        vectors, n_bases = pending.copies.wait()
         if self.options.pooling.kind == "none":
             sizes = [one.span[1] - one.span[0] for one in inputs]
             parts = np.split(vectors[0], np.cumsum(sizes)[:-1], axis=1)
             return [list(part) for part in parts]
-        is_finite = np.isfinite(vectors).all((1, 3)) | (n_bases == 0)
-        is_wrong, has_bases = ~np.all(is_finite, axis=1), np.any(n_bases, axis=1)
+        is_finite = (np.isfinite(vectors).all((1, 3)) | (n_bases == 0)).all(1)
         rows = vectors if self.options.pooling.kind == "bins" else vectors[:, :, 0]
-        found: list[Embedded] = [list(row) for row in rows]
-        for i in np.flatnonzero(is_wrong | ~has_bases).tolist():
-            if has_bases[i]:
-                found[i] = "the model makes numbers of it that are not finite"
-            else:
+        results: list[Embedded] = [list(row) for row in rows]
+        for i, has_bases in enumerate(np.any(n_bases, axis=1).tolist()):
+            if not has_bases:
                 size = inputs[i].span[1] - inputs[i].span[0]
-                found[i] = f"no A, C, G or T among the {size:,} letters of the span"
-        return found
+                results[i] = f"no A, C, G or T among the {size:,} letters of the span"
+            elif not is_finite[i]:
+                results[i] = "the model's numbers for it are not finite"
+        return results
 
 
 class _Group:
-    """Inputs, and what is known so far of what is made of them."""
+    """Inputs with the results that are known so far."""
 
     def __init__(self, inputs: Sequence[EmbedInput]) -> None:
         self.inputs = inputs
         self.results: list[Embedded] = [""] * len(inputs)
         self._n_missing = len(inputs)
 
-    def put(self, chosen: Sequence[int], found: Sequence[Embedded]) -> None:
-        for i, one in zip(chosen, found, strict=True):
-            self.results[i] = one
+    def put(self, chosen: Sequence[int], results: Sequence[Embedded]) -> None:
+        for i, result in zip(chosen, results, strict=True):
+            self.results[i] = result
         self._n_missing -= len(chosen)
 
     @property
@@ -180,61 +176,78 @@ class _Group:
         return self._n_missing == 0
 
 
-class _UnderWay(NamedTuple):
-    """Some inputs of a group, by their numbers, and the results that are on their way."""
+class _Pending(NamedTuple):
+    """Inputs of a group by their numbers, whose results are on their way."""
 
     group: _Group
     chosen: Sequence[int]
-    started: Started
+    copies: Copies
 
 
 def _no_memory(what: str) -> str:
     return f"there is no memory for {what}: use shorter ones, or a device with more memory"
 
 
-def embed_sequences(
+def embed(
     model: DnaModel,
-    sequences: Iterable[Codes | str],
+    data: Any,
     *,
+    genome: GenomeLike | None = None,
     layers: int | Sequence[int] = -1,
     pooling: Pooling | str = "mean",
-    rc: Strands = "none",
-    batch_tokens: int = 1 << 16,
-    chunk_tokens: int = 1 << 16,
+    rc: RcMode = "none",
+    batch_tokens: int | None = None,
     autocast_dtype: torch.dtype | None = None,
 ) -> NDArray[np.float32]:
-    """A vector of each sequence, (n, D), float32, on the model's device and in its dtype.
+    """Embed a sequence (D,), or several sequences or regions (N, D): float32, on the CPU.
 
-    sequences: letters or codes, 1 base or more, of any length that the model takes.
-    layers: a hidden state, 0 being the embedding, k the stream after block k and -1 the final norm;
-    of several the result is (n, layers, D). pooling: mean, last, max, center, or bins:N for (n, N,
-    D) (several layers: (n, layers, N, D)). rc: `average` or `concat` with the reverse complement,
-    (n, 2 D). batch_tokens, chunk_tokens, autocast_dtype: see EmbedOptions.
+    data: letters (str) or ids, of any length that the model takes, or several of them; a table of
+        regions with the columns chrom, start and end (0-based, half-open) and perhaps strand: a
+        DataFrame of pandas or polars, or a mapping; or the rows that `open_regions` gives.
+    genome: for regions, a FASTA or store, or what `open_genome` returned.
+    layers: hidden state, 0 for the embedding, k for the stream after block k, -1 (default) for the
+        final norm; several give (N, layers, D).
+    pooling: `mean` (default), `last`, `max`, `center`, or `bins:K`, K vectors: (N, K, D), with
+        several layers (N, layers, K, D). Positions without A, C, G or T do not count.
+    rc: the reverse complement is not read (`none`, default), averaged (`average`), or put beside
+        (`concat`): (N, 2 D).
+    batch_tokens: tokens in one pass, default 1M on a GPU and 64k on a CPU; it changes rounding
+        alone. autocast_dtype: dtype of matrix products, default the parameters' own.
 
-    Raises InputError, with its number from 0, for a sequence that cannot be embedded.
+    The model is put into evaluation mode and runs on its own device. For files of vectors, and a
+    vector for each base, there are `dnamamba embed` and `Embedder`.
+
+        dnamamba.embed(model, ["ACGTTG", "TTGACA"])                 # (2, D)
+        dnamamba.embed(model, peaks, genome="hg38.fa", rc="average")   # (len(peaks), D)
+
+    Raises InputError, with its number from 0, for what cannot be embedded: an empty sequence, one
+    without A, C, G and T or longer than a Hyena's filters, a region that lies on no contig.
     """
     pooling = Pooling.parse(pooling) if isinstance(pooling, str) else pooling
     if pooling.kind == "none":
-        raise InputError("pooling none has as many vectors as a sequence has bases: use Embedder")
-    is_single = isinstance(layers, int)
+        raise InputError(
+            "pooling must give vectors of one shape, got none, a vector for each base: use Embedder"
+        )
     options = EmbedOptions(
         layers=(layers,) if isinstance(layers, int) else tuple(layers),
         pooling=pooling,
         rc=rc,
         batch_tokens=batch_tokens,
-        chunk_tokens=chunk_tokens,
         autocast_dtype=autocast_dtype,
     )
     embedder = Embedder(model, options)
-    inputs = (EmbedInput.of(encode(one) if isinstance(one, str) else one) for one in sequences)
+    rows, is_single = read_inputs(data, genome)
     shape = (len(embedder.layers), pooling.n_vectors, embedder.d_out)
-    rows: list[NDArray[np.float32]] = []
-    for some in in_chunks(inputs, lambda one: one.length, batch_tokens):
-        for found in embedder(some):
-            if isinstance(found, str):
-                raise InputError(f"sequence {len(rows)} cannot be embedded: {found}")
-            rows.append(np.stack(found).reshape(shape))
-    vectors = np.stack(rows) if rows else np.empty((0, *shape), np.float32)
+    found: list[NDArray[np.float32]] = []
+    inputs, most = map(EmbedInput.of_row, rows), options.tokens_in_batch(embedder.device)
+    for chunk in in_chunks(inputs, lambda one: one.length, most):
+        for result in embedder(chunk):
+            if isinstance(result, str):
+                raise InputError(f"sequence {len(found)} cannot be embedded: {result}")
+            found.append(np.stack(result).reshape(shape))
+    vectors = np.stack(found) if found else np.empty((0, *shape), np.float32)
     if pooling.kind != "bins":
         vectors = vectors[:, :, 0]
-    return vectors[:, 0] if is_single else vectors
+    if isinstance(layers, int):
+        vectors = vectors[:, 0]
+    return vectors[0] if is_single else vectors

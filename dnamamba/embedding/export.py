@@ -1,70 +1,78 @@
 """Embeddings as npz, parquet or text, for small jobs and other programs."""
 
-import gzip
 import zipfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba.configs import require_choice
+from dnamamba.embedding.config import OutputFormat
 from dnamamba.embedding.lazy_vectors import require_memory
-from dnamamba.embedding.reader import Embeddings, building, number_names, read_embeddings
+from dnamamba.embedding.reader import Embeddings, new_file, number_names, read_embeddings
 from dnamamba.errors import InputError
+from dnamamba.files import clean_cell
 
-ExportFormat = Literal["npz", "parquet", "tsv"]
+_ENDINGS: dict[str, OutputFormat] = {
+    **dict.fromkeys((".h5", ".hdf5"), "h5"),
+    ".npz": "npz",
+    ".parquet": "parquet",
+    **dict.fromkeys((".tsv", ".tsv.gz"), "tsv"),
+}
 _SPACES = str.maketrans("\t\r\n", "   ")
 _TEXT_BYTES = 12
-"""Of a number as text, about."""
+"""Bytes of a number as text, about."""
 
 
 def export(
     path: Path | str,
     out: Path | str,
-    format: ExportFormat | None = None,
+    format: OutputFormat | None = None,
     *,
     layer: int | None = None,
     force: bool = False,
 ) -> Path:
     """Write one layer of a file of embeddings, all rows in their order, with the table.
 
-    format: default by the end of `out`: .npz (arrays `vectors`, `ok`, `offsets` without pooling,
+    format: default by the end of `out`: .npz (arrays `vectors`, `ok`, `offsets` of pooling none,
         `settings`, and one a column), .parquet (a column a number; needs pyarrow), .tsv or .tsv.gz.
-        Numbers of rows without vectors are NaN, in text empty. Without pooling parquet and tsv have
-        a row a position, with `row` and `position` (0-based, in what was pooled), and npz
-        `offsets`.
-    The file appears when it is whole. Raises InputError where it exists (without `force`), cannot
-    be written, or would not fit into memory when it is read again.
+        Numbers of rows without vectors are NaN, empty in text. Parquet and tsv of pooling none have
+        a row a position, with the columns `row` and `position` (0-based, in the region).
+    The file appears when it is whole. Raises InputError if it exists (without `force`), cannot be
+    written, or is too large for memory when it is read again.
     """
     out = Path(out)
-    kind = format or _format_of(out)
-    if kind not in get_args(ExportFormat):
-        raise InputError(f"format is one of {', '.join(get_args(ExportFormat))}, got {kind!r}")
+    kind = format_of(out, format)
+    if kind == "h5":
+        raise InputError("an .h5 file is exported to npz, parquet or tsv: name one of these")
     write = {"npz": _write_npz, "parquet": _write_parquet, "tsv": _write_tsv}[kind]
     with read_embeddings(path, layer) as embeddings:
         n_bytes = embeddings.vectors.nbytes
         if kind == "tsv":
             n_bytes = embeddings.vectors.size * _TEXT_BYTES
         require_memory(n_bytes, f"{out} with {len(embeddings.vectors):,} vectors")
-        with building(out, force) as (file, _):
+        with new_file(out, force) as file:
             write(embeddings, file, out)
     return out
 
 
-def require_export(format: ExportFormat, out: Path) -> None:
-    """Raise InputError where `export` would for want of a library."""
-    if format == "parquet":
+def format_of(out: Path, given: OutputFormat | None = None) -> OutputFormat:
+    """The format of a file, by its name if it is not given. Raises InputError for an unknown one,
+    and for one that needs a library that is missing."""
+    name = out.name.lower()
+    kind = given or next((kind for end, kind in _ENDINGS.items() if name.endswith(end)), None)
+    if kind is None:
+        raise InputError(
+            f"{out} must end in one of {', '.join(_ENDINGS)}: name it so, or give the format "
+            "(--format)"
+        )
+    require_choice("format", kind, OutputFormat)
+    if kind == "parquet":
         _import_parquet(out)
-
-
-def _format_of(out: Path) -> str:
-    name = out.name.removesuffix(".gz")
-    for kind in get_args(ExportFormat):
-        if name.endswith(f".{kind}") and (kind == "tsv" or name == out.name):
-            return kind
-    raise InputError(f"{out} ends in none of .npz, .parquet, .tsv, .tsv.gz: name the format")
+    return kind
 
 
 # --- npz
@@ -78,26 +86,19 @@ def _write_npz(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
     arrays["layer"] = np.array(embeddings.layer)
     for name in embeddings.table:
         column = embeddings.table[name]
-        # Text in cells of one size: object arrays would be pickles.
+        # Text becomes cells of one size, as object arrays would be pickled.
         key = f"column_{name}" if name in arrays or name == "vectors" else name
         arrays[key.replace("/", "%2F")] = column.astype("U") if column.dtype == object else column
     with zipfile.ZipFile(file, "w") as archive:
         with _member(archive, "vectors") as member:
-            header = {
-                "descr": np.lib.format.dtype_to_descr(embeddings.vectors.dtype),
-                "fortran_order": False,
-                "shape": embeddings.vectors.shape,
-            }
-            np.lib.format.write_array_header_1_0(member, header)
-            for _, block in embeddings.blocks():
-                member.write(np.ascontiguousarray(block).tobytes())
+            embeddings.write_npy(member)
         for name, array in arrays.items():
             with _member(archive, name) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> Any:
-    # Of one time, as numpy's: the same content gives the same file.
+    # Without the time, as in numpy's files, so that the same content gives the same file.
     return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
 
 
@@ -105,7 +106,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> Any:
 
 
 def _column_names(embeddings: Embeddings) -> dict[str, str]:
-    """What columns are called beside those of the numbers, with their names in the table."""
+    """Names of the exported columns before the numbers, each with its name in the table."""
     taken = {"row", "position", *number_names(embeddings.info)}
     shown = {"row": "row", "position": "position"} if embeddings.info.per_position else {}
     for name in embeddings.table:
@@ -117,31 +118,23 @@ def _column_names(embeddings: Embeddings) -> dict[str, str]:
 
 
 def _pieces(embeddings: Embeddings) -> Iterator[tuple[list[NDArray[Any]], NDArray[Any]]]:
-    """The columns of some rows and their numbers, (n, numbers of a row)."""
+    """Yield blocks of rows: their columns, and their numbers (n, numbers of a row)."""
     names = list(_column_names(embeddings).values())
     for start, block in embeddings.blocks():
-        rows = places = np.arange(start, start + len(block))
+        rows = positions = np.arange(start, start + len(block))
         columns: list[NDArray[Any]] = []
         if (offsets := embeddings.offsets) is not None:
-            rows = np.searchsorted(offsets, places, side="right") - 1
-            columns = [rows, places - offsets[rows]]
+            rows = np.searchsorted(offsets, positions, side="right") - 1
+            columns = [rows, positions - offsets[rows]]
         columns += [embeddings.table[name][rows] for name in names[len(columns) :]]
         yield columns, block.reshape(len(block), -1)
 
 
 def _write_tsv(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
-    if out.suffix != ".gz":
-        _write_lines(embeddings, file)
-        return
-    with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
-        _write_lines(embeddings, packed)
-
-
-def _write_lines(embeddings: Embeddings, file: Any) -> None:
-    names = [name.translate(_SPACES) for name in _column_names(embeddings)]
+    names = map(clean_cell, _column_names(embeddings))
     file.write(("\t".join([*names, *number_names(embeddings.info)]) + "\n").encode())
     for columns, numbers in _pieces(embeddings):
-        cells = [[str(value).translate(_SPACES) for value in column] for column in columns]
+        cells = [[clean_cell(str(value)) for value in column] for column in columns]
         for *row, values in zip(*cells, numbers.tolist(), strict=True):
             texts = ("" if value != value else f"{value:.9g}" for value in values)
             file.write(("\t".join(chain(row, texts)) + "\n").encode())

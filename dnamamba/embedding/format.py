@@ -1,19 +1,27 @@
-"""What a file of embeddings holds, shared by its writer and its reader; docs/formats.md has it for
-people. Needs neither torch nor HDF5."""
+"""What `dnamamba embed` writes: the datasets of its HDF5 file, and what its rows and settings are.
+
+    /regions/chrom, start, ...   a column of text or int64 each (REGION_COLUMNS), a row of the input
+    /regions/embedded            uint8, 1 for rows that have vectors
+    /regions/offset              int64 (rows + 1,), only of pooling none
+    /regions/input/NAME          the input's own columns, as text
+    /embeddings/layer_K          vectors: (rows, D), bins (rows, N, D), pooling none (positions, D)
+
+docs/formats.md describes the file for people. Needs neither torch nor HDF5.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba.configs import require_choice, require_range
 from dnamamba.errors import InputError
 
 FORMAT = "dnamamba-embeddings"
-PART_FORMAT = f"{FORMAT}-part"
 FORMAT_VERSION = 1
 
 StoredDtype = Literal["float32", "float16", "bfloat16"]
@@ -26,74 +34,72 @@ REGION_COLUMNS = (
 )
 """Datasets of /regions in the order in which tables show them."""
 
+TEXT_COLUMNS = tuple(name for name in REGION_COLUMNS if name not in INTEGER_COLUMNS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingInfo:
     """How the embeddings of a file were made; kept in it as JSON."""
 
     model: str
-    """As it was named."""
+    """Name of the model."""
 
     model_sha256: str | None
-    """Of the weights' file; None where they were never in one."""
+    """Checksum of the weights' file; None if they were never in one."""
 
     layers: tuple[int, ...]
     """Indices into the model's hidden states: 0 the embedding, the highest the final norm."""
 
     d_out: int
-    """Numbers in a vector; with both strands side by side twice the model's width."""
+    """Numbers in a vector: the model's width, or twice that with rc `concat`."""
 
     pooling: str
     """mean, last, max, center, bins:N or none."""
 
     rc: str
-    """What became of the reverse complement: none, average or concat."""
+    """Use of the reverse complement: none, average or concat."""
 
     context: int | None
-    """Bases that the model reads around each region, all told; None: the region alone."""
+    """Bases that the model reads with each region, the region included; None: the region alone."""
 
     edge: str
-    """What became of windows that pass their contig's end."""
+    """Treatment of windows past their contig's end: shift, pad or clip."""
 
     dtype: str
-    """What numbers are stored as: float32, float16 or bfloat16."""
+    """Dtype of the vectors in the file: float32, float16 or bfloat16."""
 
     precision: str
-    """What the model computed in."""
+    """What the model computed in: fp32 or bf16."""
 
     source_sha256: str
-    """Checksum of the text that the rows are those of, unpacked: where it came from, and how it was
-    packed, changes nothing."""
+    """Checksum of the unpacked text of the input, independent of its name and compression."""
 
     genome: tuple[Mapping[str, Any], ...]
-    """Files that the bases are from: name, sha256 and whatever else is known."""
+    """Files of the genome: name, sha256 and whatever else is known."""
 
     columns: tuple[str, ...]
     """Names of the input's own columns."""
 
     allele: str = "ref"
-    """Of a VCF: which allele was read, ref or alt."""
+    """Which allele of a variant was read, ref or alt."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "genome", "columns"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
             raise InputError(
-                f"layers of a file are one or more different numbers from 0, got {self.layers}; "
-                "count negative ones from the model's end first"
+                f"layers must be one or more different numbers >= 0, got {self.layers}; count "
+                "negative ones from the model's end first"
             )
-        if self.dtype not in get_args(StoredDtype):
-            choices = ", ".join(get_args(StoredDtype))
-            raise InputError(f"embeddings are stored as one of {choices}, got {self.dtype!r}")
-        if self.d_out < 1:
-            raise InputError(f"a vector has 1 number or more, got {self.d_out}")
+        require_choice("dtype", self.dtype, StoredDtype)
+        require_range("d_out", self.d_out, 1)
         kind, _, count = self.pooling.partition(":")
         if kind == "bins" and not (count.isascii() and count.isdigit() and int(count) > 0):
-            raise InputError(f"bins are written bins:16, got {self.pooling!r}")
+            raise InputError(f"bins are written like bins:16, got {self.pooling!r}")
 
     @property
     def n_bins(self) -> int | None:
-        """Vectors of a row, of `bins:N`."""
+        """N of pooling `bins:N`."""
         return int(self.pooling[5:]) if self.pooling.startswith("bins:") else None
 
     @property
@@ -103,12 +109,12 @@ class EmbeddingInfo:
 
     @property
     def vector_shape(self) -> tuple[int, ...]:
-        """(D,), or (N, D) of bins: what a row has, or with `per_position` a position."""
+        """Shape of a row's vectors, (D,) or of bins (N, D); with `per_position` of a position's."""
         return (self.d_out,) if self.n_bins is None else (self.n_bins, self.d_out)
 
     @property
     def stored(self) -> "np.dtype[Any]":
-        """What numpy calls the numbers in the file; bfloat16 is its bits as uint16."""
+        """numpy's dtype of the numbers in the file; bfloat16 is stored as its bits in uint16."""
         return np.dtype(_ON_DISK[self.dtype])
 
     @property
@@ -128,21 +134,20 @@ class EmbeddingInfo:
 
     @classmethod
     def from_json(cls, text: str) -> "EmbeddingInfo":
-        """Settings that a later version added are passed over. ValueError or KeyError for what is
-        not whole."""
+        """Read settings; those that a later version added are ignored. Raises ValueError or
+        KeyError for damaged ones."""
         content = json.loads(text)
         if not isinstance(content, dict):
-            raise ValueError(f"settings are no JSON object: {content!r:.40}")
+            raise ValueError(f"expected a JSON object, got {content!r:.40}")
         return cls(**{field.name: content[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)
 class EmbeddedRow:
-    """A row of the input and what was computed for it. Coordinates are 0-based and half-open, -1
-    where unknown."""
+    """A row of the input with its vectors. Coordinates are 0-based and half-open, -1 if unknown."""
 
     line: int
-    """Where it stands in the input, from 1."""
+    """Line of the input, from 1; of a FASTA the record."""
 
     chrom: str
     start: int
@@ -151,22 +156,22 @@ class EmbeddedRow:
     name: str
     window_start: int
     window_end: int
-    """What the model read, of the same contig."""
+    """The part of the contig that the model read."""
 
     status: str
     note: str
     columns: tuple[str, ...]
-    """The input's own, as text: as many as EmbeddingInfo.columns."""
+    """The input's own columns as text, as many as EmbeddingInfo.columns."""
 
     vectors: list[NDArray[Any]] | None
-    """An array a layer, in the order of EmbeddingInfo.layers: (D,), of bins (N, D), without pooling
-    (L, D); None where nothing was computed. They may be memmaps larger than memory."""
+    """An array a layer, in the order of EmbeddingInfo.layers: (D,), bins (N, D), pooling none
+    (L, D); None for rows that could not be embedded. May be memmaps larger than memory."""
 
 
 def check_row(row: EmbeddedRow, info: EmbeddingInfo) -> int:
-    """How many positions the row has (1 where vectors are pooled; 0 without any).
+    """Return the number of the row's vectors: 0 for none, 1 if pooled, else its positions.
 
-    Raises InputError for numbers of columns and shapes of vectors that are not those of `info`.
+    Raises InputError for columns and vectors of other numbers and shapes than those of `info`.
     """
     where = f"the row of line {row.line}"
     if len(row.columns) != len(info.columns):
@@ -190,8 +195,8 @@ def check_row(row: EmbeddedRow, info: EmbeddingInfo) -> int:
 
 
 def store_numbers(values: NDArray[Any], info: EmbeddingInfo) -> NDArray[Any]:
-    """Numbers as they are stored. Halves round to the nearest, ties to even; beyond 65,504 float16
-    has infinity."""
+    """Convert numbers to the file's dtype, rounding to the nearest, ties to even; float16 has
+    infinity beyond 65,504."""
     if info.dtype != "bfloat16":
         with np.errstate(over="ignore"):
             return np.asarray(values, dtype=info.stored)
@@ -212,7 +217,7 @@ def to_float32(stored: NDArray[Any], info: EmbeddingInfo) -> NDArray[np.float32]
 
 
 def clean_text(text: str) -> str:
-    """Without what UTF-8 or HDF5 cannot hold: bytes of the input that were not UTF-8 are read as
+    """Replace what UTF-8 or HDF5 cannot hold: bytes of the input that were not UTF-8 are read as
     Latin-1, and NUL becomes U+FFFD."""
     if text.isascii() and "\0" not in text:
         return text
@@ -225,25 +230,5 @@ def _clean_letter(letter: str) -> str:
     return "\ufffd" if letter == "\0" or "\ud800" <= letter <= "\udfff" else letter
 
 
-def text_bytes(texts: Iterable[str]) -> list[bytes]:
-    return [clean_text(text).encode() for text in texts]
-
-
 def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def columns_of_rows(
-    rows: Sequence[EmbeddedRow], info: EmbeddingInfo
-) -> tuple[dict[str, NDArray[np.int64]], dict[str, list[bytes]], list[list[bytes]]]:
-    """Integers and text of /regions by name, and the input's own columns."""
-    integers = {
-        name: np.array([getattr(row, name) for row in rows], np.int64) for name in INTEGER_COLUMNS
-    }
-    texts = {
-        name: text_bytes(getattr(row, name) for row in rows)
-        for name in REGION_COLUMNS
-        if name not in INTEGER_COLUMNS
-    }
-    own = [text_bytes(row.columns[i] for row in rows) for i in range(len(info.columns))]
-    return integers, texts, own

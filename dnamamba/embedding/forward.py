@@ -1,6 +1,7 @@
-"""One strand, or both, of a batch or of a long sequence through a model, to what is kept of it.
+"""How a batch becomes vectors: token ids through a model, hidden states pooled, strands combined.
 
-Host and device work side by side: nothing waits for the device but the copies of results.
+A batch of whole sequences takes one pass a strand; a long sequence is streamed in pieces. Host and
+device work side by side: only the copies of results wait for the device.
 """
 
 import tempfile
@@ -8,71 +9,32 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dnamamba.errors import InputError
+from dnamamba.data_prep.regions.rows import RegionRow
+from dnamamba.embedding.config import EmbedOptions
 from dnamamba.inference.batching import batch_width, round_up
+from dnamamba.inference.options import device_of
 from dnamamba.models import strands
 from dnamamba.models.language_model import DnaModel
-from dnamamba.models.pooling import Pooled, Pooler, Pooling
+from dnamamba.models.pooling import Pooled, Pooler
 from dnamamba.models.streaming import StreamedChunk, longest_sequence
 from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
 
 Vectors = NDArray[np.float32]
-Strands = Literal["none", "average", "concat"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedOptions:
-    """What is made of a model's hidden states, and in what portions."""
-
-    layers: tuple[int, ...] = (-1,)
-    """Which hidden states: 0 is the embedding, k the stream after block k, n_layers + 1 or -1 the
-    final norm."""
-
-    pooling: Pooling
-    """What stands for a span."""
-
-    rc: Strands = "none"
-    """What the reverse complement, read in a pass of its own, is for: the mean of both (`average`),
-    or the forward strand's vector followed by the other's (`concat`)."""
-
-    batch_tokens: int = 1 << 16
-    """Tokens in one pass, padding included; a longer sequence is a pass of its own."""
-
-    chunk_tokens: int = 1 << 16
-    """Longer sequences are read in pieces of so many tokens, if the model can."""
-
-    autocast_dtype: torch.dtype | None = None
-    """What matrices are multiplied in; None: the parameters' own dtype."""
-
-    scratch: Path | None = None
-    """Folder for the positions of long sequences (pooling none); None: they are held in memory."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_tokens", "chunk_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is 1 or more, got {getattr(self, name)}")
-        if self.rc not in ("none", "average", "concat"):
-            raise InputError(f"rc is one of none, average, concat, got {self.rc!r}")
-
-    @property
-    def directions(self) -> tuple[bool, ...]:
-        """Of each pass, whether it is of the reverse complement."""
-        return (False,) if self.rc == "none" else (False, True)
 
 
 @dataclass(frozen=True)
 class EmbedInput:
     """A sequence to embed.
 
-    length: bases that the model reads. read: (start, end) to codes (uint8) of these, for any part
-    of [0, length). span: [start, end) of what is pooled; the rest is its context.
+    length: bases that the model reads. read: returns the codes (uint8) of [start, end). span:
+    [start, end) of the bases to pool; the others are context.
     """
 
     length: int
@@ -81,42 +43,58 @@ class EmbedInput:
 
     @classmethod
     def of(cls, codes: Codes, span: tuple[int, int] | None = None) -> "EmbedInput":
-        """Of a sequence in memory; span: None for all of it."""
+        """Input of a sequence in memory. span: default all of it."""
 
         def read(start: int, end: int) -> Codes:
             return codes[start:end]
 
         return cls(len(codes), read, (0, len(codes)) if span is None else span)
 
+    @classmethod
+    def of_row(cls, row: RegionRow) -> "EmbedInput":
+        """Input of a row that has a sequence: its region, or the reference of a variant."""
+        assert row.span is not None, "what is read has a span"
+        return cls(row.length, row.read, row.span)
+
     def tokens(self, start: int, end: int, reverse: bool = False) -> Codes:
-        """Token ids of [start, end), reverse: of the reverse complement, counted along it."""
+        """Token ids of [start, end); reverse: of the reverse complement, in its coordinates."""
         if reverse:
             start, end = self.length - end, self.length - start
         codes = self.read(start, end)
         if len(codes) != end - start:
-            raise ValueError(f"read({start}, {end}) gave {len(codes)} codes, not {end - start}")
+            raise ValueError(f"read({start}, {end}) returned {len(codes)} codes, not {end - start}")
         return token_ids(reverse_complement(codes) if reverse else codes)
 
     def span_of(self, reverse: bool) -> tuple[int, int]:
-        """Where the span lies in the reverse complement, or as it is."""
+        """The span, or where it lies in the reverse complement."""
         start, end = self.span
         return (self.length - end, self.length - start) if reverse else (start, end)
 
 
 class Passes:
-    """Forward passes of one model, to be called where there are no gradients, and with autocast as
-    it is to be. Raises torch.OutOfMemoryError where memory is too small."""
+    """Forward passes of one model. Call them without gradients and under the wanted autocast; they
+    raise torch.OutOfMemoryError.
 
-    def __init__(self, model: DnaModel, layers: tuple[int, ...], options: EmbedOptions) -> None:
-        self.model, self.layers, self.options = model, layers, options
-        self.device = next(model.parameters()).device
-        self._complement = strands.complement_ids(model.config.padded_vocab_size)
-        self._complement = self._complement.to(self.device, torch.uint8)
+    scratch: folder for the positions of long sequences (pooling none); None: kept in memory.
+    """
+
+    def __init__(
+        self,
+        model: DnaModel,
+        layers: tuple[int, ...],
+        options: EmbedOptions,
+        scratch: Path | None = None,
+    ) -> None:
+        self.model, self.layers, self.options, self.scratch = model, layers, options, scratch
+        self.device = device_of(model)
+        self.chunk_tokens = options.tokens_in_chunk(self.device)
+        complement = strands.complement_ids(model.config.padded_vocab_size)
+        self._complement = complement.to(self.device, torch.uint8)
 
     # --- batches
 
-    def start_batch(self, inputs: Sequence[EmbedInput]) -> "Started":
-        """Launch what a batch of whole sequences needs; the results are on their way."""
+    def start_batch(self, inputs: Sequence[EmbedInput]) -> "Copies":
+        """Launch the passes of a batch of whole sequences and the copy of its results."""
         lengths = [one.length for one in inputs]
         width = batch_width(lengths, longest_sequence(self.model.config))
         ids = torch.empty(len(inputs), width, dtype=torch.uint8, pin_memory=self._is_cuda)
@@ -131,14 +109,14 @@ class Passes:
                 given = self._complement[strands.flip(given, real).int()]
             spans = np.array([one.span_of(reverse) for one in inputs], np.int64)
             results.append(self._run_batch(given, real, spans, reverse))
-        return self._send(results)
+        return self._combine(results)
 
     def _run_batch(
         self, ids: Tensor, lengths: Tensor | None, spans: NDArray[np.int64], reverse: bool
     ) -> Pooled:
-        """Of one strand; of pooling none the positions of all spans, (1, layers, all, D)."""
+        """One strand. Pooling none gives the positions of all spans, (1, layers, all, D)."""
         if self.model.is_causal:
-            # What comes after the spans is seen by nothing that is kept.
+            # Nothing that is kept depends on what follows the spans.
             ids, lengths = ids[:, : round_up(int(spans[:, 1].max()))], None
         hidden = self.model.hidden_at(ids, self.layers, lengths)
         if self.options.pooling.kind == "none":
@@ -149,19 +127,20 @@ class Passes:
         pooler.add(0, ids, hidden)
         return pooler.finish()
 
-    def _send(self, results: Sequence[Pooled]) -> "Started":
+    def _combine(self, results: Sequence[Pooled]) -> "Copies":
+        """Both strands as `rc` asks, on their way to the host, with the numbers of bases."""
         vectors = [one.vectors.float() for one in results]
         joined = vectors[0]
         if self.options.rc == "average":
             joined = (vectors[0] + vectors[1]) / 2
         elif self.options.rc == "concat":
             joined = torch.cat(vectors, -1)
-        return Started((joined, results[0].n_bases))
+        return Copies((joined, results[0].n_bases))
 
     # --- long sequences
 
-    def pool_stream(self, one: EmbedInput) -> "Started":
-        """As `start_batch` for one sequence, which is read in pieces."""
+    def pool_stream(self, one: EmbedInput) -> "Copies":
+        """As `start_batch` for one sequence that is read in pieces."""
         results = []
         for reverse in self.options.directions:
             spans = np.array([one.span_of(reverse)], np.int64)
@@ -169,29 +148,30 @@ class Passes:
             for chunk in self._stream(one, reverse):
                 pooler.add(chunk.start, chunk.token_ids, chunk.hidden)
             results.append(pooler.finish())
-        return self._send(results)
+        return self._combine(results)
 
     def keep_stream(self, one: EmbedInput) -> list[Vectors]:
-        """Every position of the span of a sequence that is read in pieces: (span length, D_out) for
-        each layer, on disk where there is a folder for it."""
+        """Every position of the span of a sequence that is read in pieces: (span length, D_out) a
+        layer, in a file if there is a scratch folder."""
         n_rows, width = one.span[1] - one.span[0], self.model.config.d_model
         width *= 2 if self.options.rc == "concat" else 1
-        stores = [PositionStore((n_rows, width), self.options.scratch) for _ in self.layers]
+        stores = [PositionStore((n_rows, width), self.scratch) for _ in self.layers]
         for reverse in self.options.directions:
-            under_way: deque[tuple[int, Started]] = deque()
+            under_way: deque[tuple[int, Copies]] = deque()
             for first, rows in self._rows_of_span(one, reverse):
                 # One piece is written while the next is computed.
-                under_way.append((first, Started(rows)))
+                under_way.append((first, Copies(rows)))
                 if len(under_way) > 1:
                     self._write(stores, *under_way.popleft(), reverse)
-            for first, started in under_way:
-                self._write(stores, first, started, reverse)
+            for first, copies in under_way:
+                self._write(stores, first, copies, reverse)
         return [store.finish() for store in stores]
 
     def _rows_of_span(
         self, one: EmbedInput, reverse: bool
     ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """Hidden states (l, D) of each layer in a piece of the span, and where in it they begin."""
+        """Hidden states (l, D) of each layer in a piece, and the position in the span at which
+        they begin."""
         low, high = one.span_of(reverse)
         for chunk in self._stream(one, reverse):
             start = max(low, chunk.start)
@@ -200,10 +180,10 @@ class Passes:
                 yield start - low, tuple(layer[0, here].float() for layer in chunk.hidden)
 
     def _write(
-        self, stores: "list[PositionStore]", first: int, started: "Started", reverse: bool
+        self, stores: "list[PositionStore]", first: int, copies: "Copies", reverse: bool
     ) -> None:
-        """What a strand made of positions from `first` of its span on, in their place."""
-        for store, rows in zip(stores, started.wait(), strict=True):
+        """Put one strand's rows of positions from `first` on into the stores."""
+        for store, rows in zip(stores, copies.wait(), strict=True):
             if not reverse:
                 if self.options.rc == "concat":
                     rows = np.concatenate([rows, np.zeros_like(rows)], 1)
@@ -218,8 +198,8 @@ class Passes:
             store.write(first_row, both)
 
     def _stream(self, one: EmbedInput, reverse: bool) -> Iterator[StreamedChunk]:
-        """Up to the end of the span: the model is causal."""
-        stop, size = one.span_of(reverse)[1], self.options.chunk_tokens
+        """Chunks up to the end of the span, as the model is causal."""
+        stop, size = one.span_of(reverse)[1], self.chunk_tokens
 
         def pieces() -> Iterator[Tensor]:
             for start in range(0, stop, size):
@@ -229,7 +209,7 @@ class Passes:
 
         return self.model.stream(pieces(), layers=self.layers, chunk_tokens=size)
 
-    # --- to and from the device
+    # --- to the device
 
     @property
     def _is_cuda(self) -> bool:
@@ -241,8 +221,8 @@ class Passes:
         return tensor.to(self.device, non_blocking=True)
 
 
-class Started:
-    """Tensors on their way from the device to the host."""
+class Copies:
+    """Copies of tensors on their way from the device to the host."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._event: Any = None
@@ -256,15 +236,15 @@ class Started:
         self._tensors = tensors
 
     def wait(self) -> list[NDArray[Any]]:
-        """Arrays of their own: pinned memory is for the next batch."""
+        """The arrays, copied out of pinned memory, which the next batch reuses."""
         if self._event is not None:
             self._event.synchronize()
         return [tensor.numpy().copy() for tensor in self._tensors]
 
 
 class PositionStore:
-    """Rows of float32 in a file without a name, which ends with whoever holds its array, or in
-    memory. They are written and read as a file is: mapped pages would count as memory used."""
+    """Rows of float32 in memory, or in a file without a name, which ends with its array. The file
+    is written and read as such: mapped pages would count as memory used."""
 
     def __init__(self, shape: tuple[int, int], folder: Path | None) -> None:
         self.n_rows, self._shape = shape[0], shape
@@ -301,8 +281,8 @@ class PositionStore:
 
 
 def _positions(spans: NDArray[np.int64], width: int, reverse: bool) -> NDArray[np.int64]:
-    """Where the positions of all spans, one after another, lie in a batch of so many a row; those
-    of a reverse complement in the order of the forward strand."""
+    """Flat indices into a (B, width) batch of the positions of all spans, one after another; a
+    reverse complement's in the order of the forward strand."""
     sizes = spans[:, 1] - spans[:, 0]
     firsts = np.arange(len(spans)) * width + (spans[:, 1] - 1 if reverse else spans[:, 0])
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)

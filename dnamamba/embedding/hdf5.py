@@ -1,11 +1,8 @@
-"""HDF5 files that are written front to back: text, numbers in packed chunks, and full disks.
-
-What is written depends on the content alone: the same content gives the same bytes.
-"""
+"""Parts joined into one HDF5 file, front to back: the same content gives the same bytes."""
 
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import product
@@ -16,13 +13,25 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba import __version__
+from dnamamba.data_prep.genomes.store import quote_name
+from dnamamba.embedding.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    INTEGER_COLUMNS,
+    TEXT_COLUMNS,
+    EmbeddingInfo,
+)
+from dnamamba.embedding.parts import Part, sizes_of
 from dnamamba.errors import InputError
 
 CHUNK_BYTES = 1 << 18
 _LONGEST_FIXED = 256
-"""Bytes of the longest text of a column that is stored in cells of one size, which compress."""
+"""Bytes of the longest text of a column that has cells of one size."""
 
-_TEXTS_IN_CHUNK = 4096
+_BYTES_OF_TEXT = 64
+"""What a text of any length counts as, for the size of chunks."""
+
 _CHUNKS_AT_ONCE = 16
 _SAMPLE = 1 << 14
 _WORTH = 0.95
@@ -35,152 +44,172 @@ def no_room(path: Path, error: OSError) -> InputError:
     )
 
 
+# --- the whole file
+
+
+def join_parts(
+    parts: Sequence[Path],
+    out: Path,
+    info: EmbeddingInfo,
+    pool: ThreadPoolExecutor,
+    on_part: Callable[[int], None],
+) -> None:
+    """Write parts that are whole into a new file `out`, one after the other. Raises OSError, which
+    leaves a useless file, if there is no room."""
+    with create_file(out) as (file, check):
+        file.attrs["format"] = FORMAT
+        file.attrs["format_version"] = np.int64(FORMAT_VERSION)
+        file.attrs["dnamamba"] = __version__
+        file.attrs["settings"] = info.to_json()
+        joined = _Joined(file, info, parts, pool)
+        for number, path in enumerate(parts):
+            joined.add(Part(path, info), check)
+            on_part(number)
+        joined.flush()
+
+
+class _Joined:
+    """The datasets of the file, each growing at its end."""
+
+    def __init__(
+        self, file: h5py.File, info: EmbeddingInfo, parts: Sequence[Path], pool: ThreadPoolExecutor
+    ):
+        sizes = [sizes_of(path) for path in parts]
+        n_rows, n_vectors = sum(one.rows for one in sizes), sum(one.vectors for one in sizes)
+        dtypes = dict.fromkeys(INTEGER_COLUMNS, np.dtype("<i8")) | {"embedded": np.dtype("<u1")}
+        own = {f"input/{i}": f"input/{quote_name(k)}" for i, k in enumerate(info.column_keys)}
+        for name in (*TEXT_COLUMNS, *own):
+            longest = max((one.widths[name] for one in sizes), default=0)
+            dtypes[name] = _text_dtype(longest)
+        regions, layers = file.create_group("regions"), file.create_group("embeddings")
+        regions.create_group("input")
+        self._columns = {
+            name: _appending(_create(regions, own.get(name, name), (n_rows,), dtype))
+            for name, dtype in dtypes.items()
+        }
+        self._dtypes = dtypes
+        self._n_positions = 0
+        if info.per_position:
+            dtypes["offset"] = np.dtype("<i8")
+            offset = _create(regions, "offset", (n_rows + 1,), dtypes["offset"])
+            self._columns["offset"] = _appending(offset)
+            self._columns["offset"].add(np.zeros(1, np.int64))
+        self._layers: list[Appender] = []
+        for layer in info.layers:
+            shape = (n_vectors, *info.vector_shape)
+            dataset = _create(layers, f"layer_{layer}", shape, info.stored)
+            dataset.attrs["layer"] = np.int64(layer)
+            dataset.attrs["dtype"] = info.dtype
+            self._layers.append(_packing(dataset, pool))
+
+    def add(self, part: Part, check: Callable[[], None]) -> None:
+        ends = self._n_positions + np.cumsum(part.columns["positions"], dtype=np.int64)
+        self._n_positions = int(ends[-1]) if len(ends) else self._n_positions
+        columns = part.columns | {"offset": ends}
+        for name, appender in self._columns.items():
+            appender.add(_cells(columns[name], self._dtypes[name]))
+        for i, appender in enumerate(self._layers):
+            for block in part.blocks(i):
+                appender.add(block)
+                check()
+
+    def flush(self) -> None:
+        for appender in (*self._columns.values(), *self._layers):
+            appender.flush()
+
+
 # --- files
 
 
-class _Unfailing(io.RawIOBase):
-    """A file for HDF5 to write to, which keeps the first error to itself: HDF5 cannot close a file
+class _Unfailing(io.FileIO):
+    """A file for HDF5 to write to that keeps the first error to itself: HDF5 cannot close a file
     whose last bytes it could not write, and may end the process."""
 
-    def __init__(self, path: Path):
-        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115
-        self.error: OSError | None = None
+    error: OSError | None = None
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         done = 0
         try:
             while self.error is None and done < len(view):
-                done += self._file.write(view[done:])
+                done += super().write(view[done:])
         except OSError as error:
             self.error = error
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
         try:
-            return self._file.truncate(size)
+            return super().truncate(size)
         except OSError as error:
             self.error = self.error or error
             return size or 0
 
-    def readinto(self, buffer: Any) -> int:
-        found = self._file.readinto(buffer)
-        return 0 if found is None else found
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-
-Check = Callable[[], None]
-
 
 @contextmanager
-def create_file(path: Path, userblock: int = 0) -> Iterator[tuple[h5py.File, Check]]:
-    """A new HDF5 file and a function that raises the OSError of the first byte that could not be
-    written, as leaving the context does. The file is not removed then.
-
-    It is of the oldest format that holds it, so that old readers do. userblock: bytes left for
-    others in front of it, 0 or a power of two from 512.
-    """
-    options = {"userblock_size": userblock} if userblock else {}
-    with _Unfailing(path) as raw:
+def create_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """A new HDF5 file, and a function that raises the OSError of the first byte that could not be
+    written, as leaving the context does. It has the oldest format version that holds it, for old
+    readers."""
+    with _Unfailing(path, "w+") as raw:
 
         def check() -> None:
             if raw.error is not None:
                 raise raw.error
 
         try:
-            with h5py.File(raw, "w", libver=("earliest", "v110"), **options) as file:
+            with h5py.File(raw, "w", libver=("earliest", "v110")) as file:
                 yield file, check
         except (OSError, RuntimeError):
-            # HDF5 may have missed what it believed to be written.
+            # HDF5's own error may follow from one that it was not told.
             check()
             raise
         check()
 
 
-# --- text
+# --- datasets
 
 
-def text_width(texts: list[bytes]) -> int | None:
-    """Bytes of a cell that holds any of them; None: too many for cells of one size."""
-    longest = max(map(len, texts), default=0)
-    return max(1, longest) if longest <= _LONGEST_FIXED else None
+def _text_dtype(longest: int) -> "np.dtype[Any]":
+    """UTF-8 in cells of `longest` bytes, which compress, or of any length if that is too wide."""
+    width = max(1, longest) if longest <= _LONGEST_FIXED else None
+    return h5py.string_dtype("utf-8", width)
 
 
-def widest(widths: list[int | None]) -> int | None:
-    known = [width for width in widths if width is not None]
-    return max(known, default=1) if len(known) == len(widths) else None
+def _cells(values: Any, dtype: "np.dtype[Any]") -> NDArray[Any]:
+    """Integers or texts of a column as the file has them."""
+    text = h5py.check_string_dtype(dtype)
+    if text is None:
+        return np.asarray(values, dtype)
+    encoded = [value.encode() for value in values]
+    if text.length is None:
+        return np.array([*encoded, None], object)[:-1]
+    return np.array(encoded, f"S{text.length}").view(dtype)
 
 
-def create_text(group: h5py.Group, name: str, n_rows: int, width: int | None) -> h5py.Dataset:
-    """A column of text in UTF-8: cells of `width` bytes, or of any length."""
-    dtype = h5py.string_dtype("utf-8", width)
-    n = min(n_rows, _TEXTS_IN_CHUNK if width is None else max(1, CHUNK_BYTES // width))
-    return group.create_dataset(name, (n_rows,), dtype, **_packed((n,)))
-
-
-def as_text(texts: list[bytes], width: int | None) -> NDArray[Any]:
-    """What is to be assigned to a part of such a column."""
-    if width is None:
-        return np.array([*texts, None], object)[:-1]
-    return np.array(texts, f"S{width}").view(h5py.string_dtype("utf-8", width))
-
-
-def width_of(dataset: h5py.Dataset) -> int | None:
-    return h5py.check_string_dtype(dataset.dtype).length
-
-
-def create_integers(group: h5py.Group, name: str, n_rows: int, dtype: str) -> h5py.Dataset:
-    n = min(n_rows, CHUNK_BYTES // np.dtype(dtype).itemsize)
-    return group.create_dataset(name, (n_rows,), dtype, **_packed((n,)))
-
-
-def _packed(chunks: tuple[int, ...]) -> dict[str, Any]:
-    # Nothing to pack, which HDF5 has no chunks for.
-    if 0 in chunks:
-        return {}
-    return {"chunks": chunks, "compression": "gzip", "compression_opts": 1, "shuffle": True}
-
-
-# --- numbers
+def _create(
+    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]"
+) -> h5py.Dataset:
+    """A dataset in compressed chunks; HDF5 has none for an empty one."""
+    chunks = chunk_shape(shape, _BYTES_OF_TEXT if dtype.kind == "O" else dtype.itemsize)
+    options: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    return group.create_dataset(
+        name, shape, dtype, **({} if 0 in chunks else {"chunks": chunks, **options})
+    )
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Whole rows, about CHUNK_BYTES of them; of rows that are longer, a part of one."""
+    """Whole rows, about CHUNK_BYTES of them; of longer rows a part of one."""
     inner = shape[1:]
     row_bytes = int(np.prod(inner)) * itemsize
     if row_bytes <= CHUNK_BYTES or len(inner) == 1:
         return (min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *inner)
-    n_bins = max(1, CHUNK_BYTES // (inner[-1] * itemsize))
-    return (1, n_bins, inner[-1])
-
-
-def create_numbers(
-    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]"
-) -> h5py.Dataset:
-    return group.create_dataset(name, shape, dtype, **_packed(chunk_shape(shape, dtype.itemsize)))
+    return (1, max(1, CHUNK_BYTES // (inner[-1] * itemsize)), inner[-1])
 
 
 class Appender:
-    """Gathers blocks of rows and hands on whole chunks, so that each is written once and where
-    blocks end changes nothing. put: called with the first row and the rows."""
+    """Gathers blocks of rows and passes on whole chunks, so that each is written once and the
+    division into blocks changes nothing. put: called with the number of the first row and the
+    rows."""
 
     def __init__(self, rows_at_once: int, put: Callable[[int, NDArray[Any]], None]):
         self._size, self._put = max(1, rows_at_once), put
@@ -199,15 +228,14 @@ class Appender:
     def flush(self) -> None:
         if not self._n_held:
             return
-        self._put(
-            self._start, self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
-        )
+        rows = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
+        self._put(self._start, rows)
         self._start += self._n_held
         self._n_held, self._held = 0, []
 
 
-def assigning(dataset: h5py.Dataset) -> Appender:
-    """Rows of text or integers."""
+def _appending(dataset: h5py.Dataset) -> Appender:
+    """Appends rows of text or integers."""
 
     def put(start: int, block: NDArray[Any]) -> None:
         dataset[start : start + len(block)] = block
@@ -215,40 +243,39 @@ def assigning(dataset: h5py.Dataset) -> Appender:
     return Appender(dataset.chunks[0] if dataset.chunks else 1, put)
 
 
-def packing(dataset: h5py.Dataset, pool: ThreadPoolExecutor) -> Appender:
-    """Rows of numbers, of which chunks are packed in the pool's threads."""
+# --- vectors
+
+
+def _packing(dataset: h5py.Dataset, pool: ThreadPoolExecutor) -> Appender:
+    """Appends vectors, whose chunks are packed in the pool's threads."""
     if dataset.chunks is None:
         return Appender(1, lambda start, block: None)
     chunks = dataset.chunks
     inner = [range(0, n, step) for n, step in zip(dataset.shape[1:], chunks[1:], strict=True)]
 
     def put(start: int, block: NDArray[Any]) -> None:
-        places = list(product(range(0, len(block), chunks[0]), *inner))
+        corners = list(product(range(0, len(block), chunks[0]), *inner))
 
-        def packed(place: tuple[int, ...]) -> bytes:
-            cut = tuple(slice(n, n + step) for n, step in zip(place, chunks, strict=True))
-            return pack_chunk(_filled(block[cut], chunks))
+        def packed(corner: tuple[int, ...]) -> bytes:
+            values = block[
+                tuple(slice(n, n + step) for n, step in zip(corner, chunks, strict=True))
+            ]
+            # The file holds chunks at an edge whole.
+            missing = [(0, full - n) for full, n in zip(chunks, values.shape, strict=True)]
+            return pack_chunk(np.pad(values, missing) if any(map(sum, missing)) else values)
 
-        for (row, *rest), data in zip(places, pool.map(packed, places), strict=True):
+        for (row, *rest), data in zip(corners, pool.map(packed, corners), strict=True):
             dataset.id.write_direct_chunk((start + row, *rest), data)
 
     return Appender(chunks[0] * _CHUNKS_AT_ONCE, put)
 
 
-def _filled(some: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """A chunk at an edge: the file holds it whole."""
-    if some.shape == shape:
-        return some
-    return np.pad(some, [(0, want - got) for want, got in zip(shape, some.shape, strict=True)])
-
-
 def pack_chunk(values: NDArray[Any]) -> bytes:
-    """What HDF5's filters shuffle and gzip would read back as these numbers.
+    """A stream that HDF5's shuffle and gzip filters read back as these numbers.
 
-    Bytes are put by their place in a number. Of float32 signs and exponents (one byte in four) take
-    a third of their size, and mantissas cannot be packed: the time goes into the first alone, and
-    the others are stored. Four times as fast as gzip on all, and smaller, as a code by frequencies
-    beats searching for repeats that are not there.
+    Bytes are grouped by their place in a number. A float32's signs and exponents (one byte in four)
+    shrink to a third, its mantissas do not compress: time goes into the former, and the others are
+    stored. Huffman codes alone serve better than a search for repeats that are not there.
     """
     size = values.dtype.itemsize
     planes = np.ascontiguousarray(np.ascontiguousarray(values).view(np.uint8).reshape(-1, size).T)
@@ -258,7 +285,7 @@ def pack_chunk(values: NDArray[Any]) -> bytes:
             pieces.append(_deflate(plane))
         else:
             pieces += _stored(plane.tobytes())
-    # A last block, empty, and the checksum.
+    # A last, empty block and the checksum.
     pieces += [b"\x01\x00\x00\xff\xff", zlib.adler32(planes.data).to_bytes(4, "big")]
     return b"".join(pieces)
 
@@ -270,6 +297,7 @@ def _deflate(plane: NDArray[np.uint8]) -> bytes:
 
 def _stored(data: bytes) -> Iterator[bytes]:
     for start in range(0, len(data), 0xFFFF):
-        some = data[start : start + 0xFFFF]
-        yield b"\x00" + len(some).to_bytes(2, "little") + (len(some) ^ 0xFFFF).to_bytes(2, "little")
-        yield some
+        block = data[start : start + 0xFFFF]
+        size = len(block)
+        yield b"\x00" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little")
+        yield block

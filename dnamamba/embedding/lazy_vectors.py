@@ -11,13 +11,13 @@ from dnamamba.embedding.format import EmbeddingInfo, to_float32
 from dnamamba.errors import InputError
 from dnamamba.runtime import available_host_bytes
 
-_NOT_WORTH_ASKING = 1 << 27
-_GATHERED_AT_ONCE = 1 << 22
+_SURELY_FREE_BYTES = 1 << 27
+BLOCK_BYTES = 1 << 22
 
 
 def require_memory(n_bytes: int, what: str) -> None:
-    """Raise InputError for what would not fit into memory, with what to do instead."""
-    if n_bytes < _NOT_WORTH_ASKING:
+    """Raise InputError, with what to do instead, if `what` does not fit into memory."""
+    if n_bytes < _SURELY_FREE_BYTES:
         return
     free = available_host_bytes()
     if n_bytes > 0.8 * free:
@@ -29,10 +29,10 @@ def require_memory(n_bytes: int, what: str) -> None:
 
 
 class Vectors:
-    """What numpy would index as (rows, ...), read from HDF5.
+    """An array (rows, ...) in HDF5 that is indexed like numpy's and read when indexed.
 
-    The first index may be a number, a slice, a mask or row numbers in any order; others, as in
-    HDF5, apply to their own axis. shape, dtype, ndim, size, nbytes: as of an array.
+    The first index may be a number, a slice, a mask or row numbers in any order; each further one
+    applies to its own axis. shape, dtype, ndim, size, nbytes: as of an array.
     """
 
     def __init__(
@@ -67,23 +67,28 @@ class Vectors:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
-            raise ValueError("vectors in a file become an array by copying only")
+            raise ValueError("copy must not be False: vectors in a file become an array by copying")
         values = self[:]
         return values if dtype is None else values.astype(dtype, copy=False)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        first, rest = self._split(key)
-        if isinstance(first, int | np.integer):
-            row = range(len(self))[first]
-            return self._read(slice(row, row + 1), rest)[0]
-        if isinstance(first, slice):
-            start, stop, step = first.indices(len(self))
-            if step == 1:
-                return self._read(slice(start, max(start, stop)), rest)
-            first = np.arange(start, stop, step)
-        return self._gather(self._row_numbers(np.asarray(first)), rest)
+        first, *rest = self._split(key)
+        # numpy checks the index of rows and makes their numbers of it.
+        rows = np.arange(len(self))[first]
+        if rows.ndim > 1:
+            raise IndexError(f"an index of rows must have 1 axis, got {rows.ndim}")
+        vectors = self._gather(np.atleast_1d(rows), rest)
+        return vectors if rows.ndim else vectors[0]
 
-    def _split(self, key: Any) -> tuple[Any, tuple[Any, ...]]:
+    @property
+    def block_rows(self) -> int:
+        """Rows of a few megabytes, in whole chunks of the file, so that none is unpacked twice."""
+        row_bytes = max(1, int(np.prod(self.shape[1:])) * 4)
+        step = max(1, BLOCK_BYTES // row_bytes)
+        chunks = self._dataset().chunks
+        return step if chunks is None else -(-step // chunks[0]) * chunks[0]
+
+    def _split(self, key: Any) -> tuple[Any, ...]:
         keys = key if isinstance(key, tuple) else (key,)
         if any(one is Ellipsis for one in keys):
             at = next(i for i, one in enumerate(keys) if one is Ellipsis)
@@ -91,64 +96,36 @@ class Vectors:
             keys = keys[:at] + (slice(None),) * missing + keys[at + 1 :]
         if not 0 < len(keys) <= self.ndim or any(one is None for one in keys):
             raise IndexError(f"vectors have {self.ndim} axes, got the index {key!r}")
-        return keys[0], keys[1:]
+        return keys
 
-    def _row_numbers(self, index: NDArray[Any]) -> NDArray[np.int64]:
-        if index.ndim != 1:
-            raise IndexError(f"rows are chosen by one axis of numbers, got {index.ndim}")
-        if index.dtype == bool:
-            if len(index) != len(self):
-                raise IndexError(f"a mask has {len(self)} entries, got {len(index)}")
-            return np.flatnonzero(index)
-        if len(index) and not np.issubdtype(index.dtype, np.integer):
-            raise IndexError(f"rows are chosen by whole numbers or a mask, got {index.dtype}")
-        index = index.astype(np.int64)
-        if len(index) and (index.min() < -len(self) or index.max() >= len(self)):
-            raise IndexError(f"there are rows 0 to {len(self) - 1}, got {index.max()}")
-        return np.where(index < 0, index + len(self), index)
-
-    def _read(self, rows: slice, rest: tuple[Any, ...]) -> NDArray[Any]:
-        """Rows of one stretch. The file is asked for no more than is wanted where it can be."""
-        n_bytes = (rows.stop - rows.start) * int(np.prod(self.shape[1:])) * 4
-        simple = all(
-            isinstance(one, int | np.integer) or (isinstance(one, slice) and one.step in (None, 1))
-            for one in rest
-        )
-        if not rest:
-            require_memory(n_bytes, f"reading {rows.stop - rows.start:,} vectors")
-        try:
-            if simple:
-                values = self._dataset()[(rows, *rest)]
-            else:
-                values = self._outer(self._dataset()[rows], rest)
-        except OSError as error:
-            raise InputError(
-                f"vectors {rows.start:,} to {rows.stop:,} cannot be read ({error}): the file is "
-                "damaged; make or copy it again"
-            ) from error
-        return values if self._raw else to_float32(values, self._info)
-
-    @staticmethod
-    def _outer(values: NDArray[Any], rest: tuple[Any, ...]) -> NDArray[Any]:
-        for axis, one in reversed(list(enumerate(rest, start=1))):
-            values = values[(slice(None),) * axis + (one,)]
-        return values
-
-    def _gather(self, rows: NDArray[np.int64], rest: tuple[Any, ...]) -> NDArray[Any]:
-        """Rows in any order. Each stretch of a few megabytes that has some is read once."""
-        row_shape = self._outer(np.empty((0, *self.shape[1:]), self.dtype), rest).shape[1:]
+    def _gather(self, rows: NDArray[np.int64], rest: list[Any]) -> NDArray[Any]:
+        """Rows in any order; each block that has some of them is read once."""
+        row_shape = _index_rest(np.empty((0, *self.shape[1:]), self.dtype), rest).shape[1:]
         n_bytes = len(rows) * int(np.prod(row_shape)) * self.dtype.itemsize
         require_memory(n_bytes, f"reading {len(rows):,} vectors")
         found = np.empty((len(rows), *row_shape), self.dtype)
-        chunks = self._dataset().chunks
-        row_bytes = max(1, int(np.prod(self.shape[1:])) * 4)
-        step = max(1, _GATHERED_AT_ONCE // row_bytes)
-        if chunks is not None:
-            step = max(1, step // chunks[0]) * chunks[0]
         order = np.argsort(rows, kind="stable")
-        cuts = np.flatnonzero(np.diff(rows[order] // step)) + 1
-        for some in np.split(order, cuts):
-            if len(some):
-                first, last = int(rows[some[0]]), int(rows[some[-1]])
-                found[some] = self._read(slice(first, last + 1), rest)[rows[some] - first]
+        cuts = np.flatnonzero(np.diff(rows[order] // self.block_rows)) + 1
+        for chosen in np.split(order, cuts):
+            if len(chosen):
+                first, last = int(rows[chosen[0]]), int(rows[chosen[-1]])
+                block = _index_rest(self._read(first, last + 1), rest)
+                found[chosen] = block[rows[chosen] - first]
         return found
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        try:
+            values = self._dataset()[start:stop]
+        except OSError as error:
+            raise InputError(
+                f"vectors {start:,} to {stop:,} cannot be read ({error}): the file is damaged; "
+                "make or copy it again"
+            ) from error
+        return values if self._raw else to_float32(values, self._info)
+
+
+def _index_rest(values: NDArray[Any], rest: list[Any]) -> NDArray[Any]:
+    """Apply each index to its own axis, from the second on."""
+    for axis, one in reversed(list(enumerate(rest, start=1))):
+        values = values[(slice(None),) * axis + (one,)]
+    return values

@@ -6,7 +6,7 @@
             writer.write(part, embed(rows))
     writer.finish(part + 1)
 
-docs/formats.md describes the file, embedding/reader.py reads it.
+format.py and docs/formats.md describe the file, reader.py reads it.
 """
 
 import json
@@ -23,37 +23,27 @@ from typing import Any
 import h5py
 
 from dnamamba import __version__
-from dnamamba.embedding.export import export
 from dnamamba.embedding.format import FORMAT, FORMAT_VERSION, EmbeddedRow, EmbeddingInfo, digest_of
-from dnamamba.embedding.hdf5 import no_room
-from dnamamba.embedding.parts import is_whole, join_parts, write_part
-from dnamamba.embedding.reader import Embeddings, read_embeddings
+from dnamamba.embedding.hdf5 import join_parts, no_room
+from dnamamba.embedding.parts import is_whole, write_part
 from dnamamba.errors import InputError
+from dnamamba.files import read_json
 from dnamamba.runtime import is_running, logger, sync_to_disk
-
-__all__ = [
-    "EmbeddedRow",
-    "EmbeddingInfo",
-    "EmbeddingWriter",
-    "Embeddings",
-    "export",
-    "read_embeddings",
-]
 
 _MOST_THREADS = 8
 
 
 class EmbeddingWriter:
-    """Makes one file of embeddings. Work lies in the hidden folder `.NAME.parts` beside it.
+    """Makes one file of embeddings. Its parts lie in the hidden folder `.NAME.parts` beside it.
 
-    Opening again with the same `info` goes on where a run was stopped, with `force` too. Of several
-    processes that share the work one opens first, and the others then without anything else
-    changing; any of them may write any part, and one finishes.
+    Opening again with the same `info` continues a run that was stopped, with `force` too. If
+    several processes share the work, one opens first, then the others with nothing changed; any of
+    them may write any part, and one finishes.
 
-    force: replace `out`, and start over where parts of other settings are in the way.
-    division: how rows are divided into parts, in words; parts of another division are others.
-    Raises InputError where `out` exists or a run with other settings is unfinished (without
-    `force`), and where the folder cannot be written.
+    force: replace `out`, and start over if there are parts of other settings.
+    division: how rows are divided into parts, in words; only parts of the same division are used.
+    Raises InputError if `out` exists or a run with other settings is unfinished (without `force`),
+    and if the folder cannot be written.
     """
 
     def __init__(
@@ -62,16 +52,13 @@ class EmbeddingWriter:
         self.out, self.info = out, info
         self.folder = out.with_name(f".{out.name}.parts")
         self._process = f"{socket.gethostname()}@{os.getpid()}"
-        self._settings = json.dumps(
-            {
-                "format_version": FORMAT_VERSION,
-                "dnamamba": __version__,
-                "division": division,
-                **json.loads(info.to_json()),
-            },
-            indent=2,
-        )
-        self._digest = digest_of(self._settings)
+        self._settings = {
+            "format_version": FORMAT_VERSION,
+            "dnamamba": __version__,
+            "division": division,
+            **json.loads(info.to_json()),
+        }
+        self._digest = digest_of(json.dumps(self._settings))
         self._whole: set[int] = set()
         if out.is_dir():
             raise InputError(f"{out} is a folder; --out names the file to write, e.g. peaks.h5")
@@ -85,7 +72,7 @@ class EmbeddingWriter:
 
     @property
     def scratch(self) -> Path:
-        """A folder for this process's temporary files; gone at the latest with `finish`, or when
+        """A folder for this process's temporary files, removed by `finish` at the latest, or when
         the work is opened again after a kill."""
         folder = self.folder / f"work@{self._process}.scratch"
         folder.mkdir(exist_ok=True)
@@ -93,8 +80,8 @@ class EmbeddingWriter:
 
     @property
     def n_parts(self) -> int:
-        """How many parts are there, those of a run that was stopped too; not all may be whole."""
-        return sum(1 for _ in self.folder.glob("part-*.h5"))
+        """Number of parts in the folder, whole or not, those of a stopped run included."""
+        return len(self._parts())
 
     def leave(self) -> None:
         """Remove this process's temporary files, and the folder if it holds no work: for a run that
@@ -104,7 +91,7 @@ class EmbeddingWriter:
             self._remove_folder()
 
     def done(self, part: int) -> bool:
-        """Whether a part was written and is whole; those of others are read for that, once."""
+        """Whether a part is written and whole; a part of another process is read once for that."""
         if part not in self._whole:
             path = self._path(part)
             if not path.exists():
@@ -116,10 +103,10 @@ class EmbeddingWriter:
         return True
 
     def write(self, part: int, rows: Sequence[EmbeddedRow]) -> None:
-        """Write a part, in place of one that is there; it appears whole or not at all.
+        """Write or replace a part; it appears whole or not at all.
 
-        Vectors may be memmaps larger than memory. Raises InputError for rows that are not as the
-        info says, and where there is no room; other parts are kept.
+        Vectors may be memmaps larger than memory. Raises InputError for rows that do not fit the
+        info, and if there is no room; other parts are kept.
         """
         building = self._building(self._path(part).stem)
         try:
@@ -132,11 +119,11 @@ class EmbeddingWriter:
         self._whole.add(part)
 
     def finish(self, n_parts: int, on_part: Callable[[int], None] = lambda part: None) -> Path:
-        """Join parts 0 to n_parts - 1 into the file, which is then there at once, and remove the
-        folder. on_part: called with the number of each part once it is copied.
+        """Join parts 0 to n_parts - 1 into the file, which appears at once, and remove the folder.
+        on_part: called with the number of each part once it is copied.
 
-        Raises InputError where parts are missing, damaged or too many, and where there is no room;
-        parts are kept, and `finish` may be called again.
+        Raises InputError if parts are missing, damaged or too many, and if there is no room; parts
+        are kept, and `finish` may be called again.
         """
         self._check_parts(n_parts)
         paths = [self._path(part) for part in range(n_parts)]
@@ -157,41 +144,42 @@ class EmbeddingWriter:
     # --- the folder
 
     def _path(self, part: int) -> Path:
-        return self.folder / f"part-{part:06d}.h5"
+        return self.folder / f"part-{part:06d}.bin"
+
+    def _parts(self) -> list[int]:
+        return sorted(int(path.stem[5:]) for path in self.folder.glob("part-*.bin"))
 
     def _building(self, what: str) -> Path:
         return self.folder / f"{what}@{self._process}.building"
 
     def _open_folder(self, force: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        found = self._found_settings()
-        if found is not None and found != json.loads(self._settings):
-            # Settings alone, such as a mistaken command leaves, are nothing to keep.
+        earlier = self._read_settings()
+        if earlier is not None and earlier != self._settings:
+            # A mistaken command leaves settings without parts: nothing to keep.
             if self.n_parts and not force:
-                raise InputError(self._other_settings(found))
-            for path in self.folder.glob("part-*.h5"):
-                path.unlink(missing_ok=True)
-            found = None
-        if found is None:
+                raise InputError(self._other_settings(earlier))
+            for part in self._parts():
+                self._path(part).unlink(missing_ok=True)
+            earlier = None
+        if earlier is None:
             building = self._building("info")
-            building.write_text(self._settings + "\n", encoding="utf8")
+            building.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf8")
             os.replace(building, self.folder / "info.json")
         self._remove_left()
 
-    def _found_settings(self) -> dict[str, Any] | None:
-        """None where there are none, or damaged ones: parts have their digest anyway."""
+    def _read_settings(self) -> dict[str, Any] | None:
+        """Settings in the folder; None for missing or damaged ones, as parts have their digest."""
         try:
-            content = json.loads((self.folder / "info.json").read_text(encoding="utf8"))
-        except (FileNotFoundError, ValueError):
+            return read_json(self.folder / "info.json")
+        except InputError:
             return None
-        return content if isinstance(content, dict) else None
 
-    def _other_settings(self, found: dict[str, Any]) -> str:
-        now = json.loads(self._settings)
+    def _other_settings(self, earlier: dict[str, Any]) -> str:
         differing = [
-            f"{name} was {_short(found.get(name))}, is now {_short(now.get(name))}"
-            for name in {**found, **now}
-            if found.get(name) != now.get(name)
+            f"{name} was {_short(earlier.get(name))}, is now {_short(self._settings.get(name))}"
+            for name in {**earlier, **self._settings}
+            if earlier.get(name) != self._settings.get(name)
         ]
         return (
             f"{self.out} was begun with other settings, and what is done lies in {self.folder}: "
@@ -200,7 +188,7 @@ class EmbeddingWriter:
         )
 
     def _remove_left(self) -> None:
-        """Remove what processes of this machine were at when they died."""
+        """Remove temporary files of processes of this machine that died."""
         pattern = re.compile(r"[^@]+@(.+)@(\d+)\.(building|scratch)")
         for path in self.folder.iterdir():
             match = pattern.fullmatch(path.name)
@@ -211,7 +199,7 @@ class EmbeddingWriter:
                     path.unlink(missing_ok=True)
 
     def _remove_folder(self) -> None:
-        """Settings last: by them a run knows the folder again that a kill left half removed."""
+        """Remove the settings last: a run recognizes a half-removed folder by them."""
         with suppress(OSError):
             for path in list(self.folder.iterdir()):
                 if path.is_dir():
@@ -225,7 +213,7 @@ class EmbeddingWriter:
         """Remove what is left of the folder of a run that was killed while removing it."""
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
-        if self._found_settings() != json.loads(self._settings):
+        if self._read_settings() != self._settings:
             return
         with suppress(OSError, KeyError), h5py.File(self.out, "r") as file:
             if file.attrs["format"] == FORMAT and file.attrs["settings"] == self.info.to_json():
@@ -239,8 +227,7 @@ class EmbeddingWriter:
                 f"{len(missing)} of {n_parts} parts of {self.out} are missing or damaged "
                 f"({shown}); the same command makes them and keeps the others"
             )
-        numbers = (int(path.stem[5:]) for path in self.folder.glob("part-*.h5"))
-        beyond = sorted(number for number in numbers if number >= n_parts)
+        beyond = [part for part in self._parts() if part >= n_parts]
         if beyond:
             raise InputError(
                 f"{self.out} was to have {n_parts} parts, but part {beyond[0]} is there too: the "

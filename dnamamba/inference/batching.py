@@ -1,10 +1,8 @@
-"""Batches of sequences of like lengths, for whatever is computed of each alone.
-
-Sequences are padded on the right, which changes nothing but a result's rounding.
-"""
+"""Batches of sequences of like lengths, padded on the right, which changes only rounding."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NoReturn, TypeVar
 
 import numpy as np
@@ -18,14 +16,13 @@ from dnamamba.tokenizer import PAD_ID, Codes, token_ids
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Sequences are sorted by length among so many batches' tokens and so many of them, so that little
-# is padding.
+# Sequences are sorted by length within this many batches and this many rows: little is padding.
 _BATCHES_AHEAD = 8
 _ROWS_AHEAD = 4096
 
 
 def in_chunks(items: Iterable[T], size: Callable[[T], int], batch_tokens: int) -> Iterator[list[T]]:
-    """Items a few batches at a time, in their order; size: tokens of one."""
+    """Yield items a few batches at a time, in their order. size: tokens of an item."""
     chunk, n_tokens = list[T](), 0
     for item in items:
         chunk.append(item)
@@ -50,7 +47,7 @@ def batches_of(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[list[i
 
 
 def batch_width(lengths: Sequence[int], most: int | None) -> int:
-    """How wide a batch is made; most: the longest that the model takes."""
+    """Positions of a padded batch. most: the longest sequence that the model takes."""
     longest = max(lengths)
     if min(lengths) == longest:
         return longest
@@ -58,14 +55,14 @@ def batch_width(lengths: Sequence[int], most: int | None) -> int:
 
 
 def round_up(length: int) -> int:
-    """Few widths, at most a sixteenth above: allocators keep what was freed in every other size,
-    and grew by half a gigabyte in 400,000 rows of 1 to 128 bases."""
+    """Round a width up by at most a sixteenth, so that widths are few: allocators keep freed blocks
+    of every size, and grew by half a gigabyte over 400,000 rows of 1 to 128 bases."""
     step = 1 << max(0, length.bit_length() - 5)
     return -(-length // step) * step
 
 
 def is_no_memory(error: RuntimeError) -> bool:
-    """Whether torch found too little memory; on CPUs it has no error of its own for that."""
+    """Whether torch ran out of memory; for CPUs it has no error class of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
@@ -74,9 +71,9 @@ def run_in_halves(
     run: Callable[[Sequence[T]], R],
     give_up: Callable[[T, RuntimeError], R],
 ) -> list[R]:
-    """[run(items)], or results for halves of them, in order, where memory is too small for all.
+    """[run(items)], or the results of halves, in order, if memory is too small for all.
 
-    give_up: what comes of one item for which memory is too small; it may raise.
+    give_up: makes the result of a single item that is too large for memory; it may raise.
     """
     try:
         return [run(items)]
@@ -85,13 +82,28 @@ def run_in_halves(
             raise
         if len(items) == 1:
             return [give_up(items[0], error)]
-    # Outside of the except, whose traceback keeps the failed pass's tensors.
+    # Outside the except block, whose traceback keeps the failed pass's tensors.
     half = len(items) // 2
     return [
         result
-        for some in (items[:half], items[half:])
-        for result in run_in_halves(some, run, give_up)
+        for part in (items[:half], items[half:])
+        for result in run_in_halves(part, run, give_up)
     ]
+
+
+def map_in_batches(
+    sequences: Sequence[Codes], read: Callable[[Sequence[Codes]], list[R]], batch_tokens: int
+) -> list[R]:
+    """Results of `read` for batches of like lengths, in the order of the sequences; halves of a
+    batch if memory is too small for it. Raises InputError for a sequence without bases."""
+    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    if not lengths.all():
+        raise InputError("a sequence must have 1 base or more, got one of 0")
+    results: dict[int, R] = {}
+    for batch in batches_of(lengths, batch_tokens):
+        parts = run_in_halves([sequences[i] for i in batch], read, no_memory)
+        results |= zip(batch, chain.from_iterable(parts), strict=True)
+    return [results[i] for i in range(len(sequences))]
 
 
 def stack_rows(
@@ -112,7 +124,7 @@ def stack_rows(
 
 
 def no_memory(sequence: Codes, error: RuntimeError) -> NoReturn:
-    """What `run_in_halves` gives up with where each sequence has to have a result."""
+    """A `give_up` for `run_in_halves` if every sequence must have a result."""
     raise InputError(
         f"there is no memory for a sequence of {len(sequence):,} bases: read shorter "
         "windows (--seq-len), or use a device with more memory"

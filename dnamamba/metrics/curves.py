@@ -1,93 +1,61 @@
-"""evaluation.json: what a trained model was judged to be, and the points its report draws."""
+"""Points of the curves that a report draws: ROC, precision and recall, predicted and true."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.metrics.metrics import Scores, compare, evaluate
+from dnamamba.metrics.metrics import Scores
 from dnamamba.task import Task
 
-FORMAT_VERSION = 1
 MOST_CURVES = 6
 _MOST_POINTS = 100
 _MOST_DOTS = 500
 
 
-def evaluation_record(
-    task: Task, splits: Mapping[str, tuple[Scores, Scores | None]]
-) -> dict[str, Any]:
-    """What a run keeps as evaluation.json.
-
-    splits: of each split's name ("valid", "test") the model's scores and those of the baseline on
-    the same examples, if there is one.
-    """
-    evaluated: dict[str, Any] = {}
-    for split, (model, baseline) in splits.items():
-        evaluated[split] = {"model": evaluate(model, task), "baseline": None, "comparison": None}
-        if baseline is not None:
-            evaluated[split]["baseline"] = evaluate(baseline, task)
-            evaluated[split]["comparison"] = compare(model, baseline, task)
-    return {
-        "format_version": FORMAT_VERSION,
-        "task": {"kind": task.kind, "labels": list(task.labels)},
-        "splits": evaluated,
-        "curves": {
-            split: curves(model, task, baseline) for split, (model, baseline) in splits.items()
-        },
-    }
-
-
 def curves(model: Scores, task: Task, baseline: Scores | None = None) -> dict[str, Any]:
     """Points to draw, few enough for a page.
 
-    Of classes and labels `roc` (false and true positive rate) and `pr` (recall, precision): one
-    curve a label against the rest, of the six with the lowest AUROC where there are more; of two
-    classes that of the second, and the baseline's beside it. Of numbers `dots` (true, predicted),
-    one list a label, of 500 examples in equal distances.
+    Numbers: `dots`, (true, predicted) of 500 examples at equal distances, one list a label.
+    Other tasks: `roc` (false and true positive rate) and `pr` (recall, precision), one curve a
+    label against the rest, of the six with the lowest AUROC if there are more; of two classes that
+    of the second, beside the baseline's.
     """
-    if task.kind == "regression":
+    if task.has_numbers:
         return {"dots": _dots(model, task)}
+    sources = [(label, model, i) for i, label in enumerate(task.labels)]
     if task.has_classes and len(task.labels) == 2:
         sources = [("model", model, 1)]
         sources += [("baseline", baseline, 1)] if baseline is not None else []
-        return _curves_of(sources, task)
-    return _curves_of([(label, model, i) for i, label in enumerate(task.labels)], task)
+    found = [_curve(name, scores, i, task) for name, scores, i in sources]
+    pairs = [pair for pair in found if pair is not None]
+    lowest = sorted(range(len(pairs)), key=lambda n: pairs[n][0]["area"])[:MOST_CURVES]
+    roc, pr = ([pairs[n][side] for n in sorted(lowest)] for side in (0, 1))
+    return {"roc": roc, "pr": pr, "n_left_out": len(pairs) - len(lowest)}
 
 
-def _curves_of(sources: list[tuple[str, Scores, int]], task: Task) -> dict[str, Any]:
+def _curve(
+    name: str, scores: Scores, i: int, task: Task
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """(ROC, precision and recall) of label i; None if all examples have it, or none."""
     from sklearn import metrics
 
-    roc: list[dict[str, Any]] = []
-    pr: list[dict[str, Any]] = []
-    for name, scores, i in sources:
-        is_it = scores.targets == i if task.has_classes else scores.targets[:, i] > 0.5
-        found = scores.scores[:, i]
-        if is_it.all() or not is_it.any():
-            continue
-        false, true, _ = metrics.roc_curve(is_it, found)
-        precision, recall, _ = metrics.precision_recall_curve(is_it, found, drop_intermediate=True)
-        reached = recall > 0  # before the first hit there is nothing to be precise about
-        auroc = float(metrics.auc(false, true))
-        auprc = float(metrics.average_precision_score(is_it, found))
-        share = float(is_it.mean())
-        roc.append({"name": name, "area": auroc, "points": _thinned(false, true)})
-        pr.append(
-            {
-                "name": name,
-                "area": auprc,
-                "share": share,
-                "points": _thinned(recall[reached][::-1], precision[reached][::-1]),
-            }
-        )
-    order = sorted(range(len(roc)), key=lambda n: roc[n]["area"])[:MOST_CURVES]
-    shown = sorted(order)
-    return {
-        "roc": [roc[n] for n in shown],
-        "pr": [pr[n] for n in shown],
-        "n_left_out": len(roc) - len(shown),
-    }
+    is_it = scores.targets == i if task.has_classes else scores.targets[:, i] > 0.5
+    found = scores.scores[:, i]
+    if is_it.all() or not is_it.any():
+        return None
+    false, true, _ = metrics.roc_curve(is_it, found)
+    precision, recall, _ = metrics.precision_recall_curve(is_it, found, drop_intermediate=True)
+    reached = recall > 0  # before the first hit there is nothing to be precise about
+    return (
+        {"name": name, "area": float(metrics.auc(false, true)), "points": _thinned(false, true)},
+        {
+            "name": name,
+            "area": float(metrics.average_precision_score(is_it, found)),
+            "share": float(is_it.mean()),
+            "points": _thinned(recall[reached][::-1], precision[reached][::-1]),
+        },
+    )
 
 
 def _thinned(x: NDArray[Any], y: NDArray[Any]) -> list[list[float]]:

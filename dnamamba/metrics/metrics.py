@@ -1,19 +1,20 @@
-"""How good labels are: one table of numbers for each kind of task, with intervals and chance.
+"""How good scores are: a table of metrics for classes, for sets of labels and for numbers.
 
-scikit-learn computes the metrics; here is which ones, what of them is not defined where a split is
-small or one-sided (None, never a guess), and how two models are compared on the same examples.
+scikit-learn computes the metrics. What a split that is small or one-sided does not define is None,
+never a guess. To add a metric, add it to the result of `evaluate_classes`, `evaluate_sets` or
+`evaluate_numbers`, and its name to metrics/names.py; if it needs an interval, add it to
+`class_metrics` (bootstrap.py) or to a kind's `resampled` (task_kinds.py) too.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.data.batches import Examples
 from dnamamba.errors import InputError
-from dnamamba.metrics.bootstrap import HEADLINES, WeightedMean, interval_of, weighted_mean
+from dnamamba.metrics.bootstrap import ColumnMetric, auprc, interval_of, mean_over_labels, r2
 from dnamamba.task import IGNORED_LABEL, Task
 
 _Z_95 = 1.959964
@@ -21,92 +22,52 @@ _RELIABILITY_BINS = 10
 _MOST_LENGTHS = 8
 
 Result = dict[str, Any]
+"""Numbers, lists and None, ready for JSON."""
 
 
 class Scores(NamedTuple):
-    """What a model says of the examples of a split, and what is right."""
+    """What a model predicts for the examples of a split, and their targets."""
 
     scores: NDArray[np.float32]
-    """(N, C): probabilities of the task's labels, or its numbers in their own units (regression).
-    Of a per_base task N counts the labelled bases of all sequences."""
+    """(N, C): probabilities of the task's labels, or numbers in their own units. N counts the
+    labelled bases of all sequences in a per_base task."""
 
     targets: NDArray[Any]
-    """int64 (N,): numbers of labels; float32 (N, C) for multilabel (0 or 1) and regression."""
+    """int64 (N,): numbers of labels; float32 (N, C) for tasks without classes."""
 
     lengths: NDArray[np.int64]
-    """(N,): bases of the sequence that each was told from."""
+    """(N,): bases of the sequence that each was predicted from."""
 
     names: list[str] | None = None
     """(N,): where each comes from, for people."""
 
 
-def gather_scores(scored: Iterable[tuple[NDArray[Any], Examples]], task: Task) -> Scores:
-    """The scores of a split from those of its batches.
+Part = tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]
+"""scores, targets and lengths of a batch: (B, C), or (B, L, C) in a per_base task."""
 
-    scored: (scores, batch) of every batch; scores are (B, C), (B, L, C) of a per_base task.
-    Raises InputError where there is no batch, or no labelled base in any.
+
+def gather_scores(parts: Iterable[Part], task: Task, names: list[str] | None = None) -> Scores:
+    """The scores of a split from those of its batches, labelled bases one after the other.
+
+    Raises InputError if there is no batch, or no labelled base in any.
     """
-    scores, targets, lengths = [], [], []
-    for found, batch in scored:
-        right, length = batch.targets.cpu().numpy(), batch.lengths.cpu().numpy()
-        if task.kind == "per_base":
-            is_labelled = right != IGNORED_LABEL
-            length = np.broadcast_to(length[:, None], right.shape)[is_labelled]
-            found, right = found[is_labelled], right[is_labelled]
-        scores.append(np.asarray(found, np.float32))
-        targets.append(right)
-        lengths.append(length.astype(np.int64))
-    if not sum(map(len, scores)):
-        raise InputError("there is nothing to judge: the split has no example with a label")
-    return Scores(np.concatenate(scores), np.concatenate(targets), np.concatenate(lengths))
+    gathered = [labelled_bases(*part) if task.per_base else part for part in parts]
+    if not sum(len(scores) for scores, _, _ in gathered):
+        raise InputError("there is nothing to evaluate: the split has no example with a label")
+    scores, targets, lengths = (np.concatenate(column) for column in zip(*gathered, strict=True))
+    names = None if task.per_base else names
+    return Scores(scores.astype(np.float32), targets, lengths.astype(np.int64), names)
 
 
-# --- one model
+def labelled_bases(scores: NDArray[Any], targets: NDArray[Any], lengths: NDArray[np.int64]) -> Part:
+    """Rows (n, C), targets (n,) and lengths (n,) of the bases of a batch that have a label."""
+    is_labelled = targets != IGNORED_LABEL
+    lengths = np.broadcast_to(lengths[:, None], targets.shape)[is_labelled]
+    return scores[is_labelled], targets[is_labelled], lengths
 
 
-def evaluate(scores: Scores, task: Task) -> Result:
-    """Everything a report says of scores; numbers, lists and None, ready for JSON.
-
-    Of every kind: kind, n, chance (what the headline is without reading a base), labels (one row a
-    label). What a split does not define is None.
-    multiclass and per_base: accuracy, accuracy_interval (95 %, Wilson), balanced_accuracy, mcc,
-        auroc and auprc (mean over classes, each against the rest), confusion (rows: true, columns:
-        predicted), ece and reliability, by_length (empty where all lengths are equal). chance is
-        the share of the largest class. Intervals take examples as independent, which bases of one
-        sequence are not.
-    multilabel: auprc and its interval (by resampling), auroc, f1, mcc, means over the labels that
-        the split has with and without; the same with _micro over all decisions at 0.5. chance is
-        the mean share of such labels.
-    regression: r2 and its interval (by resampling), pearson, spearman, means over the numbers; mae
-        and rmse where there is one. chance is 0, the r2 of the mean.
-    Raises InputError for scores that do not fit the task.
-    """
-    _check(scores, task)
-    evaluators = {"multilabel": _evaluate_labels, "regression": _evaluate_numbers}
-    result = evaluators.get(task.kind, _evaluate_classes)(scores, task)
-    return {"kind": task.kind, "n": len(scores.scores), **result}
-
-
-def primary_metric_name(task: Task) -> str:
-    """The key of the number that a model is chosen by: accuracy, auprc or r2; larger is better."""
-    return {"multilabel": "auprc", "regression": "r2"}.get(task.kind, "accuracy")
-
-
-def primary_metric(result: Result, task: Task) -> tuple[str, float | None]:
-    """(name, value) of the number that a model is chosen by; None where the split has it not."""
-    name = primary_metric_name(task)
-    return name, result[name]
-
-
-def wilson_interval(right: int, n: int) -> list[float]:
-    """The 95 % interval of a share of n independent trials (Wilson 1927)."""
-    share, spread = right / n, _Z_95**2 / n
-    middle = share + spread / 2
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4)
-    return [max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))]
-
-
-def _check(scores: Scores, task: Task) -> None:
+def check_scores(scores: Scores, task: Task) -> None:
+    """Raise InputError for scores that do not fit the task."""
     found, n_labels = scores.scores, len(task.labels)
     if found.ndim != 2 or found.shape[1] != n_labels or not len(found):
         raise InputError(f"expected scores (N, {n_labels}) with N above 0, got {found.shape}")
@@ -119,7 +80,7 @@ def _check(scores: Scores, task: Task) -> None:
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
         raise InputError(f"expected numbers as scores, row {row} has {found[row].tolist()}")
-    if task.kind == "regression":
+    if task.has_numbers:
         return
     if found.min() < -1e-6 or found.max() > 1.001:
         raise InputError(
@@ -136,155 +97,166 @@ def _check(scores: Scores, task: Task) -> None:
         )
 
 
-def _evaluate_classes(scores: Scores, task: Task) -> Result:
+def wilson_interval(right: int, n: int) -> list[float]:
+    """The 95 % interval of a share of n independent trials (Wilson 1927)."""
+    share, spread = right / n, _Z_95**2 / n
+    middle = share + spread / 2
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4)
+    return [max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))]
+
+
+# --- classes
+
+
+def evaluate_classes(scores: Scores, task: Task) -> Result:
+    """accuracy, accuracy_interval (95 %, Wilson), balanced_accuracy, mcc, auroc and auprc (means
+    over classes, each against the rest), confusion (rows: true, columns: predicted), ece and
+    reliability, by_length (empty if all lengths are equal), labels; chance is the share of the
+    largest class. Intervals take examples as independent, which bases of one sequence are not."""
     from sklearn import metrics
 
     found, targets, numbers = scores.scores, scores.targets, range(len(task.labels))
-    told = found.argmax(axis=1)
-    right = told == targets
+    predicted = found.argmax(axis=1)
+    right = predicted == targets
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        targets, told, labels=list(numbers), zero_division=0
+        targets, predicted, labels=list(numbers), zero_division=0
     )
+    n_predicted = np.bincount(predicted, minlength=len(task.labels))
     rankings = [_ranking(targets == i, found[:, i]) for i in numbers]
-    n_told = np.bincount(told, minlength=len(task.labels))
     return {
         "accuracy": float(right.mean()),
         "accuracy_interval": wilson_interval(int(right.sum()), len(right)),
         "chance": float(support.max() / len(right)),
         "balanced_accuracy": float(recall[support > 0].mean()),
-        "mcc": _mcc(targets, told),
-        "auroc": _mean([auroc for auroc, _ in rankings]),
-        "auprc": _mean([auprc for _, auprc in rankings]),
+        "mcc": _mcc(targets, predicted),
+        **{name: _mean([row[name] for row in rankings]) for name in ("auroc", "auprc")},
         "labels": [
             {
                 "label": task.labels[i],
                 "support": int(support[i]),
-                "predicted": int(n_told[i]),
-                "precision": float(precision[i]) if n_told[i] else None,
+                "predicted": int(n_predicted[i]),
+                "precision": float(precision[i]) if n_predicted[i] else None,
                 "recall": float(recall[i]) if support[i] else None,
-                "f1": float(f1[i]) if support[i] or n_told[i] else None,
-                "auroc": rankings[i][0],
-                "auprc": rankings[i][1],
+                "f1": float(f1[i]) if support[i] or n_predicted[i] else None,
+                **rankings[i],
             }
             for i in numbers
         ],
-        "confusion": metrics.confusion_matrix(targets, told, labels=list(numbers)).tolist(),
+        "confusion": metrics.confusion_matrix(targets, predicted, labels=list(numbers)).tolist(),
         **_reliability(found.max(axis=1), right),
         "by_length": _by_length(scores.lengths, right),
     }
 
 
-def _ranking(is_it: NDArray[np.bool_], scores: NDArray[Any]) -> tuple[float | None, float | None]:
-    """(AUROC, AUPRC) of scores; None where the split has only examples with it, or only without."""
+def _ranking(is_it: NDArray[np.bool_], scores: NDArray[Any]) -> dict[str, float | None]:
+    """auroc and auprc of scores; None if the split has only examples with it, or only without."""
     from sklearn import metrics
 
     if is_it.all() or not is_it.any():
-        return None, None
-    return (
-        float(metrics.roc_auc_score(is_it, scores)),
-        float(metrics.average_precision_score(is_it, scores)),
-    )
+        return {"auroc": None, "auprc": None}
+    return {
+        "auroc": float(metrics.roc_auc_score(is_it, scores)),
+        "auprc": float(metrics.average_precision_score(is_it, scores)),
+    }
+
+
+def _mcc(targets: NDArray[Any], predicted: NDArray[Any]) -> float:
+    from sklearn import metrics
+
+    if predicted.min() == predicted.max():
+        return 0.0  # its limit, and without scikit-learn's warning of a single label
+    return float(metrics.matthews_corrcoef(targets, predicted))
 
 
 def _reliability(confidence: NDArray[Any], right: NDArray[np.bool_]) -> Result:
     """The expected calibration error (Naeini 2015), and how often each confidence is right."""
     bins = np.minimum((confidence * _RELIABILITY_BINS).astype(int), _RELIABILITY_BINS - 1)
-    rows: list[Result] = []
-    for i in np.unique(bins):
-        inside = bins == i
-        n, n_right = int(inside.sum()), int(right[inside].sum())
-        rows.append(
-            {
-                "from": float(i / _RELIABILITY_BINS),
-                "to": float((i + 1) / _RELIABILITY_BINS),
-                "n": n,
-                "confidence": float(confidence[inside].mean()),
-                "accuracy": n_right / n,
-                "interval": wilson_interval(n_right, n),
-            }
-        )
+    rows = []
+    for inside, row in _accuracy_by(bins, right):
+        i = int(bins[inside][0])
+        row |= {"from": i / _RELIABILITY_BINS, "to": (i + 1) / _RELIABILITY_BINS}
+        rows.append(row | {"confidence": float(confidence[inside].mean())})
     gaps = (row["n"] * abs(row["confidence"] - row["accuracy"]) for row in rows)
     return {"ece": float(sum(gaps) / len(right)), "reliability": rows}
 
 
 def _by_length(lengths: NDArray[np.int64], right: NDArray[np.bool_]) -> list[Result]:
-    """Accuracy of each length; of lengths between powers of two where there are many."""
+    """Accuracy at each length; between powers of two if there are many."""
     different = np.unique(lengths)
     if len(different) == 1:
         return []
     groups = lengths
     if len(different) > _MOST_LENGTHS:
         groups = np.floor(np.log2(np.maximum(lengths, 1))).astype(np.int64)
-    rows = []
+    return [
+        {"from": int(lengths[inside].min()), "to": int(lengths[inside].max()), **row}
+        for inside, row in _accuracy_by(groups, right)
+    ]
+
+
+def _accuracy_by(
+    groups: NDArray[Any], right: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[np.bool_], Result]]:
+    """(members, accuracy with its interval) of each group, in their order."""
     for group in np.unique(groups):
         inside = groups == group
         n, n_right = int(inside.sum()), int(right[inside].sum())
-        rows.append(
-            {
-                "from": int(lengths[inside].min()),
-                "to": int(lengths[inside].max()),
-                "n": n,
-                "accuracy": n_right / n,
-                "interval": wilson_interval(n_right, n),
-            }
-        )
-    return rows
+        row = {"n": n, "accuracy": n_right / n, "interval": wilson_interval(n_right, n)}
+        yield inside, row
 
 
-def _evaluate_labels(scores: Scores, task: Task) -> Result:
+# --- any number of labels
+
+
+def evaluate_sets(scores: Scores, task: Task) -> Result:
+    """auprc and its interval (by resampling), auroc, f1, mcc, means over the labels that the split
+    has with and without; the same with _micro over all decisions at 0.5; labels. chance is the mean
+    share of such labels."""
     from sklearn import metrics
 
-    has, told = scores.targets > 0.5, scores.scores >= 0.5
+    has, predicted = scores.targets > 0.5, scores.scores >= 0.5
     rows: list[Result] = []
     for i, label in enumerate(task.labels):
-        auroc, auprc = _ranking(has[:, i], scores.scores[:, i])
-        is_evaluated = auroc is not None
-        rows.append(
-            {
-                "label": label,
-                "support": int(has[:, i].sum()),
-                "predicted": int(told[:, i].sum()),
-                "auroc": auroc,
-                "auprc": auprc,
-                "f1": float(metrics.f1_score(has[:, i], told[:, i])) if is_evaluated else None,
-                "mcc": _mcc(has[:, i], told[:, i]) if is_evaluated else None,
-            }
-        )
-    evaluated = [row for row in rows if row["auroc"] is not None]
-    means = {key: _mean([row[key] for row in evaluated]) for key in ("auprc", "auroc", "f1", "mcc")}
-    auroc, auprc = _ranking(has.ravel(), scores.scores.ravel())
+        row = {
+            "label": label,
+            "support": int(has[:, i].sum()),
+            "predicted": int(predicted[:, i].sum()),
+            **_ranking(has[:, i], scores.scores[:, i]),
+        }
+        is_defined = row["auroc"] is not None
+        row["f1"] = float(metrics.f1_score(has[:, i], predicted[:, i])) if is_defined else None
+        row["mcc"] = _mcc(has[:, i], predicted[:, i]) if is_defined else None
+        rows.append(row)
+    defined = [row for row in rows if row["auroc"] is not None]
+    micro = _ranking(has.ravel(), scores.scores.ravel())
     return {
-        **means,
-        "auprc_interval": _interval(scores, task),
-        "chance": _mean([row["support"] / len(has) for row in evaluated]),
-        "n_labels_judged": len(evaluated),
-        "auprc_micro": auprc,
-        "auroc_micro": auroc,
-        "f1_micro": float(metrics.f1_score(has.ravel(), told.ravel(), zero_division=0)),
-        "mcc_micro": _mcc(has.ravel(), told.ravel()),
+        **{key: _mean([row[key] for row in defined]) for key in ("auprc", "auroc", "f1", "mcc")},
+        "auprc_interval": _interval(auprc, scores),
+        "chance": _mean([row["support"] / len(has) for row in defined]),
+        "n_labels_judged": len(defined),
+        **{f"{name}_micro": value for name, value in micro.items()},
+        "f1_micro": float(metrics.f1_score(has.ravel(), predicted.ravel(), zero_division=0)),
+        "mcc_micro": _mcc(has.ravel(), predicted.ravel()),
         "labels": rows,
     }
 
 
-def _mcc(targets: NDArray[Any], told: NDArray[Any]) -> float:
-    from sklearn import metrics
-
-    if told.min() == told.max():
-        return 0.0  # its limit, and without scikit-learn's warning of a single label
-    return float(metrics.matthews_corrcoef(targets, told))
+# --- numbers
 
 
-def _evaluate_numbers(scores: Scores, task: Task) -> Result:
+def evaluate_numbers(scores: Scores, task: Task) -> Result:
+    """r2 and its interval (by resampling), pearson, spearman, means over the numbers; mae and rmse
+    if there is one; labels. chance is 0, the r2 of the mean."""
     rows: list[Result] = [
         {"label": label, **_evaluate_number(scores.scores[:, i], scores.targets[:, i])}
         for i, label in enumerate(task.labels)
     ]
-    means = {key: _mean([row[key] for row in rows]) for key in ("r2", "pearson", "spearman")}
+    # A mean error over numbers of different units would have none.
     errors = {key: rows[0][key] if len(rows) == 1 else None for key in ("mae", "rmse")}
     return {
-        **means,
-        **errors,  # a mean over numbers of different units would be of none
-        "r2_interval": _interval(scores, task),
+        **{key: _mean([row[key] for row in rows]) for key in ("r2", "pearson", "spearman")},
+        **errors,
+        "r2_interval": _interval(r2, scores),
         "chance": 0.0,
         "labels": rows,
     }
@@ -305,7 +277,7 @@ def _evaluate_number(found: NDArray[Any], targets: NDArray[Any]) -> Result:
         result["pearson_interval"] = _fisher_interval(result["pearson"], len(found))
         result["spearman"] = float(stats.spearmanr(found, targets).statistic)
     result["mae"] = float(metrics.mean_absolute_error(targets, found))
-    result["rmse"] = float(np.sqrt(metrics.mean_squared_error(targets, found)))
+    result["rmse"] = float(metrics.root_mean_squared_error(targets, found))
     return result
 
 
@@ -316,78 +288,11 @@ def _fisher_interval(correlation: float, n: int) -> list[float] | None:
     return [math.tanh(middle - half), math.tanh(middle + half)]
 
 
-def _weighted_primary_metric(scores: Scores, task: Task) -> WeightedMean:
-    return weighted_mean(HEADLINES[primary_metric_name(task)], scores.scores, scores.targets)
-
-
-def _interval(scores: Scores, task: Task) -> list[float] | None:
-    return interval_of(_weighted_primary_metric(scores, task), scores.scores.shape)
+def _interval(metric: ColumnMetric, scores: Scores) -> list[float] | None:
+    return interval_of(mean_over_labels(metric, scores.scores, scores.targets), scores.scores.shape)
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """None where there is nothing, or one is None: a mean over fewer would not be the same."""
+    """None if there is nothing, or one is None: a mean over fewer would not be the same."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-# --- two models
-
-
-def compare(model: Scores, baseline: Scores, task: Task) -> str:
-    """A sentence: which is better on the same examples, by how much, and whether it may be luck.
-
-    Classes: McNemar's exact test of the examples that one of the two has right. Other kinds: the
-    95 % interval of the headline's difference, by resampling the examples of both alike.
-    Raises InputError where the two were not judged on the same examples.
-    """
-    _check(model, task)
-    _check(baseline, task)
-    if not np.array_equal(model.targets, baseline.targets):
-        raise InputError("two models are compared on the same examples in the same order")
-    return (_compare_classes if task.has_classes else _compare_resampled)(model, baseline, task)
-
-
-def mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> tuple[int, int, float]:
-    """(right where the other is wrong, wrong where it is right, p of McNemar's exact test)."""
-    from scipy import stats
-
-    gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return gained, lost, p
-
-
-def _compare_classes(model: Scores, baseline: Scores, task: Task) -> str:
-    ours = model.scores.argmax(axis=1) == model.targets
-    theirs = baseline.scores.argmax(axis=1) == model.targets
-    gained, lost, p = mcnemar(ours, theirs)
-    things = "labelled bases" if task.kind == "per_base" else "examples"
-    return (
-        f"The model is right in {100 * ours.mean():.1f} % of {len(ours):,} {things}, the baseline "
-        f"in {100 * theirs.mean():.1f} %: {_verdict(gained - lost, p < 0.05)} (right where the "
-        f"other is wrong: {gained:,} against {lost:,}; McNemar's exact test, "
-        f"{'p < 0.0001' if p < 0.0001 else f'p = {p:.2g}'})."
-    )
-
-
-def _compare_resampled(model: Scores, baseline: Scores, task: Task) -> str:
-    name = {"r2": "R²", "auprc": "mean AUPRC"}[primary_metric_name(task)]
-    n = len(model.scores)
-    ours, theirs = (_weighted_primary_metric(scores, task) for scores in (model, baseline))
-    one, other = ours(np.ones(n)), theirs(np.ones(n))
-    if not math.isfinite(one - other):
-        return f"The {n:,} examples do not define a {name}: their labels are all alike."
-    sentence = f"The model's {name} is {one:.4f}, the baseline's {other:.4f}"
-    interval = interval_of(lambda counts: ours(counts) - theirs(counts), model.scores.shape)
-    if interval is None:
-        return f"{sentence} ({n:,} examples)."
-    low, high = interval
-    return (
-        f"{sentence}: {_verdict(one - other, low > 0 or high < 0)} (95 % interval of the "
-        f"difference {low:+.4f} to {high:+.4f}, {n:,} examples resampled)."
-    )
-
-
-def _verdict(difference: float, is_certain: bool) -> str:
-    if not is_certain:
-        return "no difference beyond chance"
-    return "the model is better" if difference > 0 else "the model is worse"

@@ -4,8 +4,8 @@ from typing import Any
 
 from dnamamba.files import is_number
 
-HEADLINES = {"accuracy": "accuracy", "auprc": "mean AUPRC", "r2": "R²"}
-
+PRIMARY_METRICS = {"accuracy": "accuracy", "auprc": "mean AUPRC", "r2": "R²"}
+"""Model-selection metrics: key -> name."""
 
 NAMES = {
     "accuracy": "accuracy",
@@ -28,9 +28,16 @@ NAMES = {
 
 
 def shown(name: str, value: Any) -> str:
-    """A number as people read it: accuracies in percent; "-" where there is none."""
+    """A number as people read it: accuracies in percent; "-" if there is none."""
     if not is_number(value):
         return "-"
     if name in ("accuracy", "balanced_accuracy"):
         return f"{100 * value:.1f} %"
     return f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.5g}"
+
+
+def signed(name: str, value: float) -> str:
+    """A difference with its sign; accuracies in percent points."""
+    if name in ("accuracy", "balanced_accuracy"):
+        return f"{100 * value:+.1f}"
+    return f"{value:+.3f}"

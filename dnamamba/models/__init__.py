@@ -1,7 +1,7 @@
 """The backbone, its mixers and heads."""
 
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
-from dnamamba.models.config import MlpConfig, ModelConfig
+from dnamamba.models.config import ModelConfig, count_flops, count_parameters
 from dnamamba.models.interop import (
     from_caduceus,
     from_huggingface_llama,
@@ -14,18 +14,15 @@ from dnamamba.models.interop import (
     to_hyenadna,
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
-from dnamamba.models.mixers.attention import AttentionState
-from dnamamba.models.mixers.configs import (
-    AttentionConfig,
-    BiMambaConfig,
-    HyenaConfig,
-    Mamba2Config,
-    MambaConfig,
-    S4Config,
-)
-from dnamamba.models.mixers.mamba import MambaState
-from dnamamba.models.mixers.mamba2 import Mamba2State
-from dnamamba.models.presets import count_parameters, preset, preset_names
+from dnamamba.models.layers import MlpConfig
+from dnamamba.models.mixers.attention import AttentionConfig, AttentionState
+from dnamamba.models.mixers.bimamba import BiMambaConfig
+from dnamamba.models.mixers.hyena import HyenaConfig
+from dnamamba.models.mixers.mamba import MambaConfig, MambaState
+from dnamamba.models.mixers.mamba2 import Mamba2Config, Mamba2State
+from dnamamba.models.mixers.protocol import Mixer, MixerConfig, register_mixer
+from dnamamba.models.mixers.s4 import S4Config
+from dnamamba.models.presets import preset, preset_names
 
 __all__ = [
     "AttentionConfig",
@@ -39,9 +36,12 @@ __all__ = [
     "Mamba2State",
     "MambaConfig",
     "MambaState",
+    "Mixer",
+    "MixerConfig",
     "MlpConfig",
     "ModelConfig",
     "S4Config",
+    "count_flops",
     "count_parameters",
     "from_caduceus",
     "from_huggingface_llama",
@@ -51,6 +51,7 @@ __all__ = [
     "no_weight_decay_names",
     "preset",
     "preset_names",
+    "register_mixer",
     "to_caduceus",
     "to_huggingface_llama",
     "to_huggingface_mamba",

@@ -1,4 +1,4 @@
-"""The trunk: embedding, blocks, final norm. One block class for every kind of mixer."""
+"""Embedding, blocks and final norm. One block class for every kind of mixer."""
 
 import math
 from collections.abc import Sequence
@@ -9,26 +9,27 @@ from torch import Tensor, nn
 
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import Mlp, Norm, TokenEmbedding
-from dnamamba.models.mixers.protocol import KINDS, MixerState
+from dnamamba.models.mixers.protocol import MixerConfig, MixerState, build_mixer
 from dnamamba.models.recompute import Recompute, run_block
 
 EMBEDDING_STD = 0.02
 
 LayerStates = tuple[MixerState, ...]
-"""What each block remembers of the tokens before, first block first."""
+"""State of each block's mixer after some tokens, first block first."""
 
 
 class Block(nn.Module):
-    """Add to the residual stream, norm, mix, and the same again with an MLP where there is one.
+    """Add to the residual stream, norm, mix, and the same again with the MLP if there is one.
 
-    The stream is in float32 if the config says so. An output is added where the next norm reads the
+    The stream is in float32 if the config says so. An output is added when the next norm reads the
     stream: one pass over memory for both.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, mixer: MixerConfig) -> None:
         super().__init__()
         self.norm = build_norm(config)
-        self.mixer = KINDS[type(config.mixer)].build(config.d_model, config.mixer)
+        self.mixer = build_mixer(config.d_model, mixer)
+        self.takes_mask = mixer.reads_both_directions
         self.norm2 = build_norm(config) if config.mlp else None
         self.mlp = Mlp(config.d_model, config.mlp) if config.mlp else None
         self.residual_in_fp32 = config.residual_in_fp32
@@ -41,15 +42,14 @@ class Block(nn.Module):
         return_state: bool = False,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, MixerState | None]:
-        """x: (B, L, D), to be added to the stream; the stream itself where residual is None. mask:
-        (B, L) bool, False at padding, which a mixer that is not causal must know of; else None.
+        """x: (B, L, D), to be added to the stream; the stream itself if residual is None. mask:
+        (B, L) bool, False at padding; only mixers that read both directions see it.
 
         Returns what is to be added next, the stream without it and, if asked for, the mixer's
         state.
         """
         normed, residual = self.norm(x, residual, self.residual_in_fp32)
-        # By name, and only to mixers that are not causal: the others have no such argument.
-        more = {} if mask is None else {"mask": mask}
+        more = {"mask": mask} if self.takes_mask and mask is not None else {}
         x, state = self.mixer(normed, state, return_state, **more)
         if self.mlp is not None and self.norm2 is not None:
             normed, residual = self.norm2(x, residual, self.residual_in_fp32)
@@ -64,10 +64,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.embedding = TokenEmbedding(config.padded_vocab_size, config.d_model)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
-        self.layers = nn.ModuleList(_build_block(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(_build_block(config, mixer) for mixer in config.mixers)
         self.norm_f = build_norm(config)
         self.residual_in_fp32 = config.residual_in_fp32
-        self.has_causal_mixer = config.has_causal_mixer
 
     def forward(
         self,
@@ -77,25 +76,16 @@ class Backbone(nn.Module):
         recompute: Recompute = "nothing",
         mask: Tensor | None = None,
     ) -> tuple[Tensor, LayerStates]:
-        """token_ids: (B, L), any integer dtype. states: those of the tokens before, one a block.
-        mask: (B, L) bool, False at padding on the right; for causal mixers it is not needed.
+        """token_ids: (B, L), any integer dtype. states: after the tokens before, one a block.
+        mask: (B, L) bool, False at padding on the right. recompute: see recompute.py.
 
-        recompute: what the backward makes again, see recompute.py. Returns the hidden states after
-        the final norm and the blocks' states (none unless asked for).
+        Returns the hidden states after the final norm and the blocks' states (none unless asked
+        for).
         """
-        x, residual = self.embed(token_ids), None
-        after: list[MixerState] = []
-        mask = None if self.has_causal_mixer else mask
-        for index, block in enumerate(self.layers):
-            more = (None if states is None else states[index], return_states, mask)
-            # Wrapped at the call, so that parameter names do not depend on it.
-            if recompute != "nothing":
-                # Added here, so that one tensor a block is kept rather than two.
-                x, residual = self._add(x, residual), None
-            x, residual, state = run_block(block, recompute, x, residual, *more)
-            if state is not None:
-                after.append(state)
-        return self.norm_f(x, residual, self.residual_in_fp32)[0], tuple(after)
+        x, residual, after, _ = self._run_blocks(
+            token_ids, len(self.layers), (), states, return_states, mask, recompute
+        )
+        return self.norm_f(x, residual, self.residual_in_fp32)[0], after
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """The residual stream before the first block (B, L, D)."""
@@ -113,34 +103,50 @@ class Backbone(nn.Module):
         states: Sequence[MixerState] | None = None,
         return_states: bool = False,
     ) -> tuple[list[Tensor], LayerStates]:
-        """Some of `hidden_states`, by their indices from 0, and the states of the blocks that were
-        run for them (none unless asked for); the others are not kept. Arguments as in `forward`."""
-        wanted, n_blocks = set(layers), self.count_blocks(layers)
-        found: dict[int, Tensor] = {}
+        """`hidden_states` at the given indices from 0, and the states of the blocks run for them
+        (none unless asked for). Arguments as in `forward`."""
+        x, residual, after, found = self._run_blocks(
+            token_ids, self.count_blocks(layers), layers, states, return_states, mask
+        )
+        if (last := len(self.layers) + 1) in layers:
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            found[last], _ = self.norm_f(x, residual, self.residual_in_fp32, dtype)
+        return [found[layer] for layer in layers], after
+
+    def _run_blocks(
+        self,
+        token_ids: Tensor,
+        n_blocks: int,
+        kept: Sequence[int],
+        states: Sequence[MixerState] | None,
+        return_states: bool,
+        mask: Tensor | None,
+        recompute: Recompute = "nothing",
+    ) -> tuple[Tensor, Tensor | None, LayerStates, dict[int, Tensor]]:
+        """The first blocks: the last output, the stream before it, states, and the stream at the
+        indices kept."""
         x, residual = self.embed(token_ids), None
         after: list[MixerState] = []
-        mask = None if self.has_causal_mixer else mask
+        found: dict[int, Tensor] = {}
         for index in range(n_blocks + 1):
-            if index in wanted:
+            # With blocks recomputed too, so that one tensor a block is kept rather than two.
+            if index in kept or (recompute != "nothing" and index < n_blocks):
                 x, residual = self._add(x, residual), None
+            if index in kept:
                 found[index] = x
             if index < n_blocks:
                 more = (None if states is None else states[index], return_states, mask)
-                x, residual, state = self.layers[index](x, residual, *more)
-                if state is not None:
-                    after.append(state)
-        if len(self.layers) + 1 in wanted:
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            normed, _ = self.norm_f(x, residual, self.residual_in_fp32, dtype)
-            found[len(self.layers) + 1] = normed
-        return [found[layer] for layer in layers], tuple(after)
+                # Wrapped at the call, so that parameter names do not depend on it.
+                x, residual, state = run_block(self.layers[index], recompute, x, residual, *more)
+                after += [] if state is None else [state]
+        return x, residual, tuple(after), found
 
     def count_blocks(self, layers: Sequence[int]) -> int:
-        """How many blocks are run for these of `hidden_states`."""
+        """Blocks that are run for these indices of `hidden_states`."""
         return min(max(layers), len(self.layers))
 
     def _add(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """The residual stream with x, as the norms add it up."""
+        """The residual stream with x added, as the norms do."""
         if residual is None:
             return x
         return residual + x if self.residual_in_fp32 else residual.to(x.dtype) + x
@@ -150,9 +156,9 @@ def build_norm(config: ModelConfig) -> Norm:
     return Norm(config.d_model, config.norm_eps, config.norm)
 
 
-def _build_block(config: ModelConfig) -> Block:
-    block = Block(config)
-    # More than one where the directions of a mixer each have a projection of their own.
+def _build_block(config: ModelConfig, mixer: MixerConfig) -> Block:
+    block = Block(config, mixer)
+    # Two if the directions of a mixer each have a projection of their own.
     last: list[Any] = [
         layer for name, layer in block.mixer.named_modules() if name.endswith("out_proj")
     ]

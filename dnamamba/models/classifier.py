@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
+from dnamamba.metrics.task_kinds import task_kind
+from dnamamba.models.checks import check_choice, check_positive
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.layers import initialise_projection
-from dnamamba.models.mixers.configs import check_choice, check_positive
 from dnamamba.models.model_folder import SavedModel
 from dnamamba.models.recompute import Recompute
 from dnamamba.task import Task
@@ -28,41 +29,40 @@ POOLS: tuple[Pool, ...] = ("last", "mean", "first", "max")
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """What a classifier is asked for, and how it makes one vector of a sequence."""
+    """The task of a classifier and the pooling of a sequence."""
 
     task: Task
     """Kind and labels; the head has one output a label."""
 
     pool: Pool | None = None
-    """What stands for a sequence: the hidden state of its last base or of its first, or the mean or
-    the largest value of each channel over all its bases. None: `last` for a causal model, `mean`
-    for others, filled in by `DnaClassifier`. A per_base task has none: each base stands for itself.
-    """
+    """Hidden state of the last or the first base, or the mean or maximum of each channel over all
+    bases. None: `last` for a causal model, else `mean`, filled in by `DnaClassifier`. A per_base
+    task has none."""
 
     dropout: float = 0.0
-    """Share of the channels that are hidden from the head in training."""
+    """Share of the features dropped before the head in training."""
 
     target_means: tuple[float, ...] = ()
-    """Regression: outputs are (number - mean) / scale. Empty: the numbers as they are."""
+    """Regression: outputs are (number - mean) / scale. Empty: not standardised."""
 
     target_scales: tuple[float, ...] = ()
-    """See target_means; there are as many."""
+    """As many as target_means."""
 
     averages_strands: bool = False
     """Whether it was chosen and judged by the mean of what it says of both strands."""
 
     trained_seq_len: int | None = None
-    """The longest sequence it was trained on, in bases; None where that is not known."""
+    """Longest training sequence in bases; None: unknown."""
 
     def __post_init__(self) -> None:
         if self.pool is not None:
             check_choice("HeadConfig", "pool", self.pool, POOLS)
-            if self.task.kind == "per_base":
+            if self.task.per_base:
                 raise InputError(
-                    f"HeadConfig: a per_base task has no pool, got {self.pool!r}: leave it out"
+                    f"HeadConfig: a per_base task takes no pool, got {self.pool!r}: leave it out"
                 )
         if not 0 <= self.dropout < 1:
-            raise InputError(f"HeadConfig: dropout is from 0 to below 1, got {self.dropout}")
+            raise InputError(f"HeadConfig: dropout must be >= 0 and < 1, got {self.dropout}")
         if self.trained_seq_len is not None:
             check_positive("HeadConfig", "trained_seq_len", self.trained_seq_len)
         self._check_targets()
@@ -72,25 +72,25 @@ class HeadConfig:
         if not means and not scales:
             return
         n_labels = len(self.task.labels)
-        if self.task.kind != "regression" or not len(means) == len(scales) == n_labels:
+        if not self.task.has_numbers or not len(means) == len(scales) == n_labels:
             raise InputError(
-                "HeadConfig: target_means and target_scales are of a regression, one of each for "
+                "HeadConfig: target_means and target_scales are for a regression, one of each for "
                 f"its {n_labels} numbers; got {len(means)} and {len(scales)} for a "
                 f"{self.task.kind} task"
             )
         if not all(map(math.isfinite, means)):
-            raise InputError(f"HeadConfig: target_means are finite numbers, got {means}")
+            raise InputError(f"HeadConfig: target_means must be finite, got {means}")
         if not all(math.isfinite(scale) and scale > 0 for scale in scales):
-            raise InputError(f"HeadConfig: target_scales are finite and above 0, got {scales}")
+            raise InputError(f"HeadConfig: target_scales must be finite and > 0, got {scales}")
 
     def fill_in(self, is_causal: bool) -> "HeadConfig":
-        """With the pool that fits a model. Raises InputError for one that tells it nothing."""
+        """A copy with the pool decided. Raises InputError for pool 'first' of a causal model."""
         if self.pool == "first" and is_causal:
             raise InputError(
                 "HeadConfig: pool 'first' of a causal model sees the first base alone: use 'last' "
                 "or 'mean'"
             )
-        if self.pool is not None or self.task.kind == "per_base":
+        if self.pool is not None or self.task.per_base:
             return self
         return replace(self, pool="last" if is_causal else "mean")
 
@@ -98,12 +98,11 @@ class HeadConfig:
 class DnaClassifier(SavedModel):
     """Token ids (B, L) to scores: (B, C) for a sequence's task, (B, L, C) for a per_base one.
 
-    Scores are logits of the task's labels, or the (standardised) numbers of a regression;
-    `predict` makes probabilities and numbers of them.
+    Scores are logits of the task's labels, or the (standardised) numbers of a regression; `predict`
+    gives probabilities and numbers.
 
-    model: the language model, whose own head is not used: where it has weights of its own, they do
-    not learn. head: one linear layer, computed in float32 (float64 if it is) whatever the backbone
-    computes in. head_config: with the pool filled in.
+    model: the language model; its own head is not used and does not learn. head: one linear layer,
+    always computed in float32 (float64 if it is). head_config: with the pool filled in.
     """
 
     _target_means: Tensor
@@ -135,10 +134,10 @@ class DnaClassifier(SavedModel):
 
     @classmethod
     def from_language_model(cls, source: DnaModel | str | Path, head: HeadConfig) -> Self:
-        """A new head on a pretrained model, in training mode, to be trained.
+        """A new head on a copy of a pretrained model, in training mode.
 
-        source: a model, which is copied; or its folder, a run's, or a repository on the Hub, read
-        by `DnaModel.from_pretrained`. Float32, on the model's device. Raises InputError as that.
+        source: a model, or anything that `DnaModel.from_pretrained` reads, whose errors it raises.
+        Float32, on the model's device.
         """
         model = source if isinstance(source, DnaModel) else DnaModel.from_pretrained(source)
         classifier = cls(model.config, head)
@@ -150,10 +149,8 @@ class DnaClassifier(SavedModel):
     ) -> Tensor:
         """token_ids: (B, L), any integer dtype, without soft-mask (code & TOKEN_MASK).
 
-        lengths: (B,), any integer dtype, how many tokens of each row are real, from 1 to L; those
-        on its right are padding, of any id, and change nothing (a per_base task's scores there mean
-        nothing). None: no padding. Values are checked on a CPU. recompute: what the backward makes
-        again instead of keeping it, see recompute.py.
+        lengths, recompute: as in `DnaModel.forward`; a per_base task's scores at padding are
+        undefined.
 
         Returns scores (B, C) or (B, L, C), float32. Raises ValueError for ids or lengths of another
         shape or dtype, InputError for more tokens than a Hyena's filters were made for.
@@ -164,7 +161,7 @@ class DnaClassifier(SavedModel):
     def features(
         self, token_ids: Tensor, lengths: Tensor | None = None, recompute: Recompute = "nothing"
     ) -> Tensor:
-        """What the head reads: (B, D), or (B, L, D) for a per_base task, float32; see `forward`."""
+        """Input of the head: (B, D), or (B, L, D) for a per_base task, float32; see `forward`."""
         hidden = self.model.embed(token_ids, lengths, recompute)
         pool = self.head_config.pool
         if pool is None:
@@ -173,23 +170,22 @@ class DnaClassifier(SavedModel):
 
     @torch.no_grad()
     def predict(self, token_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Probabilities that sum to 1 over the labels (multiclass, per_base), probabilities of each
-        label (multilabel), or numbers in the units of the table (regression).
+        """Probabilities that sum to 1 over the labels (multiclass, per_base) or of each label
+        (multilabel), or numbers in the table's units (regression).
 
-        Shapes and errors are those of `forward`; without gradients and without dropout.
+        Shapes and errors as `forward`; without gradients and dropout.
         """
         return self.interpret(self._score(self.features(token_ids, lengths)))
 
     def interpret(self, scores: Tensor) -> Tensor:
-        """Probabilities or numbers, as `predict` gives them, of scores as `forward` does."""
-        if self.task.has_classes:
-            return scores.softmax(-1)
-        if self.task.kind == "multilabel":
-            return scores.sigmoid()
-        return scores * self._target_scales + self._target_means
+        """Probabilities or numbers, as from `predict`, of `forward`'s scores."""
+        values = task_kind(self.task).scores(scores)
+        if not self.task.has_numbers:
+            return values
+        return values * self._target_scales + self._target_means
 
     def standardise(self, numbers: Tensor) -> Tensor:
-        """Numbers (..., C) of a regression as the head is to give them."""
+        """Standardise a regression's numbers (..., C)."""
         return (numbers - self._target_means) / self._target_scales
 
     def freeze_backbone(self) -> None:
@@ -200,14 +196,11 @@ class DnaClassifier(SavedModel):
     def scale_features(
         self, means: NDArray[Any], scales: NDArray[Any], *, keeps_answers: bool = False
     ) -> None:
-        """Let the head read (features - means) / scales from now on: both (D,), scales above 0.
+        """Standardise the head's features from now on: means and scales (D,), scales > 0.
 
-        keeps_answers: change its weights so that it says what it said before, as one that was
-        trained must; one that was drawn is to be of the size that it was drawn with.
-
-        With the mean and spread of what the backbone makes of training sequences its weights learn
-        as fast as any. Without, what tells one sequence's mean over thousands of bases from
-        another's is so much smaller than what they share that a head hardly sees it.
+        Sequences' means over thousands of bases differ far less than they share, so a head on raw
+        features hardly learns. keeps_answers: change the weights so that outputs stay the same, as
+        for a trained head; a newly drawn one keeps its weights.
         """
         old_means, old_scales = self.feature_means.clone(), self.feature_scales.clone()
         self.feature_means.copy_(torch.tensor(means))
@@ -219,22 +212,19 @@ class DnaClassifier(SavedModel):
 
     @torch.no_grad()
     def set_head(self, weight: NDArray[Any], bias: NDArray[Any]) -> None:
-        """Take a head that was fitted elsewhere (baselines/linear_models.py).
-
-        weight: (C, D). bias: (C,).
-        """
+        """Set a head fitted elsewhere, of raw features: weight (C, D), bias (C,)."""
         self.feature_means.zero_()
         self.feature_scales.fill_(1)
         for own, given in ((self.head.weight, weight), (self.head.bias, bias)):
             if own.shape != given.shape:
-                raise ValueError(f"the head is {tuple(own.shape)} here, got {given.shape}")
+                raise ValueError(f"the head must be {tuple(own.shape)}, got {given.shape}")
             own.copy_(torch.tensor(given))
 
     def adopt_head(self, other: "DnaClassifier") -> bool:
-        """Begin with the head of a classifier that tells the same by the same pool; returns whether
-        it does. A regression's would answer in another table's units, so it is not taken."""
+        """Copy the head of a classifier of the same task and pool; returns whether it did. Not of a
+        regression, whose units are its table's."""
         own, theirs = self.head_config, other.head_config
-        if own.task != theirs.task or own.pool != theirs.pool or own.task.kind == "regression":
+        if own.task != theirs.task or own.pool != theirs.pool or own.task.has_numbers:
             return False
         self.head.load_state_dict(other.head.state_dict())
         self.feature_means.copy_(other.feature_means)
@@ -271,8 +261,7 @@ class DnaClassifier(SavedModel):
 def pool_hidden(hidden: Tensor, pool: Pool, lengths: Tensor | None = None) -> Tensor:
     """Hidden states (B, L, D) to one vector a row (B, D), float32 (float64 if they are).
 
-    lengths: (B,), any integer dtype, the real positions of each row, the others being on its right;
-    None: all.
+    lengths: (B,), any integer dtype, real positions of each row; None: all.
     """
     dtype, seq_len = _wide(hidden), hidden.shape[1]
     if pool == "first":

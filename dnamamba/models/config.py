@@ -1,45 +1,21 @@
 """What a model is made of; `configs.to_dict` and `configs.from_dict` write and read it."""
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from dnamamba.configs import OMIT_DEFAULT
 from dnamamba.errors import InputError
-from dnamamba.models.mixers.configs import (
-    AttentionConfig,
-    Mamba2Config,
-    MambaConfig,
-    MixerConfig,
-    SelectiveConfig,
-    check_above_zero,
-    check_choice,
-    check_positive,
-)
+from dnamamba.models.checks import check_above_zero, check_choice, check_positive
+from dnamamba.models.layers import MlpConfig
+from dnamamba.models.mixers.mamba import MambaConfig
+from dnamamba.models.mixers.protocol import MixerConfig
 from dnamamba.tokenizer import COMPLEMENT_TABLE, LAST_BASE_ID, VOCABULARY
 
 
 @dataclass(frozen=True, kw_only=True)
-class MlpConfig:
-    """Two layers at every position, after the mixer, with a norm of their own."""
-
-    activation: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu_tanh"
-    """gelu_tanh is GELU's approximation by tanh; swiglu gates one half of the hidden layer with
-    SiLU of the other."""
-
-    d_hidden: int | None = None
-    """Width in between; None: 4 d_model, filled in by `ModelConfig`."""
-
-    bias: bool = False
-    """Whether both layers have biases."""
-
-    def __post_init__(self) -> None:
-        if self.d_hidden is not None:
-            check_positive("MlpConfig", "d_hidden", self.d_hidden)
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """An embedding, a stack of blocks around one kind of mixer, and a language model head."""
+    """An embedding, a stack of blocks around mixers, and a language model head."""
 
     d_model: int
     """Width of the residual stream."""
@@ -65,17 +41,20 @@ class ModelConfig:
     tie_embeddings: bool = True
     """Whether the head's weight is the embedding's."""
 
-    mixer: MixerConfig = field(default_factory=MambaConfig)
-    """What mixes positions; what it leaves open (dt_rank, d_head) is a number once the model's
-    config is made."""
+    mixer: MixerConfig | None = field(default=None, metadata=OMIT_DEFAULT)
+    """Mixer of every block, open sizes (dt_rank, d_head) filled in; None means MambaConfig(), or
+    that `layers` is given."""
+
+    layers: tuple[MixerConfig, ...] = field(default=(), metadata=OMIT_DEFAULT)
+    """Mixers of a hybrid, instead of `mixer`: a pattern that is repeated, and cut off, to n_layers
+    blocks. A pattern of equal mixers becomes `mixer`, and `layers` is empty."""
 
     mlp: MlpConfig | None = None
     """What follows each mixer; Mamba's blocks have none."""
 
     strands: Literal["one", "both"] = "one"
     """both: the blocks run on the tokens and, with the same weights, on their reverse complement;
-    logits are of both, so that those of the other strand are the same, complemented (Caduceus-PS,
-    arXiv 2403.03234)."""
+    the logits of the other strand are the same, complemented (Caduceus-PS, arXiv 2403.03234)."""
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "vocab_size", "padded_vocab_size"):
@@ -95,17 +74,70 @@ class ModelConfig:
                 f"{VOCABULARY.size}, so that bases have complements; got vocab_size "
                 f"{self.vocab_size} and padded_vocab_size {self.padded_vocab_size}"
             )
-        if isinstance(self.mixer, SelectiveConfig) and self.mixer.dt_rank == "auto":
-            resolved = replace(self.mixer, dt_rank=math.ceil(self.d_model / 16))
-            object.__setattr__(self, "mixer", resolved)
-        if isinstance(self.mixer, AttentionConfig):
-            object.__setattr__(self, "mixer", self.mixer.fill_in(self.d_model))
-        if isinstance(self.mixer, Mamba2Config):
-            self.mixer.count_heads(self.d_model)
+        self._resolve_mixers()
         if self.mlp is not None and self.mlp.d_hidden is None:
             object.__setattr__(self, "mlp", replace(self.mlp, d_hidden=4 * self.d_model))
 
+    def _resolve_mixers(self) -> None:
+        if self.mixer is not None and self.layers:
+            raise InputError(
+                "ModelConfig: give mixer (one for every block) or layers (a pattern), not both"
+            )
+        if len(self.layers) > self.n_layers:
+            raise InputError(
+                f"ModelConfig: a pattern of {len(self.layers)} layers must fit into n_layers "
+                f"{self.n_layers}"
+            )
+        pattern = self.layers or (self.mixer or MambaConfig(),)
+        resolved = tuple(mixer.resolve(self.d_model) for mixer in pattern)
+        is_plain = len(set(resolved)) == 1
+        object.__setattr__(self, "mixer", resolved[0] if is_plain else None)
+        object.__setattr__(self, "layers", () if is_plain else resolved)
+
     @property
-    def has_causal_mixer(self) -> bool:
-        """Whether a mixer's output depends on what came before alone."""
-        return getattr(self.mixer, "is_causal", True)
+    def mixers(self) -> tuple[MixerConfig, ...]:
+        """The mixer of each block, n_layers of them."""
+        pattern = self.layers or (self.mixer or MambaConfig(),)
+        return tuple(pattern[index % len(pattern)] for index in range(self.n_layers))
+
+    def map_mixers(self, change: Callable[[MixerConfig], MixerConfig]) -> "ModelConfig":
+        """A copy with every mixer changed."""
+        layers = tuple(map(change, self.layers or self.mixers[:1]))
+        return replace(self, mixer=None, layers=layers)
+
+    @property
+    def mixer_kind(self) -> str:
+        """Kind of the mixers: "mamba", or of a hybrid "mamba+attention"."""
+        return "+".join(dict.fromkeys(mixer.kind for mixer in self.mixers))
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether an output depends only on the tokens up to its position: only then can the next
+        token be learned, and only then can there be a state to go on from."""
+        reads_ahead = any(mixer.reads_both_directions for mixer in self.mixers)
+        return self.strands == "one" and not reads_ahead
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Trainable parameters, a tied head counted once, in closed form."""
+    norm = config.d_model * (2 if config.norm == "layer" else 1)
+    total = norm + config.padded_vocab_size * config.d_model * (1 if config.tie_embeddings else 2)
+    for mixer in config.mixers:
+        total += norm + mixer.count_parameters(config.d_model)
+        if config.mlp is not None:
+            total += norm + config.mlp.count_parameters(config.d_model)
+    return total
+
+
+def count_flops(config: ModelConfig, seq_len: int) -> int:
+    """Floating point operations of a forward pass over one sequence, logits included, in closed
+    form. A multiply-add is 2; a backward pass takes about twice as many.
+
+    Matrix products, convolutions, scans and attention count (causal attention by the pairs of
+    positions that see each other); norms, activations, gates and biases do not.
+    """
+    weights = config.padded_vocab_size * config.d_model
+    if config.mlp is not None:
+        weights += config.n_layers * config.mlp.count_weights(config.d_model)
+    mixers = sum(mixer.flops(config.d_model, seq_len) for mixer in config.mixers)
+    return (2 if config.strands == "both" else 1) * (2 * weights * seq_len + mixers)

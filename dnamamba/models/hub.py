@@ -16,10 +16,8 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def is_repository(name: str | Path) -> bool:
-    """Whether a name means a repository: a str "owner/name" where no file or folder is called so.
-
-    A Path never does.
-    """
+    """Whether a name means a repository: a str "owner/name" that is no file or folder. A Path never
+    does."""
     return isinstance(name, str) and bool(_REPOSITORY.fullmatch(name)) and not Path(name).exists()
 
 
@@ -30,10 +28,7 @@ def download(
     cache_dir: str | Path | None,
     local_files_only: bool,
 ) -> Path:
-    """Fetch the files of these names and return their folder in the cache.
-
-    Raises InputError where that fails.
-    """
+    """Download files by name; returns their folder in the cache. Raises InputError on failure."""
     huggingface_hub = _import_hub(f"reading {repo_id!r}, which is no folder here,")
     what = f"{repo_id!r} is no folder here, and reading it from the Hub"
     advice = (
@@ -53,10 +48,8 @@ def download(
 def upload(
     folder: Path, repo_id: str, private: bool | None, revision: str | None, commit_message: str
 ) -> str:
-    """Put a folder's files into a repository, made if missing; returns the commit's address.
-
-    Raises InputError where that fails.
-    """
+    """Upload a folder to a repository, made if missing; returns the commit's address. Raises
+    InputError on failure."""
     huggingface_hub = _import_hub(f"uploading to {repo_id!r}")
     advice = "check the network, and with `hf auth whoami` that you may write there"
     with _explained(huggingface_hub, f"uploading to {repo_id!r} on the Hub", advice):

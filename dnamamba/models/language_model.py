@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -14,19 +15,25 @@ from dnamamba.errors import InputError
 from dnamamba.models import strands, streaming
 from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
-from dnamamba.models.layers import GatedNorm, Norm
-from dnamamba.models.mixers.configs import HyenaConfig
-from dnamamba.models.mixers.protocol import MixerState
+from dnamamba.models.layers import Norm
+from dnamamba.models.mixers.hyena import HyenaConfig
+from dnamamba.models.mixers.protocol import Mixer, MixerConfig, MixerState
 from dnamamba.models.model_folder import SavedModel, check_weights
+from dnamamba.models.presets import preset
 from dnamamba.models.recompute import Recompute
 from dnamamba.models.streaming import StreamedChunk, resolve_layers
 
 HEAD_WEIGHT = "lm_head.weight"
 
+_NO_STATE = (
+    "this model sees the whole sequence at once, so there is no state to go on from: give whole "
+    "sequences, or take a causal model of one strand such as mamba-7m"
+)
+
 
 class DnaModel(SavedModel):
-    """A language model of DNA: token ids (B, L) to logits (B, L, V), of the next token where the
-    model is causal, else of the token itself.
+    """A language model of DNA: token ids (B, L) to logits (B, L, V), of the next token if the model
+    is causal, else of the token itself.
 
     With `strands="both"` a sequence and its reverse complement get the same logits, in reverse
     order and with A and T, C and G exchanged (strands.py).
@@ -53,11 +60,22 @@ class DnaModel(SavedModel):
             complement = strands.complement_ids(config.padded_vocab_size)
             self.register_buffer("_complement", complement, persistent=False)
 
+    @classmethod
+    def from_config(cls, config: ModelConfig | str, seq_len: int | None = None) -> Self:
+        """A new model with random weights, float32 on the CPU, in training mode.
+
+        config: a ModelConfig, or the name of a preset (`preset_names()`). seq_len: length in bases
+        that a preset's Hyena filters are made for, see `preset`. `torch.manual_seed` before makes
+        the weights repeatable. Raises InputError for another name.
+
+            model = DnaModel.from_config("mamba-7m")
+        """
+        return cls(preset(config, seq_len) if isinstance(config, str) else config)
+
     @property
     def is_causal(self) -> bool:
-        """Whether logits depend on the tokens up to their position alone: only then can the next
-        token be learned, and only then is there a state to go on from."""
-        return self.config.strands == "one" and self.config.has_causal_mixer
+        """See `ModelConfig.is_causal`."""
+        return self.config.is_causal
 
     def forward(
         self,
@@ -69,30 +87,28 @@ class DnaModel(SavedModel):
     ) -> Tensor | tuple[Tensor, LayerStates]:
         """token_ids: (B, L), any integer dtype.
 
-        state: what an earlier call returned, to go on where it ended: any division of a sequence,
-        down to single tokens, gives the same logits as one pass. It is never written to, so a beam
-        search may go on from it many times. Differentiable; single tokens where no gradients are
-        wanted take the ops of a single step.
+        state: from an earlier call with return_state, or `allocate_state`. Any division of a
+        sequence, down to single tokens, gives the logits of one pass. It is never written to, so a
+        beam search may go on from it many times. Differentiable.
         return_state: return (logits, state) rather than logits.
-        recompute: what the backward makes again instead of keeping it, see recompute.py.
-        lengths: (B,), any integer dtype, how many tokens of each row are real; those on its right
-        are padding, of any id, and their logits mean nothing. The logits of the others are those of
-        the row alone. None: no padding. Values are checked on a CPU; on a GPU that would wait for
-        it, so there they must be from 1 to L. Not together with state or return_state.
+        recompute: what the backward recomputes, see recompute.py.
+        lengths: (B,), any integer dtype, real tokens of each row, from 1 to L (checked on a CPU
+        only); the rest, of any id, is padding: its logits are undefined, and it changes no others.
+        None: no padding. Not together with state or return_state.
 
         Returns logits (B, L, padded_vocab_size); those of ids that are not in use are -inf.
-        Raises ValueError for ids or lengths of another shape or dtype, for a state of another model
-        and where there can be no state.
+        Raises ValueError for ids or lengths of another shape or dtype and for a state of another
+        model, InputError for a state if the model has none.
         """
-        self._check(token_ids, state, return_state, lengths)
-        lengths = _on_device(lengths, token_ids)
-        inputs, mask = self._inputs(token_ids, lengths)
+        if state is not None or return_state:
+            self._check_state(state, lengths)
+        inputs, mask, lengths = self._inputs(token_ids, lengths)
         hidden, after = self.backbone(inputs, state, return_state, recompute, mask)
         logits = self.predict(hidden, lengths)
         return (logits, after) if return_state else logits
 
     def predict(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits (B, L, V) of what the backbone made: (B, L, D), or of both strands (2B, L, D)."""
+        """Logits (B, L, V) from the backbone's output: (B, L, D), of both strands (2B, L, D)."""
         head = (self.lm_head.weight, self._head_bias)
         if self.config.strands == "both":
             return strands.predict(hidden, *head, self._complement, lengths)
@@ -103,23 +119,18 @@ class DnaModel(SavedModel):
     ) -> Tensor:
         """The final norm's output (B, L, D), for heads and for use as features; see `forward`.
 
-        Of both strands, where the model has them, the mean at each base: it is the same for the
-        reverse complement, in reverse order, so a mean over positions does not change at all.
+        A model of both strands gives their mean at each base: the reverse complement has the same,
+        in reverse order.
         """
-        self._check(token_ids, None, False, lengths)
-        lengths = _on_device(lengths, token_ids)
-        inputs, mask = self._inputs(token_ids, lengths)
+        inputs, mask, lengths = self._inputs(token_ids, lengths)
         hidden, _ = self.backbone(inputs, recompute=recompute, mask=mask)
         return hidden if self.config.strands == "one" else strands.mean_hidden(hidden, lengths)
 
     def hidden_states(self, token_ids: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
         """n_layers + 2 tensors (B, L, D): the embedding, the residual stream after each block, and
-        the final norm's output. With both strands they are (B, L, 2D), the first half the given
-        strand's, the second the other's, reversed in position and in channel: the reverse
-        complement has the same, reversed in both."""
-        self._check(token_ids, None, False, lengths)
-        lengths = _on_device(lengths, token_ids)
-        inputs, mask = self._inputs(token_ids, lengths)
+        the final norm's output. With both strands (B, L, 2D): the given strand's, then the other's,
+        reversed in position and channel."""
+        inputs, mask, lengths = self._inputs(token_ids, lengths)
         hidden = self.backbone.hidden_states(inputs, mask)
         if self.config.strands == "one":
             return hidden
@@ -130,14 +141,12 @@ class DnaModel(SavedModel):
     ) -> list[Tensor]:
         """Some layers of `hidden_states`, in one pass that keeps and computes nothing else.
 
-        layers: indices into what `hidden_states` gives, negative ones from the end, -1 being the
-        final norm. Returns (B, L, D) for each; of both strands the mean at each base, as `embed`
-        has it. Raises InputError for a layer that the model does not have; see `forward`.
+        layers: indices into `hidden_states`, -1 being the final norm. Returns (B, L, D) for each;
+        with both strands the mean at each base, as `embed`. Raises InputError for a layer that the
+        model does not have; see `forward`.
         """
         numbers = resolve_layers(self.config, layers)
-        self._check(token_ids, None, False, lengths)
-        lengths = _on_device(lengths, token_ids)
-        inputs, mask = self._inputs(token_ids, lengths)
+        inputs, mask, lengths = self._inputs(token_ids, lengths)
         hidden, _ = self.backbone.hidden_at(inputs, numbers, mask)
         if self.config.strands == "one":
             return hidden
@@ -154,16 +163,16 @@ class DnaModel(SavedModel):
     ) -> Iterator[StreamedChunk]:
         """Hidden states, and logits if asked for, of sequences of any length, piece by piece.
 
-        The numbers are those of one pass whatever the pieces; memory is that of a piece, and of
-        what the caller keeps. There are no gradients.
+        Results equal one pass, without gradients. Memory is that of a piece; attention layers add
+        the keys and values of all tokens so far.
 
         token_ids: (B, L) of any integer dtype on any device, or an iterable of pieces (B, l) of
         any sizes, which are cut anew; pieces are moved to the model's device one at a time.
         layers: as in `hidden_at`. chunk_tokens: tokens in one pass, of all rows together.
-        state: of the tokens before, what a stream of the same layers gave; None at the start.
+        state: of the tokens before, from a stream of the same layers; None at the start.
 
-        Raises InputError where the model carries no state of a fixed size (Hyena, attention, models
-        of both directions or of both strands), which says what its limit is.
+        Raises InputError, naming the model's limit, if a layer carries no state (Hyena) or the
+        model reads both directions or both strands.
         """
         return streaming.stream(
             self,
@@ -174,73 +183,88 @@ class DnaModel(SavedModel):
             state=state,
         )
 
-    def _inputs(self, token_ids: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What the backbone reads and its mask: as many rows as there are strands."""
+    def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> LayerStates:
+        """State before the first token of batch_size rows, as `forward` takes it.
+
+        dtype: of activations; None: of the parameters. Raises InputError if the model has none.
+        """
+        if not self.is_causal:
+            raise InputError(_NO_STATE)
+        return tuple(
+            block.mixer.allocate_state(batch_size, dtype)  # type: ignore[operator, union-attr]
+            for block in self.backbone.layers
+        )
+
+    def _inputs(
+        self, token_ids: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Token ids and mask for the backbone, a row for each strand, and lengths there."""
+        if token_ids.dim() != 2 or token_ids.is_floating_point() or token_ids.is_complex():
+            raise ValueError(
+                "token_ids must be (B, L) of integers, got "
+                f"{tuple(token_ids.shape)} {token_ids.dtype}"
+            )
         mask = None
         if lengths is not None:
+            _check_lengths(lengths, token_ids)
+            lengths = lengths.to(token_ids.device, torch.int64)
             positions = torch.arange(token_ids.shape[1], device=token_ids.device)
             mask = positions < lengths.unsqueeze(1)
         if self.config.strands == "one":
-            return token_ids, mask
+            return token_ids, mask, lengths
         token_ids = strands.both_strands(token_ids, self._complement, lengths)
-        return token_ids, None if mask is None else mask.repeat(2, 1)
+        return token_ids, None if mask is None else mask.repeat(2, 1), lengths
 
-    def _check(
-        self,
-        token_ids: Tensor,
-        state: Sequence[MixerState] | None,
-        return_state: bool,
-        lengths: Tensor | None,
-    ) -> None:
-        if token_ids.dim() != 2 or token_ids.is_floating_point() or token_ids.is_complex():
-            raise ValueError(
-                f"token_ids is (B, L) of integers, got {tuple(token_ids.shape)} {token_ids.dtype}"
-            )
-        if lengths is not None:
-            _check_lengths(lengths, token_ids)
-        if state is None and not return_state:
-            return
+    def _check_state(self, state: Sequence[MixerState] | None, lengths: Tensor | None) -> None:
         if lengths is not None:
             raise ValueError(
-                "lengths do not go with state or return_state: a state is of rows without padding; "
-                "give rows of one length, or each alone"
+                "lengths cannot be combined with state or return_state: a state is of rows without "
+                "padding; give rows of one length, or each alone"
             )
         if not self.is_causal:
-            raise InputError(
-                "this model sees the whole sequence at once, so there is no state to go on from: "
-                "give whole sequences, or take a causal model of one strand such as mamba-7m"
-            )
+            raise InputError(_NO_STATE)
         if state is not None and len(state) != self.config.n_layers:
             raise ValueError(
-                f"state has {len(state)} layers, the model {self.config.n_layers}: give back what "
-                "this model returned with return_state=True"
+                f"state must have the model's {self.config.n_layers} layers, got {len(state)}: "
+                "give back what this model returned with return_state=True"
             )
 
     def _settings(self) -> dict[str, Any]:
         return {"model": to_dict(self.config)}
 
     @classmethod
+    def _from_other(cls, folder: Path) -> Self:
+        # Its readers make DnaModels.
+        from dnamamba.models.interop.registry import read_folder
+
+        return read_folder(folder)  # type: ignore[return-value]
+
+    @classmethod
     def _builder(cls, settings: Mapping[str, Any], source: str) -> Callable[[], Self]:
         if "head" in settings:
             raise InputError(
-                f"{source} is of a classifier: read it by DnaClassifier.from_pretrained, whose "
-                "`model` is the language model it was made of"
+                f"{source} is of a classifier: read it by DnaClassifier.from_pretrained; its "
+                "`model` is the language model"
             )
         return partial(cls, from_dict(ModelConfig, settings.get("model")))
 
 
 def extend_filters(model: DnaModel) -> DnaModel:
-    """The same Hyena model for sequences of any length, its filters ending at l_max (see
-    HyenaConfig.beyond). Raises InputError for another kind."""
-    mixer = model.config.mixer
-    if not isinstance(mixer, HyenaConfig):
+    """A copy for sequences of any length, Hyena filters ending at l_max (see HyenaConfig.beyond).
+    Raises InputError for a model without Hyena layers."""
+    config = model.config
+    if not any(isinstance(mixer, HyenaConfig) for mixer in config.mixers):
         raise InputError(
-            f"only a Hyena has filters to extend; this model's mixer, {mixer.kind!r}, takes "
+            f"only Hyena has filters to extend; a model of kind {config.mixer_kind!r} takes "
             "sequences of any length as it is"
         )
-    extended = DnaModel(replace(model.config, mixer=replace(mixer, beyond="zero")))
+    extended = DnaModel(config.map_mixers(_end_filters))
     extended.load_state_dict(model.state_dict())
     return extended
+
+
+def _end_filters(mixer: MixerConfig) -> MixerConfig:
+    return replace(mixer, beyond="zero") if isinstance(mixer, HyenaConfig) else mixer
 
 
 def _check_lengths(lengths: Tensor, token_ids: Tensor) -> None:
@@ -248,17 +272,13 @@ def _check_lengths(lengths: Tensor, token_ids: Tensor) -> None:
     is_integer = not (lengths.is_floating_point() or lengths.is_complex())
     if lengths.shape != (batch,) or not is_integer or lengths.dtype == torch.bool:
         raise ValueError(
-            f"lengths is ({batch},) of integers, the real tokens of each row of token_ids "
+            f"lengths must be ({batch},) of integers, the real tokens of each row of token_ids "
             f"{(batch, seq_len)}; got {tuple(lengths.shape)} {lengths.dtype}"
         )
     if lengths.device.type == "cpu" and not bool(((lengths > 0) & (lengths <= seq_len)).all()):
         raise ValueError(
-            f"lengths are from 1 to the {seq_len} tokens of a row, got {lengths.tolist()}"
+            f"lengths must be from 1 to the {seq_len} tokens of a row, got {lengths.tolist()}"
         )
-
-
-def _on_device(lengths: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if lengths is None else lengths.to(like.device, torch.int64)
 
 
 def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], source: str) -> None:
@@ -267,20 +287,17 @@ def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], source: str)
 
 
 def no_weight_decay_names(model: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay must leave alone, of a model or what has one.
+    """Parameters that weight decay must leave alone, of a model or a module that has one.
 
-    Biases and norm weights have no scale to limit. A_log and D set each channel's time constants
-    and skip: decay would pull every A to -1 and undo the initialisation; upstream marks both, and
-    dt_proj.bias and dt_bias likewise, and S4 has A_imag and log_dt for the same. HyenaDNA does not
-    decay what makes its filters. The embedding does decay, as in the paper's recipe, where no
-    exception is made for it.
+    Biases and norm weights have no scale to limit. Mixers name their own (`no_weight_decay`): decay
+    would pull every A of a state space model to -1 and undo its initialisation, and HyenaDNA does
+    not decay the network of its filters. The embedding does decay, as in the Mamba paper.
     """
-    exempt = {"A_log", "A_imag", "log_dt", "D", "bias", "dt_bias"}
-    return {
-        f"{module_name}.{name}" if module_name else name
-        for module_name, module in model.named_modules()
-        for name, _ in module.named_parameters(recurse=False)
-        if name in exempt
-        or isinstance(module, Norm | GatedNorm)
-        or ".filter_fn." in f"{module_name}."
-    }
+    names = {name for name, _ in model.named_parameters() if name.split(".")[-1] == "bias"}
+    for prefix, module in model.named_modules():
+        for name, _ in module.named_parameters(prefix):
+            parts = name.removeprefix(prefix).split(".")
+            is_own = isinstance(module, Mixer) and not module.no_weight_decay.isdisjoint(parts)
+            if is_own or isinstance(module, Norm):
+                names.add(name)
+    return names

@@ -1,23 +1,76 @@
-"""Layers that every kind of model shares."""
+"""Layers that several kinds of model share, and how they start."""
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dnamamba.kernels import add_norm
+from dnamamba.kernels import add_norm, causal_conv1d, causal_conv1d_step
 from dnamamba.kernels.linear import linear
-from dnamamba.models.config import MlpConfig
+from dnamamba.models.checks import check_positive
 
 PROJECTION_STD = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlpConfig:
+    """Two layers at every position, after the mixer, with a norm of their own."""
+
+    activation: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu_tanh"
+    """gelu_tanh is GELU's tanh approximation; swiglu gates one half of the hidden layer with SiLU
+    of the other."""
+
+    d_hidden: int | None = None
+    """Hidden width; None: 4 d_model, filled in by `ModelConfig`."""
+
+    bias: bool = False
+    """Whether both layers have biases."""
+
+    def __post_init__(self) -> None:
+        if self.d_hidden is not None:
+            check_positive("MlpConfig", "d_hidden", self.d_hidden)
+
+    def count_weights(self, d_model: int) -> int:
+        """Entries of both weight matrices; d_hidden is filled in."""
+        assert self.d_hidden is not None, "ModelConfig fills in d_hidden"
+        return (3 if self.activation == "swiglu" else 2) * self.d_hidden * d_model
+
+    def count_parameters(self, d_model: int) -> int:
+        """`count_weights` and biases."""
+        assert self.d_hidden is not None, "ModelConfig fills in d_hidden"
+        n_weights = self.count_weights(d_model)
+        return n_weights + self.bias * (n_weights // d_model - self.d_hidden + d_model)
 
 
 def initialise_projection(layer: nn.Linear) -> None:
     """As GPT-2, Llama and HyenaDNA: weights normal(0, 0.02), biases zero."""
     nn.init.normal_(layer.weight, std=PROJECTION_STD)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    zero_biases(layer)
+
+
+@torch.no_grad()
+def zero_biases(*layers: nn.Linear) -> None:
+    for layer in layers:
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+@torch.no_grad()
+def draw_step_sizes(bias: Tensor, dt_min: float, dt_max: float, dt_init_floor: float) -> None:
+    """Fill a bias so that softplus(bias) is log-uniform in [dt_min, dt_max], never below the
+    floor."""
+    dt = torch.empty_like(bias).uniform_(math.log(dt_min), math.log(dt_max)).exp()
+    dt.clamp_(min=dt_init_floor)
+    # The inverse of softplus.
+    bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+
+def with_state(result: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """What a kernel returns, as output and state; None if it returned the output alone."""
+    return result if isinstance(result, tuple) else (result, None)
 
 
 class Linear(nn.Linear):
@@ -26,6 +79,44 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
         return linear(x, self.weight, self.bias)
+
+
+class ShortConv(nn.Conv1d):
+    """Causal depthwise convolution (B, L, C) by `kernels.causal_conv1d`, with nn.Conv1d's
+    parameters and initial values."""
+
+    def __init__(self, channels: int, d_conv: int, bias: bool = True, silu: bool = True) -> None:
+        super().__init__(channels, channels, d_conv, groups=channels, bias=bias)
+        self.activation: Literal["silu"] | None = "silu" if silu else None
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        state: Tensor | None = None,
+        return_state: bool = False,
+        reverse: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """state: the last d_conv - 1 inputs, oldest first (B, d_conv - 1, C); None: zeros.
+
+        reverse: from the last position to the first. Returns the output and, if asked for, the
+        state after it.
+        """
+        return with_state(
+            causal_conv1d(
+                x,
+                self.weight.squeeze(1),
+                self.bias,
+                activation=self.activation,
+                initial_state=state,
+                return_last_state=return_state,
+                reverse=reverse,
+            )
+        )
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        """One position: x (B, C) to (B, C); writes to `state`."""
+        taps, bias = self.weight.squeeze(1), self.bias
+        return causal_conv1d_step(x, taps, bias, activation=self.activation, state=state)
 
 
 class TokenEmbedding(nn.Embedding):

@@ -1,13 +1,10 @@
 """A saved model is a folder: model.safetensors and config.json.
 
-The weights are float32, under their names in the model (a language model's are those of
-state-spaces/mamba); of tied ones the first is there alone. config.json has `format_version`, and
-what the model is made of: `model`, and of a classifier `head`.
+Weights are float32, under their names in the model, tied ones once. config.json has
+`format_version`, `model` and, of a classifier, `head`.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,45 +15,51 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dnamamba.errors import InputError
+from dnamamba.files import building, read_json
 from dnamamba.models import hub
-from dnamamba.models.weight_files import read_json, read_safetensors
+from dnamamba.models.presets import preset_names
+from dnamamba.models.weight_files import read_safetensors
 
-FORMAT_VERSION = 1
+# 2: the model is a hybrid (`layers`). All others stay 1, which older versions read.
+FORMAT_VERSIONS = (1, 2)
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class SavedModel(nn.Module):
-    """A module with a folder of its own; subclasses say what stands in config.json."""
+    """A module that is saved to a folder; subclasses decide the content of config.json."""
 
     def _settings(self) -> dict[str, Any]:
-        """What config.json says beside its format_version."""
+        """Content of config.json beside format_version."""
         raise NotImplementedError
 
     @classmethod
     def _builder(cls, settings: Mapping[str, Any], source: str) -> Callable[[], Self]:
-        """What builds the model that `_settings` described. Raises InputError, naming `source`."""
+        """Builder of the model that `_settings` described. Raises InputError, naming `source`."""
         raise NotImplementedError
+
+    @classmethod
+    def _from_other(cls, folder: Path) -> Self:
+        """The model in a folder of another project's layout. Raises InputError if it is none."""
+        raise InputError(
+            f"{folder} is no classifier of dnamamba: config.json has no format_version"
+        )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json, each whole or not at all."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tied = _tied_names(self)
         weights = {
             name: tensor.contiguous()
             for name, tensor in self.state_dict().items()
             if name not in tied
         }
-        config = {"format_version": FORMAT_VERSION, **self._settings()}
-        building = {name: folder / f".{name}.tmp" for name in (WEIGHTS_NAME, CONFIG_NAME)}
-        save_file(weights, building[WEIGHTS_NAME], metadata={"format": "pt"})
-        building[CONFIG_NAME].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        # safetensors makes files for their owner alone; models are shared as the umask says.
-        shutil.copymode(building[CONFIG_NAME], building[WEIGHTS_NAME])
-        for name, path in building.items():
-            os.replace(path, folder / name)
+        content = self._settings()
+        config = {"format_version": 2 if "layers" in content["model"] else 1, **content}
+        with building(folder / CONFIG_NAME) as settings, building(folder / WEIGHTS_NAME) as path:
+            settings.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            save_file(weights, path, metadata={"format": "pt"})
 
     @classmethod
     def from_pretrained(
@@ -68,16 +71,17 @@ class SavedModel(nn.Module):
     ) -> Self:
         """Read what `save_pretrained` wrote, from a folder or from the Hugging Face Hub.
 
-        folder: a model folder or a run's, which never touches the network; or, as a str
-        "owner/name" where no such folder exists, a repository on the Hub, read by the package
-        huggingface_hub (the extra `hub`). Nothing is unpickled and no code of a repository runs.
+        folder: a model folder or a run's, or, for a language model, what `dnamamba convert export`
+        wrote, without network; or, as a str "owner/name" if no such folder exists, a repository on
+        the Hub, by the package huggingface_hub (the extra `hub`). Nothing is unpickled and no code
+        of a repository runs.
         revision: the repository's branch, tag or commit; default its main branch.
-        cache_dir: where downloads are kept; default huggingface_hub's own folder.
-        local_files_only: take what was downloaded before, without asking the network.
+        cache_dir: folder of downloads; default huggingface_hub's.
+        local_files_only: use earlier downloads, without network.
 
-        Returns the model in evaluation mode. Raises InputError where a file is missing, broken, of
-        another format_version or of another kind of model, where the weights do not fit the config,
-        and where the repository cannot be had.
+        Returns the model in evaluation mode. Raises InputError if a file is missing, broken, of
+        another format_version or kind of model, if the weights do not fit the config, and if the
+        repository cannot be read.
         """
         if hub.is_repository(folder):
             names = (CONFIG_NAME, WEIGHTS_NAME)
@@ -87,8 +91,16 @@ class SavedModel(nn.Module):
                 f"{folder} is no repository on the Hugging Face Hub, so it has no revision "
                 f"{revision!r}: leave revision out, or give owner/name"
             )
+        elif folder in preset_names() and not Path(folder).exists():
+            raise InputError(
+                f"{folder} is a preset, which has no weights: name a run's or a model's folder "
+                f"or a repository, or take random weights by DnaModel.from_config({folder!r})"
+            )
         else:
             found = enter_run(Path(folder))
+            _check_files(found)
+            if "format_version" not in read_json(found / CONFIG_NAME):
+                return cls._from_other(found)
         _check_files(found)
         settings = _read_settings(found / CONFIG_NAME)
         build = cls._builder(settings, str(found / CONFIG_NAME))
@@ -106,12 +118,11 @@ class SavedModel(nn.Module):
         revision: str | None = None,
         commit_message: str = "Upload a dnamamba model",
     ) -> str:
-        """Put what `save_pretrained` writes into a repository "owner/name" on the Hugging Face Hub.
+        """Save to a repository "owner/name" on the Hugging Face Hub; returns the commit's address.
 
-        private: whether a repository that is made for it is; default the owner's setting.
-        revision: the branch; default the main one. Returns the commit's address. The login is
-        huggingface_hub's (`hf auth login`). Raises InputError where that package is missing and
-        where the Hub refuses or cannot be reached.
+        private: whether a newly made repository is; default the owner's setting. revision: the
+        branch; default the main one. The login is huggingface_hub's (`hf auth login`). Raises
+        InputError if that package is missing, or if the Hub refuses or cannot be reached.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -142,10 +153,11 @@ def _read_settings(path: Path) -> dict[str, Any]:
             f"{path} has no format_version, so it is no config of dnamamba; for models of other "
             "projects there is `dnamamba convert import`"
         )
-    if version != FORMAT_VERSION:
+    if version not in FORMAT_VERSIONS:
         raise InputError(
-            f"{path} has format_version {version}, this dnamamba reads {FORMAT_VERSION}; "
-            "install the dnamamba that wrote it, or one as new"
+            f"{path} has format_version {version}, this dnamamba reads "
+            f"{' and '.join(map(str, FORMAT_VERSIONS))}; install the dnamamba that wrote it, or a "
+            "newer one"
         )
     return saved
 
@@ -153,7 +165,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def check_weights(
     build: Callable[[], nn.Module], weights: Mapping[str, Tensor], source: str
 ) -> None:
-    """Raises InputError as `load_weights` would, before a model takes memory: a few bytes of a
+    """Raise InputError as `load_weights` would, before a model takes memory: a few bytes of
     config.json may ask for any amount."""
     try:
         with torch.device("meta"):
@@ -176,7 +188,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 def _select_weights(
     model: nn.Module, weights: Mapping[str, Tensor], source: str
 ) -> dict[str, Tensor]:
-    """Those that the model takes, each checked."""
+    """The model's weights, each checked."""
     tied = _tied_names(model)
     weights = {name: tensor for name, tensor in weights.items() if name not in tied}
     own = model.state_dict()

@@ -1,7 +1,6 @@
-"""Hidden states of a span to one vector, or to a few: of whole padded batches, and of rows that
-come in pieces.
+"""Pool the hidden states of a span to one vector or a few, in whole padded batches or in pieces.
 
-Only A, C, G and T are pooled: never padding, N or other letters. Shape letters: B rows, L positions
+Only A, C, G and T are pooled, not padding, N or other letters. Shape letters: B rows, L positions
 of a piece, D channels, N vectors of a row.
 """
 
@@ -21,20 +20,19 @@ from dnamamba.tokenizer import FIRST_BASE_ID, LAST_BASE_ID
 PoolingKind = Literal["none", "mean", "last", "max", "center", "bins"]
 
 _BAG = 64
-"""Positions that are added up one after the other, in float32; what they give is added in float64.
-Long sums lose no digits, and a GPU has enough of them at once."""
+"""Positions summed in float32; their sums add up in float64, so that long sums lose no digits."""
 
 _NO_KEY = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """What stands for a span of bases.
+    """How a span of bases is pooled.
 
-    mean, max: of each channel over its bases. last: its last base. center: the base nearest to its
-    middle, of two equally near the one on the right, so base L // 2 of L. bins: the mean of each of
-    n_bins parts, from floor(i L / n_bins) on, N counted in; NaN of a part without bases. none:
-    every position, N too.
+    mean, max: of each channel over the bases. last: the last base. center: the base nearest to the
+    middle, the right one of two, so base L // 2 of L. bins: the mean of each of n_bins parts, which
+    begin at floor(i L / n_bins), N counted in; NaN for a part without bases. none: every position,
+    N too.
     """
 
     kind: PoolingKind
@@ -43,57 +41,57 @@ class Pooling:
     def __post_init__(self) -> None:
         if self.kind not in get_args(PoolingKind):
             choices = ", ".join(get_args(PoolingKind)[:-1])
-            raise InputError(f"pooling is one of {choices} or bins:N, got {self.kind!r}")
+            raise InputError(f"pooling must be one of {choices} or bins:N, got {self.kind!r}")
         if (self.n_bins is not None) != (self.kind == "bins"):
             raise InputError(
-                f"pooling {self.kind!r} with n_bins {self.n_bins}: only bins have some"
+                f"pooling {self.kind!r} with n_bins {self.n_bins}: only bins takes n_bins"
             )
         if self.n_bins is not None and self.n_bins < 1:
-            raise InputError(f"pooling bins:N has 1 part or more, got {self.n_bins}")
+            raise InputError(f"pooling bins:N needs N >= 1, got {self.n_bins}")
 
     @classmethod
     def parse(cls, text: str) -> "Pooling":
-        """`mean`, `last`, `max`, `center`, `none` or `bins:16`. Raises InputError for all else."""
+        """Parse `mean`, `last`, `max`, `center`, `none` or `bins:16`, else raise InputError."""
         name, colon, number = text.partition(":")
         if not colon and name != "bins" and name in get_args(PoolingKind):
             return cls(name)  # type: ignore[arg-type]
         if name == "bins" and number.isascii() and number.isdigit():
             return cls("bins", int(number))
         choices = ", ".join(get_args(PoolingKind)[:-1])
-        raise InputError(f"pooling is one of {choices} or bins:N (such as bins:16), got {text!r}")
+        raise InputError(
+            f"pooling must be one of {choices} or bins:N (such as bins:16), got {text!r}"
+        )
 
     def __str__(self) -> str:
         return self.kind if self.n_bins is None else f"bins:{self.n_bins}"
 
     @property
     def n_vectors(self) -> int:
-        """Vectors of a span; of `none` one for each position."""
+        """Vectors of a span; with `none` of each position."""
         return self.n_bins or 1
 
 
 class Pooled(NamedTuple):
-    """vectors: (B, layers, N, D), float32 (float64 if hidden states are), NaN where there was no
-    base. n_bases: (B, N) int64, how many bases each vector is made of. Both on the device."""
+    """vectors: (B, layers, N, D), float32 (float64 if hidden states are), NaN if there was no base.
+    n_bases: (B, N) int64, bases pooled into each vector. Both on the device."""
 
     vectors: Tensor
     n_bases: Tensor
 
 
 class Pooler:
-    """Pools a span of each row of a batch, whose positions come in pieces or all at once.
+    """Pools a span of each row of a batch, from pieces or whole rows, without gradients and without
+    waiting for the device.
 
-    spans: (B, 2) int64, [start, end) of each row. reverse: the rows are reverse complements and
-    spans lie in these; bins are then those of the forward strand, in its order, and a center that
-    lies between two bases is the same base.
-
-    Nothing waits for the device, and there are no gradients. Sums over pieces are in float64.
+    spans: (B, 2) int64, [start, end) of each row. reverse: rows are reverse complements, and spans
+    lie in these; bins and the center are then the forward strand's.
     """
 
     def __init__(
         self, pooling: Pooling, spans: NDArray[np.int64], *, reverse: bool = False
     ) -> None:
         if pooling.kind == "none":
-            raise ValueError("pooling none keeps every position: there is nothing to add up")
+            raise ValueError("pooling none keeps every position: there is nothing to pool")
         self._kind, self._spans, self._reverse = pooling.kind, spans, reverse
         self._edges = _bin_edges(spans, pooling.n_vectors, reverse)
         self._values: list[Tensor] = []
@@ -102,8 +100,8 @@ class Pooler:
 
     @torch.no_grad()
     def add(self, start: int, token_ids: Tensor, hidden: Sequence[Tensor]) -> None:
-        """Positions start to start + L - 1, pieces in their order: token_ids (B, L), padding being
-        no base; hidden: (B, L, D) of each layer, the same layers each time."""
+        """Add positions start to start + L - 1, pieces in order: token_ids (B, L); hidden (B, L, D)
+        of each layer, the same layers each time."""
         seq_len = token_ids.shape[1]
         if not self._values:
             self._begin(hidden)
@@ -126,7 +124,7 @@ class Pooler:
         self._take_nearest(keys.masked_fill(~is_base, _NO_KEY), hidden)
 
     def finish(self) -> Pooled:
-        """What was pooled; call it once, after the last piece."""
+        """The pooled vectors; call once, after the last piece."""
         if not self._values:
             raise ValueError("nothing was added to this pooler")
         n_bases = self._n_bases
@@ -160,14 +158,14 @@ class Pooler:
             value += bags.add_up(layer.to(self._dtype))
 
     def _distances(self, positions: Tensor, ends: Tensor) -> Tensor:
-        """From each position to the middle of the span, (B, L), no two of them equal; ends: start +
-        end of the span."""
+        """Distance of each position to the span's middle (B, L), no two equal; ends: start + end of
+        the span."""
         twice = 2 * positions + 1 - ends
         is_worse = twice > 0 if self._reverse else twice < 0
         return 2 * twice.abs() + is_worse
 
     def _take_nearest(self, keys: Tensor, hidden: Sequence[Tensor]) -> None:
-        """Where a piece has a smaller key (B, L) than all before, the hidden state there."""
+        """Take hidden states at smaller keys (B, L) than any before."""
         key, index = keys.min(1, keepdim=True)  # (B, 1)
         is_nearer = (key < self._key).unsqueeze(-1)
         self._key = torch.minimum(key, self._key)
@@ -177,18 +175,18 @@ class Pooler:
 
 
 def _bin_edges(spans: NDArray[np.int64], n_bins: int, reverse: bool) -> NDArray[np.int64]:
-    """Where the parts of each span begin, and the last one ends: (B, n_bins + 1)."""
+    """Starts of each span's parts, and the end of the last (B, n_bins + 1)."""
     start, end = spans[:, :1], spans[:, 1:]
     steps = np.arange(n_bins + 1) * (end - start) // n_bins
     return end - steps[:, ::-1] if reverse else start + steps
 
 
 class _Bags(NamedTuple):
-    """Positions of a batch, row after row, in bags of a few; bags in parts: of each row what lies
-    before its span, its bins, and what lies behind.
+    """Positions of a batch, row after row, in bags of a few, and bags in parts: each row's
+    positions before its span, its bins, and its positions behind.
 
-    weights: (B L,), 1 for what counts and 0 for the rest. positions: 0 to B L - 1. bags, parts:
-    where each begins among the positions, and among the bags. n_parts: of a row.
+    weights: (B L,), 1 at bases to pool, else 0. positions: 0 to B L - 1. bags, parts: start of each
+    among the positions, and among the bags. n_parts: of a row.
     """
 
     weights: Tensor
@@ -230,6 +228,6 @@ class _Bags(NamedTuple):
 def _to_device(array: NDArray[np.int64], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":
-        # What is not pinned would be waited for.
+        # A copy from unpinned memory would wait.
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

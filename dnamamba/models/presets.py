@@ -4,18 +4,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import MlpConfig, ModelConfig
-from dnamamba.models.mixers.configs import (
-    AttentionConfig,
-    BiMambaConfig,
-    HyenaConfig,
-    Mamba2Config,
-    S4Config,
-)
-from dnamamba.models.mixers.protocol import KINDS
+from dnamamba.models.config import ModelConfig
+from dnamamba.models.layers import MlpConfig
+from dnamamba.models.mixers.attention import AttentionConfig
+from dnamamba.models.mixers.bimamba import BiMambaConfig
+from dnamamba.models.mixers.hyena import HyenaConfig
+from dnamamba.models.mixers.mamba import MambaConfig
+from dnamamba.models.mixers.mamba2 import Mamba2Config
+from dnamamba.models.mixers.s4 import S4Config
 
-# (d_model, blocks): figure 5 of the Mamba paper, where each of its blocks counts as two of Mamba's,
-# named after Mamba's parameters; and a small one that trains within minutes on a CPU.
+# (d_model, blocks) of figure 5 of the Mamba paper, where a block counts as two of Mamba's, named
+# after Mamba's parameters; and a small one that trains within minutes on a CPU.
 _SIZES = {
     "demo": (64, 2),
     "260k": (64, 4),
@@ -32,8 +31,9 @@ def _mamba(d_model: int, blocks: int) -> ModelConfig:
     return ModelConfig(d_model=d_model, n_layers=2 * blocks)
 
 
-# Divides the width of every size; 64, which longer heads often have, does not divide 96.
-_D_HEAD = 32
+def _attention(d_model: int, bias: bool = False) -> AttentionConfig:
+    # Heads of 32 divide the width of every size; of 64, which is more usual, not 96.
+    return AttentionConfig(n_heads=d_model // 32, bias=bias)
 
 
 def _transformer(d_model: int, blocks: int) -> ModelConfig:
@@ -42,7 +42,7 @@ def _transformer(d_model: int, blocks: int) -> ModelConfig:
         d_model=d_model,
         n_layers=blocks,
         norm="layer",
-        mixer=AttentionConfig(n_heads=d_model // _D_HEAD, bias=True),
+        mixer=_attention(d_model, bias=True),
         mlp=MlpConfig(bias=True),
     )
 
@@ -52,7 +52,7 @@ def _llama(d_model: int, blocks: int) -> ModelConfig:
     return ModelConfig(
         d_model=d_model,
         n_layers=blocks,
-        mixer=AttentionConfig(n_heads=d_model // _D_HEAD),
+        mixer=_attention(d_model),
         mlp=MlpConfig(activation="swiglu", d_hidden=32 * round(d_model / 12)),
     )
 
@@ -83,7 +83,21 @@ def _mamba_s4(d_model: int, blocks: int) -> ModelConfig:
     return ModelConfig(d_model=d_model, n_layers=2 * blocks, mixer=S4Config())
 
 
-# By a name without its size: what makes a config of d_model and the paper's blocks.
+def _mamba_attention(d_model: int, blocks: int) -> ModelConfig:
+    """One block in eight with attention, as in Jamba (arXiv 2403.19887); here the fourth, so that
+    the smallest model has one too, without Jamba's MLPs, and with rotary positions."""
+    pattern = (*(MambaConfig(),) * 3, _attention(d_model), *(MambaConfig(),) * 4)
+    layers = pattern[: 2 * blocks]
+    return ModelConfig(d_model=d_model, n_layers=2 * blocks, layers=layers)
+
+
+def _striped_hyena(d_model: int, blocks: int) -> ModelConfig:
+    """Hyena and attention in turn, as StripedHyena (Together AI 2023), in the shell of `_hyena`."""
+    layers = (HyenaConfig(), _attention(d_model))
+    return ModelConfig(d_model=d_model, n_layers=blocks, layers=layers, mlp=MlpConfig())
+
+
+# By a name without its size: the config for d_model and the paper's blocks.
 _FAMILIES: dict[str, Callable[[int, int], ModelConfig]] = {
     "mamba": _mamba,
     "transformer": _transformer,
@@ -93,6 +107,8 @@ _FAMILIES: dict[str, Callable[[int, int], ModelConfig]] = {
     "caduceus-ph": _caduceus_ph,
     "caduceus-ps": _caduceus_ps,
     "mamba-s4": _mamba_s4,
+    "mamba-attention": _mamba_attention,
+    "striped-hyena": _striped_hyena,
 }
 
 
@@ -120,7 +136,7 @@ _PUBLISHED = {
 
 
 def preset_names() -> list[str]:
-    """The names `preset` knows, family by family, small to large, then published models."""
+    """Names that `preset` takes, family by family, small to large, then published models."""
     return [f"{family}-{size}" for family in _FAMILIES for size in _SIZES] + [*_PUBLISHED]
 
 
@@ -128,8 +144,8 @@ def preset(name: str, seq_len: int | None = None) -> ModelConfig:
     """The config of a named model. Raises InputError, listing the names, for any other.
 
     seq_len: the longest sequences it is to be trained on. Hyena's filters are then made for that
-    length (l_max), as the Mamba paper's were; None makes them for 2^20, which any shorter sequence
-    sees the start of. A published model keeps its own. Mamba has no such length.
+    length (l_max), as the Mamba paper's were; None makes them for 2^20, of which shorter sequences
+    see the start. Published models keep their own.
     """
     if name not in preset_names():
         raise InputError(f"no model is called {name!r}; there are {', '.join(preset_names())}")
@@ -137,24 +153,4 @@ def preset(name: str, seq_len: int | None = None) -> ModelConfig:
         return _PUBLISHED[name]
     family, size = name.rsplit("-", 1)
     config = _FAMILIES[family](*_SIZES[size])
-    if seq_len is not None and isinstance(config.mixer, HyenaConfig):
-        config = replace(config, mixer=replace(config.mixer, l_max=seq_len))
-    return config
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """Trainable parameters, a tied head counted once, in closed form."""
-    d_model = config.d_model
-    norm = d_model * (2 if config.norm == "layer" else 1)
-    block = norm + KINDS[type(config.mixer)].count_parameters(d_model, config.mixer)
-    if config.mlp is not None:
-        block += norm + _count_mlp(d_model, config.mlp)
-    embeddings = config.padded_vocab_size * d_model * (1 if config.tie_embeddings else 2)
-    return config.n_layers * block + embeddings + norm
-
-
-def _count_mlp(d_model: int, config: MlpConfig) -> int:
-    assert config.d_hidden is not None, "ModelConfig fills in d_hidden"
-    d_first = config.d_hidden * (2 if config.activation == "swiglu" else 1)
-    biases = d_first + d_model if config.bias else 0
-    return d_first * d_model + config.d_hidden * d_model + biases
+    return config if seq_len is None else config.map_mixers(lambda m: m.for_length(seq_len))

@@ -1,4 +1,4 @@
-"""What the backward pass makes again instead of keeping it from the forward pass."""
+"""What the backward pass recomputes instead of keeping it from the forward pass."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,9 +9,9 @@ from torch.utils.checkpoint import checkpoint
 from dnamamba.kernels.scan.kept import KeptScans
 
 Recompute = Literal["nothing", "cheap", "blocks"]
-"""nothing: all is kept. cheap: of each block the residual stream and what a fused scan made are
-kept; norm, projections and convolution, a tenth of a step's time, are made again. blocks: the
-residual stream alone is kept; with scans in plain PyTorch cheap is that too."""
+"""nothing: all is kept. cheap: each block's residual stream and fused scan are kept; norm,
+projections and convolution, a tenth of a step's time, are recomputed. blocks: only the residual
+stream is kept; without a fused scan cheap is the same."""
 
 RECOMPUTE: tuple[Recompute, ...] = get_args(Recompute)
 
@@ -23,9 +23,9 @@ DESCRIPTIONS: dict[Recompute, str] = {
 
 
 def run_block(block: Callable[..., Any], recompute: Recompute, *arguments: Any) -> Any:
-    """block(*arguments), keeping for its backward what `recompute` says; blocks draw no numbers."""
+    """block(*arguments), keeping for its backward as `recompute` says; blocks draw no randoms."""
     if recompute not in RECOMPUTE:
-        raise ValueError(f"recompute is one of {', '.join(RECOMPUTE)}; got {recompute!r}")
+        raise ValueError(f"recompute must be one of {', '.join(RECOMPUTE)}, got {recompute!r}")
     if recompute == "nothing":
         return block(*arguments)
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}

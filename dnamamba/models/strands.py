@@ -1,12 +1,11 @@
 """Both strands of DNA: reverse complements of batches whose rows are padded on the right.
 
-A model of both strands runs the same blocks on a batch and on its reverse complement, one after the
-other in one batch of 2B rows. What it makes of the two is put together here, so that a sequence and
-its reverse complement get the same, the other way round: a sum of the same two numbers, so exactly.
+A model of both strands runs its blocks on a batch and on its reverse complement, in one batch of 2B
+rows. Outputs are combined here, as sums of the same two numbers, so that those of the reverse
+complement are exactly the same in reverse order.
 
-Source: Schiff et al. 2024 (arXiv 2403.03234), sections 3.2 and 3.3. There each block takes both
-strands as halves of the channels, the second one reversed in position and channel, and undoes that
-before its mixer: the same computation.
+Source: Schiff et al. 2024 (arXiv 2403.03234), sections 3.2 and 3.3; the same computation as their
+blocks, which take both strands as halves of the channels.
 """
 
 from typing import Any
@@ -19,13 +18,13 @@ from dnamamba.tokenizer import COMPLEMENT_TABLE
 
 
 def complement_ids(n_ids: int) -> Tensor:
-    """The complement of every token id below n_ids (int64); those of no base are their own."""
+    """Complement of each token id below n_ids (int64); other ids than bases are their own."""
     return torch.from_numpy(COMPLEMENT_TABLE[:n_ids].astype("int64"))
 
 
 def flip(x: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """x (B, L, ...) with positions in reverse order, or of each row the first lengths[row] of them:
-    padding stays on the right."""
+    """x (B, L, ...) with positions reversed; with lengths the first lengths[row] of each row, so
+    that padding stays on the right."""
     if lengths is None:
         return x.flip(1)
     positions = torch.arange(x.shape[1], device=x.device)
@@ -37,8 +36,8 @@ def flip(x: Tensor, lengths: Tensor | None = None) -> Tensor:
 
 
 class _Mirror(torch.autograd.Function):
-    """x.gather(1, index) for an index that undoes itself: torch's own backward adds up by atomics
-    on GPUs, where here no two entries meet."""
+    """x.gather(1, index) for an index that is its own inverse: torch's backward would add up by
+    atomics on GPUs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
@@ -61,21 +60,21 @@ def predict(
     hidden: Tensor, weight: Tensor, bias: Tensor, complement: Tensor, lengths: Tensor | None = None
 ) -> Tensor:
     """Logits (B, L, V) from the hidden states of both strands (2B, L, D), a head's weight (V, D)
-    and bias (V,): the other strand votes for the complement of what it sees."""
+    and bias (V,): the other strand votes for complements."""
     own, other = hidden.chunk(2)
     votes = functional.linear(other, weight[complement], bias)
     return functional.linear(own, weight, bias) + flip(votes, lengths)
 
 
 def join_hidden(hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Hidden states of both strands (2B, L, D) as Caduceus has them (B, L, 2D): the second half is
-    the other strand's, reversed in position and in channel."""
+    """Hidden states of both strands (2B, L, D) in Caduceus' layout (B, L, 2D): the second half is
+    the other strand's, reversed in position and channel."""
     own, other = hidden.chunk(2)
     return torch.cat([own, flip(other, lengths).flip(-1)], -1)
 
 
 def mean_hidden(hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Hidden states of both strands (2B, L, D) to their mean at each base (B, L, D): the reverse
-    complement has the same, in reverse order."""
+    """Mean (B, L, D) of both strands' hidden states (2B, L, D) at each base; the reverse complement
+    has the same in reverse order."""
     own, other = hidden.chunk(2)
     return (own + flip(other, lengths)) / 2

@@ -1,5 +1,6 @@
-"""Sequences of any length in pieces: convolution and state space states are carried from one to the
-next, so the numbers are those of one pass and memory is that of a piece.
+"""Sequences of any length in pieces: mixer states are carried from one piece to the next.
+
+Results equal one pass; memory is that of a piece, plus the keys and values of attention layers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,13 +12,6 @@ from torch import Tensor
 from dnamamba.errors import InputError
 from dnamamba.models.backbone import LayerStates
 from dnamamba.models.config import ModelConfig
-from dnamamba.models.mixers.configs import (
-    AttentionConfig,
-    HyenaConfig,
-    Mamba2Config,
-    MambaConfig,
-    S4Config,
-)
 from dnamamba.models.mixers.protocol import MixerState
 
 if TYPE_CHECKING:
@@ -25,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class StreamedChunk(NamedTuple):
-    """What a model makes of tokens start to start + l - 1 of each of B rows.
+    """Outputs for tokens start to start + l - 1 of each of B rows.
 
-    hidden: (B, l, D) for each layer that was asked for. logits: (B, l, padded_vocab_size), None
-    unless asked for. state: after the last token, to go on from with the same layers. token_ids:
-    (B, l), the tokens themselves, on the model's device.
+    hidden: (B, l, D) for each layer asked for. logits: (B, l, padded_vocab_size), None unless asked
+    for. state: after the last token, to go on from with the same layers. token_ids: (B, l), the
+    tokens themselves, on the model's device.
     """
 
     start: int
@@ -41,10 +35,8 @@ class StreamedChunk(NamedTuple):
 
 def resolve_layers(config: ModelConfig, layers: Sequence[int] | Literal["all"]) -> tuple[int, ...]:
     """Layer numbers from 0 on: 0 is the embedding, k the stream after block k, n_layers + 1 the
-    final norm. Negative ones count from the end, -1 being the final norm.
-
-    Raises InputError for none and for one that the model does not have.
-    """
+    final norm. Negative ones count from the end. Raises InputError for none and for one that the
+    model does not have."""
     count = config.n_layers + 2
     if layers == "all":
         return tuple(range(count))
@@ -60,39 +52,23 @@ def resolve_layers(config: ModelConfig, layers: Sequence[int] | Literal["all"]) 
 
 
 def longest_sequence(config: ModelConfig) -> int | None:
-    """The most tokens that a model takes; None where only memory is a limit."""
-    mixer = config.mixer
-    return mixer.l_max if isinstance(mixer, HyenaConfig) and mixer.beyond == "refuse" else None
-
-
-def _limit(mixer: HyenaConfig) -> str:
-    if mixer.beyond == "zero":
-        return "as long as memory allows"
-    return f"of up to the {mixer.l_max:,} tokens that its filters were made for"
+    """Most tokens in a sequence, the least of any layer; None: only memory is a limit."""
+    limits = [mixer.max_len for mixer in config.mixers if mixer.max_len is not None]
+    return min(limits, default=None)
 
 
 def why_no_stream(config: ModelConfig) -> str | None:
-    """Why a model cannot be given pieces of a sequence and what is its limit; None if it can."""
-    mixer = config.mixer
-    if isinstance(mixer, HyenaConfig):
-        return (
-            "a Hyena model carries no state, as its filters are as long as the sequence: give "
-            f"whole sequences, {_limit(mixer)}"
-        )
-    if config.strands == "both" or not config.has_causal_mixer:
-        return (
-            "this model reads in both directions, so what it makes of a base depends on all that "
-            "follows: give whole sequences, as long as memory allows, or take a causal model such "
-            "as mamba-7m"
-        )
-    if isinstance(mixer, AttentionConfig):
-        return (
-            "attention carries the keys and values of all tokens, so its memory grows with the "
-            "sequence: give whole sequences, as long as memory allows, or take a model such as "
-            "mamba-7m"
-        )
-    assert isinstance(mixer, MambaConfig | Mamba2Config | S4Config)
-    return None
+    """Why a model cannot take a sequence in pieces, and its limit; None if it can."""
+    if config.is_causal:
+        kinds = dict.fromkeys(m.kind for m in config.mixers if m.state_kind == "none")
+        if not kinds:
+            return None
+        reason = f"{' and '.join(kinds)} layers carry no state from one piece to the next"
+    else:
+        reason = "it reads in both directions, so its output at a base depends on all that follows"
+    most = longest_sequence(config)
+    limit = "as long as memory allows" if most is None else f"of up to {most:,} tokens"
+    return f"{reason}: give whole sequences, {limit}, or take a causal model such as mamba-7m"
 
 
 def stream(
@@ -107,16 +83,16 @@ def stream(
     """See `DnaModel.stream`."""
     reason = why_no_stream(model.config)
     if reason is not None:
-        raise InputError(f"no stream of this model: {reason}")
+        raise InputError(f"this model cannot be streamed: {reason}")
     if chunk_tokens < 1:
-        raise InputError(f"chunk_tokens is 1 or more, got {chunk_tokens}")
+        raise InputError(f"chunk_tokens must be >= 1, got {chunk_tokens}")
     numbers = resolve_layers(model.config, layers)
     n_blocks = model.backbone.count_blocks(numbers) if not return_logits else model.config.n_layers
     if state is not None and len(state) != n_blocks:
         raise ValueError(
-            f"state is of {len(state)} blocks, where {n_blocks} are run for layers {list(numbers)}"
-            f"{' and logits' if return_logits else ''}: give back what a stream of the same layers "
-            "returned"
+            f"state must be that of the {n_blocks} blocks run for layers {list(numbers)}"
+            f"{' and logits' if return_logits else ''}, got {len(state)}: give back what a stream "
+            "of the same layers returned"
         )
     pieces = [token_ids] if isinstance(token_ids, Tensor) else token_ids
     return _run(model, _cut(pieces, chunk_tokens), numbers, return_logits, state)
@@ -143,16 +119,16 @@ def _run(
 
 
 def _cut(pieces: Iterable[Tensor], chunk_tokens: int) -> Iterator[Tensor]:
-    """Tokens (B, l) of all rows together at most chunk_tokens, but one of each row at least."""
+    """Pieces (B, l) of at most chunk_tokens tokens over all rows, but at least one a row."""
     held: list[Tensor] = []
     n_held, n_rows = 0, None
     for piece in pieces:
         if piece.dim() != 2 or piece.is_floating_point() or piece.is_complex():
             raise ValueError(
-                f"token_ids are (B, L) of integers, got {tuple(piece.shape)} {piece.dtype}"
+                f"token_ids must be (B, L) of integers, got {tuple(piece.shape)} {piece.dtype}"
             )
         if n_rows not in (None, piece.shape[0]):
-            raise ValueError(f"pieces have {n_rows} rows each, got one of {piece.shape[0]}")
+            raise ValueError(f"every piece must have {n_rows} rows, got {piece.shape[0]}")
         n_rows = piece.shape[0]
         size = max(1, chunk_tokens // max(1, n_rows))
         while n_held + piece.shape[1] >= size:

@@ -1,25 +1,12 @@
-"""The two kinds of file that a model folder has, ours or another project's: neither runs code."""
+"""Weights as safetensors, which run no code when they are read."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dnamamba.errors import InputError
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError for anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} should hold a JSON object, got {content!r:.40}")
-    return content
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -1,16 +1,59 @@
 """The settings of a pretraining run, and their defaults."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from dnamamba.data.splits import SplitConfig
 from dnamamba.data.window_dataset import DataConfig
+from dnamamba.data.windows import WindowConfig
+from dnamamba.data_prep.demo.simulate import DEMO_GENOMES
 from dnamamba.errors import InputError
-from dnamamba.models import ModelConfig
+from dnamamba.models import ModelConfig, preset
 from dnamamba.models.streaming import longest_sequence
 from dnamamba.pretraining.objectives import ObjectiveName
-from dnamamba.training.config import TrainConfig
+from dnamamba.runtime import choose_device
+from dnamamba.training.config import Recipe
+from dnamamba.training.run_folder import RunFolder
 
 DEMO = "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Recipe):
+    """The recipe of pretraining. Defaults are the Mamba paper's for DNA (E.3; what it leaves open
+    from E.2). learning_rate None: 2e-3 for Hyena and attention, else 8e-3. eval_every 0: a tenth of
+    the run."""
+
+    batch_tokens: int = 1 << 20
+    """Tokens in an optimiser step, over all ranks and micro-batches."""
+
+    softmask_weight: float = 1.0
+    """Weight of soft-masked (lower-case, repeat) bases in the training loss; validation counts
+    every base once."""
+
+    eval_tokens: int = 1 << 22
+    """Tokens of a validation, rounded to whole windows spread evenly over the split."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_at_least_one("batch_tokens", "eval_tokens")
+        self._check_share("softmask_weight")
+
+    def batch_size(self, seq_len: int) -> int:
+        """Windows in an optimiser step."""
+        if self.batch_tokens % seq_len:
+            raise InputError(
+                f"batch_tokens ({self.batch_tokens:,}) is not a multiple of seq_len ({seq_len:,}): "
+                f"the next one is {-(-self.batch_tokens // seq_len) * seq_len:,}"
+            )
+        return self.batch_tokens // seq_len
+
+    def fill_in(self, model: ModelConfig) -> "TrainConfig":
+        """Return a copy with learning_rate and eval_every resolved."""
+        eval_every = self.eval_every or max(1, self.max_steps // 10)
+        return replace(self.with_peak(peak_learning_rate(model)), eval_every=eval_every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +85,75 @@ class PretrainConfig:
                 f"{most:,}): use a shorter --seq-len or another --model"
             )
 
+    @classmethod
+    def with_defaults(
+        cls,
+        genome: Sequence[str | Path] = (DEMO,),
+        *,
+        model: str | None = None,
+        data: DataConfig | None = None,
+        objective: ObjectiveName | None = None,
+        device: str = "auto",
+        **recipe: Any,
+    ) -> "PretrainConfig":
+        """The settings of `dnamamba pretrain`: the paper's on a GPU, minutes of work on a CPU.
 
-def default_settings(device_type: str, seq_len: int) -> dict[str, Any]:
-    """Model, steps and batch where the user names none: the paper's on a GPU, minutes on a CPU.
+        model: a preset; default `default_model(device)`, made for the windows' length.
+        data: default windows of 1,024 bases, divided by `default_splits(genome)`.
+        recipe: settings of TrainConfig by name. By default 10,000 steps of 2^20 tokens and 2^22
+            tokens a validation on a GPU; on a CPU 300 steps of 2^13, and 2^17. A batch is whole
+            windows, at least one.
+        Raises InputError for settings that do not fit together.
+        """
+        names = tuple(map(str, genome))
+        data = data or DataConfig(windows=WindowConfig(seq_len=1024), splits=default_splits(names))
+        seq_len = data.windows.seq_len
+        on_gpu = choose_device(device).type == "cuda"
+        batch = 1 << 20 if on_gpu else 1 << 13
+        defaults = {
+            "max_steps": 10_000 if on_gpu else 300,
+            "batch_tokens": max(1, batch // seq_len) * seq_len,
+            "eval_tokens": 1 << 22 if on_gpu else 1 << 17,
+        }
+        architecture = preset(model or default_model(device), seq_len)
+        return cls(
+            genome=names if is_demo(names) else tuple(str(Path(name).resolve()) for name in names),
+            data=data,
+            model=architecture,
+            train=TrainConfig(**(defaults | recipe)).fill_in(architecture),
+            objective=objective,
+        )
 
-    Batches are at least one window long, and whole windows.
-    """
-    on_gpu = device_type == "cuda"
-    batch = 1 << 20 if on_gpu else 1 << 13
-    return {
-        "model": "mamba-1.4m" if on_gpu else "mamba-demo",
-        "max_steps": 10_000 if on_gpu else 300,
-        "batch_tokens": max(1, batch // seq_len) * seq_len,
-        "eval_tokens": 1 << 22 if on_gpu else 1 << 17,
-    }
+
+def default_model(device: str = "auto") -> str:
+    """The preset that is trained if none is named."""
+    return "mamba-1.4m" if choose_device(device).type == "cuda" else "mamba-demo"
+
+
+def default_splits(genome: Sequence[str]) -> SplitConfig:
+    """5 % of each contig for validation and for the test; of the simulated species, which share
+    chromosomes, chr5 and chr4."""
+    if is_demo(genome):
+        return SplitConfig(valid_contigs=("chr5",), test_contigs=("chr4",))
+    return SplitConfig()
+
+
+def is_demo(names: Sequence[str]) -> bool:
+    """Whether a name stands for simulated genomes. Raises InputError for one beside others."""
+    simulated = [name for name in names if name in DEMO_GENOMES]
+    if simulated and len(names) > 1:
+        raise InputError(
+            f"{simulated[0]!r} stands for a genome set of its own; got {', '.join(names)}"
+        )
+    return bool(simulated)
 
 
 def peak_learning_rate(model: ModelConfig) -> float:
-    """The best of the Mamba paper's sweep for a kind of mixer, the same for all sizes (E.3)."""
-    return 2e-3 if model.mixer.kind in ("hyena", "attention") else 8e-3
+    """The best of the Mamba paper's sweep, the same for all sizes (E.3); the least of a hybrid's
+    mixers."""
+    return min(mixer.peak_learning_rate for mixer in model.mixers)
+
+
+def read_pretrain_config(run: RunFolder) -> PretrainConfig:
+    """A run's settings. Raises InputError for a run of something else, or of another format."""
+    return run.read_config(PretrainConfig, "pretrain")

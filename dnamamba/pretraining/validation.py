@@ -1,4 +1,4 @@
-"""How well a language model does on windows that are not trained on."""
+"""Evaluate a language model on held-out windows."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from dnamamba.training.metrics_log import bits_per_base, perplexity
 
 
 class LanguageValidator:
-    """Judges a language model by its loss on the validation windows (see training.Judge)."""
+    """Loss on the validation windows (see trainer.Validator)."""
 
     patience_steps: int | None = None
 
@@ -49,8 +49,8 @@ class LanguageValidator:
     def summary(self, row: Mapping[str, Any]) -> str:
         return describe_row(row)
 
-    def write_report(self, folder: Path) -> Path:
-        return write_report(folder)
+    def write_report(self, folder: Path, *, is_running: bool = False) -> Path:
+        return write_report(folder, is_running=is_running)
 
 
 def describe_row(row: Mapping[str, Any]) -> str:
@@ -71,8 +71,8 @@ def evaluate(
 ) -> tuple[float, int] | None:
     """Mean loss in nats over every base of the evaluation windows, and how many there were.
 
-    The windows are spread evenly over the split and shared by all ranks. stop: looked at between
-    micro-batches; None comes back once any rank was told to stop.
+    The windows are spread evenly over the split and shared by all ranks. stop: checked between
+    micro-batches; returns None if any rank is asked to stop.
     """
     samples = evaluation_samples(dataset, eval_tokens)
     rank, world_size = compute.ranks.rank, compute.ranks.world_size
@@ -80,7 +80,7 @@ def evaluate(
     totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
     objective.eval()
     try:
-        # Rank 0 has the most; every rank takes as many turns, the last perhaps with nothing.
+        # Every rank takes as many turns as rank 0, the last perhaps with nothing.
         for first in range(0, len(samples[::world_size]), micro_batch):
             if stop is not None and compute.any_rank(stop.signal is not None):
                 return None

@@ -1,57 +1,50 @@
-"""Nested cross-validation: what is judged was never used to fit, nor to choose what is fitted.
+"""Nested cross-validation: rows are held out of the fit and of every choice they are evaluated for.
 
 Rows come in an order that is a hash of what they are (`canonical_order`), so that the order of a
 file changes nothing, not even a rounding.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.baselines.linear_models import (
-    STRENGTHS_OF,
-    Fitted,
-    Matrix,
-    ModelKind,
-    fit,
-    fits,
-    loss,
-    usual_strength,
-)
+from dnamamba.baselines.linear_models import Matrix, ProbeModel, path_losses
 from dnamamba.data.hashing import hash_u64
-from dnamamba.data.labelled.splits import overlap_groups
+from dnamamba.data.labelled.splits import overlap_groups, refuse_torn_groups
 from dnamamba.data_prep.sequences import Ints, text_keys
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.probing.labels import MISSING, JoinedLabels
 from dnamamba.runtime import logger
-from dnamamba.task import Task
+from dnamamba.task import Targets, Task
 
 
 class FeatureSet(NamedTuple):
-    """Features that can be chosen, read when their turn comes: one set is held at a time."""
+    """Features that can be chosen. They are read when their turn comes: one set is held at a time.
+
+    ladder: sets of one ladder come from the smallest up; a fold stops climbing once its loss has
+    risen twice.
+    """
 
     name: str
     read: Callable[[], Matrix]
-    """(n, D) float32, finite, of the rows in their order."""
+    """() -> (n, D) float32, finite, in the order of the rows."""
 
     ladder: str | None = None
-    """Sets of one ladder come from the smallest up; a fold climbs no further once its loss has
-    risen twice."""
 
 
 class Fold(NamedTuple):
-    """What is fitted, on what it is judged, and how strengths and features are chosen."""
+    """Rows to fit to, rows to evaluate on, and parts of the former to choose by."""
 
     name: str
     train: Ints
     test: Ints
     inner: list[tuple[Ints, Ints]]
-    """(fitted, judged) parts of the training rows; empty: nothing can be chosen."""
+    """(fitted, held out) parts of the training rows; empty: nothing can be chosen."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +53,28 @@ class Fits:
 
     names: list[str]
     folds: list[Fold]
-    losses: NDArray[np.float64]
-    """(S, F): the least mean loss over the inner parts; inf where a set was not tried."""
+    model: ProbeModel
+    paths: NDArray[np.float64]
+    """(S, F, strengths): mean loss over the inner parts; inf if it was not computed."""
 
-    strengths: NDArray[np.float64]
-    """(S, F): the strength that has it."""
-
-    path_losses: NDArray[np.float64]
-    """(S, F, strengths): of each strength."""
+    is_tried: NDArray[np.bool_]
+    """(S, F)"""
 
     found: list[NDArray[np.float32]]
-    """S times (n, C): scores of held-out rows; nan elsewhere and where a set was not tried."""
+    """S times (n, C): scores of held-out rows; nan elsewhere and if a set was not tried."""
 
-    strengths_tried: tuple[float, ...]
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """(S, F): the least loss of a path; 0 if nothing can be chosen, inf if it was not tried."""
+        least = self.paths.min(axis=2)
+        return np.where(self.is_tried & np.isinf(least), 0.0, least)
+
+    @property
+    def strengths(self) -> NDArray[np.float64]:
+        """(S, F): the strength with that loss."""
+        chosen = np.array(self.model.strengths, float)[self.paths.argmin(axis=2)]
+        can_choose = np.array([bool(fold.inner) for fold in self.folds])
+        return np.where(self.is_tried & can_choose, chosen, self.model.usual_strength)
 
     @property
     def chosen(self) -> Ints:
@@ -81,7 +83,7 @@ class Fits:
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """(n, C): of each held-out row those of the set its fold chose; nan elsewhere."""
+        """(n, C): scores of each held-out row by the set that its fold chose; nan elsewhere."""
         scores = np.full_like(self.found[0], np.nan)
         for fold, chosen in zip(self.folds, self.chosen, strict=True):
             scores[fold.test] = self.found[chosen][fold.test]
@@ -91,172 +93,154 @@ class Fits:
     def best(self) -> tuple[int, float]:
         """The set and the strength of least mean loss over the folds' training rows."""
         i = int(self.losses.mean(axis=1).argmin())
-        paths = self.path_losses[i]
-        known = paths[np.isfinite(paths).any(axis=1)]
+        known = self.paths[i][np.isfinite(self.paths[i]).any(axis=1)]
         if not len(known):
             return i, float(self.strengths[i, 0])
-        return i, self.strengths_tried[int(known.mean(axis=0).argmin())]
+        return i, self.model.strengths[int(known.mean(axis=0).argmin())]
 
 
 def canonical_order(texts: Sequence[str], seed: int) -> Ints:
-    """Rows in the order of a hash of (text, seed); equal texts stay as they stand."""
-    return np.argsort(hash_u64(text_keys(list(texts)), seed), kind="stable")
+    """Rows in the order of a hash of (text, seed); equal texts keep their order."""
+    return np.argsort(_keys(texts, seed), kind="stable")
+
+
+def _keys(texts: Sequence[str], seed: int) -> NDArray[np.uint64]:
+    return hash_u64(text_keys(list(texts)), seed)
 
 
 # --- folds
 
 
 def cut_folds(
-    targets: NDArray[Any],
+    targets: Targets,
     task: Task,
     groups: Sequence[str] | None,
     n_folds: int,
     n_inner: int,
     seed: int,
 ) -> list[Fold]:
-    """Folds of whole groups, with alike shares of classes as far as groups allow.
+    """Folds of whole groups, with similar shares of classes as far as groups allow.
 
     targets: int64 (n,) of classes, float32 (n, 1) of numbers. Raises InputError for fewer groups
-    than folds, and for a class that stands in all training rows of a fold.
+    than folds, and for a class that all training rows of a fold have.
     """
     if n_folds < 2:
         raise InputError(f"cross-validation needs 2 folds or more, got {n_folds}")
-    ids = None if groups is None else hash_u64(text_keys(list(groups)), seed)
+    ids = None if groups is None else _keys(groups, seed)
     things, n_things = ("rows", len(targets)) if ids is None else ("groups", len(np.unique(ids)))
     if n_things < n_folds:
         raise InputError(
             f"{n_folds} folds need {n_folds} {things} or more, there are {n_things:,}: take fewer "
-            "(--folds), other groups (--group-column, --group-by), or --group-by none where rows "
-            "that overlap may stand on both sides, which makes results look better than they are"
+            "(--folds), other groups (--group-column, --group-by), or --group-by none if rows that "
+            "overlap may be on both sides, which makes results look better than they are"
         )
     folds = []
     for number, test in enumerate(_parts(targets, task, ids, n_folds), start=1):
         train = np.setdiff1d(np.arange(len(targets)), test)
-        inner = _inner(train, targets, task, ids, n_inner)
-        folds.append(_checked(Fold(str(number), train, test, inner), targets, task))
+        folds.append(Fold(str(number), train, test, _inner(train, targets, task, ids, n_inner)))
+        _check(folds[-1], targets, task)
     return folds
 
 
 def given_folds(
     splits: dict[Split, Ints],
-    targets: NDArray[Any],
+    targets: Targets,
     task: Task,
     groups: Sequence[str] | None,
     n_inner: int,
     seed: int,
 ) -> list[Fold]:
-    """The one fold that a column of train, valid and test gives.
+    """The one fold of a column of train, valid and test.
 
-    Judged on test, else on validation; what is chosen is chosen on validation where there is a
-    test too, else within training. Raises InputError where there is nothing to judge, and for a
-    group that stands in two splits.
+    It is evaluated on test, else on validation. Validation rows choose if there is a test too, else
+    parts of the training rows. Raises InputError if there is neither, and for a group in two
+    splits.
     """
-    evaluated = Split.TEST if Split.TEST in splits else Split.VALID
-    if evaluated not in splits:
-        raise InputError("no row is for test or valid in the column of splits: add some to judge")
-    ids = None if groups is None else hash_u64(text_keys(list(groups)), seed)
+    held = Split.TEST if Split.TEST in splits else Split.VALID
+    if held not in splits:
+        raise InputError("no row is for test or valid in the column of splits: add some")
     if groups is not None:
-        _refuse_torn(splits, groups)
+        refuse_torn_groups(groups, splits, "the labels")
     train = splits[Split.TRAIN]
-    if evaluated is Split.TEST and Split.VALID in splits:
+    if held is Split.TEST and Split.VALID in splits:
         inner = [(train, splits[Split.VALID])]
     else:
+        ids = None if groups is None else _keys(groups, seed)
         inner = _inner(train, targets, task, ids, n_inner)
-    return [_checked(Fold(evaluated.value, train, splits[evaluated], inner), targets, task)]
-
-
-def _refuse_torn(splits: dict[Split, Ints], groups: Sequence[str]) -> None:
-    split_of: dict[str, Split] = {}
-    for split, rows in splits.items():
-        for row in rows:
-            if split_of.setdefault(groups[row], split) is not split:
-                raise InputError(
-                    f"group {groups[row]!r} stands in {split_of[groups[row]]} and in {split}: "
-                    "what is alike must not be on both sides. Correct the column of splits, or "
-                    "choose other groups (--group-by none: rows by themselves)"
-                )
+    fold = Fold(held.value, train, splits[held], inner)
+    _check(fold, targets, task)
+    return [fold]
 
 
 def _inner(
-    train: Ints, targets: NDArray[Any], task: Task, ids: NDArray[Any] | None, n_parts: int
+    train: Ints, targets: Targets, task: Task, ids: NDArray[np.uint64] | None, n_parts: int
 ) -> list[tuple[Ints, Ints]]:
     own = None if ids is None else ids[train]
     n_parts = min(n_parts, len(train) if own is None else len(np.unique(own)))
     if n_parts < 2:
         return []
-    pairs = []
-    for part in _parts(targets[train], task, own, n_parts):
-        pairs.append((np.delete(train, part), train[part]))
+    parts = _parts(targets[train], task, own, n_parts)
+    pairs = [(np.delete(train, part), train[part]) for part in parts]
     return [(a, b) for a, b in pairs if not task.has_classes or len(np.unique(targets[a])) > 1]
 
 
-def _parts(targets: NDArray[Any], task: Task, ids: NDArray[Any] | None, n: int) -> Iterator[Ints]:
+def _parts(targets: Targets, task: Task, ids: NDArray[np.uint64] | None, n: int) -> list[Ints]:
     """n parts of the rows, each row in one."""
-    from sklearn import model_selection as ways
+    from sklearn import model_selection
 
     can_stratify = task.has_classes and np.bincount(targets).max() >= n
     if ids is None:
-        way = ways.StratifiedKFold(n) if can_stratify else ways.KFold(n)
+        splitter = model_selection.StratifiedKFold if can_stratify else model_selection.KFold
     else:
-        way = ways.StratifiedGroupKFold(n) if can_stratify else ways.GroupKFold(n)
+        grouped = model_selection.StratifiedGroupKFold if can_stratify else None
+        splitter = grouped or model_selection.GroupKFold
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer rows than folds
-        parts = [part for _, part in way.split(np.zeros(len(targets)), targets.ravel(), ids)]
-    if any(not len(part) for part in parts):
-        parts = [part for _, part in ways.GroupKFold(n).split(targets, groups=ids)]
-    yield from parts
+        warnings.simplefilter("ignore", UserWarning)  # classes with fewer rows than folds
+        parts = [part for _, part in splitter(n).split(targets, targets.ravel(), ids)]
+    if all(map(len, parts)):
+        return parts
+    return [part for _, part in model_selection.GroupKFold(n).split(targets, groups=ids)]
 
 
-def _checked(fold: Fold, targets: NDArray[Any], task: Task) -> Fold:
+def _check(fold: Fold, targets: Targets, task: Task) -> None:
     if task.has_classes and len(seen := np.unique(targets[fold.train])) < 2:
         raise InputError(
             f"all {len(fold.train):,} training rows of fold {fold.name} are "
             f"{task.labels[int(seen[0])]!r}, so nothing can be learned: take other groups, or more "
             "folds (--folds)"
         )
-    return fold
 
 
 # --- fits
 
 
 def fit_nested(
-    sets: Sequence[FeatureSet],
-    targets: NDArray[Any],
-    task: Task,
-    folds: Sequence[Fold],
-    kind: ModelKind,
-    seed: int,
+    sets: Sequence[FeatureSet], targets: Targets, folds: Sequence[Fold], model: ProbeModel
 ) -> Fits:
-    """Choose a strength, and judge a feature set, within the training rows of each fold; fit it to
-    all of these and score the rows held out."""
-    strengths = STRENGTHS_OF[kind]
-    shape = (len(sets), len(folds))
-    losses, chosen = np.full(shape, np.inf), np.full(shape, usual_strength(kind))
-    paths = np.full((*shape, len(strengths)), np.inf)
-    found = []
+    """Choose a strength for each feature set within the training rows of each fold, fit it to all
+    training rows and score those held out."""
+    fits = Fits(
+        names=[features.name for features in sets],
+        folds=list(folds),
+        model=model,
+        paths=np.full((len(sets), len(folds), len(model.strengths)), np.inf),
+        is_tried=np.zeros((len(sets), len(folds)), bool),
+        found=[np.full((len(targets), len(model.task.labels)), np.nan, np.float32) for _ in sets],
+    )
     for s, features in enumerate(sets):
-        scores = np.full((len(targets), len(task.labels)), np.nan, np.float32)
         below = [i for i in range(s) if features.ladder and sets[i].ladder == features.ladder]
-        tried = [f for f in range(len(folds)) if not _has_risen(losses[below, f])]
+        tried = [f for f in range(len(folds)) if not _has_risen(fits.losses[below, f])]
+        fits.is_tried[s, tried] = True
         x = features.read() if tried else np.empty((0, 0), np.float32)
         for f in tried:
             fold = folds[f]
-            paths[s, f] = _path(x, targets, task, fold, kind, seed)
-            best = int(paths[s, f].argmin())
-            losses[s, f] = paths[s, f, best] if np.isfinite(paths[s, f, best]) else 0.0
-            if fold.inner:
-                chosen[s, f] = strengths[best]
-            model = fit(kind, x[fold.train], targets[fold.train], task, chosen[s, f], seed)
-            scores[fold.test] = model.scores(x[fold.test])
-        found.append(scores)
+            fits.paths[s, f] = _path(x, targets, fold, model)
+            fitted = model.fit(x[fold.train], targets[fold.train], fits.strengths[s, f])
+            fits.found[s][fold.test] = fitted.scores(x[fold.test], model.task)
         if tried:
-            logger.info(
-                "%s: validation loss %.4f in %d folds",
-                *(features.name, losses[s, tried].mean(), len(tried)),
-            )
-    names = [features.name for features in sets]
-    return Fits(names, list(folds), losses, chosen, paths, found, strengths)
+            loss = fits.losses[s, tried].mean()
+            logger.info("%s: validation loss %.4f in %d folds", features.name, loss, len(tried))
+    return fits
 
 
 def _has_risen(losses: NDArray[np.float64]) -> bool:
@@ -264,31 +248,26 @@ def _has_risen(losses: NDArray[np.float64]) -> bool:
     return len(losses) > 2 and bool(losses[-1] >= losses[-2] >= losses[-3])
 
 
-def _path(
-    x: Matrix, targets: NDArray[Any], task: Task, fold: Fold, kind: ModelKind, seed: int
-) -> NDArray[np.float64]:
-    """The mean loss of each strength over the fold's inner parts; inf after it has risen twice in
-    one of them, and where there are no parts."""
-    losses = np.full((max(1, len(fold.inner)), len(STRENGTHS_OF[kind])), np.inf)
-    for row, (fitted, evaluated) in zip(losses, fold.inner, strict=False):
-        for i, model in enumerate(fits(kind, x[fitted], targets[fitted], task, seed)):
-            row[i] = loss(model.scores(x[evaluated]), targets[evaluated], task)
-            if i > 1 and row[i] > row[i - 1] > row[i - 2]:
-                break
+def _path(x: Matrix, targets: Targets, fold: Fold, model: ProbeModel) -> NDArray[np.float64]:
+    """The mean loss of each strength over the inner parts; inf after it has risen twice in one."""
+    losses = np.full((max(1, len(fold.inner)), len(model.strengths)), np.inf)
+    for row, (fitted, held) in zip(losses, fold.inner, strict=False):
+        models = model.path(x[fitted], targets[fitted])
+        path = path_losses(models, x[held], targets[held], model.task)
+        for i, (_, loss) in enumerate(path):
+            row[i] = loss
     return losses.mean(axis=0)
 
 
-def fit_best(
-    fits_: Fits, features: FeatureSet, targets: NDArray[Any], task: Task, kind: ModelKind, seed: int
-) -> Fitted:
-    """The best set at its best strength, fitted to all rows that may be fitted to: of given splits
-    the training rows, of folds every one. features: the set `fits_.best` names."""
+def fit_best(fits: Fits, features: FeatureSet, targets: Targets) -> Any:
+    """The best set at its best strength, fitted to all rows that may be fitted to: the training
+    rows of given splits, every row of folds. features: the set that `fits.best` names."""
     x = features.read()
-    rows = np.arange(len(targets)) if len(fits_.folds) > 1 else fits_.folds[0].train
-    return fit(kind, x[rows], targets[rows], task, fits_.best[1], seed)
+    rows = np.arange(len(targets)) if len(fits.folds) > 1 else fits.folds[0].train
+    return fits.model.fit(x[rows], targets[rows], fits.best[1])
 
 
-# --- Which labelled rows must stay in one fold: what resembles each other, or is the same row
+# --- groups: rows that must stay in one fold, as they resemble each other or are the same row
 
 GroupBy = Literal["chrom", "overlap", "none"]
 
@@ -296,11 +275,11 @@ GroupBy = Literal["chrom", "overlap", "none"]
 def group_rows(
     joined: JoinedLabels, table: Mapping[str, NDArray[Any]], group_by: GroupBy | None
 ) -> tuple[list[str] | None, str]:
-    """The name of the group of each labelled row, None where every row stands by itself; and a
-    sentence that says what the groups are.
+    """(name of the group of each labelled row, None if every row stands by itself; a sentence that
+    says what the groups are).
 
-    group_by: None takes the table's column of groups where one was asked for, else regions that
-    overlap, where there are any. Embeddings that share a row of the table are in one group.
+    group_by: None takes the table's column of groups if one was asked for, else regions that
+    overlap, if any do. Embeddings that share a row of the table are in one group.
     """
     if joined.groups is not None:
         if group_by is not None:
@@ -329,7 +308,7 @@ def group_rows(
 
 
 def _column_groups(joined: JoinedLabels) -> list[str]:
-    """A row without a group is one of its own."""
+    """A row without a group is a group of its own."""
     assert joined.groups is not None, "asked for"
     return [
         f"row {joined.table_rows[i]}" if name in MISSING else name
@@ -338,8 +317,8 @@ def _column_groups(joined: JoinedLabels) -> list[str]:
 
 
 def _overlapping(rows: Ints, table: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Regions named by where the first they overlap with begins; rows without one are alone, but
-    for those of one name."""
+    """Overlapping regions, named by where the first begins. Rows without a region are in a group
+    with those of the same name."""
     names = [str(table["name"][row]) or f"row {row + 1}" for row in rows]
     starts, ends = _bases_read(rows, table)
     placed = np.flatnonzero((starts >= 0) & (ends > starts))
@@ -356,7 +335,7 @@ def _overlapping(rows: Ints, table: Mapping[str, NDArray[Any]]) -> list[str]:
 
 
 def _bases_read(rows: Ints, table: Mapping[str, NDArray[Any]]) -> tuple[Ints, Ints]:
-    """From where to where: of variants and of regions with context more than the region."""
+    """(starts, ends) of what the model read: more than the region for variants, or with context."""
     starts, ends = (np.asarray(table[name], np.int64)[rows] for name in ("start", "end"))
     if "window_start" not in table:
         return starts, ends
@@ -394,5 +373,5 @@ def merged(names: Sequence[str] | None, others: Sequence[str]) -> list[str]:
 
 
 def numbered(names: Sequence[str]) -> Ints:
-    """(n,): the number of each row's group, from 0 up."""
+    """(n,): the number of each group, from 0 up."""
     return np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)

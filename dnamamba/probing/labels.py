@@ -1,7 +1,7 @@
 """Labels of a table beside the rows of an embeddings file: by name, by region or by order.
 
-Rows that do not meet, stand twice or have no label are counted by kind, so that a report can say
-what became of every one of them.
+Rows without a match, repeated rows and rows without a label are counted by kind, so that a report
+can say what became of each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,14 +36,14 @@ COUNTS = {
     "without_label": "embeddings whose label is missing, left out",
     "without_embedding": "rows of the table that no row of embeddings belongs to, left out",
     "repeated": "rows of the table that repeat an earlier one, of which the first counts",
-    "contradicting": "rows of the table whose key stands there with other values too, left out",
+    "contradicting": "rows of the table whose key also has other values there, left out",
     "sharing": "embeddings that share their row of the table with another; they stay in one fold",
 }
 """What is counted of a join, in words."""
 
 
 class EmbeddedTable(Protocol):
-    """What is needed of an embeddings file (embedding_file.Embeddings has it)."""
+    """What a probe reads from an embeddings file (embedding/reader.py has it)."""
 
     @property
     def vectors(self) -> Any:
@@ -57,14 +57,14 @@ class EmbeddedTable(Protocol):
 
     @property
     def table(self) -> Mapping[str, NDArray[Any]]:
-        """Columns of N values: chrom, start, end, strand, name, status; -1 where a coordinate is
-        not known."""
+        """Columns of N values: chrom, start, end, strand, name, status; -1 for a coordinate that
+        is not known."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTable:
-    """Which columns of which table are read, and how its rows are found again."""
+    """The columns of a table that are read, and how its rows are joined to embeddings."""
 
     path: Path
     label_column: str = "label"
@@ -72,12 +72,12 @@ class LabelTable:
     group_column: str | None = None
     split_column: str | None = None
     join: Join | None = None
-    """None: by name where the table has such a column, else by region where it has chrom, start
-    and end, else by order."""
+    """None: by name if the table has such a column, else by region if it has chrom, start and end,
+    else by order."""
 
     def __post_init__(self) -> None:
         if self.join is not None and self.join not in get_args(Join):
-            raise InputError(f"join is one of {', '.join(get_args(Join))}, got {self.join!r}")
+            raise InputError(f"join must be one of {', '.join(get_args(Join))}, got {self.join!r}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ def join_labels(embedded: EmbeddedTable, labels: LabelTable) -> JoinedLabels:
     """Find the row of the table that belongs to each row of embeddings.
 
     A row of the table may belong to several embeddings. Raises InputError for columns that are not
-    there, an order that cannot be one, and where nothing meets, with examples of both sides.
+    there, for different numbers of rows to join by order, and if nothing matches, with examples of
+    both sides.
     """
     names = column_names(labels.path)
     join = labels.join or _choose_join(names, labels, len(embedded.ok))
@@ -195,8 +196,8 @@ def _choose_join(names: Sequence[str], labels: LabelTable, n_rows: int) -> Join:
         return "row"
     raise InputError(
         f"{labels.path} has no column {labels.name_column!r}, none of chrom, start and end, and "
-        f"{len(numbers):,} rows for {n_rows:,} embeddings, so its rows cannot be told to belong "
-        f"to any. Its columns are {_some(names)}: name one with --name-column"
+        f"{len(numbers):,} rows for {n_rows:,} embeddings, so its rows cannot be "
+        f"joined to any. Its columns are {_some(names)}: name one with --name-column"
     )
 
 
@@ -223,7 +224,7 @@ def _require(name: str, names: Sequence[str], path: Path) -> None:
 def _check_order(n_rows: int, n_labels: int, path: Path) -> None:
     if n_rows != n_labels:
         raise InputError(
-            f"rows are joined by their order only where both sides have as many: {n_rows:,} rows "
+            f"rows are joined by their order only if both sides have as many: {n_rows:,} rows "
             f"of embeddings, {n_labels:,} in {path}. Join by name or by region"
         )
 
@@ -269,7 +270,7 @@ def _index(
         elif texts[index[key]] == texts[i]:
             counts["repeated"] += 1
         else:
-            # All of that key: which of them is right cannot be told.
+            # Which row of that key is right is unknown, so none is used.
             contradicted[key] = 2
     counts["contradicting"] = sum(contradicted.values())
     for key in contradicted:

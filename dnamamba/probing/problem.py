@@ -1,15 +1,14 @@
-"""A probe's question: labelled rows in canonical order, what they are asked for, and folds."""
+"""A probe's problem: labelled rows in canonical order, their task and folds."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.baselines.linear_models import Matrix
 from dnamamba.data.labelled.splits import named_splits
-from dnamamba.data.labelled.targets import read_targets, read_task
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
@@ -25,19 +24,21 @@ from dnamamba.probing.folds import (
 from dnamamba.probing.labels import EmbeddedTable, JoinedLabels, LabelTable, join_labels
 from dnamamba.probing.sequences import place_texts
 from dnamamba.runtime import logger
-from dnamamba.task import Task
+from dnamamba.task import Task, read_targets, read_task
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """What is fitted and how it is judged."""
+    """What is fitted and how it is evaluated."""
 
-    task: Literal["classification", "regression"] = "classification"
+    task: str = "classification"
+    """classification, regression, or another kind of task with one label or number a row."""
+
     model: str | None = None
-    """logistic, ridge or forest; None: logistic or ridge, by the task."""
+    """logistic, ridge or forest; None: the linear model of the task."""
 
     folds: int = 5
-    """Parts that are held out in turn; a column of splits takes their place."""
+    """Parts that are held out in turn; unused with a column of splits."""
 
     inner_folds: int = 3
     """Parts of each fold's training rows that are held out in turn to choose by."""
@@ -53,7 +54,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Layer:
-    """Vectors that may be probed: the same rows as of every other layer."""
+    """Vectors that can be probed, the same rows for every layer."""
 
     name: str
     """`layer 12`"""
@@ -78,12 +79,12 @@ class Problem:
 
     @property
     def held(self) -> Ints:
-        """Rows that are held out in some fold, ascending."""
+        """Rows that some fold holds out, ascending."""
         return np.sort(np.concatenate([fold.test for fold in self.folds]))
 
     @property
     def fold_of(self) -> Ints:
-        """(n,): the number of the fold that holds a row out, -1 for none."""
+        """(n,): the fold that holds a row out, -1 for none."""
         found = np.full(len(self.rows), -1)
         for i, fold in enumerate(self.folds):
             found[fold.test] = i
@@ -91,7 +92,7 @@ class Problem:
 
     @property
     def lengths(self) -> Ints:
-        """(n,): bases of each region, 0 where they are not known."""
+        """(n,): bases of each region, 0 if they are not known."""
         starts, ends = (np.asarray(self.table[name])[self.rows] for name in ("start", "end"))
         return np.where(starts >= 0, ends - starts, 0).astype(np.int64)
 
@@ -100,20 +101,20 @@ class Problem:
 
 
 def pose(embedded: EmbeddedTable, labels: LabelTable, config: ProbeConfig) -> Problem:
-    """Join labels to rows and cut folds; says in the log what became of every row.
+    """Join labels to rows and cut folds; log what became of every row.
 
-    Raises InputError for labels that meet no row, a single class or number, labels that are no
-    numbers, and too few groups.
+    Raises InputError for labels that match no row, a single class or number, labels that must be
+    numbers and are not, and too few groups.
     """
     joined = join_labels(embedded, labels)
     logger.info("labels are joined by %s: %s", joined.join, "; ".join(joined.described()))
     n = len(joined.rows)
     columns = {labels.label_column: joined.labels}
-    kind: Any = "regression" if config.task == "regression" else "multiclass"
+    kind = "multiclass" if config.task == "classification" else config.task
     task = read_task(kind, columns, labels.path.name)
     lengths = np.zeros(n, np.int64)
     targets = read_targets(task, columns, lengths, labels.path.name, joined.where)
-    if kind == "regression" and np.ptp(targets) == 0:
+    if task.has_numbers and np.ptp(targets) == 0:
         raise InputError(f"all {n:,} labels are {targets[0, 0]:g}: there is nothing to predict")
     groups, about = group_rows(joined, embedded.table, config.group_by)
     notes = [about]
@@ -143,11 +144,11 @@ def _rare(targets: NDArray[Any], task: Task, n_folds: int) -> list[str]:
     rare = [f"{task.labels[i]} ({counts[i]})" for i in np.flatnonzero(counts < n_folds)]
     if not rare:
         return []
-    return [f"Classes of fewer rows than folds are hardly judged: {', '.join(rare)}."]
+    return [f"Classes with fewer rows than folds are hardly evaluated: {', '.join(rare)}."]
 
 
 def vector_reader(layer: Layer, rows: Ints) -> Callable[[], Matrix]:
-    """Reads the vectors of rows, in any order, when it is called. InputError for nan."""
+    """() -> the vectors of rows, in any order; InputError for vectors that are not finite."""
     return lambda: _vectors(layer.open(), rows, layer.name)
 
 
@@ -159,7 +160,7 @@ def _vectors(embedded: EmbeddedTable, rows: Ints, name: str) -> Matrix:
             f"{name} has {len(vectors):,} vectors for {len(embedded.ok):,} rows: a probe reads one "
             "row of numbers for each; embed with --pooling mean, or another that pools"
         )
-    # Files read ascending rows alone.
+    # Files are read by ascending rows.
     ascending = np.sort(rows)
     found = np.asarray(vectors[ascending], np.float32).reshape(len(rows), -1)
     finite = np.isfinite(found).all(axis=1)

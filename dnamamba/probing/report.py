@@ -1,36 +1,30 @@
-"""report.html of a probe: what embeddings tell of a label, beside words of a few bases.
+"""report.html of a probe: what embeddings say about a label, beside words of a few bases.
 
 One file with everything inline, made from probe.json alone.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dnamamba.baselines.linear_models import STRENGTH_NAMES
 from dnamamba.errors import InputError
 from dnamamba.files import is_number, read_json
-from dnamamba.metrics.metrics import primary_metric_name
-from dnamamba.metrics.names import HEADLINES, NAMES, shown
-from dnamamba.probing.evaluation import METRICS, signed
+from dnamamba.metrics.evaluation import primary_metric_name
+from dnamamba.metrics.names import NAMES, PRIMARY_METRICS, shown, signed
 from dnamamba.probing.run import NO_BASELINE
-from dnamamba.reports.figures import escape, figure, key, scatter_chart
-from dnamamba.reports.page import Row, cards, header, replace_page, settings, whole_page
-from dnamamba.reports.sections import (
-    calibration,
-    confusion,
-    curve_figures,
-    dots,
-    label_table,
-    table,
-)
+from dnamamba.reports import figures
+from dnamamba.reports.page import Card, Row, flat_settings, write_page
+from dnamamba.reports.sections import chance_note, limits_note, split_content
+from dnamamba.reports.svg import draw, draw_both
 from dnamamba.task import Task
 
 _SPLIT = "Held out"
-_COLOURS = 5
+_MOST_CLASSES = 5
 _MODELS = {
     "logistic": "logistic regression",
     "ridge": "ridge regression",
@@ -41,36 +35,46 @@ _MODELS = {
 def write_probe_report(folder: Path) -> Path:
     """Write `folder`/report.html, replacing an older one, and return its path.
 
-    Raises InputError where the folder has no probe.json, or a damaged one.
+    Raises InputError if the folder has no probe.json, or a damaged one.
     """
-    record = read_json(folder / "probe.json")
+    record = read_json(folder / "probe.json", missing_ok=True)
     if not record:
         raise InputError(f"expected a folder of `dnamamba probe`, {folder} has no probe.json")
-    return replace_page(folder, _page(record))
+    return write_page(folder, "probing.html.j2", _content(record))
 
 
-def _page(record: Row) -> str:
-    evaluated, source = record["judged"], record["source"]
+def _content(record: Row) -> dict[str, Any]:
+    """Variables of templates/probing.html.j2."""
+    evaluated, labels = record["judged"], record["labels"]
     model, baseline = evaluated["model"], evaluated["baseline"] or {}
-    labels = record["labels"]
-    title = f"Probe of {source.get('file', 'embeddings')}"
-    data = f"{labels['label_column']} of {labels['file']}"
-    parts = [
-        header(title, data, _done(record)),
-        _headline(record),
-        _metrics(evaluated),
-        _layers(record),
-        confusion(model, _SPLIT),
-        label_table(model, _SPLIT) if model["kind"] != "regression" else "",
-        curve_figures(record["curves"], _SPLIT),
-        calibration(model, baseline, _SPLIT),
-        dots(record["curves"], _SPLIT),
-        _components(record),
-        _folds(record),
-        _rows(record),
-        settings("Settings", _settings(record), ""),
-    ]
-    return whole_page(title, parts)
+    comparison = evaluated["comparison"]
+    title = f"Probe of {record['source'].get('file', 'embeddings')}"
+    split = split_content(_SPLIT, model, baseline, record["curves"])
+    if _task(record).has_numbers:
+        split["labels"] = None
+    return {
+        "title": title,
+        "heading": title,
+        "data": f"{labels['label_column']} of {labels['file']}",
+        "progress": _done(record),
+        "cards": _cards(record),
+        "verdict": comparison["sentence"] if comparison else NO_BASELINE,
+        "notes": record["notes"],
+        "has_baseline": bool(baseline),
+        "resampled": evaluated["resampled"],
+        "metrics": _metrics(evaluated),
+        "layers": _layers(record),
+        "split": split,
+        "components": _components(record),
+        "folds": _folds(record),
+        "join": labels["join"],
+        "described": [line.split(" ", 1) for line in labels["described"]],
+        "settings": flat_settings(_settings(record)),
+    }
+
+
+def _model_name(model: str) -> str:
+    return _MODELS.get(model, f"{model} regression").capitalize()
 
 
 def _done(record: Row) -> str:
@@ -78,7 +82,7 @@ def _done(record: Row) -> str:
     n = sum(fold["test"] for fold in folds)
     way = f"{len(folds)} folds of" if len(folds) > 1 else f"fitted to {folds[0]['train']:,} rows,"
     details = [
-        f"{_MODELS[config['model']].capitalize()} on {record['chosen']['features']}",
+        f"{_model_name(config['model'])} on {record['chosen']['features']}",
         f"{way} {n:,} rows held out",
     ]
     model = record["source"].get("model")
@@ -88,68 +92,43 @@ def _done(record: Row) -> str:
 # --- how good
 
 
-def _headline(record: Row) -> str:
-    evaluated = record["judged"]
-    model, baseline, comparison = (evaluated[key] for key in ("model", "baseline", "comparison"))
-    name = primary_metric_name(Task(kind=model["kind"], labels=tuple(record["task"]["labels"])))
-    boxes = [(f"{_SPLIT}, {HEADLINES[name]}", shown(name, model[name]), _note(name, model, "rows"))]
+def _cards(record: Row) -> list[Card]:
+    model, baseline = record["judged"]["model"], record["judged"]["baseline"]
+    name = primary_metric_name(_task(record))
     second = "pearson" if name == "r2" else "auroc"
+    cards = [_card(f"{_SPLIT}, {PRIMARY_METRICS[name]}", name, model, f"{model['n']:,} rows")]
     if is_number(model[second]):
-        title = f"{_SPLIT}, {NAMES[second].removeprefix('mean ')}"
-        boxes.append((title, shown(second, model[second]), _note(second, model)))
+        cards.append(_card(f"{_SPLIT}, {NAMES[second].removeprefix('mean ')}", second, model))
     if baseline:
-        title = f"k-mer baseline, {HEADLINES[name]}"
-        boxes.append((title, shown(name, baseline[name]), _note(name, baseline)))
-    boxes.append(("Chance", shown(name, model["chance"]), _chance_note(model)))
-    verdict = comparison["sentence"] if comparison else NO_BASELINE
-    notes = "".join(f'<p class="quiet">{escape(note)}</p>' for note in record["notes"])
-    return f'{cards(boxes)}<p class="verdict">{escape(verdict)}</p>{notes}'
+        cards.append(_card(f"k-mer baseline, {PRIMARY_METRICS[name]}", name, baseline))
+    return [*cards, ("Chance", shown(name, model["chance"]), chance_note(model))]
 
 
-def _note(name: str, result: Row, things: str = "") -> str:
-    n = f"{result['n']:,} {things}" if things else ""
-    interval = result["intervals"].get(name)
-    if not interval:
-        return n
-    return ", ".join(
-        filter(None, [f"95 %: {shown(name, interval[0])} to {shown(name, interval[1])}", n])
-    )
+def _card(title: str, name: str, result: Row, n: str = "") -> Card:
+    return title, shown(name, result[name]), limits_note(name, result["intervals"].get(name), n)
 
 
-def _chance_note(result: Row) -> str:
-    if result["kind"] == "regression":
-        return "saying the mean of all"
-    largest = max(result["labels"], key=lambda row: row["support"])
-    return f"always saying {largest['label']}, the largest class"
-
-
-def _metrics(evaluated: Row) -> str:
+def _metrics(evaluated: Row) -> Row:
+    """Each metric with its interval, beside the baseline's."""
     model, baseline, comparison = (evaluated[key] for key in ("model", "baseline", "comparison"))
     head = ["", "embeddings", "95 %"]
     head += ["k-mer baseline", "95 %", "difference", "95 %"] if baseline else []
     lines = []
-    for name in METRICS[model["kind"]]:
+    for name in model["intervals"]:
         line = [NAMES[name], *_value(name, model)]
         if baseline:
             row = comparison["differences"][name]
             line += [*_value(name, baseline), _signed(name, row["difference"])]
             line.append(_range(name, row["interval"], _signed))
         lines.append(line)
-    about = (
-        f"Intervals are those of {evaluated['resampled']}, drawn again 1,000 times"
-        f"{'; for the difference (of accuracies in points) both alike' if baseline else ''}."
-    )
-    return f"<h2>Embeddings{' and baseline' if baseline else ''}</h2><p>{escape(about)}</p>" + (
-        table(head, lines, "numbers labels")
-    )
+    return {"head": head, "lines": lines}
 
 
 def _value(name: str, result: Row) -> list[str]:
     return [shown(name, result[name]), _range(name, result["intervals"].get(name), shown)]
 
 
-def _range(name: str, limits: Sequence[float] | None, show: object) -> str:
-    assert callable(show)
+def _range(name: str, limits: Sequence[float] | None, show: Callable[..., str]) -> str:
     return " to ".join(show(name, limit) for limit in limits) if limits else "-"
 
 
@@ -157,28 +136,27 @@ def _signed(name: str, value: float | None) -> str:
     return "-" if value is None else signed(name, value)
 
 
-def _layers(record: Row) -> str:
+def _layers(record: Row) -> Row | None:
     rows = record["layers"]
     if len(rows) < 2:
-        return ""
-    name = HEADLINES[primary_metric_name(_task(record))]
-    n_folds = len(record["folds"])
+        return None
+    name = primary_metric_name(_task(record))
     lines = [
         [
             row["name"],
             f"{row['validation_loss']:.4f}",
             "best" if row["is_best"] else "",
-            f"{row['chosen_in']} of {n_folds}",
-            shown(primary_metric_name(_task(record)), row["headline"]),
+            f"{row['chosen_in']} of {len(record['folds'])}",
+            shown(name, row["headline"]),
         ]
         for row in rows
     ]
-    about = (
-        "Each fold takes the layer of least loss on validation, inside its training rows; what is "
-        "judged above is what the folds took. The last column is shown, not chosen by."
-    )
-    head = ["", "validation loss", "by validation", "folds that took it", f"held out, {name}"]
-    return f"<h2>Layers</h2><p>{about}</p>" + table(head, lines, "numbers labels")
+    head = ["", "validation loss", "by validation", "folds that took it"]
+    return {
+        "figures": draw_both("Validation loss of each layer", figures.probe_layers, rows),
+        "head": [*head, f"held out, {PRIMARY_METRICS[name]}"],
+        "lines": lines,
+    }
 
 
 def _task(record: Row) -> Task:
@@ -188,55 +166,54 @@ def _task(record: Row) -> Task:
 # --- what embeddings look like
 
 
-def _components(record: Row) -> str:
+def _components(record: Row) -> Row | None:
     found = record["components"]
     explained, points = found["explained"], found["points"]
     if len(explained) < 2:
-        return ""
-    styles, legend = _colours(record)
+        return None
+    groups, names, colours = _groups(record)
     titles = [f"PC{i + 1}, {share:.1%} of the variance" for i, share in enumerate(explained)]
+    size = (400, 360 + 18 * ((len(names) + 1) // 2))
     panels = []
-    for first in (0, 2):
-        if len(explained) >= first + 2:
-            pairs = [point[first : first + 2] for point in points]
-            drawn = scatter_chart(pairs, styles, titles[first], titles[first + 1])
-            panels.append(figure("", drawn))
-    some = f"{len(points):,} of {found['n']:,} rows" if len(points) < found["n"] else "All rows"
-    return (
-        f"<h2>Principal components of the embeddings</h2><p>{some}, coloured by label, which the "
-        f'components know nothing of.</p><div class="keys">{key(legend)}</div>'
-        f'<div class="pair">{"".join(panels)}</div>'
-    )
+    for i in range(0, min(4, len(explained) - 1), 2):
+        data = [point[i : i + 2] for point in points], groups, names
+        axes = (titles[i], titles[i + 1])
+        title = f"PC{i + 2} over PC{i + 1}"
+        options: Any = {"colours": colours, "axis_labels": axes, "size": size}
+        panels.append(("", draw(title, figures.scatter, *data, **options)))
+    is_part = len(points) < found["n"]
+    rows = f"{len(points):,} of {found['n']:,} rows" if is_part else "All rows"
+    return {"rows": rows, "figures": panels}
 
 
-def _colours(record: Row) -> tuple[list[str], list[tuple[str, str]]]:
-    """The style of each dot, and the legend."""
+def _groups(record: Row) -> tuple[list[int], list[str], list[str]]:
+    """The group of each dot, and each group's name and colour."""
     task, targets = _task(record), record["components"]["targets"]
     if not task.has_classes:
         edges = np.unique(np.percentile(targets, [0, 20, 40, 60, 80, 100]))
         fifths = np.clip(np.searchsorted(edges, targets, "right") - 1, 0, len(edges) - 2)
-        legend = [
-            (f"tone tone{i}", f"{low:.3g} to {high:.3g}")
-            for i, (low, high) in enumerate(pairwise(edges))
-        ]
-        return [f"tone tone{i}" for i in fifths.tolist()], legend
-    largest = [i for i, _ in Counter(sorted(targets)).most_common(_COLOURS)]
-    colour = {target: f"point{place}" for place, target in enumerate(sorted(largest))}
-    legend = [(colour[i], task.labels[i]) for i in sorted(largest)]
+        names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
+        return fifths.tolist(), names, list(figures.TONES)
+    largest = sorted(i for i, _ in Counter(sorted(targets)).most_common(_MOST_CLASSES))
+    names = [task.labels[i] for i in largest]
+    colours = list(figures.CLASSES[: len(largest)])
     if n_others := len(set(targets)) - len(largest):
-        legend.append(("point5", f"{n_others} smaller classes"))
-    return [colour.get(target, "point5") for target in targets], legend
+        names.append(f"{n_others} smaller classes")
+        colours.append(figures.CLASSES[-1])
+    group = {target: i for i, target in enumerate(largest)}
+    return [group.get(target, len(largest)) for target in targets], names, colours
 
 
 # --- what was done
 
 
-def _folds(record: Row) -> str:
+def _folds(record: Row) -> Row:
     rows = record["folds"]
     name = primary_metric_name(_task(record))
     has_groups, has_baseline = "groups" in rows[0], "baseline" in rows[0]
     head = ["fold", "fitted to", "held out", *(["groups"] if has_groups else [])]
-    head += [HEADLINES[name], "features", STRENGTH_NAMES[record["settings"]["model"]]]
+    strength = STRENGTH_NAMES.get(record["settings"]["model"], "C")
+    head += [PRIMARY_METRICS[name], "features", strength]
     head += ["k-mer baseline", "words"] if has_baseline else []
     lines = []
     for row in rows:
@@ -247,19 +224,7 @@ def _folds(record: Row) -> str:
         if has_baseline:
             line += [shown(name, row["baseline"]["headline"]), row["baseline"]["features"]]
         lines.append(line)
-    about = (
-        "Features and the penalty (of a forest the size of its leaves) are chosen inside the rows "
-        "that are fitted to; those held out are judged once."
-    )
-    return f"<h2>Folds</h2><p>{about}</p>" + table(head, lines, "numbers labels")
-
-
-def _rows(record: Row) -> str:
-    labels = record["labels"]
-    lines = [line.split(" ", 1) for line in labels["described"]]
-    return f"<h2>Rows and labels</h2><p>Joined by {escape(labels['join'])}.</p>" + table(
-        ["rows", "what became of them"], lines, "labels"
-    )
+    return {"head": head, "lines": lines}
 
 
 def _settings(record: Row) -> Row:

@@ -1,19 +1,17 @@
-"""What embeddings tell of a label: fitted and judged on rows held out, beside a k-mer baseline.
+"""Probe embeddings: fit a model to labels, evaluate it on rows held out, beside a k-mer baseline.
 
     result = probe_embeddings(layers, LabelTable(path=Path("labels.tsv")), ProbeConfig())
     result.write(Path("peaks.probe"))
 
 Files of the folder:
 
-probe.json        what was done and what it came to, for report.html
+probe.json        settings and results, for report.html
 predictions.tsv   every row held out, in the file's order
-probe.npz         coefficients of a linear model (probe_models.LinearProbe)
-report.html       written by probe_report
+probe.npz         coefficients of a linear model (linear_models.LinearProbe)
+report.html       written by report.py
 """
 
 import csv
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnamamba.baselines.linear_models import STRENGTH_NAMES, LinearProbe, Matrix, model_kind
+from dnamamba.baselines.linear_models import FOREST, LinearProbe, Matrix, ProbeModel
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.errors import InputError
+from dnamamba.files import write_json
 from dnamamba.metrics.curves import curves
-from dnamamba.metrics.metrics import evaluate, primary_metric
+from dnamamba.metrics.evaluation import evaluate, primary_metric
 from dnamamba.probing.evaluation import evaluate_probe
 from dnamamba.probing.folds import FeatureSet, Fits, fit_best, fit_nested, numbered
 from dnamamba.probing.labels import EmbeddedTable, JoinedLabels, LabelTable
@@ -46,22 +45,22 @@ FILES = ("probe.json", "predictions.tsv", "probe.npz", "report.html")
 _MOST_DOTS, _MOST_FITTED = 2000, 20_000
 
 ReadSequences = Callable[[EmbeddedTable, Ints], Sequence[Codes | None]]
-"""The bases of rows of the embeddings, None where they are not known."""
+"""(embeddings, rows) -> their bases, None if they are not known."""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """All that is written: `record` is probe.json."""
+    """Content of the files. record: probe.json."""
 
     record: dict[str, Any]
     predictions: list[list[str]]
-    """The header and a line for each row held out."""
+    """A header and a line for each row held out."""
 
     probe: LinearProbe | None
-    """Fitted to all labelled rows, of given splits to those of training; None of a forest."""
+    """Fitted to all labelled rows, or to the training rows of given splits; None for a forest."""
 
     def described(self) -> list[str]:
-        """What it came to, in a line or two."""
+        """The results in two lines."""
         evaluated = self.record["judged"]
         task = Task(**{**self.record["task"], "labels": tuple(self.record["task"]["labels"])})
         name, value = primary_metric(evaluated["model"], task)
@@ -72,7 +71,7 @@ class ProbeResult:
         return [line, comparison["sentence"] if comparison else NO_BASELINE]
 
     def write(self, folder: Path) -> None:
-        """Write the folder's files but for the report, probe.json last."""
+        """Write the files of the folder except the report, probe.json last."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
@@ -80,9 +79,7 @@ class ProbeResult:
             csv.writer(file, delimiter="\t", lineterminator="\n").writerows(self.predictions)
         if self.probe is not None:
             self.probe.save(folder / "probe.npz")
-        building = folder / ".probe.building"
-        building.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf8")
-        os.replace(building, folder / "probe.json")
+        write_json(folder / "probe.json", self.record, indent=1)
 
 
 def probe_embeddings(
@@ -93,37 +90,37 @@ def probe_embeddings(
     sequences: ReadSequences | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> ProbeResult:
-    """Fit a model to embeddings with labels and judge it on rows that it never saw.
+    """Fit a model to embeddings with labels and evaluate it on rows that it never saw.
 
-    layers: one or more; of several each fold takes the best by validation within its training
-    rows. sequences: of the baseline; None: there is none. source: what is recorded of where the
-    embeddings come from. Deterministic, and the same for any order of rows.
-    Raises InputError for labels that meet no row, a single class, labels that are no numbers, too
-    few groups, and vectors that are not finite.
+    layers: one or more; each fold takes the best of several by validation within its training
+    rows. sequences: reads the baseline's; None: no baseline. source: where the embeddings come
+    from, for the record. Deterministic, and the same for any order of rows.
+    Raises InputError for labels that match no row, a single class, labels that must be numbers and
+    are not, too few groups, and vectors that are not finite.
     """
     embedded = layers[0].open()
     problem = pose(embedded, labels, config)
-    kind = model_kind(config.model, problem.task)
+    model = ProbeModel.of(config.model, problem.task, config.seed)
     sets = [FeatureSet(layer.name, vector_reader(layer, problem.rows)) for layer in layers]
-    fits = _fit(problem, sets, kind, config.seed)
+    fits = fit_nested(sets, problem.targets, problem.folds, model)
     words = None
     if sequences is not None:
         words = _fit_words(problem, sequences(embedded, problem.rows), config)
     best, strength = sets[fits.best[0]], fits.best[1]
     probe = None
-    if kind != "forest":
-        fitted = fit_best(fits, best, problem.targets, problem.task, kind, config.seed)
-        probe = LinearProbe.of(fitted, best.name)
+    if model.name != FOREST:
+        fitted = fit_best(fits, best, problem.targets)
+        probe = LinearProbe(fitted.weight, fitted.bias, problem.task, best.name)
     record = {
         "format_version": FORMAT_VERSION,
         "task": {"kind": problem.task.kind, "labels": list(problem.task.labels)},
         "source": dict(source or {}),
         "labels": _labels_row(labels, problem.joined),
         "settings": asdict(config)
-        | {"model": kind, "folds": None if problem.joined.splits else config.folds},
+        | {"model": model.name, "folds": None if problem.joined.splits else config.folds},
         "notes": problem.notes,
         **_evaluated(problem, fits, words),
-        "chosen": {"features": best.name, STRENGTH_NAMES[kind]: strength},
+        "chosen": {"features": best.name, model.strength_name: strength},
         "components": _components(best.read(), problem),
     }
     return ProbeResult(record, _predictions(problem, fits, words), probe)
@@ -132,12 +129,8 @@ def probe_embeddings(
 # --- fits
 
 
-def _fit(problem: Problem, sets: Sequence[FeatureSet], kind: Any, seed: int) -> Fits:
-    return fit_nested(sets, problem.targets, problem.task, problem.folds, kind, seed)
-
-
 def _fit_words(problem: Problem, sequences: Sequence[Codes | None], config: ProbeConfig) -> Fits:
-    """The same of words, always by a linear model."""
+    """The baseline: the same folds with frequencies of words, always by a linear model."""
     without = sum(row is None for row in sequences)
     if without == len(sequences):
         raise InputError("no labelled row has a sequence: leave the baseline's source out")
@@ -153,11 +146,12 @@ def _fit_words(problem: Problem, sequences: Sequence[Codes | None], config: Prob
         )
         logger.warning("%s", note)
         problem.notes.append(note)
-    kind = model_kind(None, problem.task)
-    return _fit(problem, word_sets(sequences, config.max_k), kind, config.seed)
+    model = ProbeModel.of(None, problem.task, config.seed)
+    sets = word_sets(sequences, config.max_k)
+    return fit_nested(sets, problem.targets, problem.folds, model)
 
 
-# --- what it came to
+# --- results
 
 
 def _labels_row(labels: LabelTable, joined: JoinedLabels) -> dict[str, Any]:
@@ -216,7 +210,7 @@ def _layer_row(problem: Problem, i: int, fits: Fits) -> dict[str, Any]:
 
 
 def _components(x: Matrix, problem: Problem) -> dict[str, Any]:
-    """Four principal components of standardised vectors, and some rows to draw."""
+    """Four principal components of standardised vectors, with up to 2,000 rows to draw."""
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
@@ -229,7 +223,7 @@ def _components(x: Matrix, problem: Problem) -> dict[str, Any]:
     points = found.transform(scaled[drawn])
     targets = problem.targets[some[drawn]].ravel()
     return {
-        # Of vectors that are all the same there is no variance to explain.
+        # Vectors that are all the same have no variance to explain.
         "explained": np.nan_to_num(found.explained_variance_ratio_).tolist(),
         "points": [[float(f"{value:.4g}") for value in row] for row in points],
         "targets": targets.tolist(),
@@ -250,17 +244,17 @@ def _predictions(problem: Problem, fits: Fits, words: Fits | None) -> list[list[
             continue
         line = [str(table[name][problem.rows[i]]) for name in head[:5]]
         line += ["" if problem.groups is None else problem.groups[i]]
-        line += [problem.folds[fold_of[i]].name, _told(task, problem.targets[i])]
-        line += [_said(task, scores[i])]
+        line += [problem.folds[fold_of[i]].name, _truth(task, problem.targets[i])]
+        line += [_prediction(task, scores[i])]
         line += [f"{p:.6g}" for p in scores[i]] if task.has_classes else []
-        line += [] if others is None else [_said(task, others[i])]
+        line += [] if others is None else [_prediction(task, others[i])]
         lines.append(line)
     return lines
 
 
-def _told(task: Task, target: Any) -> str:
+def _truth(task: Task, target: Any) -> str:
     return task.labels[int(target)] if task.has_classes else f"{target[0]:.7g}"
 
 
-def _said(task: Task, scores: NDArray[np.float32]) -> str:
+def _prediction(task: Task, scores: NDArray[np.float32]) -> str:
     return task.labels[int(scores.argmax())] if task.has_classes else f"{scores[0]:.7g}"

@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.baselines.kmers import word_frequencies
-from dnamamba.data_prep.genomes.fasta import compression_of
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.readers import open_regions
-from dnamamba.data_prep.regions.text_input import open_text
 from dnamamba.data_prep.sequences import Ints, PackedSequences, sequence_keys
-from dnamamba.data_prep.tables import column_names, read_table
 from dnamamba.errors import InputError
+from dnamamba.inference.batching import batches_of
 from dnamamba.probing.folds import FeatureSet
 from dnamamba.probing.labels import EmbeddedTable
 from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
@@ -22,7 +20,7 @@ from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
 Span = Literal["region", "window"]
 
 _MOST_BYTES = 1 << 29
-"""Of the frequencies of the longest words, float32; of many rows words are shorter."""
+"""Limit of the frequencies of the longest words, float32."""
 
 _BLOCK_BASES = 1 << 24
 _SHORT = 32
@@ -30,7 +28,7 @@ _SHORT = 32
 
 
 def span_of(embedded: EmbeddedTable) -> Span:
-    """What words are counted in: the regions, or where these have a few bases what was read."""
+    """What words are counted in: the regions, or the windows read around them if they are short."""
     table = embedded.table
     lengths = np.asarray(table["end"], np.int64) - np.asarray(table["start"], np.int64)
     has_window = "window_start" in table and bool((np.asarray(table["window_start"]) >= 0).any())
@@ -42,9 +40,9 @@ def sequences_of(
 ) -> Iterator[Codes | None]:
     """The bases of each row in the direction of its strand, read one after the other.
 
-    rows: which; None: all. span: the row's region, or the window that the model read around it.
-    None for a row whose place is not known. Raises InputError for a contig that the genome has not,
-    and a place beyond its end: the genome is another one than was embedded.
+    rows: default all. span: the row's region, or the window that the model read around it.
+    Yields None for a row without coordinates. Raises InputError for a contig that the genome does
+    not have and for a region beyond its end: another genome was embedded.
     """
     names = ("start", "end") if span == "region" else ("window_start", "window_end")
     columns = [np.asarray(embedded.table[name]) for name in ("chrom", *names, "strand")]
@@ -73,7 +71,7 @@ def sequences_of(
 def sequences_in(path: Path, names: Sequence[str]) -> list[Codes | None]:
     """The sequences of rows by name, from a FASTA or a table with the columns sequence and name.
 
-    None for a row without one. Raises InputError where no name meets.
+    None for a row without one. Raises InputError if no name matches.
     """
     found = dict(_records(path))
     rows = [found.get(name) for name in names]
@@ -87,35 +85,23 @@ def sequences_in(path: Path, names: Sequence[str]) -> list[Codes | None]:
 
 
 def _records(path: Path) -> Iterator[tuple[str, Codes]]:
-    if _is_fasta(path):
-        with open_regions(path, input_format="fasta") as rows:
-            for row in rows:
-                if row.codes is not None:
-                    yield row.columns[0], row.codes
-        return
-    there = column_names(path)
-    name = "name" if "name" in there else "id"
-    table = read_table(path, "sequence", [name])
-    codes, offsets = table.sequences
-    for i, text in enumerate(table.columns[name]):
-        yield text, codes[offsets[i] : offsets[i + 1]]
-
-
-def _is_fasta(path: Path) -> bool:
-    with open(path, "rb") as file:
-        if file.read(4) == b"PAR1":
-            return False
-    if compression_of(path) == "none":
-        with open(path, "rb") as file:
-            return file.read(64).lstrip().startswith(b">")
-    with open_text(path) as text:
-        return text.head.lstrip().startswith(b">")
+    with open_regions(path) as table:
+        names = [name for name in ("name", "id") if name in table.columns]
+        if not names:
+            raise InputError(
+                f"{path} must have a column name or id, got {', '.join(table.columns)}"
+            )
+        at = table.columns.index(names[0])
+        for row in table:
+            if row.codes is not None:
+                yield row.columns[at], row.codes
 
 
 def word_sets(sequences: Sequence[Codes | None], max_k: int) -> list[FeatureSet]:
     """Frequencies of words of 1 to max_k bases, and the same with both strands as one.
 
-    Fewer where the longest would take more than half a GiB. A row without a sequence has none.
+    Shorter ones only if the longest would take more than half a GiB. A row without a sequence has
+    no words.
     """
     if not 1 <= max_k <= 8:
         raise InputError(f"words have 1 to 8 bases, got --max-k {max_k}")
@@ -134,31 +120,21 @@ def word_sets(sequences: Sequence[Codes | None], max_k: int) -> list[FeatureSet]
 
 
 def _words(sequences: Sequence[Codes | None], k: int, both_strands: bool) -> NDArray[np.float32]:
-    """(n, words): sequences are counted in blocks of like lengths, padded."""
-    lengths = np.array([0 if row is None else len(row) for row in sequences])
-    order = np.argsort(lengths, kind="stable")
-    table: NDArray[np.float32] | None = None
-    first = 0
-    while first < len(order):
-        last = first + 1
-        while last < len(order) and (last - first + 1) * lengths[order[last]] <= _BLOCK_BASES:
-            last += 1
-        block = order[first:last]
+    """(n, words): sequences are counted in blocks of similar lengths, padded."""
+    lengths = np.array([0 if row is None else len(row) for row in sequences], np.int64)
+    empty = word_frequencies(np.full((1, 1), PAD_ID, np.uint8), k, both_strands)[k]
+    table = np.zeros((len(lengths), empty.shape[1]), np.float32)
+    for block in batches_of(lengths, _BLOCK_BASES):
         codes = np.full((len(block), max(1, int(lengths[block].max()))), PAD_ID, np.uint8)
         for row, i in zip(codes, block, strict=True):
-            if (found := sequences[i]) is not None:
-                row[: len(found)] = found
-        counted = word_frequencies(codes, k, both_strands)[k]
-        if table is None:
-            table = np.zeros((len(order), counted.shape[1]), np.float32)
-        table[block] = counted
-        first = last
-    assert table is not None, "there are rows"
+            if (sequence := sequences[i]) is not None:
+                row[: len(sequence)] = sequence
+        table[block] = word_frequencies(codes, k, both_strands)[k]
     return table
 
 
 def torn_duplicates(sequences: Sequence[Codes | None], folds: Ints) -> int:
-    """How many rows have the same bases, on either strand, as one of another fold."""
+    """Count rows with the same bases, on either strand, as a row of another fold."""
     known = [i for i, row in enumerate(sequences) if row is not None and len(row)]
     if not known:
         return 0
@@ -174,6 +150,6 @@ def torn_duplicates(sequences: Sequence[Codes | None], folds: Ints) -> int:
 
 
 def place_texts(table: Mapping[str, NDArray[Any]], rows: Ints) -> list[str]:
-    """What a row is, whatever its place in the file: name, region and strand."""
+    """Name, region and strand of rows: the same whatever their order in the file."""
     columns = [table[name][rows].tolist() for name in ("name", "chrom", "start", "end", "strand")]
     return ["\t".join(map(str, row)) for row in zip(*columns, strict=True)]

@@ -1,460 +1,434 @@
-"""Line charts as SVG, drawn without a plotting library so that a report needs none."""
+"""The figures of reports and notebooks: functions of data and an `Axes`, which return the `Axes`.
 
-import html
-import math
+    from dnamamba.reports import figures
+
+    ax = figures.learning_curve(train, valid, baselines={"Markov order 3": 1.95})
+    ax.figure.savefig("loss.svg")
+
+Without `ax` a new pyplot figure is made. Names that come from data are drawn as they are: a `$`
+starts no formula. Matplotlib is imported when the first figure is drawn.
+"""
+
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Point = tuple[float, float]
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-_POINTS_DRAWN = 600
+from dnamamba.intervals import format_size
 
-
-@dataclass(frozen=True)
-class Frame:
-    """Where numbers fall in a drawing. Sizes in SVG units; margins are top, right, bottom, left."""
-
-    width: float
-    height: float
-    margins: tuple[float, float, float, float]
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-
-    def share(self, value: float, limits: tuple[float, float]) -> float:
-        """How far along an axis a number lies, 0 to 1."""
-        low, high = limits
-        return (value - low) / (high - low)
-
-    def x(self, value: float) -> float:
-        _, right, _, left = self.margins
-        return left + self.share(value, self.x_range) * (self.width - left - right)
-
-    def y(self, value: float) -> float:
-        top, _, bottom, _ = self.margins
-        return self.height - bottom - self.share(value, self.y_range) * (self.height - top - bottom)
-
-    def line(self, points: Sequence[Point], style: str) -> str:
-        if len(points) == 1:
-            (x, y) = points[0]
-            return f'<circle class="{style}" cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="2.5"/>'
-        drawn = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in thinned(points))
-        return f'<polyline class="{style}" points="{drawn}"/>'
-
-    def across(self, value: float, style: str) -> str:
-        return self.line([(self.x_range[0], value), (self.x_range[1], value)], style)
-
-    def text(self, x: float, y: float, text: str, anchor: str = "middle", style: str = "") -> str:
-        named = f' class="{style}"' if style else ""
-        return f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-    def grid(self, unit: str, y_ticks: int = 5) -> str:
-        """Horizontal lines with their values, and the x axis in `unit`s of a readable size."""
-        base = self.height - self.margins[2]
-        parts = [self.horizontals(y_ticks)]
-        scale, word = scale_of(self.x_range[1])
-        for value, label in ticks(0, self.x_range[1] / scale, int(self.width / 80)):
-            parts.append(self.text(self.x(value * scale), base + 17, label))
-        parts.append(self._x_title(word + unit))
-        return "".join(parts)
-
-    def horizontals(self, y_ticks: int = 5) -> str:
-        """Horizontal lines with their values."""
-        left = self.margins[3]
-        parts = []
-        for value, label in ticks(*self.y_range, y_ticks):
-            parts.append(self.across(value, "grid"))
-            parts.append(self.text(left - 6, self.y(value) + 4, label, "end"))
-        return "".join(parts)
-
-    def verticals(self, title: str, x_ticks: int = 3) -> str:
-        """Vertical lines with their values below, and what they are."""
-        top, base = self.margins[0], self.height - self.margins[2]
-        parts = [self._x_title(title)]
-        for value, label in ticks(*self.x_range, x_ticks):
-            x = f"{self.x(value):.1f}"
-            parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{base}"/>')
-            parts.append(self.text(self.x(value), base + 17, label))
-        return "".join(parts)
-
-    def _x_title(self, title: str) -> str:
-        middle = (self.margins[3] + self.width - self.margins[1]) / 2
-        return self.text(middle, self.height - self.margins[2] + 34, title)
-
-    def clipped(self, drawing: str) -> str:
-        """The drawing without what lies outside the axes: a nested svg cuts at its edges."""
-        top, right, bottom, left = self.margins
-        width, height = self.width - left - right, self.height - top - bottom
-        area = f"{left} {top} {width} {height}"
-        box = f'x="{left}" y="{top}" width="{width}" height="{height}" viewBox="{area}"'
-        return f"<svg {box}>{drawing}</svg>"
-
-    def svg(self, drawing: str, label: str, style: str) -> str:
-        return (
-            f'<svg class="{style}" role="img" aria-label="{escape(label)}" '
-            f'viewBox="0 0 {self.width} {self.height}">{drawing}</svg>'
-        )
-
-    def file(self, drawing: str, label: str, css: str) -> str:
-        """A drawing that stands alone: a whole SVG file."""
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" '
-            f'width="{self.width}" height="{self.height}" '
-            f'viewBox="0 0 {self.width} {self.height}">'
-            f'<style>{css}</style><rect class="paper" width="100%" height="100%"/>{drawing}</svg>\n'
-        )
-
-
-class LogFrame(Frame):
-    """A frame whose axes are both logarithmic; its numbers are above 0."""
-
-    def share(self, value: float, limits: tuple[float, float]) -> float:
-        low, high = limits
-        return math.log(value / low) / math.log(high / low)
-
-    def powers(self, x_labels: Mapping[float, str], y_labels: Mapping[float, str]) -> str:
-        """Lines across and up at the numbers named, with their names."""
-        left, base, top = self.margins[3], self.height - self.margins[2], self.margins[0]
-        parts = []
-        for value, label in y_labels.items():
-            parts += [
-                self.across(value, "grid"),
-                self.text(left - 6, self.y(value) + 4, label, "end"),
-            ]
-        for value, label in x_labels.items():
-            x = f"{self.x(value):.1f}"
-            parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{base}"/>')
-            parts.append(self.text(self.x(value), base + 17, label))
-        return "".join(parts)
-
-
-def ticks(low: float, high: float, about: int) -> list[tuple[float, str]]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) between two values, with labels."""
-    raw = (high - low) / max(1, about)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = min((power * n for n in (1, 2, 5, 10)), key=lambda size: abs(math.log(size / raw)))
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [(n * step, f"{n * step:,.{decimals}f}") for n in range(first, last + 1)]
-
-
-def log_ticks(low: float, high: float) -> dict[float, str]:
-    """Powers of ten between two values with labels; 2 and 5 times these where they are few."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    for steps in ((1,), (1, 2, 5)):
-        found = [n * 10.0**power for power in range(first, last + 1) for n in steps]
-        found = [value for value in found if low * 0.999 <= value <= high * 1.001]
-        if len(found) > 2:
-            break
-    return {value: f"{value:,.0f}" if value >= 1 else f"{value:g}" for value in found}
-
-
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Places for labels, in the order given, at least `gap` apart and near where they belong."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    places = list(wanted)
-    for _ in range(100):
-        for above, below in pairwise(order):
-            short = gap - (places[below] - places[above])
-            if short > 1e-6:
-                places[above] -= short / 2
-                places[below] += short / 2
-    return places
-
-
-def thinned(points: Sequence[Point]) -> Sequence[Point]:
-    """Every n-th point, so that long runs stay small files, and always the last."""
-    stride = math.ceil(len(points) / _POINTS_DRAWN) or 1
-    return [*points[:-1:stride], *points[-1:]]
-
-
-def smoothing_reach(points: Sequence[Any]) -> int:
-    """How many neighbours on each side count; 0 where there are too few points to smooth."""
-    return len(points) // 40
-
-
-def smoothed(points: Sequence[Point]) -> list[Point]:
-    """The mean of each point's neighbours, a twentieth of all points.
-
-    The fall at the start is averaged evenly, fewer points the steeper; the end looks back only.
-    """
-    sums = list(accumulate((y for _, y in points), initial=0.0))
-    reach = smoothing_reach(points)
-    smooth = []
-    for i, (x, _) in enumerate(points):
-        first, last = i - min(reach, i), min(i + min(reach, i) + 1, len(points))
-        smooth.append((x, (sums[last] - sums[first]) / (last - first)))
-    return smooth
-
-
-def escape(value: Any) -> str:
-    """Text for HTML and SVG."""
-    return html.escape(str(value))
-
-
-def scale_of(value: float) -> tuple[float, str]:
-    """The power of a thousand a number is read in, and its word with a space behind it."""
-    for scale, word in (
-        (1e12, "trillion "),
-        (1e9, "billion "),
-        (1e6, "million "),
-        (1e3, "thousand "),
-    ):
-        if value >= scale:
-            return scale, word
-    return 1.0, ""
-
-
-# --- Charts of how well labels are told, as SVG
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Row = Mapping[str, Any]
 
+INK, QUIET, RULE, PAPER = "#1b1f24", "#5a6470", "#d9dee4", "#ffffff"
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#c44e00", "#00795a", "#94507e"
+CLASSES = (BLUE, ORANGE, GREEN, PURPLE, INK, RULE)
+# From low to high numbers.
+TONES = (BLUE, "#316999", "#626080", "#935766", ORANGE)
+_DOTTED = (0, (1, 3))
+# Curves differ in their dashes too, for eyes and printers without colours.
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 2)), (0, (6, 2, 1.5, 2)), (0, (3, 3)), "-.")
+TIP = "tip:"
+"""What starts the gid of an artist that reports give a tooltip."""
+
 MOST_CLASSES_DRAWN = 40
 _MOST_WITH_COUNTS, _MOST_WITH_SHARES = 8, 15
-_LONGEST_LABEL = 18
-
-
-def key(entries: Sequence[tuple[str, str]]) -> str:
-    """The legend: (style, text) of each line."""
-    return "".join(
-        f'<span><svg class="key" viewBox="0 0 24 10"><line class="{style}" x1="1" y1="5" x2="23" '
-        f'y2="5"/></svg> {escape(text)}</span>'
-        for style, text in entries
-    )
-
-
-def figure(title: str, drawing: str, legend: str = "") -> str:
-    keys = f'<div class="keys">{legend}</div>' if legend else ""
-    return f"<figure><figcaption>{title}{keys}</figcaption>{drawing}</figure>"
+_MOST_POINTS, _LEAST_SMOOTHED = 600, 40
 
 
 # --- training
 
 
-def steps_chart(
-    frame: Frame,
-    style: str,
-    title: str,
-    lines: Sequence[tuple[str, Sequence[Point]]],
-    levels: Sequence[tuple[str, str, float]] = (),
-) -> str:
-    """Numbers over steps. lines: (style, points), `valid` with spots. levels: (style, name, value)
-    of what they are held against, named at the right."""
-    parts = [frame.grid("steps")]
-    labels = spread([frame.y(value) + 4 for _, _, value in levels], 15)
-    for (kind, name, value), label_y in zip(levels, labels, strict=True):
-        parts.append(frame.across(value, kind))
-        x = frame.width - frame.margins[1] + 6
-        parts.append(frame.text(x, label_y, name, "start"))
-    for kind, points in lines:
-        if points:
-            parts.append(frame.clipped(frame.line(points, kind)))
-        if kind == "valid":
-            parts += [_spot(frame, x, y) for x, y in points if _is_inside(frame, y)]
-    return frame.svg("".join(parts), title, style)
+def learning_curve(
+    train: Sequence[tuple[float, float]],
+    valid: Sequence[tuple[float, float]] = (),
+    *,
+    baselines: Mapping[str, float] | None = None,
+    tokens_per_step: float | None = None,
+    y_label: str = "loss",
+    ax: Axes | None = None,
+) -> Axes:
+    """Training and validation over steps, and baselines as horizontal lines, the last one dotted.
+
+    train, valid: (step, value) points; 40 or more of training are smoothed too. The fall of the
+    first steps, which would hide the rest, may leave the frame.
+    tokens_per_step: if given, the x axis is in tokens, with a second one above it in steps.
+    """
+    ax, baselines = _dressed(ax), baselines or {}
+    last = max((step for step, _ in (*train, *valid)), default=0) or 1
+    scale, word = scale_of(last * (tokens_per_step or 1))
+    unit = (tokens_per_step or 1) / scale
+    if train:
+        steps, values = np.array(train, dtype=float).T
+        marker = "o" if len(steps) == 1 else ""
+        if len(steps) < _LEAST_SMOOTHED:
+            ax.plot(steps * unit, values, marker=marker, color=BLUE, lw=2, label="training")
+        else:
+            kept = _thinned(len(steps))
+            x, smooth = steps[kept] * unit, _smoothed(values)[kept]
+            ax.plot(x, values[kept], color=BLUE, lw=1, alpha=0.45, label="training")
+            ax.plot(x, smooth, color=BLUE, lw=2, label="smoothed")
+    if valid:
+        x, y = np.array(valid, dtype=float).T
+        ax.plot(x * unit, y, "o-", color=ORANGE, mec=PAPER, label="validation")
+    for n, (name, value) in enumerate(baselines.items(), start=1):
+        style = (QUIET, _DOTTED) if n == len(baselines) else (CLASSES[1 + n % 3], _DASHES[n % 3])
+        ax.axhline(value, color=style[0], ls=style[1], label=f"{short_name(name, 30)} {value:.5g}")
+    low, high = _settled(train, valid, baselines)
+    for step, y in valid:
+        if low <= y <= high:
+            tip = _tip(f"step {step:,}: {y:.5g} {y_label}")
+            ax.plot(step * unit, y, "o", color=ORANGE, mec=PAPER, clip_on=False, gid=tip)
+    ax.set(xlim=(0, last * unit), ylim=(low, high), ylabel=y_label)
+    ax.set_xlabel(word + ("tokens" if tokens_per_step else "steps"))
+    if tokens_per_step:
+        functions: Any = (lambda x: x / unit, lambda x: x * unit)
+        above = ax.secondary_xaxis("top", functions=functions)
+        above.set_xlabel("step", color=QUIET)
+        above.tick_params(length=0, colors=QUIET)
+        above.spines["top"].set_visible(False)
+        above.patch.set_visible(False)
+    return _finished(ax, above=44 if tokens_per_step else 6)
 
 
-def _is_inside(frame: Frame, y: float) -> bool:
-    return frame.y_range[0] <= y <= frame.y_range[1]
+def over_steps(points: Sequence[tuple[float, float]], *, ax: Axes | None = None) -> Axes:
+    """A number that is never negative over (step, value) points: learning rate, throughput."""
+    ax = _dressed(ax)
+    x, y = np.array(points, dtype=float).T[:, _thinned(len(points))]
+    scale, word = scale_of(x[-1])
+    ax.plot(x / scale, y, marker="o" if len(x) == 1 else "", color=BLUE, lw=2)
+    ax.set(xlim=(0, x[-1] / scale or 1), ylim=(0, 1.08 * y.max() or 1), xlabel=f"{word}steps")
+    return _finished(ax)
 
 
-def _spot(frame: Frame, x: float, y: float) -> str:
-    spot = f'class="spot" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3.5"'
-    return f"<circle {spot}><title>step {x:,}: {y:.4g}</title></circle>"
+def _settled(train: Sequence[Any], valid: Sequence[Any], levels: Row) -> tuple[float, float]:
+    """The y axis without the first steps and a few of the noisiest rows."""
+    settled = sorted(y for _, y in train[len(train) // 10 :])
+    spare = len(settled) // 50
+    values = settled[spare : len(settled) - spare] + [y for _, y in (train and valid[1:]) or valid]
+    values = [*values, *levels.values()] or [0.0]
+    pad = 0.06 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 0.01
+    return min(values) - pad, max(values) + pad
 
 
-def training_lines(points: Sequence[Point]) -> list[tuple[str, Sequence[Point]]]:
-    """A noisy curve and, where there are enough points, its smoothed one before it."""
-    if not smoothing_reach(points):
-        return [("smooth", points)]
-    return [("raw", points), ("smooth", smoothed(points))]
+def _smoothed(values: NDArray[Any]) -> NDArray[Any]:
+    """The mean of each value's neighbours, a twentieth of all, as many before as after it.
+
+    Fewer at the start; the last values look back more than ahead.
+    """
+    sums, i = np.append(0, np.cumsum(values)), np.arange(len(values))
+    reach = np.minimum(i, len(values) // 40)
+    first, last = i - reach, np.minimum(i + reach + 1, len(values))
+    return (sums[last] - sums[first]) / (last - first)
 
 
-# --- shares of shares
+def _thinned(n: int) -> NDArray[Any]:
+    """Indices of at most 600 of n points, both ends among them."""
+    return np.unique(np.linspace(0, n - 1, min(n, _MOST_POINTS)).astype(int))
 
 
-def _share_frame() -> Frame:
-    return Frame(340, 330, (26, 14, 44, 44), (0, 1), (0, 1))
+# --- classes
 
 
-def _y_title(frame: Frame, text: str) -> str:
-    return frame.text(4, 14, text, "start")
+def roc_curves(curves: Sequence[Row], *, ax: Axes | None = None) -> Axes:
+    """ROC curves; the diagonal is chance.
+
+    curves: rows with `name`, `area` and `points` (false, true positive rate), as in
+    evaluation.json.
+    """
+    ax = _dressed(ax)
+    ax.plot([0, 1], [0, 1], color=QUIET, ls=_DOTTED)
+    return _curves(ax, curves, "false positive rate", "true positive rate")
 
 
-def curve_chart(curves: Sequence[Row], x_title: str, y_title: str, diagonal: bool) -> str:
-    """ROC or precision-recall curves; dotted is chance, of the latter where it is one for all."""
-    frame = _share_frame()
-    parts = [frame.grid(x_title), _y_title(frame, y_title)]
-    if diagonal:
-        parts.append(frame.line([(0, 0), (1, 1)], "uniform"))
+def precision_recall_curves(curves: Sequence[Row], *, ax: Axes | None = None) -> Axes:
+    """Precision over recall; chance is drawn if it is the same for all curves.
+
+    curves: rows with `name`, `area`, `points` (recall, precision) and the `share` of positives.
+    """
+    ax = _dressed(ax)
     shares = {curve["share"] for curve in curves if "share" in curve}
     if len(shares) == 1:
-        parts.append(frame.across(shares.pop(), "uniform"))
-    for n, curve in enumerate(curves):
-        parts.append(frame.line([tuple(point) for point in curve["points"]], f"series{n}"))
-    return frame.svg("".join(parts), f"{y_title} over {x_title}", "one")
+        ax.axhline(shares.pop(), color=QUIET, ls=_DOTTED)
+    return _curves(ax, curves, "recall", "precision")
 
 
-def reliability_chart(rows: Sequence[Row]) -> str:
-    """How often each confidence is right, with 95 % intervals; bars are shares of examples."""
-    frame = _share_frame()
-    total = sum(row["n"] for row in rows)
-    parts = [frame.grid("confidence"), _y_title(frame, "share that is right")]
-    for row in rows:
-        height = frame.y(0) - frame.y(0.3 * row["n"] / total)
-        x, width = frame.x(row["from"]), frame.x(row["to"]) - frame.x(row["from"])
-        box = f'x="{x + 1:.1f}" y="{frame.y(0) - height:.1f}" width="{width - 2:.1f}"'
-        parts.append(f'<rect class="bar" {box} height="{height:.1f}"/>')
-    parts.append(frame.line([(0, 0), (1, 1)], "uniform"))
-    parts.append(frame.line([(row["confidence"], row["accuracy"]) for row in rows], "series0"))
-    for row in rows:
-        text = f"{row['confidence']:.0%} sure: right in {row['accuracy']:.1%} of {row['n']:,}"
-        parts.append(_whisker(frame, row["confidence"], row, "series0", text))
-    return frame.svg("".join(parts), "Share that is right over confidence", "one")
+def _curves(ax: Axes, curves: Sequence[Row], x_label: str, y_label: str) -> Axes:
+    colours = (*CLASSES[:5], QUIET)
+    for curve, colour, dashes in zip(curves, colours, _DASHES, strict=False):
+        x, y = np.array(curve["points"]).T
+        label = f"{short_name(curve['name'], 30)} {curve['area']:.3f}"
+        ax.plot(x, y, color=colour, ls=dashes, lw=2, label=label)
+    ax.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=x_label, ylabel=y_label)
+    return _finished(ax)
 
 
-def _whisker(frame: Frame, x: float, row: Row, style: str, text: str, scale: float = 1) -> str:
-    """A dot with its interval. x: in the frame's numbers; scale: of the row's shares to them."""
-    low, high = (frame.y(scale * limit) for limit in row["interval"])
-    at, y = frame.x(x), frame.y(scale * row["accuracy"])
-    return (
-        f'<line class="{style} whole" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
-        f'<circle class="{style} dot" cx="{at:.1f}" cy="{y:.1f}" r="3.5">'
-        f"<title>{escape(text)}</title></circle>"
-    )
+def confusion_matrix(labels: Sequence[str], counts: ArrayLike, *, ax: Axes | None = None) -> Axes:
+    """Rows are true classes, columns predicted ones; a darker cell is a larger share of its row.
+
+    labels: C names. counts: (C, C) examples.
+    """
+    from matplotlib.patches import Rectangle
+
+    ax = _dressed(ax)
+    n, names = len(labels), [short_name(label) for label in labels]
+    table = np.asarray(counts)
+    shares = table / np.maximum(1, table.sum(1, keepdims=True))
+    for (i, j), share in np.ndenumerate(shares):
+        tip = _tip(f"{labels[i]} predicted as {labels[j]}: {table[i, j]:,} ({share:.1%})")
+        cell: Any = {"xy": (j - 0.49, i - 0.49), "width": 0.98, "height": 0.98, "lw": 0}
+        ax.add_patch(Rectangle(**cell, color=RULE, alpha=0.35))
+        ax.add_patch(Rectangle(**cell, color=BLUE, alpha=share, gid=tip))
+        lines = [f"{100 * share:.0f}"] if n <= _MOST_WITH_SHARES else []
+        if n <= _MOST_WITH_COUNTS:
+            lines = [f"{100 * share:.1f} %", f"{table[i, j]:,}"]
+        for line, y in zip(lines, (i - 0.13, i + 0.15) if len(lines) > 1 else (i,), strict=False):
+            text = ax.text(j, y, line, ha="center", va="center", color=INK)
+            if share > 0.55:
+                text.set(color=PAPER, weight="bold")
+    turned: Any = {"rotation": 45, "ha": "left"} if _are_turned(names) else {}
+    ax.set_xticks(range(n), names, parse_math=False, **turned)
+    ax.set_yticks(range(n), names, parse_math=False)
+    ax.tick_params(labeltop=True, labelbottom=False)
+    ax.xaxis.set_label_position("top")
+    ax.xaxis.labelpad = 8
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), xlabel="predicted", ylabel="true")
+    ax.set_aspect("equal")
+    return _finished(ax)
 
 
-def length_chart(model: Sequence[Row], baseline: Sequence[Row], chance: float) -> str:
-    """Accuracy in % by length of the sequence, with 95 % intervals, beside the baseline's."""
-    rows = [*model, *baseline]
-    lowest = min(chance, *(row["interval"][0] for row in rows))
-    highest = max(chance, *(row["interval"][1] for row in rows))
-    pad = 5.0
-    limits = (max(0, 100 * lowest - pad), min(100, 100 * highest + pad))
-    frame = Frame(700, 300, (26, 70, 44, 44), (-0.5, len(model) - 0.5), limits)
-    parts = [
-        frame.horizontals(),
-        _y_title(frame, "accuracy, %"),
-        frame.across(100 * chance, "uniform"),
-    ]
-    right = frame.width - frame.margins[1]
-    parts.append(frame.text(right + 6, frame.y(100 * chance) + 4, "chance", "start"))
-    for style, found, aside in (("series0", model, -0.06), ("series1", baseline, 0.06)):
-        shift = aside if baseline else 0
-        for n, row in enumerate(found):
-            text = f"{length_name(row)}: {row['accuracy']:.1%} of {row['n']:,}"
-            parts.append(_whisker(frame, n + shift, row, style, text, scale=100))
-    base = frame.height - frame.margins[2]
-    for n, row in enumerate(model):
-        parts.append(frame.text(frame.x(n), base + 17, length_name(row)))
-    parts.append(frame.text((frame.margins[3] + right) / 2, base + 34, "bases of the sequence"))
-    return frame.svg("".join(parts), "Accuracy by length", "one")
+def confusion_size(labels: Sequence[str]) -> tuple[int, int]:
+    """Width and height in points that give a confusion matrix readable cells."""
+    names = [short_name(label) for label in labels]
+    cells, longest = min(76.0 * len(names), 560), 7 * max(map(len, names))
+    top = 40 + (0.75 * longest if _are_turned(names) else 16)
+    return round(cells + longest + 50), round(cells + top)
+
+
+def _are_turned(names: Sequence[str]) -> bool:
+    return max(map(len, names)) * 7 > min(76, 560 / len(names)) - 6
+
+
+def reliability(rows: Sequence[Row], *, ax: Axes | None = None) -> Axes:
+    """How often each confidence is right, with 95 % intervals; bars are shares of examples.
+
+    rows: with `from`, `to`, `confidence`, `accuracy`, `interval` and `n`.
+    """
+    ax = _dressed(ax)
+    low, high, n = (np.array([row[key] for row in rows]) for key in ("from", "to", "n"))
+    ax.bar(low, 0.3 * n / n.sum(), 0.96 * (high - low), align="edge", color=RULE)
+    ax.plot([0, 1], [0, 1], color=QUIET, ls=_DOTTED)
+    x, y = ([row[key] for row in rows] for key in ("confidence", "accuracy"))
+    ax.plot(x, y, color=BLUE)
+    tips = [f"{a:.0%} confident: {b:.1%} of {m:,} right" for a, b, m in zip(x, y, n, strict=True)]
+    ax.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="confidence", ylabel="share that is right")
+    return dots_with_intervals(x, y, [row["interval"] for row in rows], tips=tips, ax=ax)
+
+
+def dots_with_intervals(
+    x: Sequence[float],
+    values: Sequence[float],
+    intervals: ArrayLike,
+    *,
+    tips: Sequence[str] = (),
+    second: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Numbers (N,) with their intervals (N, 2): low and high. second: as of a baseline, hollow."""
+    ax = _dressed(ax) if ax is None else ax
+    colour = ORANGE if second else BLUE
+    ax.vlines(x, *np.asarray(intervals, dtype=float).T, color=colour, lw=1.5)
+    for n, (at, value) in enumerate(zip(x, values, strict=True)):
+        tip = _tip(tips[n]) if tips else None
+        ax.plot(at, value, "o", color=colour, mfc=PAPER if second else colour, gid=tip)
+    return _finished(ax)
+
+
+def accuracy_by_length(
+    model: Sequence[Row],
+    baseline: Sequence[Row] = (),
+    *,
+    chance: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy in % by length of the sequence, with 95 % intervals.
+
+    model, baseline: rows with `from` and `to` (bases), `accuracy`, `interval` and `n`.
+    chance: an accuracy, 0 to 1.
+    """
+    ax = _dressed(ax)
+    for rows, aside, second in ((model, -0.06, False), (baseline, 0.06, True)):
+        x = [n + (aside if baseline else 0) for n in range(len(rows))]
+        y = [100 * row["accuracy"] for row in rows]
+        tips = [f"{length_name(row)}: {row['accuracy']:.1%} of {row['n']:,}" for row in rows]
+        if rows:
+            limits = 100 * np.array([row["interval"] for row in rows])
+            dots_with_intervals(x, y, limits, tips=tips, second=second, ax=ax)
+    if baseline:
+        ax.plot([], "o", color=BLUE, label="model")
+        ax.plot([], "o", color=ORANGE, mfc=PAPER, label="k-mer baseline")
+    if chance is not None:
+        ax.axhline(100 * chance, color=QUIET, ls=_DOTTED, label=f"chance {chance:.1%}")
+    ax.set_xticks(range(len(model)), [length_name(row) for row in model])
+    ax.set(xlim=(-0.5, len(model) - 0.5), xlabel="bases of the sequence", ylabel="accuracy, %")
+    return _finished(ax)
 
 
 def length_name(row: Row) -> str:
-    """`1,024`, `1M` or `200 to 255`."""
-    low, high = _size(row["from"]), _size(row["to"])
-    return low if row["from"] == row["to"] else f"{low} to {high}"
+    """`1k`, `1M` or `200 to 255`. row: with `from` and `to`, in bases."""
+    low, high = format_size(row["from"]), format_size(row["to"])
+    return low if low == high else f"{low} to {high}"
 
 
-def _size(bases: int) -> str:
-    for unit, name in ((1 << 20, "M"), (1 << 10, "k")):
-        if bases >= unit and bases % unit == 0:
-            return f"{bases // unit:,}{name}"
-    return f"{bases:,}"
+# --- numbers and dots
 
 
-def dots_chart(points: Sequence[Sequence[float]], name: str) -> str:
-    """Predicted over true numbers; the line is where they are equal."""
-    values = [value for point in points for value in point]
-    low, high = min(values), max(values)
-    pad = 0.04 * (high - low) or 1.0
-    limits = (low - pad, high + pad)
-    frame = Frame(340, 330, (26, 34, 44, 58), limits, limits)
-    parts = [frame.horizontals(), frame.verticals(f"{name}, true"), _y_title(frame, "predicted")]
-    parts.append(frame.line([(limits[0], limits[0]), (limits[1], limits[1])], "uniform"))
-    parts += [
-        f'<circle class="speck" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2"/>'
-        for x, y in points
-    ]
-    return frame.svg("".join(parts), f"{name}: predicted over true", "one")
+def predicted_over_true(points: ArrayLike, *, name: str = "", ax: Axes | None = None) -> Axes:
+    """Dots (N, 2): true, predicted; the line is where both are equal. name: of the number."""
+    ax = _dressed(ax)
+    values = np.asarray(points, dtype=float)
+    pad = 0.04 * np.ptp(values) or 1.0
+    limits = (values.min() - pad, values.max() + pad)
+    ax.plot(limits, limits, color=QUIET, ls=_DOTTED)
+    ax.plot(*values.T, "o", color=BLUE, ms=4, mew=0, alpha=0.5)
+    ax.set(xlim=limits, ylim=limits, ylabel="predicted")
+    ax.set_xlabel(f"{short_name(name)}, true" if name else "true", parse_math=False)
+    return _finished(ax)
 
 
-def scatter_chart(
-    points: Sequence[Sequence[float]], styles: Sequence[str], x_title: str, y_title: str
-) -> str:
-    """Dots (x, y), each in its style; a few that lie far out are left outside the frame."""
-    ranges = []
-    for axis in (0, 1):
-        values = sorted(point[axis] for point in points)
-        spare = len(values) // 200
-        low, high = values[spare], values[-1 - spare]
-        pad = 0.06 * (high - low) or 1.0
-        ranges.append((low - pad, high + pad))
-    frame = Frame(340, 330, (26, 14, 44, 44), ranges[0], ranges[1])
-    dots = "".join(
-        f'<circle class="point {style}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2"/>'
-        for (x, y), style in zip(points, styles, strict=True)
-    )
-    parts = [frame.horizontals(), frame.verticals(x_title), _y_title(frame, y_title)]
-    return frame.svg("".join([*parts, frame.clipped(dots)]), f"{y_title} over {x_title}", "one")
+def scatter(
+    points: ArrayLike,
+    groups: ArrayLike,
+    names: Sequence[str],
+    *,
+    colours: Sequence[str] = CLASSES,
+    axis_labels: tuple[str, str] = ("", ""),
+    ax: Axes | None = None,
+) -> Axes:
+    """Dots (N, 2) coloured by group; a few that lie far out may leave the frame.
+
+    groups: (N,) of each dot the index of its group in `names`. colours: one for each group.
+    """
+    ax = _dressed(ax)
+    values, group = np.asarray(points, dtype=float), np.asarray(groups)
+    for i, (name, colour) in enumerate(zip(names, colours, strict=False)):
+        ax.plot(
+            *values[group == i].T, "o", color=colour, ms=4, mew=0, alpha=0.6, label=short_name(name)
+        )
+    low, high = np.percentile(values, (0.5, 99.5), axis=0)
+    pad = np.where(high > low, 0.06 * (high - low), 1.0)
+    (left, bottom), (right, top) = low - pad, high + pad
+    ax.set(xlim=(left, right), ylim=(bottom, top), xlabel=axis_labels[0], ylabel=axis_labels[1])
+    return _finished(ax)
 
 
-# --- which is taken for which
+def probe_layers(rows: Sequence[Row], *, ax: Axes | None = None) -> Axes:
+    """Validation loss of each layer of a probe; the best one is filled.
+
+    rows: with `name`, `validation_loss` and `is_best`, as in probe.json.
+    """
+    ax = _dressed(ax)
+    ax.plot([row["validation_loss"] for row in rows], color=BLUE, lw=1)
+    for n, row in enumerate(rows):
+        loss, face = row["validation_loss"], BLUE if row["is_best"] else PAPER
+        ax.plot(n, loss, "o", color=BLUE, mfc=face, gid=_tip(f"{row['name']}: {loss:.4f}"))
+    names = [short_name(row["name"]) for row in rows]
+    ax.set_xticks(range(len(rows)), names, rotation=45, ha="right", parse_math=False)
+    ax.set_ylabel("validation loss")
+    return _finished(ax)
 
 
-def confusion_chart(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
-    """Rows are true classes, columns predicted ones; the darker, the larger the share of a row."""
-    n = len(labels)
-    cell = min(76.0, 560 / n)
-    names = [_shortened(label) for label in labels]
-    left = 30 + 7.2 * max(map(len, names))
-    are_long = 7.2 * max(map(len, names)) > cell - 6
-    top = 26 + (5.6 * max(map(len, names)) if are_long else 16)
-    width, height = left + n * cell + (60 if are_long else 8), top + n * cell + 8
-    frame = Frame(round(width), round(height), (0, 0, 0, 0), (0, 1), (0, 1))
-    parts = [frame.text(left, 14, "predicted", "start"), frame.text(4, top - 6, "true", "start")]
-    for i, label in enumerate(names):
-        x, y = left + (i + 0.5) * cell, top + (i + 0.5) * cell
-        if cell >= 12:
-            parts.append(frame.text(left - 8, y + 4, label, "end"))
-            parts.append(_column_name(frame, x, top - 6, label, are_long))
-        for j, count in enumerate(matrix[i]):
-            share = count / max(1, sum(matrix[i]))
-            tip = f"{labels[i]} predicted as {labels[j]}: {count:,} ({share:.1%})"
-            parts.append(_cell(frame, (left + j * cell, top + i * cell), cell, share, tip))
-            if n <= _MOST_WITH_SHARES:
-                parts.append(_cell_text(frame, (left + (j + 0.5) * cell, y), share, count, n))
-    drawn = frame.svg("".join(parts), "Confusion matrix", "matrix")
-    size = f"max-width: {frame.width:.0f}px; min-width: {0.8 * frame.width:.0f}px"
-    return f'<div class="scroll"><div style="{size}">{drawn}</div></div>'
+def time_over_length(
+    lines: Mapping[str, Sequence[tuple[float, float]]], *, ax: Axes | None = None
+) -> Axes:
+    """Times of operators over sequence length, both axes logarithmic.
+
+    lines: name -> (bases, milliseconds) points, one or more.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    ax = _dressed(ax)
+    ax.set(xscale="log", yscale="log", xlabel="sequence length")
+    for (name, line), colour in zip(lines.items(), CLASSES, strict=False):
+        ms = line[-1][1]
+        end = f"{ms:.3g} ms" if ms < 999.5 else f"{ms / 1e3:,.3g} s"
+        ax.plot(
+            *np.array(line, dtype=float).T,
+            "o-",
+            color=colour,
+            lw=2,
+            label=f"{short_name(name, 30)} {end}",
+        )
+    lengths = sorted({x for line in lines.values() for x, _ in line})
+    ax.set_xticks(lengths, [format_size(int(x)) for x in lengths])
+    ax.xaxis.set_minor_locator(NullLocator())
+    times = [y for line in lines.values() for _, y in line]
+    subs = (1, 2, 5) if max(times) < 200 * min(times) else (1,)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
+    return _finished(ax)
 
 
-def _shortened(label: str) -> str:
-    return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+# --- what all share
 
 
-def _column_name(frame: Frame, x: float, y: float, label: str, is_long: bool) -> str:
-    if not is_long:
-        return frame.text(x, y, label)
-    turned = frame.text(0, 0, label, "start")
-    return f'<g transform="translate({x - 4:.1f} {y:.1f}) rotate(-45)">{turned}</g>'
+def _dressed(ax: Axes | None) -> Axes:
+    """The axes, or new ones, with light horizontal lines and no frame."""
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots(layout="constrained")[1]
+    ax.set_axisbelow(True)
+    ax.ticklabel_format(useOffset=False)
+    ax.grid(axis="y", color=RULE, lw=1)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.spines["bottom"].set_color(RULE)
+    ax.tick_params(which="both", length=0, colors=QUIET)
+    ax.xaxis.label.set_color(QUIET)
+    ax.yaxis.label.set_color(QUIET)
+    return ax
 
 
-def _cell(frame: Frame, corner: Point, size: float, share: float, tip: str) -> str:
-    box = f'x="{corner[0]:.1f}" y="{corner[1]:.1f}" width="{size - 1:.1f}" height="{size - 1:.1f}"'
-    paper = f'<rect class="cell" {box}/>'
-    return (
-        f'{paper}<rect class="heat" {box} fill-opacity="{share:.3f}">'
-        f"<title>{escape(tip)}</title></rect>"
-    )
+def _finished(ax: Axes, above: float = 6) -> Axes:
+    """The axes with a legend, `above` points over them."""
+    handles, names = ax.get_legend_handles_labels()
+    if names:
+        width, height = 72 * ax.get_figure(root=True).get_size_inches()  # type: ignore[union-attr]
+        legend = ax.legend(
+            handles, names, ncols=max(1, int((width - 60) // (45 + 7 * max(map(len, names))))),
+            loc="lower left", bbox_to_anchor=(0, 1 + above / (height - 110)), frameon=False,
+            borderaxespad=0, borderpad=0, labelcolor=QUIET,
+        )  # fmt: skip
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    return ax
 
 
-def _cell_text(frame: Frame, middle: Point, share: float, count: int, n: int) -> str:
-    x, y = middle
-    style = "strong" if share > 0.55 else "weak"
-    if n > _MOST_WITH_COUNTS:
-        return frame.text(x, y + 4, f"{100 * share:.0f}", style=style)
-    percent = frame.text(x, y - 1, f"{100 * share:.1f} %", style=style)
-    return percent + frame.text(x, y + 15, f"{count:,}", style=style)
+def scale_of(value: float) -> tuple[float, str]:
+    """The power of a thousand that a number is read in, and its word followed by a space."""
+    words = {1e12: "trillion ", 1e9: "billion ", 1e6: "million ", 1e3: "thousand "}
+    return next(((scale, word) for scale, word in words.items() if value >= scale), (1.0, ""))
+
+
+def short_name(name: str, longest: int = 18) -> str:
+    """A name from data on one line, cut off with an ellipsis."""
+    name = plain_text(name)
+    name = name if len(name) <= longest else name[: longest - 1] + "…"
+    return f"\u200b{name}" if name.startswith("_") else name  # else no legend would have it
+
+
+def _tip(text: str) -> str:
+    return TIP + plain_text(text)
+
+
+def plain_text(text: str) -> str:
+    """On one line, without control characters and broken letters, which no SVG may hold."""
+    text = str(text).encode("utf8", "replace").decode("utf8")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,20 +1,13 @@
-"""What the report of labels says of one split: tables and figures, as HTML."""
+"""What reports say of a labelled task: metrics with intervals, and sections of one split."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dnamamba.metrics.names import shown
-from dnamamba.reports.figures import (
-    MOST_CLASSES_DRAWN,
-    confusion_chart,
-    curve_chart,
-    dots_chart,
-    escape,
-    figure,
-    key,
-    length_chart,
-    reliability_chart,
-)
+from dnamamba.metrics.task_kinds import task_kind
+from dnamamba.reports import figures
 from dnamamba.reports.page import Row
+from dnamamba.reports.svg import draw, draw_both
 
 _COLUMNS = {
     "support": "examples",
@@ -31,115 +24,95 @@ _COLUMNS = {
     "mae": "mean abs. error",
     "rmse": "RMSE",
 }
-_MOST_PAIRS = 12
+_MOST_PAIRS, _MOST_NUMBERS = 12, 6
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[str]], style: str = "numbers") -> str:
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    body = "".join(
-        f"<tr><th>{escape(line[0])}</th>{''.join(f'<td>{escape(v)}</td>' for v in line[1:])}</tr>"
-        for line in lines
-    )
-    return (
-        f'<div class="scroll"><table class="{style}"><thead><tr>{titles}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+def split_content(name: str, result: Row, baseline: Row, curves: Row) -> dict[str, Any]:
+    """Variables of templates/split.html.j2.
 
-
-def label_table(result: Row, split: str) -> str:
-    rows = result["labels"]
-    names = [name for name in _COLUMNS if name in rows[0]]
-    lines = []
-    for row in rows:
-        counts = {name: f"{row[name]:,}" for name in ("support", "predicted") if name in row}
-        cells = [counts.get(name) or shown(name, row[name]) for name in names]
-        lines.append([row["label"], *cells])
-    return f"<h2>{split}, by label</h2>" + table(
-        ["label", *(_COLUMNS[name] for name in names)], lines, "numbers labels"
-    )
-
-
-def confusion(result: Row, split: str) -> str:
-    matrix = result.get("confusion")
-    if not matrix:
-        return ""
-    labels = [row["label"] for row in result["labels"]]
-    drawn = ""
-    if len(labels) <= MOST_CLASSES_DRAWN:
-        drawn = "<p>In percent of the examples of a row's class.</p><figure>" + (
-            f"{confusion_chart(labels, matrix)}</figure>"
-        )
-    if len(labels) > 8:
-        drawn += _most_confused(labels, matrix)
-    return f"<h2>{split}, what is taken for what</h2>{drawn}"
-
-
-def _most_confused(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
-    pairs = [
-        (count, right, told)
-        for right, row in enumerate(matrix)
-        for told, count in enumerate(row)
-        if right != told and count
-    ]
-    pairs.sort(key=lambda pair: -pair[0])
-    lines = [
-        [labels[right], labels[told], f"{count:,}", f"{count / sum(matrix[right]):.1%}"]
-        for count, right, told in pairs[:_MOST_PAIRS]
-    ]
-    if not lines:
-        return "<p>Nothing was taken for something else.</p>"
-    return table(["true", "predicted", "examples", "of its class"], lines, "numbers labels pairs")
-
-
-def curve_figures(curves: Row, split: str) -> str:
-    if not curves.get("roc"):
-        return ""
-    charts = {
-        "ROC, with the area under it": (
-            curves["roc"],
-            curve_chart(curves["roc"], "false positive rate", "true positive rate", diagonal=True),
-        ),
-        "Precision and recall, with the average precision": (
-            curves["pr"],
-            curve_chart(curves["pr"], "recall", "precision", diagonal=False),
-        ),
+    name: of the split. result: the model's metrics. baseline: its metrics, or {}. curves: points.
+    """
+    bins, lengths = result.get("reliability"), result.get("by_length")
+    others, chance = baseline.get("by_length") or [], result["chance"]
+    by_length = figures.accuracy_by_length
+    dots = [(row["name"], row["points"]) for row in curves.get("dots", []) if row["points"]]
+    return {
+        "name": name,
+        "ece": result.get("ece"),
+        "labels": _label_table(result["labels"]),
+        **_confusion(result),
+        **_curves(curves),
+        "reliability": draw("Reliability", figures.reliability, bins) if bins else "",
+        "by_length": draw_both("Accuracy by length", by_length, lengths, others, chance=chance)
+        if lengths
+        else [],
+        "dots": [
+            (
+                name,
+                draw(f"Predicted and true {name}", figures.predicted_over_true, points, name=name),
+            )
+            for name, points in dots[:_MOST_NUMBERS]
+        ],
     }
-    figures = []
-    for title, (drawn, chart) in charts.items():
-        names = [(f"series{n}", f"{one['name']} {one['area']:.3f}") for n, one in enumerate(drawn)]
-        figures.append(figure(title, chart, key(names)))
-    n, left_out = len(curves["roc"]), curves.get("n_left_out", 0)
-    about = f"<p>The {n} labels of {n + left_out} with the lowest AUROC.</p>" if left_out else ""
-    return (
-        f"<h2>{split}, each label against the rest</h2>{about}"
-        f'<div class="pair">{"".join(figures)}</div>'
+
+
+def _label_table(rows: Sequence[Row]) -> Row:
+    columns = {name: title for name, title in _COLUMNS.items() if name in rows[0]}
+
+    def cell(name: str, value: Any) -> str:
+        return f"{value:,}" if name in ("support", "predicted") else shown(name, value)
+
+    lines = [[row["label"], *(cell(name, row[name]) for name in columns)] for row in rows]
+    return {"head": ["label", *columns.values()], "lines": lines}
+
+
+def _confusion(result: Row) -> dict[str, Any]:
+    """The matrix; if there are many classes, the pairs that are confused most."""
+    matrix, labels = result.get("confusion"), [row["label"] for row in result["labels"]]
+    if not matrix:
+        return {"confusion": None, "pairs": None, "width": 0}
+    size = figures.confusion_size(labels)
+    pairs = [
+        (count, i, j)
+        for i, row in enumerate(matrix)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    lines = [
+        [labels[i], labels[j], f"{count:,}", f"{count / sum(matrix[i]):.1%}"]
+        for count, i, j in sorted(pairs, key=lambda pair: -pair[0])[:_MOST_PAIRS]
+    ]
+    drawn: Any = ""
+    if len(labels) <= figures.MOST_CLASSES_DRAWN:
+        drawn = draw("Confusion matrix", figures.confusion_matrix, labels, matrix, size=size)
+    return {
+        "confusion": drawn,
+        "width": size[0],
+        "pairs": lines if len(labels) > 8 else None,
+    }
+
+
+def _curves(curves: Row) -> dict[str, Any]:
+    """ROC and precision over recall of the labels that are kept."""
+    roc, pr = curves.get("roc", []), curves.get("pr", [])
+    size = (400, 370 + 12 * len(roc))
+    titled = (
+        ("ROC, with the area under it", figures.roc_curves, roc),
+        ("Precision and recall, with the average precision", figures.precision_recall_curves, pr),
     )
+    return {
+        "n_drawn": len(roc),
+        "n_left_out": curves.get("n_left_out", 0),
+        "curves": [(title, draw(title, f, rows, size=size)) for title, f, rows in titled if rows],
+    }
 
 
-def calibration(result: Row, baseline: Row, split: str) -> str:
-    parts = []
-    if result.get("reliability"):
-        parts.append(
-            f"<h2>{split}, how far probabilities can be trusted</h2><p>Dots on the diagonal are "
-            f"right as often as they say; expected calibration error {result['ece']:.3f}. Bars: "
-            "how many examples are predicted with such confidence.</p>"
-            f'<div class="pair">{figure("", reliability_chart(result["reliability"]))}</div>'
-        )
-    if result.get("by_length"):
-        rows, others = result["by_length"], baseline.get("by_length") or []
-        names = [("series0", "model")] + ([("series1", "k-mer baseline")] if others else [])
-        parts.append(
-            f"<h2>{split}, accuracy by length</h2>"
-            f"{figure('', length_chart(rows, others, result['chance']), key(names))}"
-        )
-    return "".join(parts)
+def limits_note(name: str, interval: Sequence[float] | None, n: str = "") -> str:
+    """`95 %: 0.71 to 0.79, 200 examples`. n: how many of what."""
+    limits = [f"95 %: {shown(name, interval[0])} to {shown(name, interval[1])}"] if interval else []
+    return ", ".join(filter(None, [*limits, n]))
 
 
-def dots(curves: Row, split: str) -> str:
-    dots = [one for one in curves.get("dots", []) if one["points"]][:6]
-    if not dots:
-        return ""
-    charts = "".join(
-        figure(escape(one["name"]), dots_chart(one["points"], one["name"])) for one in dots
-    )
-    return f'<h2>{split}, predicted and true numbers</h2><div class="pair">{charts}</div>'
+def chance_note(result: Mapping[str, Any]) -> str:
+    """How the chance of a result is reached."""
+    return task_kind(result["kind"]).chance(result)

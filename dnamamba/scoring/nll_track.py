@@ -1,19 +1,18 @@
 """How surprising each base is to a language model, as a track for a genome browser.
 
-    with open_regions(Path("genes.bed"), genome=genome, rule=WindowRule()) as table:
+    with open_regions(Path("genes.bed"), genome=genome) as table:
         write_nll_track(model, table, genome, Path("nll.bw"), TrackOptions(context=4096))
 
-A value is -log2 p of a base given those before it on the region's strand, in bits: 2 where the
-model has no idea, 0 where it is certain; the mean over a region is its bits per base. Bases without
-a value (N, and the first that a model reads) have no entry.
+A value is -log2 p of a base given those before it on the region's strand, in bits: 0 if the model
+is certain, 2 if it has no idea. Its mean over a region is the region's bits per base. N and the
+first base that a model reads have no value.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import chain, groupby, repeat
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Literal
@@ -24,15 +23,15 @@ from numpy.typing import NDArray
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.rows import WITHOUT_SEQUENCE, RegionRow, RowStatus
 from dnamamba.errors import InputError
-from dnamamba.files import PACKED, building, open_output
+from dnamamba.files import PACKED, building, format_by_ending, open_output
 from dnamamba.inference.batching import in_chunks
 from dnamamba.inference.likelihood import (
-    LikelihoodOptions,
     Values,
     log_probabilities,
     require_causal,
     stream_log_probabilities,
 )
+from dnamamba.inference.options import InferenceOptions, device_of
 from dnamamba.intervals import Interval, Strand
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.streaming import why_no_stream
@@ -41,44 +40,37 @@ from dnamamba.tokenizer import Codes, reverse_complement
 
 TrackFormat = Literal["bigwig", "bedgraph"]
 TrackPiece = tuple[str, int, Values]
-"""(contig, start, values): one value a base from start on, NaN where there is none."""
+"""(contig, start, values): a value for each base from start on, NaN for none."""
 
-Values64 = NDArray[np.float64]
-WriteRun = Callable[[str, int, Values64], None]
+_Run = tuple[str, int, NDArray[np.float64]]
+"""A TrackPiece without NaN, rounded."""
 
+_BEDGRAPH = (".bedgraph", ".bedGraph", ".bdg", ".bg")
 _ENDINGS: dict[str, TrackFormat] = {
-    **dict.fromkeys((".bw", ".bigwig"), "bigwig"),
-    **dict.fromkeys((".bedgraph", ".bedGraph", ".bdg", ".bg"), "bedgraph"),
+    **dict.fromkeys((".bw", ".bigwig", ".bigWig"), "bigwig"),
+    **{f"{ending}{packed}": "bedgraph" for ending in _BEDGRAPH for packed in ("", *PACKED)},
 }
-# Measured: pyBigWig holds zoom levels until it has written them.
-_ZOOM_BYTES_A_BASE = 14
-_MANY_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackOptions:
+class TrackOptions(InferenceOptions):
     """How a track is computed and written."""
 
     context: int = 0
     """Bases before each region, on its strand, that the model reads first; they get no value."""
 
     name: str = "dnamamba"
-    """What a browser calls the track; bedGraph alone has a place for it."""
+    """Name of the track in a browser; a bigWig has no place for it."""
 
     decimals: int = 3
-    """Values are rounded to so many, which files get smaller by."""
-
-    zoom_levels: int = 10
-    """Of a bigWig, for looking at it from afar; 0: none. They are made in memory, of 14 bytes a
-    base."""
-
-    likelihood: LikelihoodOptions = field(default_factory=LikelihoodOptions)
-    """How sequences are read."""
+    """Decimals of a value; fewer make a smaller file."""
 
     def __post_init__(self) -> None:
-        for name in ("context", "decimals", "zoom_levels"):
+        super().__post_init__()
+        self.require_rc("none")
+        for name in ("context", "decimals"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name} is 0 or more, got {getattr(self, name)}")
+                raise InputError(f"{name} must be >= 0, got {getattr(self, name)}")
 
 
 def write_nll_track(
@@ -91,15 +83,15 @@ def write_nll_track(
 ) -> Counter[RowStatus]:
     """Write -log2 p of each base of the regions, in bits, and count the rows' statuses.
 
-    rows: regions of the genome, in any order; those without a sequence are left out. They are read
-    from the genome again, so their codes may be None. A region on strand `-` is read from its end,
-    and its values lie where the bases are. What is held is a few pieces of a chromosome, not all;
-    values of a long region on strand `-` wait in a file beside `out`. A bigWig's zoom levels do
-    grow with it, see TrackOptions.zoom_levels.
-    out: .bw or .bigwig (needs pyBigWig, the extra `bigwig`), .bedgraph or .bg, the last two also
-    packed as BGZF (.gz); there once it is whole. on_bases: called with the number of bases done.
-    Raises InputError for a model that reads both ways, regions that overlap (with which they do),
-    contigs that the genome does not have, and where no base has a value.
+    rows: regions of the genome in any order; those without a sequence are left out. Their bases are
+    read from the genome, so codes may be None. A region on strand `-` is read from its end.
+    out: .bw or .bigwig (needs pybigtools, the extra `bigwig`), or .bedgraph or .bg, to which .gz
+    adds BGZF; it appears when it is whole. on_bases: called with the number of bases done.
+
+    Memory holds a few pieces of a chromosome; values of a long region on strand `-` wait in a
+    temporary file beside `out`.
+    Raises InputError for a model that reads both ways, for regions that overlap or lie on no contig
+    of the genome, and if no base has a value.
     """
     options = options or TrackOptions()
     require_causal(model)
@@ -107,12 +99,12 @@ def write_nll_track(
     regions = []
     for row in rows:
         if row.status in WITHOUT_SEQUENCE and not set(statuses) & WITHOUT_SEQUENCE:
-            # A track has no place for notes: the first says what is wrong, the counts how often.
+            # A track has no place for notes: log the first, count them all.
             logger.warning("line %s is not in the track: %s", f"{row.line:,}", row.note)
         statuses[row.status] += 1
         if row.window is not None and row.window.length:
             regions.append(row.window)
-    ordered = _in_order(regions, genome.contigs)
+    ordered = _sort_regions(regions, genome.contigs)
 
     def pieces() -> Iterator[TrackPiece]:
         n_bases = 0
@@ -126,14 +118,14 @@ def write_nll_track(
     return statuses
 
 
-def _in_order(regions: list[Interval], contigs: Mapping[str, int]) -> list[Interval]:
-    """As a track has them. Raises InputError for regions that overlap."""
-    places = {contig: n for n, contig in enumerate(contigs)}
-    if unknown := [region for region in regions if region.chrom not in places]:
+def _sort_regions(regions: list[Interval], contigs: Mapping[str, int]) -> list[Interval]:
+    """Sort regions in genome order. Raises InputError for regions that overlap."""
+    order = {contig: n for n, contig in enumerate(contigs)}
+    if unknown := [region for region in regions if region.chrom not in order]:
         raise InputError(
-            f"the genome has no contig {unknown[0].chrom!r}: a track is of regions of the genome"
+            f"regions of a track must lie on the genome, which has no contig {unknown[0].chrom!r}"
         )
-    ordered = sorted(regions, key=lambda region: (places[region.chrom], region.start, region.end))
+    ordered = sorted(regions, key=lambda region: (order[region.chrom], region.start, region.end))
     overlaps, widest = list[str](), Interval("", 0, 0)
     for region in ordered:
         if widest.overlaps(region):
@@ -160,36 +152,36 @@ def _log_probs(
     options: TrackOptions,
 ) -> Iterator[TrackPiece]:
     """Log p of the regions' bases, in their order, in nats. folder: for temporary files."""
-
-    def is_long(region: Interval) -> bool:
-        length = region.length + options.context
-        return length > options.likelihood.chunk_tokens and why_no_stream(model.config) is None
+    device, can_stream = device_of(model), why_no_stream(model.config) is None
 
     def length(region: Interval) -> int:
         return region.length + options.context
 
-    for together, some in groupby(regions, key=lambda region: not is_long(region)):
-        if together:
-            for chunk in in_chunks(some, length, options.likelihood.batch_tokens):
-                yield from _read_short(model, chunk, genome, options)
+    def is_streamed(region: Interval) -> bool:
+        return can_stream and length(region) > options.tokens_in_chunk(device)
+
+    for streamed, group in groupby(regions, key=is_streamed):
+        if not streamed:
+            for chunk in in_chunks(group, length, options.tokens_in_batch(device)):
+                yield from _read_whole(model, chunk, genome, options)
             continue
-        for region in some:
-            read = _stream_forward
+        for region in group:
             if region.strand == Strand.REVERSE:
-                read = _stream_reverse
-            yield from read(model, region, genome, folder, options)
+                yield from _stream_reverse(model, region, genome, folder, options)
+            else:
+                yield from _stream_forward(model, region, genome, options)
 
 
-def _read_short(
+def _read_whole(
     model: DnaModel, regions: Sequence[Interval], genome: Genome, options: TrackOptions
 ) -> Iterator[TrackPiece]:
+    """Regions in one pass each, several together."""
     sequences = []
     for region in regions:
-        start, end = _with_context(region, genome, options.context)
-        codes = genome.read(region.chrom, start, end)
+        codes = genome.read(region.chrom, *_with_context(region, genome, options.context))
         is_reverse = region.strand == Strand.REVERSE
         sequences.append(reverse_complement(codes) if is_reverse else codes)
-    found = log_probabilities(model, sequences, options.likelihood)
+    found = log_probabilities(model, sequences, options)
     for region, log_probs in zip(regions, found, strict=True):
         values = log_probs[len(log_probs) - region.length :]
         is_reverse = region.strand == Strand.REVERSE
@@ -197,12 +189,12 @@ def _read_short(
 
 
 def _stream_forward(
-    model: DnaModel, region: Interval, genome: Genome, folder: Path, options: TrackOptions
+    model: DnaModel, region: Interval, genome: Genome, options: TrackOptions
 ) -> Iterator[TrackPiece]:
     start, end = _with_context(region, genome, options.context)
-    step = options.likelihood.chunk_tokens
+    step = options.tokens_in_chunk(device_of(model))
     pieces = (genome.read(region.chrom, at, min(end, at + step)) for at in range(start, end, step))
-    for values in stream_log_probabilities(model, pieces, options.likelihood):
+    for values in stream_log_probabilities(model, pieces, options):
         known = values[max(0, region.start - start) :]
         if len(known):
             yield region.chrom, start + len(values) - len(known), known
@@ -212,9 +204,9 @@ def _stream_forward(
 def _stream_reverse(
     model: DnaModel, region: Interval, genome: Genome, folder: Path, options: TrackOptions
 ) -> Iterator[TrackPiece]:
-    """From the region's end to its start, so values wait in a file until the first is known."""
+    """Stream from the region's end; values wait in a file, as a track begins at the start."""
     start, end = _with_context(region, genome, options.context)
-    step = options.likelihood.chunk_tokens
+    step = options.tokens_in_chunk(device_of(model))
 
     def pieces() -> Iterator[Codes]:
         for at in range(end, start, -step):
@@ -223,11 +215,11 @@ def _stream_reverse(
     with TemporaryFile(dir=folder) as file:
         waiting = np.memmap(file, np.float32, "w+", shape=(region.length,))
         at = end
-        for values in stream_log_probabilities(model, pieces(), options.likelihood):
+        for values in stream_log_probabilities(model, pieces(), options):
             first, last = at - len(values), min(at, region.end)
             if last > first:
-                place = slice(first - region.start, last - region.start)
-                waiting[place] = values[::-1][: last - first]
+                inside = slice(first - region.start, last - region.start)
+                waiting[inside] = values[::-1][: last - first]
             at = first
         for first in range(0, region.length, step):
             yield region.chrom, region.start + first, np.array(waiting[first : first + step])
@@ -243,14 +235,8 @@ def _with_context(region: Interval, genome: Genome, context: int) -> tuple[int, 
 
 
 def format_of_track(out: Path) -> TrackFormat:
-    """By a file's name. Raises InputError for other names."""
-    packed = out.suffix in PACKED
-    found = _ENDINGS.get(Path(out.stem).suffix if packed else out.suffix)
-    if found is None or (packed and found == "bigwig"):
-        raise InputError(
-            f"{out} is named like no track: name it .bw (bigWig), .bedgraph or .bedgraph.gz"
-        )
-    return found
+    """The format that a file's name asks for. Raises InputError for other names."""
+    return format_by_ending(out, _ENDINGS)
 
 
 def write_track(
@@ -263,106 +249,130 @@ def write_track(
     """Write values of bases as bigWig or bedGraph, by the file's name; returns how many.
 
     pieces: in the order of the contigs and of positions, without overlap; NaN and what is between
-    pieces get no entry. contigs: name -> length. Raises InputError for pieces in another order or
-    beyond their contig, without any value, and for a bigWig where pyBigWig is missing.
+    pieces get no entry. contigs: name -> length in bases; a bigWig names those with values.
+    Raises InputError for pieces in another order or beyond their contig, for pieces without any
+    value, for a full disk, and for a bigWig if pybigtools is missing.
     """
     options = options or TrackOptions()
-    opened: AbstractContextManager[WriteRun]
-    if format_of_track(out) == "bigwig":
-        opened = _open_bigwig(out, contigs, options)
-    else:
-        opened = _open_bedgraph(out, options.name, description)
     n_values = 0
-    with opened as write:
-        for contig, start, values in _checked(pieces, contigs):
-            # Not -0, where the model is certain.
-            exact: Values64 = values.astype(np.float64)
-            rounded = np.asarray(exact.round(options.decimals) + 0.0, np.float64)
+
+    def runs() -> Iterator[_Run]:
+        nonlocal n_values
+        for contig, start, values in _check_order(pieces, contigs):
+            # + 0.0 makes 0 of -0.
+            rounded = values.astype(np.float64).round(options.decimals) + 0.0
             for first, last in _known_runs(rounded):
-                write(contig, start + first, rounded[first:last])
                 n_values += last - first
-        if not n_values:
-            raise InputError(f"no base has a value, so there is no track: {out} was not written")
-        if format_of_track(out) == "bigwig" and options.zoom_levels:
-            _warn_of_zoom_levels(n_values)
+                yield contig, start + first, rounded[first:last]
+
+    if format_of_track(out) == "bigwig":
+        _write_bigwig(out, contigs, runs())
+    else:
+        _write_bedgraph(out, runs(), options.name, description)
     return n_values
 
 
-def _checked(pieces: Iterable[TrackPiece], contigs: Mapping[str, int]) -> Iterator[TrackPiece]:
-    places = {contig: n for n, contig in enumerate(contigs)}
+def _require_values(runs: Iterator[_Run], out: Path) -> Iterator[_Run]:
+    """The same runs, the first computed at once. Raises InputError if there is none."""
+    first = next(runs, None)
+    if first is None:
+        raise InputError(f"no base has a value, so there is no track: {out} was not written")
+    return chain([first], runs)
+
+
+def _check_order(pieces: Iterable[TrackPiece], contigs: Mapping[str, int]) -> Iterator[TrackPiece]:
+    order = {contig: n for n, contig in enumerate(contigs)}
     before = (-1, 0)
     for contig, start, values in pieces:
         end = start + len(values)
-        if contig not in places or end > contigs[contig]:
+        if contig not in order or end > contigs[contig]:
             raise InputError(f"{contig}:{start + 1:,}-{end:,} lies on no contig of the genome")
-        if (places[contig], start) < before:
+        if (order[contig], start) < before:
             raise InputError(
-                f"a track is in the order of contigs and positions, without overlap: "
-                f"{contig}:{start + 1:,}-{end:,} comes after what lies behind its start"
+                "pieces of a track must be in the order of contigs and positions, without overlap: "
+                f"{contig}:{start + 1:,}-{end:,} begins before the end of the piece before it"
             )
-        before = places[contig], end
+        before = order[contig], end
         yield contig, start, values
 
 
-def _known_runs(values: Values64) -> list[tuple[int, int]]:
+def _known_runs(values: NDArray[np.float64]) -> list[tuple[int, int]]:
     """[first, last) of every run without NaN."""
     known = np.concatenate([[False], ~np.isnan(values), [False]])
     edges = np.flatnonzero(known[1:] != known[:-1]).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-@contextmanager
-def _open_bigwig(
-    out: Path, contigs: Mapping[str, int], options: TrackOptions
-) -> Iterator[WriteRun]:
+def _steps(runs: Iterable[_Run]) -> Iterator[tuple[str, int, int, float]]:
+    """(contig, start, end, value) of each stretch of equal values."""
+    for contig, start, values in runs:
+        edges = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+        starts = (start + edges).tolist()
+        ends = [*starts[1:], start + len(values)]
+        yield from zip(repeat(contig), starts, ends, values[edges].tolist(), strict=False)
+
+
+def _write_bigwig(out: Path, contigs: Mapping[str, int], runs: Iterator[_Run]) -> None:
     library = _import_bigwig()
-    with building(out) as path:
-        file = library.open(str(path), "w")
-        if file is None:
-            raise InputError(f"{out} cannot be written: is its folder writable?")
-        file.addHeader(list(contigs.items()), maxZooms=options.zoom_levels)
+    runs = _require_values(runs, out)
+    errors: list[BaseException] = []
+    n_bases = 0
 
-        def write(contig: str, start: int, values: Values64) -> None:
-            file.addEntries(contig, start, values=values.tolist(), span=1, step=1)
-
+    def entries() -> Iterator[tuple[str, int, int, float]]:
+        # The library prints an error of its iterator and returns: keep it, end, raise it below.
+        nonlocal n_bases
         try:
-            yield write
-        finally:
-            file.close()
+            for contig, start, end, value in _steps(runs):
+                n_bases += end - start
+                yield contig, start, end, value
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    with building(out) as path:
+        try:
+            library.open(str(path), "w").write(dict(contigs), entries())
+        except BaseException as error:
+            # Rust's panic is no Exception, and its class cannot be imported.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise _no_space(out) from error
+        if errors:
+            raise errors[0]
+        if _bases_in(path) != n_bases:
+            raise _no_space(out)
+
+
+def _bases_in(path: Path) -> int:
+    """Bases with a value in a bigWig; 0 for a damaged one."""
+    library = _import_bigwig()
+    try:
+        with library.open(str(path)) as file:
+            return int(file.info()["summary"]["basesCovered"])
+    except library.BBIReadError:
+        return 0
+
+
+def _no_space(out: Path) -> InputError:
+    return InputError(f"{out} cannot be written: is the disk full?")
 
 
 def _import_bigwig() -> Any:
     try:
-        import pyBigWig
+        import pybigtools
     except ImportError as error:
         raise InputError(
-            "writing bigWig needs pyBigWig: pip install 'dnamamba[bigwig]', or write bedGraph "
-            "(.bedgraph.gz), of which UCSC's bedGraphToBigWig makes one"
+            "writing bigWig needs pybigtools, which exists for Python 3.11 to 3.13: install it by "
+            "pip install 'dnamamba[bigwig]', or write bedGraph (.bedgraph.gz), which UCSC's "
+            "bedGraphToBigWig converts"
         ) from error
-    return pyBigWig
+    return pybigtools
 
 
-def _warn_of_zoom_levels(n_values: int) -> None:
-    if (needed := n_values * _ZOOM_BYTES_A_BASE) > _MANY_BYTES:
-        logger.warning(
-            "zoom levels of a bigWig of %s values are made in about %.0f GiB of memory: a track "
-            "for each chromosome needs less",
-            f"{n_values:,}",
-            needed / 2**30,
-        )
-
-
-@contextmanager
-def _open_bedgraph(out: Path, name: str, description: str) -> Iterator[WriteRun]:
+def _write_bedgraph(out: Path, runs: Iterator[_Run], name: str, description: str) -> None:
+    runs = _require_values(runs, out)
     with open_output(out, in_blocks=True) as file:
         quoted = (text.replace('"', "'") for text in (name, description))
         file.write('track type=bedGraph name="{}" description="{}"\n'.format(*quoted).encode())
-
-        def write(contig: str, start: int, values: Values64) -> None:
-            edges = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
-            ends = np.append(edges[1:], len(values))
-            rows = zip(edges.tolist(), ends.tolist(), values[edges].tolist(), strict=True)
-            lines = [f"{contig}\t{start + a}\t{start + b}\t{value:.9g}\n" for a, b, value in rows]
+        for run in runs:
+            lines = ["{}\t{}\t{}\t{:.9g}\n".format(*step) for step in _steps([run])]
             file.write("".join(lines).encode())
-
-        yield write

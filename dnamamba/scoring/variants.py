@@ -1,112 +1,194 @@
-"""What a language model says of variants: likelihood ratios and distances; `dnamamba score`.
+"""Scores of variants by a language model: likelihood ratios and distances; `dnamamba score`.
 
     model = DnaModel.from_pretrained("runs/human")
-    with open_text(Path("variants.vcf.gz")) as text:
-        variants = read_variants(text, genome, variant_rule(model))
-        for row, score in score_rows(model, (row for line in variants for row in line.rows)):
-            ...
+    scores = score_variants(model, "variants.vcf.gz", genome="hg38.fa")
 
-Both alleles are read between the same flanks, in the direction of each strand. So scores do not
-depend on how a file writes an indel, and are the same for the other strand of everything.
-scoring/output.py writes them into a VCF or a table.
+Both alleles are read between the same flanks, on each strand. So scores do not depend on how a file
+writes an indel, and the other strand of everything gets the same. output.py writes them into a VCF
+or a table.
 """
 
-import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from dnamamba.data_prep.regions.rows import Edge, RegionRow, WindowRule, join_notes
+from dnamamba.data_prep.genomes.genome import Genome
+from dnamamba.data_prep.regions.columns import is_table, read_variant_columns
+from dnamamba.data_prep.regions.rows import (
+    WITHOUT_SEQUENCE,
+    RegionEdge,
+    RegionRow,
+    WindowRule,
+    join_notes,
+)
+from dnamamba.data_prep.regions.text_input import open_text
+from dnamamba.data_prep.regions.vcf import read_variants
 from dnamamba.errors import InputError
 from dnamamba.inference.batching import in_chunks
+from dnamamba.inference.inputs import GenomeLike, as_genome
 from dnamamba.inference.likelihood import (
-    LikelihoodOptions,
+    Reading,
     Values,
     masked_base_log_probabilities,
     mean_hidden,
     read_sequences,
+    reduce_log_probs,
 )
-from dnamamba.inference.windows import check_seq_len
+from dnamamba.inference.options import InferenceOptions, RcMode, device_of
+from dnamamba.inference.windows import variant_rule
 from dnamamba.models.language_model import DnaModel
-from dnamamba.models.streaming import longest_sequence
+from dnamamba.runtime import logger
 from dnamamba.tokenizer import FIRST_BASE_ID, Codes, reverse_complement, token_ids
 
-Strands = Literal["both", "forward"]
 Pair = tuple[Codes, Codes]
 """A window with the reference, and with the alternative allele."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-DEFAULT_SEQ_LEN = 2048
 _SINGLE_BASES = "a model that reads both ways gives a likelihood ratio of single bases alone"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions:
+class ScoreOptions(InferenceOptions):
     """How variants are scored."""
 
-    strand: Strands = "both"
-    """`both`: the mean of the scores of a window and of its reverse complement. `forward`: of the
-    genome's own strand alone, at half the cost."""
-
-    likelihood: LikelihoodOptions = field(default_factory=LikelihoodOptions)
-    """How sequences are read."""
+    rc: RcMode = "average"
+    """`average`: the mean of the scores of a window and of its reverse complement. `none`: the
+    score of the genome's own strand, at half the cost."""
 
     def __post_init__(self) -> None:
-        if self.strand not in get_args(Strands):
-            raise InputError(f"strand is one of both, forward, got {self.strand!r}")
+        super().__post_init__()
+        self.require_rc("none", "average")
 
 
 class VariantScore(NamedTuple):
-    """Of one allele; NaN where there is none. Mean of both strands, where both were read."""
+    """The score of one allele, of both strands their mean; NaN for a number that there is not."""
 
     llr: float
-    """Log-likelihood ratio, nats: the alternative's less the reference's. Of an insertion it is
-    lower by itself, as it is a sum over more bases, and of a deletion higher: compare alleles of
-    other lengths by the next."""
+    """Log-likelihood ratio, nats: the alternative's minus the reference's. An insertion lowers it
+    by itself, as it is a sum over more bases, and a deletion raises it: compare alleles of other
+    lengths by llr_per_base."""
 
     llr_per_base: float
-    """The mean log p of a base of the alternative's window less that of the reference's, nats."""
+    """Mean log p of a base of the alternative's window minus that of the reference's, nats."""
 
     ref_log_likelihood: float
-    """The sum of log p over the window, nats: of each base given those before it but for the first,
-    of which no model says anything. Of a model that reads both ways log p of the one base."""
+    """Sum of log p over the reference's window, nats: of each base but the first, given those
+    before it. If the model reads both ways, log p of the one base."""
 
     alt_log_likelihood: float
     """The same with the alternative allele."""
 
     cosine_distance: float
-    """1 less the cosine of the angle between both windows' mean final hidden states."""
+    """1 minus the cosine of the angle between both windows' mean final hidden states."""
 
     euclidean_distance: float
-    """The Euclidean distance between the two."""
+    """Euclidean distance between the two."""
+
+
+_SCORED = np.dtype(
+    [
+        *(("chrom", "O"), ("pos", "i8"), ("ref", "O"), ("alt", "O")),
+        *((name, "f8") for name in VariantScore._fields),
+        *(("status", "O"), ("note", "O")),
+    ]
+)
+
+
+def score_variants(
+    model: DnaModel,
+    variants: Any,
+    *,
+    genome: GenomeLike,
+    seq_len: int | None = None,
+    edge: RegionEdge = "shift",
+    rc: RcMode = "average",
+    batch_tokens: int | None = None,
+    autocast_dtype: torch.dtype | None = None,
+) -> NDArray[np.void]:
+    """Score variants: a structured array (n,), one row for each alternative allele, in their order.
+
+    variants: a VCF, plain, gzip or BGZF (str or Path); or a table with the columns chrom, pos (from
+        1, as in VCF), ref and alt: a DataFrame of pandas or polars, or a mapping.
+    genome: what they refer to, a FASTA or store, or what `open_genome` returned.
+    seq_len: bases of the longer allele's window, default 2,048 or what a Hyena's filters reach;
+        best the length that the model was trained on. edge: `shift` (default) moves a window at a
+        contig's end inside, `pad` fills it with N, `clip` cuts it.
+    rc: the mean of both strands' scores (`average`, default), or the genome's strand (`none`).
+    batch_tokens, autocast_dtype: as in `embed`.
+
+    Fields: chrom, pos, ref, alt; the float64 numbers of VariantScore, llr first; status and note,
+    which say how an allele was read. One without a score, such as a ref that the genome does not
+    have, has NaN and a status that says so, and is logged.
+
+        scores = dnamamba.score_variants(model, "variants.vcf.gz", genome="hg38.fa")
+        scores["llr"]; pandas.DataFrame(scores)
+
+    Raises InputError for a table without these columns, other formats, and windows that are longer
+    than a Hyena's filters or than memory has room for; FileNotFoundError.
+    """
+    options = ScoreOptions(batch_tokens=batch_tokens, autocast_dtype=autocast_dtype, rc=rc)
+    rule = variant_rule(model.config, seq_len, edge)
+    rows = _rows_of(variants, as_genome(genome), rule)
+    scored = [_fields(row, score) for row, score in score_rows(model, rows, options)]
+    found = np.array(scored, _SCORED)
+    if failed := [one for one in scored if one[-2] in WITHOUT_SEQUENCE]:
+        logger.warning(
+            "%s of %s alleles have no score, the first %s:%s: %s",
+            *(f"{len(failed):,}", f"{len(scored):,}", *failed[0][:2], failed[0][-1]),
+        )
+    return found
+
+
+def _rows_of(variants: Any, genome: Genome, rule: WindowRule) -> Iterator[RegionRow]:
+    if is_table(variants):
+        yield from read_variant_columns(variants, genome, rule)
+        return
+    if not isinstance(variants, str | Path):
+        raise InputError(
+            "variants must be a VCF's name or a table with the columns chrom, pos, ref and alt, "
+            f"got {type(variants).__name__}"
+        )
+    with open_text(Path(variants)) as text:
+        for line in read_variants(text, genome, rule):
+            yield from line.rows
+
+
+def _fields(row: RegionRow, score: VariantScore | None) -> tuple[Any, ...]:
+    """A row of _SCORED."""
+    chrom, pos, _, ref = row.columns[:4]
+    numbers = score or (np.nan,) * len(VariantScore._fields)
+    position = int(pos) if pos.isascii() and pos.isdigit() else -1
+    return (chrom, position, ref, row.columns[-1], *numbers, str(row.status), row.note)
 
 
 def score_rows(
     model: DnaModel, rows: Iterable[RegionRow], options: ScoreOptions | None = None
 ) -> Iterator[tuple[RegionRow, VariantScore | None]]:
-    """Each row with its score, in the order of the rows; None for one without sequences.
+    """Yield each row with its score, in the order of the rows; None without sequences.
 
-    rows: those of variants, with codes and alternative (data_prep/regions/vcf.py's
-    `read_variants`), taken a few batches ahead. A causal model reads both windows. One that reads
-    both ways (masked language models, Caduceus) is shown the window of a SNV with [MASK] in its
-    place; other variants have distances alone, and a note that says so.
-    Raises InputError for a window that there is no memory for, or longer than a Hyena's filters.
+    rows: variants with codes and alternative (`read_variants`), read a few batches ahead. A causal
+    model reads both windows. A model that reads both ways (masked language models, Caduceus) reads
+    the window of a single base with [MASK] in its place; other variants have distances alone, and a
+    note that says so.
+    Raises InputError for a window longer than a Hyena's filters or than memory has room for.
     """
     options = options or ScoreOptions()
 
     def size(row: RegionRow) -> int:
         return sum(map(len, row.sequences))
 
-    for some in in_chunks(rows, size, options.likelihood.batch_tokens):
-        pairs = [(row.codes, row.alternative) for row in some]
+    for chunk in in_chunks(rows, size, options.tokens_in_batch(device_of(model))):
+        pairs = [(row.codes, row.alternative) for row in chunk]
         known = [(ref, alt) for ref, alt in pairs if ref is not None and alt is not None]
         scores = iter(score_pairs(model, known, options))
-        for row in some:
+        for row in chunk:
             if row.codes is None or row.alternative is None:
                 yield row, None
                 continue
@@ -119,15 +201,16 @@ def score_rows(
 def score_pairs(
     model: DnaModel, pairs: Sequence[Pair], options: ScoreOptions | None = None
 ) -> list[VariantScore]:
-    """The score of each pair of windows; see `score_rows`."""
+    """Score pairs of windows; see `score_rows`."""
     options = options or ScoreOptions()
     score = _score_causal if model.is_causal else _score_masked
-    # A model of both strands says the same of either.
-    if options.strand == "forward" or model.config.strands == "both":
-        return score(model, pairs, options.likelihood)
-    turned = [(reverse_complement(ref), reverse_complement(alt)) for ref, alt in pairs]
-    found = score(model, [*pairs, *turned], options.likelihood)
-    strands = zip(found[: len(pairs)], found[len(pairs) :], strict=True)
+    one_strand = replace(options, rc="none")
+    # A model of both strands gives either the same score.
+    if options.rc == "none" or model.config.strands == "both":
+        return score(model, pairs, one_strand)
+    others = [(reverse_complement(ref), reverse_complement(alt)) for ref, alt in pairs]
+    scores = score(model, [*pairs, *others], one_strand)
+    strands = zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)
     return [VariantScore(*np.mean(both, axis=0).tolist()) for both in strands]
 
 
@@ -135,13 +218,15 @@ def score_pairs(
 
 
 def _score_causal(
-    model: DnaModel, pairs: Sequence[Pair], options: LikelihoodOptions
+    model: DnaModel, pairs: Sequence[Pair], options: InferenceOptions
 ) -> list[VariantScore]:
-    sequences = [sequence for pair in pairs for sequence in pair]
-    # Alleles of one line, and every change of a base, share the reference's window.
-    readings = _each_once(
-        lambda some: read_sequences(model, some, options), sequences, map(_letters, sequences)
-    )
+    windows = [window for pair in pairs for window in pair]
+
+    def read(batch: list[Codes]) -> list[Reading]:
+        return read_sequences(model, batch, options)
+
+    # Alleles of one line share the reference's window.
+    readings = _once_by_key(read, windows, map(_key_of, windows))
     return [
         _compare(ref.log_probs, alt.log_probs, ref.mean_hidden, alt.mean_hidden)
         for ref, alt in zip(readings[::2], readings[1::2], strict=True)
@@ -149,32 +234,34 @@ def _score_causal(
 
 
 def _score_masked(
-    model: DnaModel, pairs: Sequence[Pair], options: LikelihoodOptions
+    model: DnaModel, pairs: Sequence[Pair], options: InferenceOptions
 ) -> list[VariantScore]:
-    sequences = [sequence for pair in pairs for sequence in pair]
-    means = _each_once(
-        lambda some: mean_hidden(model, some, options), sequences, map(_letters, sequences)
-    )
-    places = [_single_base(*pair) for pair in pairs]
-    hidden = [(ref, at) for (ref, _), at in zip(pairs, places, strict=True) if at is not None]
+    windows = [window for pair in pairs for window in pair]
+    positions = [_single_base(*pair) for pair in pairs]
+    masked = [(ref, at) for (ref, _), at in zip(pairs, positions, strict=True) if at is not None]
 
-    def read(some: list[tuple[Codes, int]]) -> list[Values]:
-        windows, positions = [ref for ref, _ in some], [at for _, at in some]
-        return list(masked_base_log_probabilities(model, windows, positions, options))
+    def read_means(batch: list[Codes]) -> list[Values]:
+        return mean_hidden(model, batch, options)
 
-    found = iter(_each_once(read, hidden, ((_letters(ref), at) for ref, at in hidden)))
+    def read_masked(batch: list[tuple[Codes, int]]) -> list[Values]:
+        refs, at = [ref for ref, _ in batch], [at for _, at in batch]
+        return list(masked_base_log_probabilities(model, refs, at, options))
+
+    means = _once_by_key(read_means, windows, map(_key_of, windows))
+    keys = [(_key_of(ref), at) for ref, at in masked]
+    log_probs = iter(_once_by_key(read_masked, masked, keys))
     scores = []
-    for pair, at, ref_mean, alt_mean in zip(pairs, places, means[::2], means[1::2], strict=True):
+    for pair, at, ref_mean, alt_mean in zip(pairs, positions, means[::2], means[1::2], strict=True):
         ref = alt = np.empty(0, np.float32)
         if at is not None:
-            log_probs = next(found)
-            ref, alt = (log_probs[token_ids(codes[at : at + 1]) - FIRST_BASE_ID] for codes in pair)
+            bases = next(log_probs)
+            ref, alt = (bases[token_ids(codes[at : at + 1]) - FIRST_BASE_ID] for codes in pair)
         scores.append(_compare(ref, alt, ref_mean, alt_mean))
     return scores
 
 
 def _single_base(ref: Codes, alt: Codes) -> int | None:
-    """Where two windows differ, if that is at one base."""
+    """The position at which two windows differ, if it is one."""
     if len(ref) != len(alt):
         return None
     differs = np.flatnonzero(token_ids(ref) != token_ids(alt))
@@ -182,71 +269,35 @@ def _single_base(ref: Codes, alt: Codes) -> int | None:
 
 
 def _compare(ref: Values, alt: Values, ref_mean: Values, alt_mean: Values) -> VariantScore:
-    """ref, alt: log p of bases; NaN of those without. ref_mean, alt_mean: (D,)."""
-    sums, means = list[float](), list[float]()
-    for log_probs in (ref, alt):
-        known = log_probs[~np.isnan(log_probs)]
-        sums.append(float(known.sum(dtype=np.float64)) if len(known) else np.nan)
-        means.append(sums[-1] / max(1, len(known)))
+    """ref, alt: log p of bases (L,), NaN for none. ref_mean, alt_mean: (D,)."""
     one, other = ref_mean.astype(np.float64), alt_mean.astype(np.float64)
-    # Half the squared distance between unit vectors is 1 - cos, without taking it from 1.
+    # Half the squared distance between unit vectors is 1 - cos, without cancellation.
     apart = one / np.linalg.norm(one) - other / np.linalg.norm(other)
+    ref_sum, alt_sum = reduce_log_probs(ref, "sum"), reduce_log_probs(alt, "sum")
     return VariantScore(
-        llr=sums[1] - sums[0],
-        llr_per_base=means[1] - means[0],
-        ref_log_likelihood=sums[0],
-        alt_log_likelihood=sums[1],
+        llr=alt_sum - ref_sum,
+        llr_per_base=reduce_log_probs(alt, "mean") - reduce_log_probs(ref, "mean"),
+        ref_log_likelihood=ref_sum,
+        alt_log_likelihood=alt_sum,
         cosine_distance=float(apart @ apart / 2),
         euclidean_distance=float(np.linalg.norm(one - other)),
     )
 
 
-def _each_once(
+def _once_by_key(
     read: Callable[[list[T]], list[R]], items: Sequence[T], keys: Iterable[Hashable]
 ) -> list[R]:
-    """What `read` makes of each item, items of the same key read once."""
-    places: dict[Hashable, int] = {}
-    chosen, index = list[T](), list[int]()
+    """Results of `read` for all items; items of the same key are read once."""
+    index_of: dict[Hashable, int] = {}
+    chosen, indices = list[T](), list[int]()
     for item, key in zip(items, keys, strict=True):
-        if key not in places:
-            places[key] = len(chosen)
+        if key not in index_of:
+            index_of[key] = len(chosen)
             chosen.append(item)
-        index.append(places[key])
-    found = read(chosen) if chosen else []
-    return [found[i] for i in index]
+        indices.append(index_of[key])
+    results = read(chosen) if chosen else []
+    return [results[i] for i in indices]
 
 
-def _letters(codes: Codes) -> bytes:
+def _key_of(codes: Codes) -> bytes:
     return token_ids(codes).tobytes()
-
-
-# --- windows
-
-
-def variant_rule(
-    model: DnaModel, seq_len: int | None = None, edge: Edge = "shift", trained: int | None = None
-) -> WindowRule:
-    """The windows that variants are read in.
-
-    seq_len: bases of the longer allele's window; None: as many as the model was trained on
-    (`trained`, see `trained_seq_len`), or 2,048 where that is not known. Raises InputError for more
-    than a Hyena's filters were made for.
-    """
-    most = longest_sequence(model.config)
-    if seq_len is None:
-        seq_len = min(trained or DEFAULT_SEQ_LEN, most or trained or DEFAULT_SEQ_LEN)
-    check_seq_len(seq_len, trained, most)
-    return WindowRule(seq_len=seq_len, edge=edge)
-
-
-def trained_seq_len(source: str | Path) -> int | None:
-    """Bases of the windows that a run trained on, of a run's folder or of the model in it; None
-    where a model came without its run."""
-    folder = Path(source)
-    run = folder.parent if folder.name == "model" else folder
-    try:
-        config = json.loads((run / "config.json").read_text(encoding="utf8"))
-        found = config["data"]["windows"]["seq_len"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, int) else None

@@ -1,10 +1,10 @@
-"""Training state on disk: tensors as safetensors, facts as JSON, whole or not there at all.
+"""Training state on disk: tensors as safetensors, details as JSON, whole or not there at all.
 
 step_00000008/state.safetensors   `model.<name>` and `optimizer.<index>.<key>`
 step_00000008/checkpoint.json     format_version, step, torch's version, what the caller adds
 
-Neither file can carry code, so a run folder from somebody else is safe to resume. Weights for use
-are saved apart, by the model.
+Neither file can carry code, so it is safe to resume somebody else's run. Weights for use are saved
+apart, by the model.
 """
 
 import json
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dnamamba.errors import InputError
+from dnamamba.files import read_json
 from dnamamba.runtime import logger, sync_to_disk
 
 FORMAT_VERSION = 1
@@ -45,8 +46,8 @@ def save_checkpoint(
 
     step: optimiser steps done. The stream's position and the learning rate follow from it.
     extra: JSON values to keep beside it. optimizer: one whose state is tensors, like AdamW's.
-    A checkpoint of this step that loads already is the same by construction and is left as it is.
-    Raises OSError, and leaves nothing half made, where the disk does not take it.
+    A checkpoint of this step that loads already is the same by construction, so it stays.
+    Raises OSError, and leaves nothing half made, if the disk fails.
     """
     target = folder / f"step_{step:08d}"
     building = folder / f"{_BUILDING}{target.name}"
@@ -66,7 +67,7 @@ def save_checkpoint(
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(building, ignore_errors=True)
         raise OSError(f"{target} cannot be written: {error}") from error
-    # A later one was damaged, or training would have gone on from there: it takes no place here.
+    # A later one is damaged, or training would have gone on from it: it does not count.
     for old in [path for path in list_checkpoints(folder) if _step_of(path) <= step][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -75,7 +76,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Load weights and optimiser state in place, onto the devices the parameters are on.
+    """Load weights and optimiser state in place, onto the parameters' devices.
 
     Learning rate, weight decay and the like stay those of `optimizer`. Returns the facts of
     checkpoint.json, among them "step" and "extra".
@@ -88,7 +89,7 @@ def load_checkpoint(
         tensor.copy_(tensors[name])
     for name, tensor in tensors.items():
         if found := _OPTIMIZER_TENSOR.fullmatch(name):
-            # What safetensors gives may lie in the file's pages, which training would write to.
+            # safetensors may map the file, which training would write to.
             state[int(found[1])][found[2]] = tensor.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
@@ -98,9 +99,9 @@ def load_checkpoint(
 def load_newest(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
-    """Load the newest checkpoint that can be loaded; None where there is none.
+    """Load the newest checkpoint that can be loaded; None without any.
 
-    A damaged one is passed over with a warning. Raises InputError where none of them loads.
+    A damaged one is skipped with a warning. Raises InputError if none of them loads.
     """
     errors = []
     for path in reversed(list_checkpoints(folder)):
@@ -130,20 +131,20 @@ def _step_of(path: Path) -> int:
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers; of tied ones the first, which stands for the others."""
+    """Parameters and persistent buffers; of tied ones the first alone."""
     tensors: dict[str, Tensor] = {}
     seen: set[object] = set()
     for name, tensor in model.state_dict().items():
-        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
-        if tensor.numel() and place in seen:
+        memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and memory in seen:
             continue
-        seen.add(place)
+        seen.add(memory)
         tensors[f"model.{name}"] = tensor
     return tensors
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of each parameter, numbered as they stand in the optimiser's groups."""
+    """The state of each parameter, numbered in the order of the optimiser's groups."""
     state = optimizer.state_dict()["state"]
     return {
         f"optimizer.{index}.{key}": value
@@ -156,7 +157,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What an earlier process was killed in the middle of."""
+    """Delete what a killed process left half written."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{_BUILDING}*"):
         shutil.rmtree(path)
@@ -205,12 +206,10 @@ def _read(
 def _read_details(file: Path) -> dict[str, Any]:
     advice = f"copy it again, or delete {file.parent} to go on from an older checkpoint"
     try:
-        details = json.loads(file.read_text(encoding="utf8"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error}); {advice}") from error
-    except ValueError as error:  # not JSON, or not even text
-        raise InputError(f"{file} is damaged ({error}); {advice}") from error
-    if not isinstance(details, dict) or "format_version" not in details:
+        details = read_json(file)
+    except InputError as error:
+        raise InputError(f"{error}; {advice}") from error
+    if "format_version" not in details:
         raise InputError(f"{file} should hold one object with a format_version; {advice}")
     if details["format_version"] != FORMAT_VERSION:
         raise InputError(

@@ -1,6 +1,7 @@
-"""The recipe of a training run: optimiser, schedule, and how often it is looked at and saved."""
+"""Settings of every training run: its recipe, and where it computes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from dnamamba.errors import InputError
 from dnamamba.models.recompute import Recompute
@@ -9,16 +10,19 @@ from dnamamba.training.optimizer import cosine_with_warmup
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What training takes whatever is learned. Defaults are the Mamba paper's (E.2, E.3)."""
+    """Optimiser, schedule, and how often a run validates and saves, whatever it learns.
+
+    Defaults are the Mamba paper's for pretraining (E.2, E.3). A run fills in what is None or 0.
+    """
 
     max_steps: int = 10_000
     """Optimiser steps in all."""
 
     micro_batch: int | None = None
-    """Windows in one forward pass of one rank; None: what memory allows. Decides rounding only."""
+    """Windows in one forward pass of one rank; None: what memory allows. Changes rounding only."""
 
-    learning_rate: float = 8e-3
-    """Peak of the schedule."""
+    learning_rate: float | None = None
+    """Peak of the schedule; None: what suits the kind of mixer."""
 
     min_learning_rate: float = 1e-5
     """Where the cosine ends."""
@@ -36,11 +40,12 @@ class Recipe:
     """Largest norm of the gradient; 0 for no clipping."""
 
     recompute: Recompute | None = None
-    """What the backward pass makes again instead of keeping it (models/recompute.py); None: what
-    memory needs."""
+    """What the backward pass computes again instead of keeping it (models/recompute.py); None: what
+    memory requires."""
 
-    eval_every: int = 100
-    """Steps between validations; there is one at the start and one at the end besides."""
+    eval_every: int = 0
+    """Steps between validations, besides one at the start and one at the end; 0: the default of
+    what is trained."""
 
     save_every: int = 500
     """Steps between checkpoints."""
@@ -58,30 +63,40 @@ class Recipe:
     """Initial weights. Data order has its own seed."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "save_every", "keep_checkpoints", "log_every"):
-            self._check_at_least_one(name)
-        for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name} is not negative, got {getattr(self, name)}")
+        self._check_at_least_one("max_steps", "save_every", "keep_checkpoints", "log_every")
         if self.micro_batch is not None:
             self._check_at_least_one("micro_batch")
+        for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise InputError(f"{name} must be finite and >= 0, got {value}")
+        if self.eval_every < 0:
+            raise InputError(f"eval_every must be >= 0, got {self.eval_every}")
         if not 0 <= self.seed < 1 << 63:
-            raise InputError(f"seed is 0 or more and below 2^63, got {self.seed}")
+            raise InputError(f"seed must be >= 0 and below 2^63, got {self.seed}")
         self._check_share("warmup_fraction")
 
-    def _check_at_least_one(self, name: str) -> None:
-        if getattr(self, name) < 1:
-            raise InputError(f"{name} is at least 1, got {getattr(self, name)}")
+    def _check_at_least_one(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
 
     def _check_share(self, name: str) -> None:
         if not 0 <= getattr(self, name) <= 1:
-            raise InputError(f"{name} is between 0 and 1, got {getattr(self, name)}")
+            raise InputError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
 
     @property
     def warmup_steps(self) -> int:
         return round(self.warmup_fraction * self.max_steps)
 
+    def with_peak(self, learning_rate: float) -> Self:
+        """Return a copy with this learning rate, unless it has one."""
+        given = self.learning_rate
+        return replace(self, learning_rate=learning_rate if given is None else given)
+
     def learning_rate_at(self, step: int) -> float:
+        """The learning rate of optimiser step `step` (0-based)."""
+        assert self.learning_rate is not None, "with_peak comes first"
         return cosine_with_warmup(
             step,
             max_steps=self.max_steps,
@@ -91,50 +106,28 @@ class Recipe:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(Recipe):
-    """Pretraining. Defaults are the Mamba paper's for DNA (E.3; facts it leaves open from E.2)."""
-
-    batch_tokens: int = 1 << 20
-    """Tokens in an optimiser step, over all ranks and micro-batches."""
-
-    softmask_weight: float = 1.0
-    """Weight of soft-masked (lower-case, repeat) bases in the training loss; validation counts
-    every base once."""
-
-    eval_tokens: int = 1 << 22
-    """Tokens of a validation, rounded to whole windows spread evenly over the split."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("batch_tokens", "eval_tokens", "eval_every"):
-            self._check_at_least_one(name)
-        self._check_share("softmask_weight")
-
-    def batch_size(self, seq_len: int) -> int:
-        """Windows in an optimiser step."""
-        if self.batch_tokens % seq_len:
-            raise InputError(
-                f"batch_tokens ({self.batch_tokens:,}) is not a multiple of seq_len ({seq_len:,}): "
-                f"the next one is {-(-self.batch_tokens // seq_len) * seq_len:,}"
-            )
-        return self.batch_tokens // seq_len
-
-
 @dataclass(frozen=True)
 class RunOptions:
-    """What does not change the result: where and with what help a run computes."""
+    """Where and with what help a run computes; none changes its result."""
 
     device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
     n_workers: int | None = None
     """Loader processes; None: 0 on a CPU, 4 beside a GPU."""
 
     micro_batch: int | None = None
-    """Windows in one pass, in place of the config's."""
+    """Windows in one pass, in place of the recipe's."""
 
     recompute: Recompute | None = None
-    """What the backward pass makes again, in place of the config's."""
+    """What the backward pass computes again, in place of the recipe's."""
 
     def __post_init__(self) -> None:
         if self.n_workers is not None and self.n_workers < 0:
-            raise InputError(f"workers is 0 or more, got {self.n_workers}")
+            raise InputError(f"workers must be >= 0, got {self.n_workers}")
+
+    def workers_beside(self, device_type: str) -> int:
+        """`n_workers`, or what suits the device."""
+        if self.n_workers is not None:
+            return self.n_workers
+        return 0 if device_type == "cpu" else 4

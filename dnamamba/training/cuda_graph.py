@@ -1,7 +1,7 @@
 """Forward and backward of a micro-batch as a CUDA graph: one launch instead of thousands.
 
-A layer takes a hundred launches from Python, a few milliseconds a training step. Where a pass is
-short the GPU waits for them.
+Python takes a few milliseconds a training step for the hundred launches of each layer. During
+short passes the GPU waits for them.
 """
 
 from collections.abc import Callable
@@ -15,18 +15,18 @@ RunPass = Callable[[Batch, Tensor], Tensor]
 """(batch, weight) to the sum of losses; adds to the parameters' gradients."""
 
 PASSES_BEFORE = 2
-"""Run as they are: the first compiles kernels, the second shows what memory a pass takes."""
+"""Passes before the capture: the first compiles kernels, the second measures memory."""
 
 LARGEST_SHARE = 0.25
-"""Of the GPU's memory: what a recorded pass holds is its own as long as it lives, and passes that
-take more do not wait for launches."""
+"""Skip the capture above this fraction of the GPU's memory: a CUDA graph keeps its own, and large
+passes are not launch-bound."""
 
 
 class CudaGraphPass:
-    """Runs passes, and records one that comes again and again.
+    """Runs passes; captures and replays one whose shapes repeat.
 
-    Give gradients to be added to, never None after the first pass: a recorded pass adds to those
-    that were there when it was recorded. The pass must not read a tensor's value in Python.
+    Zero the gradients instead of dropping them: a graph adds to those that were there at its
+    capture. The pass must not read a tensor's value in Python.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,8 +35,8 @@ class CudaGraphPass:
         self._shapes, self._times = _shapes(torch.empty(0)), 0
 
     def __call__(self, run: RunPass, batch: Batch, weight: Tensor) -> Tensor:
-        """run: the same at every call; it is not kept, or it and what it belongs to would keep each
-        other, and the GPU's memory, until Python looks for circles."""
+        """run: the same at every call. It is not kept: a reference cycle with its owner would hold
+        GPU memory until Python's collector runs."""
         if _shapes(batch) != self._shapes:
             self._shapes, self._times, self._captured = _shapes(batch), 0, None
         self._times += 1
@@ -52,13 +52,13 @@ class CudaGraphPass:
 
 
 class _CapturedPass:
-    """A pass on tensors of its own, which are written before each replay."""
+    """A pass on tensors of its own, overwritten before each replay."""
 
     def __init__(self, run: RunPass, batch: Batch, weight: Tensor) -> None:
         self._batch = with_tensors(batch, [tensor.clone() for tensor in tensors_of(batch)])
         self._weight = weight.clone()
         self._graph = torch.cuda.CUDAGraph()
-        # The loader's thread goes on pinning memory meanwhile: its calls are none of the graph's.
+        # The loader's thread pins memory meanwhile; its calls do not belong to the graph.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._loss = run(self._batch, self._weight)
 

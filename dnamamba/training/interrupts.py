@@ -1,4 +1,4 @@
-"""Stopping a run from outside: SIGTERM (schedulers, preemption) and Ctrl-C."""
+"""SIGTERM (schedulers, preemption) and Ctrl-C ask a run to stop."""
 
 import signal
 import threading
@@ -7,10 +7,9 @@ from typing import Any, Self
 
 
 class StopRequest:
-    """Remembers that a signal asked to stop until the loop looks; a second Ctrl-C stops at once.
+    """Remembers a signal until the loop checks; a second Ctrl-C stops at once.
 
-    The handler only sets a flag: collectives and files belong to the loop, which has all ranks stop
-    at the same step.
+    The handler only sets a flag: the loop stops all ranks at the same step.
     """
 
     def __init__(self) -> None:
@@ -19,7 +18,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
-            # Python delivers signals to the main thread only; a run in another cannot be told.
+            # Python delivers signals to the main thread alone.
             return self
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._remember)

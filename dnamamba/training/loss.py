@@ -8,15 +8,13 @@ from dnamamba.models.recompute import Recompute
 
 
 class Loss(nn.Module):
-    """What a trainer minimises: a sum of weighted losses and the sum of their weights.
+    """What a trainer minimises: a sum of weighted losses, and the sum of their weights.
 
-    The two come apart so that the division can be done once, by the weight of a whole batch over
-    all micro-batches and ranks.
+    They are returned apart, since the trainer divides once by the weight of the whole batch, over
+    all micro-batches and ranks. `forward` may become a CUDA graph (training/cuda_graph.py): it must
+    not read a tensor's value in Python, and may branch on shapes alone.
 
-    recompute: what the backward pass makes again instead of keeping it (models/recompute.py).
-
-    On a GPU a pass may be recorded and replayed (training/cuda_graph.py), so `forward` must not
-    read a tensor's value in Python, nor choose by anything but shapes.
+    recompute: what the backward pass computes again instead of keeping it (models/recompute.py).
     """
 
     def __init__(self, model: nn.Module, *, recompute: Recompute = "nothing"):
@@ -25,7 +23,7 @@ class Loss(nn.Module):
         self.recompute = recompute
 
     def weight(self, batch: Any) -> Tensor:
-        """The sum of weights `forward` will return for a batch (data/batches.py), without one."""
+        """The sum of weights that `forward` will return for a batch, without a forward pass."""
         raise NotImplementedError
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor]:

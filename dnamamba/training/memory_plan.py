@@ -1,6 +1,5 @@
 """What a run will take before it starts: windows, steps, epochs, memory."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -11,10 +10,10 @@ from torch import Tensor
 from dnamamba.data.batches import Batch, tensors_of
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
-from dnamamba.kernels.scan.op import scan_backend
-from dnamamba.models import BiMambaConfig, ModelConfig
-from dnamamba.models.mixers.configs import SelectiveConfig
+from dnamamba.models import ModelConfig
+from dnamamba.models.backbone import Block
 from dnamamba.models.recompute import DESCRIPTIONS, Recompute
+from dnamamba.models.streaming import longest_sequence
 from dnamamba.runtime import Compute, available_bytes
 from dnamamba.tokenizer import FIRST_BASE_ID
 from dnamamba.training.config import Recipe
@@ -262,7 +261,7 @@ def _largest_micro_batch(
 def estimate_memory(
     objective: Loss, compute: Compute, model: ModelConfig, probe: Batch | None = None
 ) -> MemoryEstimate:
-    """Weigh what a short forward pass keeps for its backward pass.
+    """Measure what a short forward pass keeps for its backward pass.
 
     probe: a row of `probe_length` tokens on the device; None: codes alone.
     """
@@ -272,35 +271,17 @@ def estimate_memory(
         size = (1, probe_length(model))
         probe = torch.full(size, FIRST_BASE_ID, dtype=torch.uint8, device=compute.device)
     n_tokens = tensors_of(probe)[0].shape[1]
-    known = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def weigh(tensor: Tensor) -> None:
-        # There is no backward to keep tensors for; an output kept by what made it, a circle that
-        # Python cannot see, would hold them and the model for good.
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage
-
-    recompute, objective.recompute = objective.recompute, "nothing"
-    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda nothing: nothing)
-    with hooks, compute.autocast():
-        loss, _ = objective(probe)
-    objective.recompute = recompute
-    del loss
-    per_token = sum(storage.nbytes() for storage in kept.values()) / n_tokens
+    total, largest_block = _measure_kept(objective, compute, probe)
+    per_token = total / n_tokens
     # The backward of the block at work holds about as much again as the block keeps.
-    at_work = per_token / model.n_layers
+    at_work = largest_block / n_tokens if model.layers else per_token / model.n_layers
     n_strands = 2 if model.strands == "both" else 1
     residual = 4 * model.d_model * model.n_layers * n_strands
     ways: dict[Recompute, float] = {"nothing": per_token + at_work}
     dtype = compute.autocast_dtype or torch.float32
-    backend = scan_backend(compute.device, dtype)
-    if isinstance(model.mixer, SelectiveConfig) and backend in ("cpu", "triton"):
-        of_scan = _kept_by_scan(backend, model.mixer.d_state, dtype.itemsize)
-        width = model.mixer.expand * model.d_model * model.n_layers
-        n_scans = n_strands * (2 if isinstance(model.mixer, BiMambaConfig) else 1)
-        ways["cheap"] = residual + width * of_scan * n_scans + 2 * at_work
+    scans = [m.activation_bytes(model.d_model, compute.device, dtype) for m in model.mixers]
+    if any(kept is not None for kept in scans):
+        ways["cheap"] = residual + n_strands * sum(kept or 0 for kept in scans) + 2 * at_work
     ways["blocks"] = residual + 2 * at_work
     return MemoryEstimate(
         fixed=fixed,
@@ -309,18 +290,44 @@ def estimate_memory(
     )
 
 
+def _measure_kept(objective: Loss, compute: Compute, probe: Batch) -> tuple[int, int]:
+    """Bytes that a forward pass keeps for its backward: of all, and of the block with the most."""
+    known = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+    blocks: list[int] = []
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def weigh(tensor: Tensor) -> None:
+        # There is no backward to keep tensors for; an output kept by what made it, a circle that
+        # Python cannot see, would hold them and the model for good.
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage
+
+    def count() -> int:
+        return sum(storage.nbytes() for storage in kept.values())
+
+    def begin(*_: object) -> None:
+        blocks.append(-count())
+
+    def end(*_: object) -> None:
+        blocks[-1] += count()
+
+    for block in (module for module in objective.modules() if isinstance(module, Block)):
+        handles += [block.register_forward_pre_hook(begin), block.register_forward_hook(end)]
+    recompute, objective.recompute = objective.recompute, "nothing"
+    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda nothing: nothing)
+    try:
+        with hooks, compute.autocast():
+            loss, _ = objective(probe)
+    finally:
+        objective.recompute = recompute
+        for handle in handles:
+            handle.remove()
+    del loss
+    return count(), max(blocks, default=0)
+
+
 def probe_length(model: ModelConfig) -> int:
-    """Tokens of a short pass: Hyena takes no more than its filters are long."""
-    return min(_PROBE_TOKENS, getattr(model.mixer, "l_max", _PROBE_TOKENS))
-
-
-def _kept_by_scan(backend: str, d_state: int, itemsize: int) -> float:
-    """Bytes an element that a fused scan keeps: its output and states.
-
-    On a CPU those of every 16th step; by Triton those that enter chunks of 64 steps or more, and a
-    float32 output for each 16 states where there are more.
-    """
-    if backend == "cpu":
-        return itemsize + 4 * d_state / 16
-    outputs = itemsize if d_state <= 16 else 4 * math.ceil(d_state / 16)
-    return outputs + 4 * d_state / 64
+    """Tokens of a short pass."""
+    return min(_PROBE_TOKENS, longest_sequence(model) or _PROBE_TOKENS)

@@ -1,4 +1,4 @@
-"""Numbers of a run: their units, and the file they are appended to."""
+"""Metrics of a run: units, interval means, and metrics.jsonl."""
 
 import json
 import math
@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dnamamba.files import write_text
+
 
 def bits_per_base(nats: float) -> float:
-    """A loss in nats per base, in bits; 2 is uniform over A, C, G and T."""
+    """A loss in nats per base in bits; 2 is uniform over A, C, G and T."""
     return nats / math.log(2)
 
 
@@ -19,10 +21,10 @@ def perplexity(nats: float) -> float:
 
 
 class IntervalMean:
-    """The mean loss and the throughput since the last row."""
+    """Mean loss and throughput since the last row."""
 
     def __init__(self, losses: Iterable[float] = ()) -> None:
-        """losses: those of an interval begun before a restart; their time is not counted."""
+        """losses: of an interval begun before a restart; their time is not counted."""
         self._losses = list(losses)
         self._tokens = 0
         self.restart_clock()
@@ -33,15 +35,15 @@ class IntervalMean:
 
     @property
     def losses(self) -> list[float]:
-        """Losses since the last row, which a checkpoint keeps for the next one."""
+        """Losses since the last row; a checkpoint keeps them."""
         return list(self._losses)
 
     def restart_clock(self) -> None:
-        """Leave out of the throughput what was not training: a validation, a checkpoint."""
+        """Leave a validation or a checkpoint out of the throughput."""
         self._started = time.monotonic()
 
     def take(self) -> tuple[float, float]:
-        """(mean loss, tokens a second), and start over."""
+        """Return (mean loss, tokens a second), and start over."""
         mean = sum(self._losses) / len(self._losses)
         rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
         self._losses, self._tokens = [], 0
@@ -50,7 +52,7 @@ class IntervalMean:
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, each with at least `step` and `split`."""
+    """metrics.jsonl: one JSON object a line, with at least `step` and `split`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -60,7 +62,7 @@ class MetricsFile:
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole rows; a line cut off by a kill is passed over."""
+        """All whole rows; a line that a kill cut off is skipped."""
         if not self.path.exists():
             return []
         rows = []
@@ -74,8 +76,6 @@ class MetricsFile:
         return rows
 
     def rewind(self, step: int) -> None:
-        """Forget what came after `step`, which a resumed run is about to do again."""
+        """Drop rows after `step`: a resumed run writes them again."""
         kept = [row for row in self.rows() if row["step"] <= step]
-        building = self.path.with_suffix(".building")
-        building.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf8")
-        building.replace(self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))

@@ -1,28 +1,10 @@
-"""AdamW with the paper's parameter groups."""
+"""AdamW with the Mamba paper's parameter groups, and its learning rate at every step."""
 
 import math
 from collections.abc import Collection
 
 import torch
 from torch import nn
-
-
-def parameter_groups(
-    model: nn.Module, weight_decay: float, no_decay: Collection[str]
-) -> list[dict[str, object]]:
-    """Two groups: decayed, and not.
-
-    no_decay: parameter names kept out of the decay; a name the model does not have is our mistake.
-    A tied parameter is counted once.
-    """
-    named = dict(model.named_parameters())
-    assert set(no_decay) <= set(named), f"unknown parameters: {set(no_decay) - set(named)}"
-    decayed = [value for name, value in named.items() if name not in no_decay]
-    kept = [value for name, value in named.items() if name in no_decay]
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
 
 
 def build_optimizer(
@@ -38,7 +20,21 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
 
 
-# --- The learning rate as a pure function of the step: a resumed run needs no state for it
+def parameter_groups(
+    model: nn.Module, weight_decay: float, no_decay: Collection[str]
+) -> list[dict[str, object]]:
+    """Two groups: decayed, and not. A tied parameter is counted once.
+
+    no_decay: names of parameters kept out of the decay; the model must have all of them.
+    """
+    named = dict(model.named_parameters())
+    assert set(no_decay) <= set(named), f"unknown parameters: {set(no_decay) - set(named)}"
+    decayed = [value for name, value in named.items() if name not in no_decay]
+    kept = [value for name, value in named.items() if name in no_decay]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
 
 
 def cosine_with_warmup(
@@ -47,7 +43,8 @@ def cosine_with_warmup(
     """Learning rate of optimiser step `step` (0-based).
 
     Linear warm-up that reaches `peak` at step warmup_steps - 1, then a half cosine that reaches
-    `floor` at the last step (Mamba paper, E.2 and E.3: 10 % warm-up, cosine to 1e-5).
+    `floor` at the last step (Mamba paper, E.2 and E.3: 10 % warm-up, cosine to 1e-5). A pure
+    function of the step, so a resumed run needs no state for it.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

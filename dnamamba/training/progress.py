@@ -29,7 +29,7 @@ class TrainingProgress:
         summary: Callable[[Mapping[str, Any]], str],
         enabled: bool = True,
     ):
-        """summary: what a row says of the model."""
+        """summary: a row of metrics in a few words."""
         console = Console(stderr=True)
         self.enabled = enabled
         self._live = enabled and console.is_terminal
@@ -64,7 +64,7 @@ class TrainingProgress:
         self._progress.stop()
 
     def trained(self, row: dict[str, Any]) -> None:
-        """A training row was logged."""
+        """Show a training row."""
         if not self.enabled:
             return
         note = f"{self._summary(row)}, {format_rate(row['tokens_per_s'])}"
@@ -78,11 +78,12 @@ class TrainingProgress:
             )
 
     def advanced(self, step: int) -> None:
-        """A step was done that is not logged."""
+        """Show a step that has no row."""
         if self._live:
             self._progress.update(self._task, completed=step)
 
     def validated(self, row: dict[str, Any]) -> None:
+        """Show a validation row."""
         if not self.enabled:
             return
         self._say(f"step {row['step']}: validation {self._summary(row)}")

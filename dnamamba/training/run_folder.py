@@ -1,31 +1,37 @@
-"""A run is a folder: everything that is needed to continue it, read it or use its model.
+"""A run is a folder with all it takes to continue it, read it or use its model.
 
-config.json     the resolved settings; `--resume` starts from them
+config.json     resolved settings; `--resume` starts from them
 manifest.json   versions, device, kernel backend, genome checksums, how the run ended
 metrics.jsonl   one object a line
-baseline.json   what the model is held against: Markov models, or k-mers (then baseline.npz too)
+baseline.json   baseline of the model: Markov models, or k-mers (then baseline.npz too)
 evaluation.json of a classifier: model and baseline on validation and test
 checkpoints/    training state, the newest ones
 model/          safetensors and config, for use
 report.html     the loss curve
 """
 
-import json
-import os
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dnamamba import __version__
+from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
+from dnamamba.files import read_json, write_json
 from dnamamba.runtime import Compute, describe_machine
 from dnamamba.training.metrics_log import MetricsFile
 
+T = TypeVar("T")
+
+FORMAT_VERSION = 1
+COMMANDS = {"pretrain": "pretrain", "classify": "classify train"}
+"""What config.json calls the purpose of a run, and the command that makes such runs."""
+
 
 def describe_start(compute: Compute) -> dict[str, Any]:
-    """What every manifest begins with: version, time, machine, device, ranks."""
+    """The first entries of a manifest: version, time, machine, device, ranks."""
     return {
         "dnamamba": __version__,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -46,9 +52,9 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, force: bool = False) -> "RunFolder":
-        """Make a new one; `force` clears an earlier run out of the way.
+        """Make a new one; `force` deletes an earlier run.
 
-        Raises InputError where a run (without `force`) or anything else is in the way.
+        Raises InputError if a run (without `force`) or anything else is in the way.
         """
         if path.exists() and not path.is_dir():
             raise InputError(f"--out {path} is a file; name a folder")
@@ -67,7 +73,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """An existing one. Raises InputError where there is no run."""
+        """Open an existing one. Raises InputError if there is no run."""
         if not (path / "config.json").exists():
             raise InputError(f"no run in {path} (it has no config.json)")
         return cls(path)
@@ -94,22 +100,35 @@ class RunFolder:
             (self.path / f"{name}.json").unlink(missing_ok=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write `name`.json whole or not at all."""
-        building = self.path / f".{name}.building"
-        building.write_text(json.dumps(content, indent=2) + "\n", encoding="utf8")
-        os.replace(building, self.path / f"{name}.json")
+        """Write `name.json` whole or not at all."""
+        write_json(self.path / f"{name}.json", content)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        path = self.path / f"{name}.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf8"))
-        except FileNotFoundError as error:
-            raise InputError(f"{path} is missing") from error
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{path} is damaged: expected a JSON object, got {content!r:.40}")
-        return content
+        """Read `name.json`; InputError if it is missing or damaged."""
+        return read_json(self.path / f"{name}.json")
+
+    def write_config(self, config: Any, purpose: str) -> None:
+        """Write a config dataclass as config.json. purpose: a key of COMMANDS."""
+        named = {} if purpose == "pretrain" else {"purpose": purpose}
+        self.write_json("config", {"format_version": FORMAT_VERSION, **named, **to_dict(config)})
+
+    def read_config(self, config_type: type[T], purpose: str) -> T:
+        """Read what `write_config` wrote. Raises InputError for another purpose or format."""
+        saved = self.read_json("config")
+        version, found = saved.pop("format_version", None), saved.pop("purpose", "pretrain")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{self.path} has config format_version {version}, this dnamamba reads "
+                f"{FORMAT_VERSION}"
+            )
+        if found != purpose:
+            command = COMMANDS.get(found, found)
+            raise InputError(
+                f"{self.path} is a run of `dnamamba {command}`, not of `dnamamba "
+                f"{COMMANDS[purpose]}`; continue it with `dnamamba {command} --resume`, or give it "
+                "as MODEL to classify with it"
+            )
+        return from_dict(config_type, saved)
 
     def update_manifest(self, changes: Mapping[str, Any]) -> None:
         self.write_json("manifest", self.read_json("manifest") | dict(changes))

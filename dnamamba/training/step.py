@@ -15,9 +15,8 @@ from dnamamba.training.loss import Loss
 
 
 class TrainingStep:
-    """Steps of a loss, alone or as one of many ranks.
+    """Steps of a loss that is on compute's device, alone or as one of many ranks.
 
-    objective: maps a batch to (sum of losses, sum of weights); it lies on compute's device.
     grad_clip: largest norm of the gradient; 0 for no clipping.
     """
 
@@ -34,27 +33,27 @@ class TrainingStep:
         self.compute = compute
         self.grad_clip = grad_clip
         self._wrapped: nn.Module = objective
-        self._recording: CudaGraphPass | None = None
+        self._graph: CudaGraphPass | None = None
         on_gpu = compute.device.type == "cuda"
         if compute.ranks.world_size > 1:
             ids = [compute.device.index] if on_gpu else None
             self._wrapped = DistributedDataParallel(objective, device_ids=ids)
         elif on_gpu:
-            self._recording = CudaGraphPass(compute.device)
+            self._graph = CudaGraphPass(compute.device)
 
     def update(
         self, batches: Sequence[Batch], weight: Tensor, learning_rate: float
     ) -> tuple[float, float]:
-        """The mean loss, by weight, and the gradient's norm, before the weights change.
+        """Returns the weighted mean loss and the gradient's norm from before the weights change.
 
-        They do not change where either is not finite. batches: this rank's micro-batches. weight:
-        of the whole batch over all ranks.
+        The weights change only if both are finite. batches: this rank's micro-batches. weight: of
+        the whole batch over all ranks.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        # Zeros where a recorded pass may add to them.
-        self.optimizer.zero_grad(set_to_none=self._recording is None)
-        # Nothing to learn from weighs nothing, and so does its loss.
+        # A CUDA graph adds to the gradients that were there at its capture.
+        self.optimizer.zero_grad(set_to_none=self._graph is None)
+        # A batch without targets has weight and loss 0.
         weight = torch.where(weight == 0, 1.0, weight)
         total = torch.zeros((), device=self.compute.device)
         for number, part in enumerate(batches, start=1):
@@ -69,9 +68,9 @@ class TrainingStep:
         return loss_value, norm_value
 
     def _pass(self, batch: Batch, weight: Tensor) -> Tensor:
-        if self._recording is None:
+        if self._graph is None:
             return self._run_pass(batch, weight)
-        return self._recording(self._run_pass, batch, weight)
+        return self._graph(self._run_pass, batch, weight)
 
     def _run_pass(self, batch: Batch, weight: Tensor) -> Tensor:
         with self.compute.autocast():
@@ -87,5 +86,5 @@ class TrainingStep:
 
 
 def is_finite(*values: float) -> bool:
-    """Whether all are: neither infinite nor NaN."""
+    """Whether none is infinite or NaN."""
     return all(abs(value) < float("inf") for value in values)

@@ -1,8 +1,7 @@
 """The training loop: accumulation, clipping, validation, checkpoints, stopping and resuming.
 
-One plain loop for every loss, for one process or many under torchrun. Which bases a step sees is
-decided by its number alone (data/windows.py), so the only state outside the weights and the
-optimiser is that number.
+One loop for every loss, for one process or many under torchrun. The step's number alone decides
+which bases it reads (data/windows.py): it is the only state beside the weights and the optimiser.
 """
 
 import time
@@ -19,6 +18,7 @@ from dnamamba.data.batches import Batch, to_device
 from dnamamba.data.loader import BatchRanges, DescribedDataset, build_loader
 from dnamamba.errors import TrainingError
 from dnamamba.intervals import Split
+from dnamamba.models import no_weight_decay_names
 from dnamamba.runtime import Compute
 from dnamamba.training.checkpoint import load_newest, save_checkpoint
 from dnamamba.training.config import Recipe
@@ -33,11 +33,8 @@ from dnamamba.training.step import TrainingStep, is_finite
 
 @dataclass(frozen=True)
 class Stream:
-    """What is trained on.
-
-    batch_size: samples in an optimiser step, over all ranks. tokens_after: bases that so many steps
-    have read.
-    """
+    """Training data. batch_size: samples in an optimiser step, over all ranks. tokens_after: bases
+    read after so many steps."""
 
     dataset: DescribedDataset
     batch_size: int
@@ -45,30 +42,31 @@ class Stream:
 
 
 class Validator(Protocol):
-    """How well a model does, in the terms of what it is trained for."""
+    """Evaluates a model while it trains, in the metrics of its task."""
 
     patience_steps: int | None
-    """Steps without a better validation after which training ends; None: it goes to the end."""
+    """Training ends after so many steps without a better validation; None: at the last step."""
 
     def units(self, loss: float) -> dict[str, float]:
-        """A training loss as the field gives it, for a row of metrics."""
+        """A training loss in the units of the field, for a row of metrics."""
         ...
 
     def validate(self, micro_batch: int, stop: StopRequest) -> dict[str, Any] | None:
-        """A validation's numbers, `loss` among them, the same on all ranks; None once any rank was
-        told to stop."""
+        """Metrics of a validation, `loss` among them, the same on all ranks; None if any rank is
+        asked to stop meanwhile."""
         ...
 
     def score(self, row: Mapping[str, Any]) -> float | None:
-        """How good a validation was, higher is better: the best model is kept for use. None: the
-        last one is."""
+        """What the best model is chosen by, higher is better; None: the last model is kept."""
         ...
 
     def summary(self, row: Mapping[str, Any]) -> str:
         """A row of metrics in a few words."""
         ...
 
-    def write_report(self, folder: Path) -> object: ...
+    def write_report(self, folder: Path, *, is_running: bool = False) -> object:
+        """Write report.html. is_running: unless it was written a moment ago."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,16 +78,12 @@ class Outcome:
 
 
 class Trainer:
-    """Trains the model of a loss on a stream of batches, into a run folder.
-
-    no_decay: see training/optimizer.py, names within the loss.
-    """
+    """Trains the model of a loss on a stream of batches, into a run folder."""
 
     def __init__(
         self,
         *,
         objective: Loss,
-        no_decay: Sequence[str],
         stream: Stream,
         validator: Validator,
         config: Recipe,
@@ -106,10 +100,10 @@ class Trainer:
         self.objective = objective.to(compute.device)
         self.optimizer = build_optimizer(
             self.objective,
-            learning_rate=config.learning_rate,
+            learning_rate=config.learning_rate_at(0),
             weight_decay=config.weight_decay,
             betas=config.betas,
-            no_decay=no_decay,
+            no_decay=no_weight_decay_names(self.objective),
         )
         self.micro_batch = config.micro_batch or 1
         self.step = 0
@@ -121,20 +115,20 @@ class Trainer:
         )
 
     def restore(self) -> None:
-        """Continue from the newest checkpoint; from the start where there is none."""
-        found = load_newest(self.run.checkpoints, self.objective, self.optimizer)
-        if found is not None:
-            self.step = found["step"]
-            self._interval = IntervalMean(found["extra"].get("losses", []))
-            self._best = _Best.of(found["extra"].get("best"))
+        """Continue from the newest checkpoint; without one, from the start."""
+        details = load_newest(self.run.checkpoints, self.objective, self.optimizer)
+        if details is not None:
+            self.step = details["step"]
+            self._interval = IntervalMean(details["extra"].get("losses", []))
+            self._best = _Best.from_json(details["extra"].get("best"))
         if self.compute.ranks.is_main:
-            self.run.metrics.rewind(self.step if found is not None else -1)
+            self.run.metrics.rewind(self.step if details is not None else -1)
         self.compute.wait_for_ranks()
 
     def fit(self) -> Outcome:
-        """Train to the last step, or until a signal asks to stop; either way everything is saved.
+        """Train to the last step, or until a signal asks to stop; then save.
 
-        Raises TrainingError when a loss or gradient is not finite, or memory runs out.
+        Raises TrainingError if a loss or gradient is not finite, or memory runs out.
         """
         is_main = self.compute.ranks.is_main
         progress = TrainingProgress(
@@ -166,8 +160,8 @@ class Trainer:
                 to_device(next(micro_batches), self.compute.device)
                 for _ in range(batches.n_micro_batches)
             ]
-            weight, told_to_stop = self._agree(parts, stop)
-            if told_to_stop:
+            weight, must_stop = self._agree(parts, stop)
+            if must_stop:
                 return stop.signal or Signals.SIGTERM
             loss, grad_norm = self._update(parts, weight)
             self.step += 1
@@ -190,7 +184,7 @@ class Trainer:
         return self.step % self.config.eval_every == 0 or self.step == self.config.max_steps
 
     def _is_validation_missing(self) -> bool:
-        """Whether this step's validation is due and not in the metrics yet, as at the start."""
+        """Whether this step's validation is due and has no row yet, as at the start."""
         rows = self.run.metrics.rows() if self.compute.ranks.is_main else []
         there = any(row["step"] == self.step and row["split"] == Split.VALID for row in rows)
         missing = self.compute.ranks.is_main and not there
@@ -218,16 +212,16 @@ class Trainer:
         )
 
     def _agree(self, parts: Sequence[Batch], stop: StopRequest) -> tuple[Tensor, bool]:
-        """The weight of the whole batch over all ranks, and whether any rank was told to stop."""
+        """The weight of the batch over all ranks, and whether any rank is asked to stop."""
         local = torch.stack([self.objective.weight(part) for part in parts])
         asked = local.new_tensor(float(stop.signal is not None))
         both = self.compute.sum_over_ranks(torch.stack([local.sum(), asked]))
         return both[0], bool(both[1] > 0)
 
     def _update(self, parts: Sequence[Batch], weight: Tensor) -> tuple[float, float]:
-        """One optimiser step; returns the mean loss, by weight, and the gradient norm."""
+        """One optimiser step; returns the weighted mean loss and the gradient norm."""
         rate = self.config.learning_rate_at(self.step)
-        # Dropout draws the same after a restart; nothing else is drawn here.
+        # Dropout must be the same after a restart; nothing else is random here.
         ranks = self.compute.ranks
         torch.manual_seed(self.config.seed + self.step * ranks.world_size + ranks.rank)
         loss, norm = self._training_step.update(parts, weight, rate)
@@ -236,7 +230,7 @@ class Trainer:
         return loss, norm
 
     def _refuse_batch(self, loss: float, norm: float) -> None:
-        """Keep the weights from before this step, name the batch, and stop."""
+        """Save the weights from before this step, list the batch, and stop."""
         batches = self._batches()
         samples = range(self.step * batches.batch_size, (self.step + 1) * batches.batch_size)
         if self.compute.ranks.is_main:
@@ -251,7 +245,7 @@ class Trainer:
                 },
             )
         first = self.stream.dataset.describe(samples[:1])[0]
-        # Rank 0 writes; the others must not end the run under its hands.
+        # The others must not end the run while rank 0 writes.
         self.compute.wait_for_ranks()
         raise TrainingError(
             f"step {self.step}: loss {loss}, gradient norm {norm}. The weights were not changed by "
@@ -279,7 +273,7 @@ class Trainer:
         progress.trained(row)
 
     def _validate(self, progress: TrainingProgress, stop: StopRequest) -> bool:
-        """Validate and log; False, with nothing logged, if a rank was told to stop meanwhile."""
+        """Validate and log; False, with nothing logged, if a rank is asked to stop meanwhile."""
         numbers = self.validator.validate(self.micro_batch, stop)
         if numbers is None:
             return False
@@ -288,7 +282,7 @@ class Trainer:
         progress.validated(row)
         self._keep_best(row)
         if self.compute.ranks.is_main:
-            self.validator.write_report(self.run.path)
+            self.validator.write_report(self.run.path, is_running=True)
         return True
 
     def _keep_best(self, row: Mapping[str, Any]) -> None:
@@ -336,6 +330,5 @@ class _Best:
     step: int
 
     @classmethod
-    def of(cls, saved: Any) -> "_Best | None":
-        """From a checkpoint's JSON."""
+    def from_json(cls, saved: Any) -> "_Best | None":
         return None if saved is None else cls(float(saved[0]), int(saved[1]))

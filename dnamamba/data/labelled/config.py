@@ -1,74 +1,74 @@
-"""Where labelled sequences come from, and which of them are held out."""
+"""Settings: sources of labelled sequences, and the examples that are held out."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
+from dnamamba.configs import require_range, require_seed
 from dnamamba.data.augment import check_mutation_rate
 from dnamamba.errors import InputError
-from dnamamba.task import TaskKind
+from dnamamba.task import label_kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitShares:
-    """What is cut off the training examples where no file for it is given."""
+    """Shares of the training examples for splits without a file of their own."""
 
     valid_fraction: float = 0.1
     """Share of examples for validation."""
 
     test_fraction: float = 0.1
-    """Share of examples for the test; 0 for none."""
+    """Share of examples for the test; 0 for no test."""
 
     seed: int = 0
-    """Decides which. It is not the seed of training, so that the test stays the same."""
+    """Chooses the examples; apart from the seed of training, so that the test stays the same."""
 
     def __post_init__(self) -> None:
         if not 0 < self.valid_fraction <= 0.5 or not 0 <= self.test_fraction <= 0.5:
             raise InputError(
-                "valid_fraction is a share of the examples above 0 and up to 0.5, test_fraction "
-                f"one from 0 to 0.5, got {self.valid_fraction} and {self.test_fraction}"
+                "valid_fraction must be > 0 and <= 0.5 of the examples, test_fraction >= 0 and "
+                f"<= 0.5, got {self.valid_fraction} and {self.test_fraction}"
             )
-        _refuse_seed("the shares' seed", self.seed)
+        require_seed(self.seed, "the shares' seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledConfig:
-    """What all sources of labelled sequences have in common; not used by itself."""
+    """Settings of all sources of labelled sequences; not used by itself."""
 
-    task_kind: TaskKind = "multiclass"
-    """What the labels are: one class a sequence, any number of them, numbers, or one a base."""
+    task_kind: str = "multiclass"
+    """Kind of labels (task.py)."""
 
     shares: SplitShares = field(default_factory=SplitShares)
-    """What is held out where the source does not say."""
+    """Examples held out if the source does not name splits."""
 
     seq_len: int | None = None
-    """Bases of a row of a batch; None for the longest sequence. Of longer ones training takes a
-    stretch at random, evaluation the middle; shorter ones are padded on the right."""
+    """Bases of a row of a batch; None for the longest sequence. Training takes a random part of a
+    longer sequence, evaluation its middle; shorter ones are padded on the right."""
 
     rc_augment: bool = False
-    """Read each training sequence from either strand, by a fair coin; no other split's. Off: many
-    labels belong to a strand."""
+    """Read training sequences from either strand, by a fair coin. Off, as many labels belong to a
+    strand."""
 
     mutation_rate: float = 0.0
-    """Share of the bases of training sequences that are changed, see augment.substitute."""
+    """Share of bases substituted in training sequences (augment.substitute)."""
 
     seed: int = 0
-    """Decides order, stretch, strand and changes of training examples; nothing else does."""
+    """The only source of order, part, strand and substitutions of training examples."""
 
     def __post_init__(self) -> None:
-        if self.task_kind not in get_args(TaskKind):
-            raise InputError(f"task_kind is one of {get_args(TaskKind)}, got {self.task_kind!r}")
-        if self.seq_len is not None and self.seq_len < 1:
-            raise InputError(f"seq_len is 1 base or more, got {self.seq_len}")
+        label_kind(self.task_kind)
+        if self.seq_len is not None:
+            require_range("seq_len", self.seq_len, 1, unit="base")
         check_mutation_rate(self.mutation_rate)
-        _refuse_seed("data seed", self.seed)
+        require_seed(self.seed, "data seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig(LabelledConfig):
     """A table with a column of sequences, or one for each split.
 
-    A given file is for its split alone. Without `valid` validation is cut from the training
-    examples; without both `valid` and `test` a test is too.
+    A split with a file has no other examples. Without `valid`, validation is cut from the training
+    examples; without `valid` and `test`, both are.
     """
 
     kind: Literal["table"] = "table"
@@ -77,31 +77,31 @@ class TableConfig(LabelledConfig):
     """CSV, TSV or parquet, plain or gzip."""
 
     valid: str | None = None
-    """The same for validation."""
+    """Validation, likewise."""
 
     test: str | None = None
-    """The same for the test, which nothing is chosen by."""
+    """Test, likewise; nothing is chosen by it."""
 
     sequence_column: str = "sequence"
     """Name of the column of sequences."""
 
     label_columns: tuple[str, ...] = ("label",)
-    """Names of the columns of labels. One for classes and for a letter a base; for several labels
-    a sequence one like `a;b` or several of 0 and 1; for numbers one or more."""
+    """Names of the columns of labels: one for multiclass and per_base; for multilabel one like
+    `a;b`, or several of 0 and 1; for regression one or more of numbers."""
 
     split_column: str | None = None
-    """A column that says train, valid or test, instead of other files."""
+    """A column of train, valid and test, instead of files."""
 
     group_column: str | None = None
-    """Examples of one group (a gene, a patient, a species) are held out together."""
+    """A column of groups (gene, patient, species), each of which stays in one split."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.label_columns:
             raise InputError("name at least one column of labels (--label-columns)")
-        if len(self.label_columns) > 1 and self.task_kind in ("multiclass", "per_base"):
+        if len(self.label_columns) > 1 and not label_kind(self.task_kind).takes_columns:
             raise InputError(
-                f"a {self.task_kind} task has one column of labels, got "
+                f"a {self.task_kind} task needs one column of labels, got "
                 f"{', '.join(self.label_columns)}; several are for multilabel and regression"
             )
         if self.split_column is not None and (self.valid or self.test):
@@ -109,7 +109,7 @@ class TableConfig(LabelledConfig):
         names = [self.sequence_column, *self.label_columns, self.split_column, self.group_column]
         given = [name for name in names if name is not None]
         if len(set(given)) != len(given):
-            raise InputError(f"each column has one use, got {', '.join(given)}")
+            raise InputError(f"columns must have one use each, got {', '.join(given)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class RecordsConfig(LabelledConfig):
     kind: Literal["records"] = "records"
 
     records: tuple[LabelFiles, ...]
-    """A label and its files, for each class; files of one label may come in several entries."""
+    """A label and its files for each class; a label may have several entries."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,7 +144,7 @@ class RecordsConfig(LabelledConfig):
         for entry in self.records:
             if not entry.label.strip() or not entry.files:
                 raise InputError(
-                    f"records are a label and its files, got {entry.label!r} with "
+                    f"records must be a label and its files, got {entry.label!r} with "
                     f"{len(entry.files)} files"
                 )
 
@@ -156,11 +156,10 @@ class RegionsConfig(LabelledConfig):
     kind: Literal["regions"] = "regions"
 
     regions: str
-    """BED, plain or gzip. Its sixth column, where there is one, is the strand. A letter a base
-    (per_base) runs in the direction of the strand."""
+    """BED, plain or gzip; the sixth column is the strand, and per_base labels run along it."""
 
     genome: tuple[str, ...]
-    """FASTA (plain or BGZF) or store; several are joined."""
+    """FASTA files (plain or BGZF) and stores, joined."""
 
     label_column: int = 4
     """The column of labels, counted from 1."""
@@ -169,23 +168,18 @@ class RegionsConfig(LabelledConfig):
     """Contigs whose regions are for validation: names, or patterns with `*`."""
 
     test_contigs: tuple[str, ...] = ()
-    """Contigs whose regions are for the test."""
+    """Contigs whose regions are for the test, likewise."""
 
     group_by: Literal["contig", "overlap"] = "contig"
-    """What is held out together where no contigs are named: all regions of a contig, or only those
-    that overlap each other (for genomes of one contig)."""
+    """Regions held out together if no contigs are named: those of a contig, or only those that
+    overlap (for genomes of one contig)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_column < 4 or self.label_column == 6:
             raise InputError(
-                "label_column is a column of the BED from the fourth on, and not the sixth, which "
-                f"is the strand, got {self.label_column}"
+                "label_column must be a column of the BED from the fourth on, and not the sixth, "
+                f"which is the strand, got {self.label_column}"
             )
         if not self.genome:
             raise InputError("regions need the genome they lie on (--genome)")
-
-
-def _refuse_seed(what: str, seed: int) -> None:
-    if not 0 <= seed < 1 << 63:
-        raise InputError(f"{what} is 0 or more and below 2^63, got {seed}")

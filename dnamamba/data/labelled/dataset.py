@@ -1,6 +1,5 @@
 """Labelled sequences from tables, FASTA files and BED regions, as batches."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,35 +8,39 @@ import torch
 from numpy.typing import NDArray
 
 from dnamamba.data.augment import substitute_each
-from dnamamba.data.batches import Examples
+from dnamamba.data.batches import Examples, by_epoch
 from dnamamba.data.hashing import hash_u64, permute
 from dnamamba.data.labelled.config import LabelledConfig
 from dnamamba.data.labelled.sources import (
     AnyLabelledConfig,
     LabelledSource,
-    Places,
+    RowNames,
     read_sources,
     read_undivided,
 )
-from dnamamba.data.labelled.splits import Keys, cut_shares, fractions_of, warn_of_shared_sequences
-from dnamamba.data.labelled.targets import Targets, read_targets, read_task
+from dnamamba.data.labelled.splits import (
+    Keys,
+    cut_shares,
+    fractions_of,
+    refuse_torn_groups,
+    warn_of_shared_sequences,
+)
 from dnamamba.data_prep.sequences import Ints, sequence_keys
-from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger
-from dnamamba.task import IGNORED_LABEL, Task
+from dnamamba.task import IGNORED_LABEL, Targets, Task, read_targets, read_task
 from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement
 
 _STRETCH, _STRAND, _MUTATIONS = 1, 2, 3
-"""Keys that keep draws apart which are made for the same sample."""
+"""Keys of independent draws for the same sample."""
 
 
 @dataclass(frozen=True)
 class LabelledSequences:
-    """Sequences in one array, with targets; taking some of them copies no bases."""
+    """Sequences in one array, with targets; `take` copies no bases."""
 
     codes: Codes
-    """Those of all sequences, upper case."""
+    """Codes of all sequences, upper case."""
 
     starts: Ints
     """(N,): where each begins in codes."""
@@ -48,31 +51,30 @@ class LabelledSequences:
     targets: Targets
     """multiclass int64 (N,); multilabel, regression float32 (N, C); per_base int8 like codes."""
 
-    places: Places
-    """Where each comes from, for people."""
+    origins: RowNames
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def take(self, examples: Ints) -> "LabelledSequences":
-        """Some of the examples by number."""
-        of_bases = self.targets.dtype == np.int8
+        """Examples by number."""
+        is_per_base = self.targets.dtype == np.int8
         return replace(
             self,
             starts=self.starts[examples],
             lengths=self.lengths[examples],
-            targets=self.targets if of_bases else self.targets[examples],
-            places=self.places.take(examples),
+            targets=self.targets if is_per_base else self.targets[examples],
+            origins=self.origins.take(examples),
         )
 
 
 class SequenceDataset(torch.utils.data.Dataset[Examples]):
-    """Labelled sequences of one split by running sample number (examples.LabelledDataset).
+    """Labelled sequences of one split by running sample number (batches.LabelledDataset).
 
-    is_training: shuffled anew in each epoch; a stretch at random of what is longer than seq_len;
-    the strand by a coin if rc_augment; some bases changed by mutation_rate. Otherwise examples are
-    in their order and the middle of longer ones is taken; samples past the last begin again.
-    A batch may cross the end of an epoch. Targets of bases are cut and turned with them.
+    is_training: shuffle each epoch anew, take a random part of sequences longer than seq_len, the
+    strand by a coin if rc_augment, and substitute bases by mutation_rate. Otherwise examples come
+    in order, the middle of longer ones; samples past the last begin again. A batch may cross the
+    end of an epoch. Per-base targets are cut and reversed with their bases.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
             codes[row, : end - start] = reverse_complement(bases) if reverse else bases
         if self.mutation_rate:
             rows = (row[:length] for row, length in zip(codes, lengths, strict=True))
-            substitute_each(rows, self.mutation_rate, self._keys(samples))
+            substitute_each(rows, self.mutation_rate, self._mutation_keys(samples))
         return Examples(
             torch.from_numpy(codes),
             torch.from_numpy(lengths),
@@ -116,11 +118,11 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
         )
 
     def describe(self, samples: Sequence[int]) -> list[str]:
-        """`train.csv row 12`; with the stretch (1-based) and strand where it is not all of it."""
+        """`train.csv row 12`, with the part (1-based) and the strand of what was read."""
         lines = []
         for example, start, end, reverse in self._pick(samples):
             begin, length = self.sequences.starts[example], self.sequences.lengths[example]
-            line = self.sequences.places[example]
+            line = self.sequences.origins.of(example)
             if end - start < length:
                 line += f", bases {start - begin + 1:,}-{end - begin:,} of {length:,}"
             lines.append(line + (", reverse strand" if reverse else ""))
@@ -128,7 +130,7 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
 
     def _targets(self, picked: Sequence[tuple[int, int, int, bool]]) -> Targets:
         targets = self.sequences.targets
-        if self.task.kind != "per_base":
+        if not self.task.per_base:
             return targets[[example for example, _, _, _ in picked]]
         rows = np.full((len(picked), self.seq_len), IGNORED_LABEL, np.int64)
         for row, (_, start, end, reverse) in enumerate(picked):
@@ -136,10 +138,10 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
         return rows
 
     def _pick(self, samples: Sequence[int]) -> list[tuple[int, int, int, bool]]:
-        """Of each sample: the example, first and last (excluded) of its codes, whether turned."""
+        """(example, [start, end) of its codes, whether reversed) of each sample."""
         picked: list[tuple[int, int, int, bool]] = []
         for epoch, numbers in self._by_epoch(samples):
-            example, turned = numbers, np.zeros(len(numbers), bool)
+            example, is_reverse = numbers, np.zeros(len(numbers), bool)
             if self.is_training:
                 example = permute(numbers, self.n_examples, self.seed, epoch)
             length = self.sequences.lengths[example]
@@ -149,15 +151,15 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
                 drawn = hash_u64(numbers, self.seed, epoch, _STRETCH)
                 offset = (drawn % (spare + 1).astype(np.uint64)).astype(np.int64)
             if self.rc_augment:
-                turned = hash_u64(numbers, self.seed, epoch, _STRAND) & np.uint64(1) == 1
+                is_reverse = hash_u64(numbers, self.seed, epoch, _STRAND) & np.uint64(1) == 1
             start = self.sequences.starts[example] + offset
             end = start + np.minimum(length, self.seq_len)
-            columns = (example, start, end, turned)
+            columns = (example, start, end, is_reverse)
             picked += zip(*(column.tolist() for column in columns), strict=True)
         return picked
 
-    def _keys(self, samples: Sequence[int]) -> list[int]:
-        """What decides the changes of each."""
+    def _mutation_keys(self, samples: Sequence[int]) -> list[int]:
+        """The key of each sample's substitutions."""
         return [
             int(key)
             for epoch, numbers in self._by_epoch(samples)
@@ -165,17 +167,15 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
         ]
 
     def _by_epoch(self, samples: Sequence[int]) -> Iterator[tuple[int, Ints]]:
-        places = (divmod(int(sample), self.n_examples) for sample in samples)
-        for epoch, group in itertools.groupby(places, key=lambda place: place[0]):
-            yield epoch, np.array([i for _, i in group], np.int64)
+        return by_epoch(divmod(int(sample), self.n_examples) for sample in samples)
 
 
 def build_labelled_datasets(config: AnyLabelledConfig) -> dict[Split, SequenceDataset]:
-    """A dataset for each split: training, validation, and the test where there is one.
+    """A dataset for each split: training, validation and, if there is one, the test.
 
-    Labels are those of the training examples, sorted as text. Logs sequences that stand in several
-    splits, letters that are no DNA, and padding that costs more than the sequences.
-    Raises FileNotFoundError, or InputError naming file and row of what cannot be used.
+    Labels are those of the training examples, sorted as text. Logs sequences in several splits,
+    letters that are not DNA, and padding that costs more than the sequences.
+    Raises FileNotFoundError, or InputError naming file and row.
     """
     sources = read_sources(config)
     train = sources[Split.TRAIN]
@@ -204,10 +204,10 @@ def build_labelled_datasets(config: AnyLabelledConfig) -> dict[Split, SequenceDa
 
 
 def build_evaluation_dataset(config: AnyLabelledConfig, task: Task) -> SequenceDataset:
-    """All examples of a source in their order, to judge a model by that knows its labels.
+    """All examples of a source in their order, for evaluating a model of `task`.
 
-    Files named for validation or the test are not read, columns of splits and groups neither.
-    Raises InputError for labels that are not the task's, else as `build_labelled_datasets`.
+    Ignores files for validation and the test, and columns of splits and groups. Raises InputError
+    for labels that are not the task's, else as `build_labelled_datasets`.
     """
     source = read_undivided(config)
     sequences = _with_targets(source, task)
@@ -217,9 +217,9 @@ def build_evaluation_dataset(config: AnyLabelledConfig, task: Task) -> SequenceD
 
 def _with_targets(source: LabelledSource, task: Task) -> LabelledSequences:
     codes, offsets = source.packed
-    lengths, where = np.diff(offsets), source.places.__getitem__
+    lengths, where = np.diff(offsets), source.origins.of
     targets = read_targets(task, source.labels, lengths, source.name, where)
-    return LabelledSequences(codes, offsets[:-1], lengths, targets, source.places)
+    return LabelledSequences(codes, offsets[:-1], lengths, targets, source.origins)
 
 
 def _divide(
@@ -230,10 +230,10 @@ def _divide(
     keys: Keys,
     given: set[Split],
 ) -> dict[Split, Ints]:
-    """What the training file's examples are for; nothing where validation has its own file."""
+    """The splits of the training file's examples; {} if validation has its own file."""
     divided = dict(source.splits or {})
     if source.groups is not None:
-        _refuse_torn_groups(source.groups, divided, source.name)
+        refuse_torn_groups(source.groups, divided, source.name)
     if Split.VALID in given | set(divided):
         return divided
     rest = divided.get(Split.TRAIN, np.arange(len(train)))
@@ -243,29 +243,18 @@ def _divide(
     return divided | {split: rest[examples] for split, examples in cut.items()}
 
 
-def _refuse_torn_groups(groups: Keys, divided: Mapping[Split, Ints], name: str) -> None:
-    """Groups of which a column of splits puts rows into several."""
-    found = {split: set(groups[examples].tolist()) for split, examples in divided.items()}
-    for one, other in itertools.combinations(found, 2):
-        if torn := found[one] & found[other]:
-            raise InputError(
-                f"{len(torn):,} groups of {name} have rows in {one.value} and in "
-                f"{other.value}: change the column of splits, or leave one of both columns out"
-            )
-
-
 def _shown(task: Task, sequences: LabelledSequences) -> NDArray[np.bool_]:
-    """(N, C): which labels each example of a whole file has; no column for a regression."""
+    """(N, C): the labels of each example of a whole file; no column for numbers."""
     targets, n_labels = sequences.targets, len(task.labels)
-    if task.kind == "regression":
+    if task.has_numbers:
         return np.zeros((len(sequences), 0), bool)
-    if task.kind == "multilabel":
+    if not task.has_classes:
         return targets == 1
-    if task.kind == "multiclass":
+    if not task.per_base:
         return targets[:, None] == np.arange(n_labels)
-    # The sequences of a file lie one behind the other.
-    of_bases = [np.logical_or.reduceat(targets == i, sequences.starts) for i in range(n_labels)]
-    return np.stack(of_bases, axis=1)
+    # A file's sequences lie one behind the other.
+    per_label = [np.logical_or.reduceat(targets == i, sequences.starts) for i in range(n_labels)]
+    return np.stack(per_label, axis=1)
 
 
 def _longest(parts: Mapping[Split, LabelledSequences]) -> int:

@@ -1,61 +1,60 @@
-"""Labelled sequences as they are read: tables, a FASTA for each class, regions of a genome."""
+"""Readers of labelled sequences: tables, a FASTA for each class, regions of a genome."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.data.labelled.config import RecordsConfig, RegionsConfig, TableConfig
 from dnamamba.data.labelled.splits import Keys, named_splits, overlap_groups
-from dnamamba.data.labelled.targets import LabelColumns
-from dnamamba.data.splits import match_contigs
+from dnamamba.data.splits import held_out_contigs
 from dnamamba.data_prep.genomes.fasta import FastaReader
 from dnamamba.data_prep.genomes.genome import Genome, open_genome
 from dnamamba.data_prep.regions.bed import LabelledRegion, read_labelled_bed
 from dnamamba.data_prep.sequences import Ints, PackedSequences, Packer, text_keys
 from dnamamba.data_prep.tables import read_table
 from dnamamba.errors import InputError
-from dnamamba.files import describe_file
+from dnamamba.files import describe_file, first_of
 from dnamamba.intervals import Split, Strand
 from dnamamba.runtime import logger
+from dnamamba.task import LabelColumns
 from dnamamba.tokenizer import reverse_complement
 
 AnyLabelledConfig = TableConfig | RecordsConfig | RegionsConfig
 
 
-class Places:
-    """Where examples come from: what stands before each name, and the names or numbers of rows."""
+class RowNames(NamedTuple):
+    """Origins of examples, for people: a prefix, and the name or number of each row."""
 
-    def __init__(self, prefix: str, names: NDArray[np.generic]):
-        self.prefix = prefix
-        self.names = names
+    prefix: str
+    names: NDArray[np.generic]
 
-    def __getitem__(self, i: int) -> str:
+    def of(self, i: int) -> str:
         return f"{self.prefix}{self.names[i]}"
 
-    def take(self, examples: Ints) -> "Places":
-        return Places(self.prefix, self.names[examples])
+    def take(self, examples: Ints) -> "RowNames":
+        return RowNames(self.prefix, self.names[examples])
 
 
 @dataclass(frozen=True)
 class LabelledSource:
-    """One file, or all files of a config that names no splits, as read."""
+    """The examples of one file, or of all files of a config that names no splits."""
 
     name: str
     packed: PackedSequences
     labels: LabelColumns
-    places: Places
+    origins: RowNames
     groups: Keys | None = None
-    """What must not be torn apart; None for identical sequences."""
+    """A key for each example; a group stays in one split. None: groups of equal sequences."""
 
     splits: Mapping[Split, Ints] | None = None
-    """Examples of each split where the file says so."""
+    """Examples of each split, if the file names splits."""
 
     def training_labels(self) -> LabelColumns:
-        """Those of examples for training, or for shares that are cut from them."""
+        """Labels of the examples for training, and for shares cut from them."""
         if self.splits is None:
             return self.labels
         examples = self.splits[Split.TRAIN].tolist()
@@ -63,7 +62,7 @@ class LabelledSource:
 
 
 def read_sources(config: AnyLabelledConfig) -> dict[Split, LabelledSource]:
-    """What a config names: the training source, and those that have files of their own."""
+    """The training source of a config, and the splits with files of their own."""
     if isinstance(config, TableConfig):
         return {
             split: _read_table(config, Path(file), split)
@@ -75,13 +74,13 @@ def read_sources(config: AnyLabelledConfig) -> dict[Split, LabelledSource]:
 
 
 def read_undivided(config: AnyLabelledConfig) -> LabelledSource:
-    """The training source alone, whatever the config says of splits and of groups."""
+    """The training source alone, without its splits and groups."""
     if isinstance(config, TableConfig):
         alone = replace(config, split_column=None, group_column=None)
         return _read_table(alone, Path(config.train), Split.TRAIN)
     if isinstance(config, RecordsConfig):
         return _read_records(config)
-    # Any number of contigs will do for groups of regions that overlap.
+    # Groups of overlapping regions need no number of contigs.
     return _read_regions(replace(config, valid_contigs=(), test_contigs=(), group_by="overlap"))
 
 
@@ -116,29 +115,29 @@ def _read_table(config: TableConfig, path: Path, split: Split) -> LabelledSource
         names = columns[config.split_column]
         splits = named_splits(names, config.split_column, table.where)
     labels = {name: columns[name] for name in config.label_columns}
-    places = Places(f"{path.name} row ", table.rows)
-    return LabelledSource(path.name, table.sequences, labels, places, groups, splits)
+    origins = RowNames(f"{path.name} row ", table.rows)
+    return LabelledSource(path.name, table.sequences, labels, origins, groups, splits)
 
 
 # --- a FASTA for each class
 
 
 def _read_records(config: RecordsConfig) -> LabelledSource:
-    packer, labels, places = Packer(), [], []
+    packer, labels, origins = Packer(), [], []
     for entry in config.records:
         for file in map(Path, entry.files):
             for record in FastaReader(file):
-                place = f"{file.name} record {record.name}"
-                packer.add_one(record.codes, place)
-                packer.note_letters(record.letters, place)
+                origin = f"{file.name} record {record.name}"
+                packer.add_one(record.codes, origin)
+                packer.note_letters(record.letters, origin)
                 labels.append(entry.label)
-                places.append(place)
+                origins.append(origin)
     name = "the FASTA files"
-    return LabelledSource(name, packer.finish(name), {"label": labels}, _named(places))
+    return LabelledSource(name, packer.finish(name), {"label": labels}, _named(origins))
 
 
-def _named(places: Sequence[str]) -> Places:
-    return Places("", np.array(places, object))
+def _named(origins: Sequence[str]) -> RowNames:
+    return RowNames("", np.array(origins, object))
 
 
 # --- regions of a genome
@@ -147,24 +146,24 @@ def _named(places: Sequence[str]) -> Places:
 def _read_regions(config: RegionsConfig) -> LabelledSource:
     path, genome = Path(config.regions), open_genome(config.genome)
     rows = _rows_on(genome, path, config.label_column)
-    packer, places = Packer(), []
+    packer, origins = Packer(), []
     for row in rows:
-        place = f"{path.name} line {row.line} ({row.interval})"
+        origin = f"{path.name} line {row.line} ({row.interval})"
         chrom, start, end = row.interval.chrom, row.interval.start, row.interval.end
         if end > genome.contigs[chrom]:
             raise InputError(
-                f"{place} ends past the end of {chrom}, which has {genome.contigs[chrom]:,} bases: "
-                "is this the genome the regions were made for?"
+                f"{origin} ends past the end of {chrom}, which has {genome.contigs[chrom]:,} "
+                "bases: is this the genome the regions were made for?"
             )
         codes = genome.read(chrom, start, end)
         if row.interval.strand is Strand.REVERSE:
             codes = reverse_complement(codes)
-        packer.add_one(codes, place)
-        places.append(place)
+        packer.add_one(codes, origin)
+        origins.append(origin)
     labels = {f"column {config.label_column}": [row.label for row in rows]}
     packed, splits = packer.finish(path.name), _splits_by_contig(config, genome, rows)
     groups = _region_groups(config, rows, splits)
-    return LabelledSource(path.name, packed, labels, _named(places), groups, splits)
+    return LabelledSource(path.name, packed, labels, _named(origins), groups, splits)
 
 
 def _rows_on(genome: Genome, path: Path, label_column: int) -> list[LabelledRegion]:
@@ -174,10 +173,10 @@ def _rows_on(genome: Genome, path: Path, label_column: int) -> list[LabelledRegi
     known = [row for row in rows if row.interval.chrom in genome.contigs]
     if len(known) < len(rows):
         missing = sorted({row.interval.chrom for row in rows} - set(genome.contigs))
-        there = ", ".join(list(genome.contigs)[:5])
         message = (
             f"{len(rows) - len(known):,} of {len(rows):,} regions of {path.name} lie on contigs "
-            f"that the genome does not have ({', '.join(missing[:5])}); it has {there}, ..."
+            f"that the genome does not have ({first_of(missing)}); it has "
+            f"{first_of(genome.contigs)}."
         )
         if not known:
             raise InputError(f"{message} Give the genome the regions were made for")
@@ -190,21 +189,17 @@ def _splits_by_contig(
 ) -> dict[Split, Ints] | None:
     if not config.valid_contigs and not config.test_contigs:
         return None
-    valid = match_contigs(config.valid_contigs, genome.contigs)
-    test = match_contigs(config.test_contigs, genome.contigs)
-    if both := sorted(valid & test):
-        raise InputError(f"{both[0]} is held out for validation and for the test: choose one")
-    chroms = np.array([row.interval.chrom for row in rows], object)
-    is_valid, is_test = np.isin(chroms, list(valid)), np.isin(chroms, list(test))
-    wanted = {Split.TRAIN: ~(is_valid | is_test), Split.VALID: is_valid, Split.TEST: is_test}
-    asked = {Split.TRAIN: True, Split.VALID: bool(valid), Split.TEST: bool(test)}
-    for split, mask in wanted.items():
-        if asked[split] and not mask.any():
+    held_out = held_out_contigs(config.valid_contigs, config.test_contigs, genome.contigs)
+    split_of = np.array([held_out.get(row.interval.chrom, Split.TRAIN) for row in rows], object)
+    asked = {Split.TRAIN: True, Split.VALID: config.valid_contigs, Split.TEST: config.test_contigs}
+    found = {split: np.flatnonzero(split_of == split) for split in Split if asked[split]}
+    for split, examples in found.items():
+        if not len(examples):
             raise InputError(
                 f"no region of {Path(config.regions).name} lies on a contig of the {split} split: "
                 "name other contigs"
             )
-    return {split: np.flatnonzero(mask) for split, mask in wanted.items() if asked[split]}
+    return found
 
 
 def _region_groups(

@@ -1,19 +1,22 @@
-"""Which labelled sequences are held out: whole groups, so that nothing alike is on both sides."""
+"""Hold out labelled sequences by whole groups, so that related ones stay on one side."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.data.hashing import hash_u64
 from dnamamba.data.labelled.config import SplitShares
-from dnamamba.data_prep.sequences import Ints, Where, text_keys
+from dnamamba.data_prep.sequences import Ints, text_keys
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger
+from dnamamba.task import Where
 
 Keys = NDArray[np.uint64]
-"""A number for each example: the same for what must not be torn apart, or for the same bases."""
+"""A number for each example, equal within a group, or for the same bases."""
 
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), Split.TRAIN),
@@ -25,13 +28,12 @@ _SPLIT_NAMES = {
 def cut_shares(
     groups: Keys, shown: NDArray[np.bool_], fractions: Mapping[Split, float], seed: int
 ) -> dict[Split, Ints]:
-    """Numbers of examples of each split, in their order; training gets what is not held out.
+    """Numbers of the examples of each split, in their order; the rest is for training.
 
-    groups: one number for each example; a group goes to one split as a whole, and which is decided
-    by seed and groups alone, not by the order of examples. shown: (N, C), which labels an example
-    has: training keeps a group of every label. fractions: shares of examples to hold out, the
-    first one first.
-    Raises InputError where nothing can be held out, or nothing is left.
+    groups: a number for each example. A group stays together; seed and groups alone decide its
+    split, not the order of examples. shown: (N, C), the labels of each example; training keeps a
+    group of every label. fractions: shares of examples to hold out, in this order.
+    Raises InputError if no group can be held out.
     """
     names, group, size = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(hash_u64(names, seed), kind="stable")
@@ -54,13 +56,13 @@ def cut_shares(
 
 
 def _last_ranks(rank: Ints, shown: NDArray[np.bool_]) -> Ints:
-    """For each label the last group that has it, in the order groups are taken."""
+    """For each label, the rank of the last group that has it."""
     last = [int(rank[column].max()) for column in shown.T if column.any()]
     return np.array(last or [int(rank.max())], np.int64)
 
 
 def _about(sizes: Ints, wanted: float) -> list[int]:
-    """The first groups that together come closest to a number of examples; at least one."""
+    """The first groups that together come closest to `wanted` examples; at least one."""
     taken, total = [], 0
     for i, size in enumerate(sizes.tolist()):
         if total >= wanted:
@@ -72,15 +74,15 @@ def _about(sizes: Ints, wanted: float) -> list[int]:
 
 
 def fractions_of(shares: SplitShares, *, with_test: bool) -> dict[Split, float]:
-    """What is to be cut: the test first, so that it does not change with what validation takes."""
+    """Shares to cut: the test first, so that it does not depend on validation."""
     test = {Split.TEST: shares.test_fraction} if with_test and shares.test_fraction else {}
     return {**test, Split.VALID: shares.valid_fraction}
 
 
 def named_splits(names: Sequence[str], column: str, where: Where) -> dict[Split, Ints]:
-    """The examples of each split that a column names: train, valid (val, dev), test, in any case.
+    """The examples of each split by a column of train, valid (val, dev) and test, in any case.
 
-    Raises InputError for other names, and where no row is for training.
+    Raises InputError for other names and without rows for training.
     """
     splits = {name: _SPLIT_NAMES.get(name.lower()) for name in set(names)}
     if unknown := {name for name, split in splits.items() if split is None}:
@@ -95,26 +97,41 @@ def named_splits(names: Sequence[str], column: str, where: Where) -> dict[Split,
     return {split: rows for split, rows in found.items() if len(rows)}
 
 
-def overlap_groups(contigs: Sequence[str], starts: Ints, ends: Ints) -> Keys:
-    """A number for each region: the same for those that overlap, directly or through others.
+def refuse_torn_groups(
+    groups: Sequence[str] | NDArray[Any], splits: Mapping[Split, Ints], source: str
+) -> None:
+    """Raise InputError if rows of one group are in several splits. groups: (N,)."""
+    names = np.asarray(groups)
+    found = {split: set(names[rows].tolist()) for split, rows in splits.items()}
+    for one, other in itertools.combinations(found, 2):
+        if torn := found[one] & found[other]:
+            raise InputError(
+                f"each group of {source} must be in one split, {len(torn):,} have rows in "
+                f"{one.value} and in {other.value}: change the column of splits, or group rows "
+                "otherwise"
+            )
 
-    starts, ends: 0-based, half-open, of one base or more.
+
+def overlap_groups(contigs: Sequence[str], starts: Ints, ends: Ints) -> Keys:
+    """A number for each region, equal for regions that overlap, directly or through others.
+
+    starts, ends: 0-based, half-open, one base or more.
     """
     _, contig = np.unique(np.array(contigs), return_inverse=True)
-    # One line of all contigs, each on a stretch of its own.
+    # All contigs on one line.
     shift = contig * (int(ends.max()) + 1)
     order = np.argsort(starts + shift, kind="stable")
     first, reach = (starts + shift)[order], np.maximum.accumulate((ends + shift)[order])
     begins = np.concatenate([[False], first[1:] >= reach[:-1]])
     groups = np.empty(len(starts), np.uint64)
-    # Named by where they begin, so that regions elsewhere do not change which are held out.
+    # Named by their start, so that regions elsewhere do not change which are held out.
     leaders = order[np.flatnonzero(np.concatenate([[True], begins[1:]]))].tolist()
     groups[order] = text_keys([f"{contigs[i]}:{starts[i]}" for i in leaders])[np.cumsum(begins)]
     return groups
 
 
 def warn_of_shared_sequences(keys: Mapping[Split, Keys]) -> None:
-    """Log how many sequences, on either strand, stand in more than one split."""
+    """Log the number of sequences, on either strand, in more than one split."""
     splits = list(keys)
     for i, one in enumerate(splits):
         for other in splits[i + 1 :]:

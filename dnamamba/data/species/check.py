@@ -1,4 +1,4 @@
-"""Do the splits of several species keep apart? By the human chromosomes that contigs match."""
+"""Whether the splits of several species share homologues of human chromosomes."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from dnamamba.data.splits import Splits
 from dnamamba.data.windows import WindowConfig, WindowIndex
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.errors import InputError
+from dnamamba.files import first_of
 from dnamamba.intervals import Split
 
 _ORDER = (Split.TRAIN, Split.VALID, Split.TEST)
-# Contigs that hold this share of a species' bases are small; drawn for half of its windows, they
-# are drawn too often.
+# Small contigs hold together this share of a species' bases; half of its windows is too often.
 _SMALL_SHARE, _TOO_OFTEN = 0.05, 0.5
 _SHOWN = 6
 
@@ -31,7 +31,7 @@ Matches = dict[str, dict[Split, list[str]]]
 
 @dataclass(frozen=True)
 class SpeciesRow:
-    """One species in one split. bases: of its stretches; windows: of them, side by side."""
+    """One species in one split: contigs, bases, and windows laid side by side."""
 
     species: str
     split: Split
@@ -42,11 +42,11 @@ class SpeciesRow:
 
 @dataclass(frozen=True)
 class SpeciesCheck:
-    """What a division of several genomes by contig gives.
+    """The splits of several genomes by contig.
 
-    unused: species -> its contigs that are in no split. matches: human chromosomes that several
-    splits have, and others. unknown: contigs in a split that are homologous to nothing known.
-    published: `matches` of the hyenadna split. problem: why no dataset can be made of this, if so.
+    unused: species -> its contigs in no split. matches: human chromosomes by split. unknown:
+    contigs of unknown homology in a split. published: `matches` of the hyenadna split. problem:
+    why no dataset can be made of this; None if one can.
     """
 
     config: SpeciesConfig
@@ -60,13 +60,13 @@ class SpeciesCheck:
 
     @property
     def shared(self) -> Matches:
-        """Human chromosomes that several splits have homologues of."""
+        """Human chromosomes with homologues in several splits."""
         return _shared(self.matches)
 
     @property
     def leaks(self) -> bool:
-        """Whether whole chromosomes of one split are homologous to those of another. A BED may
-        divide chromosomes between homologous places, which names do not tell: never said of it."""
+        """Whether chromosomes of two splits are homologous. False for a BED, which may divide
+        chromosomes between homologous regions."""
         return self.config.split != "bed" and bool(self.shared)
 
     def lines(self) -> list[str]:
@@ -81,7 +81,8 @@ class SpeciesCheck:
             for row in self.rows
         ]
         lines += [
-            f"  in no split, of {species}: {_some(names)}" for species, names in self.unused.items()
+            f"  in no split, of {species}: {first_of(names, _SHOWN)}"
+            for species, names in self.unused.items()
         ]
         lines += [f"  Human chromosomes for {line}" for line in self._by_split()]
         lines += [f"  {line}" for line in self._verdict()]
@@ -100,7 +101,7 @@ class SpeciesCheck:
     def _verdict(self) -> list[str]:
         unknown = (
             f"{len(self.unknown):,} contigs are homologous to nothing known "
-            f"({_some(self.unknown)}): whether they match others cannot be told"
+            f"({first_of(self.unknown, _SHOWN)}): whether they match others cannot be told"
         )
         lines = [f"Warning: {unknown}"] if self.unknown else []
         if self.shared and not self.leaks:
@@ -121,9 +122,9 @@ class SpeciesCheck:
 
 
 def check_species(genome: Genome, config: SpeciesConfig) -> SpeciesCheck:
-    """Divide the genomes as configured and, beside it, as HyenaDNA's lists would.
+    """Divide the genomes as configured and, beside it, by HyenaDNA's lists.
 
-    genome: as `open_species` gives it.
+    genome: from `open_species`.
     """
     splits = resolve_species_splits(genome.contigs, config)
     human = to_human(genome.contigs)
@@ -135,7 +136,7 @@ def check_species(genome: Genome, config: SpeciesConfig) -> SpeciesCheck:
             label, _, contig = name.partition("/")
             unused[label].append(contig)
     try:
-        # One that could not be trained on is shown all the same: the table tells why.
+        # A division that cannot be trained on is shown too: the table tells why.
         build_species_datasets(genome, config)
         problem = None
     except InputError as error:
@@ -157,15 +158,15 @@ def check_species(genome: Genome, config: SpeciesConfig) -> SpeciesCheck:
 
 
 def leak_warning(contigs: Mapping[str, int], config: SpeciesConfig) -> str | None:
-    """What a training run should say of splits that share homologous chromosomes; None where they
-    do not, and of a BED, as `SpeciesCheck.leaks`."""
+    """A training run's warning about splits that share homologous chromosomes; None without any,
+    and for a BED, as in `SpeciesCheck.leaks`."""
     if config.split == "bed":
         return None
     shared = _shared(_match(resolve_species_splits(contigs, config), to_human(contigs)))
     if not shared:
         return None
     return (
-        f"splits share homologues of human {_some(list(shared))}: what is learned from one is "
+        f"splits share homologues of human {first_of(shared, _SHOWN)}: what is learned from one is "
         "found again in the others, and results will look better than they are. `dnamamba data "
         "check` says which contigs; --split homology keeps them apart"
     )
@@ -203,13 +204,13 @@ def _shared(matches: Matches) -> Matches:
 def _describe(shared: Matches) -> list[str]:
     return [
         f"  human {name}: "
-        + "; ".join(f"{split} {_some(contigs)}" for split, contigs in by_split.items())
+        + "; ".join(f"{split} {first_of(contigs, _SHOWN)}" for split, contigs in by_split.items())
         for name, by_split in shared.items()
     ]
 
 
 def _small_contigs(config: SpeciesConfig, splits: Splits) -> list[str]:
-    """Species of which most windows would come from scaffolds, as contigs are drawn alike."""
+    """Warn of species whose windows come mostly from scaffolds, if contigs are drawn alike."""
     if config.chromosomes != "uniform":
         return []
     by_label: dict[str, list[int]] = defaultdict(list)
@@ -230,7 +231,7 @@ def _small_contigs(config: SpeciesConfig, splits: Splits) -> list[str]:
 
 
 def _namesakes(splits: Splits, human: Mapping[str, tuple[str, ...] | None]) -> list[str]:
-    """Unknown contigs that have one name in two species and are in different splits."""
+    """Warn of unknown contigs with one name in two species that are in different splits."""
     by_name: dict[str, dict[Split, str]] = defaultdict(dict)
     for split in _ORDER:
         for row in splits[split]:
@@ -239,10 +240,5 @@ def _namesakes(splits: Splits, human: Mapping[str, tuple[str, ...] | None]) -> l
     apart = [list(names.values()) for names in by_name.values() if len(names) > 1]
     return [
         f"contigs of one name are in different splits, which may be homologous: "
-        f"{_some([' and '.join(names) for names in apart])}"
+        f"{first_of([' and '.join(names) for names in apart], _SHOWN)}"
     ][: len(apart)]
-
-
-def _some(names: list[str]) -> str:
-    more = f", ... ({len(names):,} in all)" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

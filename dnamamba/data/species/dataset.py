@@ -1,4 +1,4 @@
-"""Telling species apart: windows from a random species, chromosome and place, labelled with it.
+"""Windows from a random species, chromosome and position, labelled with the species.
 
 Which window is sample i of epoch e is a pure function of (seed, e, i), by hashes; validation and
 test windows are drawn once, by keys of their own, and stay.
@@ -7,23 +7,25 @@ test windows are drawn once, by keys of their own, and stay.
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dnamamba.configs import require_choice, require_range, require_seed
 from dnamamba.data.augment import check_mutation_rate, substitute_each
-from dnamamba.data.batches import Examples
+from dnamamba.data.batches import Examples, by_epoch
 from dnamamba.data.hashing import U64, hash_u64
 from dnamamba.data.ranges import ContigLine, Ints, Runs
 from dnamamba.data.species.homology import HELD_OUT, published_split, split_by_homology, to_human
-from dnamamba.data.species.sampler import Places, starts_within_limit, weigh_contigs
+from dnamamba.data.species.sampler import WindowSampler, starts_within_limit, weigh_contigs
 from dnamamba.data.splits import SplitConfig, Splits, describe_warnings, keep_apart, resolve_splits
 from dnamamba.data.windows import index_intervals
 from dnamamba.data_prep.genomes.genome import Genome, open_labelled_genomes
 from dnamamba.data_prep.genomes.statistics import foreign_letters
 from dnamamba.errors import InputError
+from dnamamba.files import first_of
 from dnamamba.intervals import Interval, Split
 from dnamamba.runtime import logger
 from dnamamba.task import Task
@@ -36,7 +38,7 @@ PAPER_EPOCH = 1024 * 64
 """Samples in an epoch of the Mamba paper: 1,024 steps of 64 windows."""
 
 _FIRST_WARMUP = 1 << 14
-# Keys that keep the random draws of different purposes apart.
+# Keys of independent random draws.
 _SPECIES, _CONTIG, _START, _STRAND, _MUTATIONS = 11, 12, 13, 14, 15
 _EVALUATION = {Split.VALID: 21, Split.TEST: 22}
 _UPPER_CASE = np.uint8(0xFF ^ SOFT_MASK_BIT)
@@ -51,17 +53,17 @@ class SpeciesFiles:
 
     def __post_init__(self) -> None:
         if not self.label.strip() or "/" in self.label:
-            raise InputError(f"a species has a name without a slash, got {self.label!r}")
+            raise InputError(f"a species needs a name without a slash, got {self.label!r}")
         if not self.files:
             raise InputError(f"{self.label} has no file: expected at least one FASTA or store")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeciesConfig:
-    """Genomes to tell apart, what of them is held out, and how windows are drawn."""
+    """Genomes to tell apart, their split, and how windows are drawn."""
 
     kind: Literal["species"] = "species"
-    """Tells it from other sources of labelled sequences."""
+    """Distinguishes it from other sources of labelled sequences."""
 
     species: tuple[SpeciesFiles, ...]
     """The classes."""
@@ -70,76 +72,66 @@ class SpeciesConfig:
     """Bases in a window."""
 
     split: SpeciesSplit = "homology"
-    """`homology`: what is homologous to human chromosomes 1, 3, 12, 13 is for validation, to 5, 7,
-    9, 10, 11 for the test, to others for training; contigs that are homologous to several splits,
-    or to nothing known, are in none. `hyenadna`: by a chromosome's own number, as published.
-    `contigs` and `bed`: as named below."""
+    """`homology`: contigs homologous to human chromosomes 1, 3, 12, 13 are for validation, to 5, 7,
+    9, 10, 11 for the test, to others for training; contigs of several splits, or of unknown
+    homology, are left out. `hyenadna`: by a chromosome's own number, as published. `contigs`,
+    `bed`: as named below."""
 
     valid_contigs: tuple[str, ...] = ()
-    """Contigs for validation: `label/contig`, or a contig's name for that of every species; `*`
-    matches anything. With split `contigs` only."""
+    """Contigs for validation, with split `contigs`: `label/contig`, or a name in every species; `*`
+    matches anything."""
 
     test_contigs: tuple[str, ...] = ()
     """Contigs for the test, likewise."""
 
     bed: str | None = None
-    """4-column BED (label/contig, start, end, train|valid|test). With split `bed` only."""
+    """4-column BED (label/contig, start, end, train|valid|test), with split `bed`."""
 
     chromosomes: ChromosomeWeights = "uniform"
-    """How a chromosome of the species is drawn: each alike (the paper's, so a base of a short one
-    is seen more often), by length, or by its bases that are not N."""
+    """How a species' chromosome is drawn: each alike (as the paper; bases of short ones are seen
+    more often), by length, or by bases that are not N."""
 
     max_n_fraction: float = 0.5
     """Windows with a larger share of N (or other unreadable letters) are never drawn."""
 
     warmup_lengths: tuple[int, ...] = ()
-    """Window lengths of the first epochs of training; `warmup_lengths(seq_len)` is the paper's."""
+    """Window lengths of the first epochs of training; the paper's: `warmup_lengths(seq_len)`."""
 
     rc_augment: bool = True
-    """Read each training window from either strand, by a fair coin: a genome is written down from
-    either. No other split's."""
+    """Read training windows from either strand, by a fair coin: genomes are written from either."""
 
     mutation_rate: float = 0.0
-    """Share of the bases of training windows that are changed, see augment.substitute."""
+    """Share of bases substituted in training windows (augment.substitute)."""
 
     epoch_size: int = PAPER_EPOCH
     """Samples in an epoch of training."""
 
     n_eval: int = 1000
-    """Windows of validation, and of the test; as many of each species, but for the remainder."""
+    """Windows of validation, and of the test, the same number of each species but for one."""
 
     seed: int = 0
-    """Decides which windows are drawn, and nothing else does."""
+    """The only source of the windows drawn."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("split", SpeciesSplit), ("chromosomes", ChromosomeWeights)):
-            if (given := getattr(self, name)) not in get_args(choices):
-                raise InputError(f"{name} is one of {get_args(choices)}, got {given!r}")
+        require_choice("split", self.split, SpeciesSplit)
+        require_choice("chromosomes", self.chromosomes, ChromosomeWeights)
         self._check_species()
         self._check_split()
-        if wrong := [size for size in (self.seq_len, *self.warmup_lengths) if size < 2]:
-            raise InputError(f"a window has at least 2 bases, got {wrong[0]}")
+        require_range("windows", min((self.seq_len, *self.warmup_lengths)), 2, unit="bases")
         if longer := [size for size in self.warmup_lengths if size > self.seq_len]:
             raise InputError(
                 f"windows grow to seq_len in warm-up: {longer[0]:,} is longer than {self.seq_len:,}"
             )
-        if not 0 <= self.max_n_fraction <= 1:
-            raise InputError(f"max_n_fraction is between 0 and 1, got {self.max_n_fraction}")
+        require_range("max_n_fraction", self.max_n_fraction, 0, 1)
         check_mutation_rate(self.mutation_rate)
-        if self.epoch_size < 1:
-            raise InputError(f"epoch_size is 1 sample or more, got {self.epoch_size}")
-        if self.n_eval < len(self.species):
-            raise InputError(
-                f"n_eval is at least one window of each species ({len(self.species)}), got "
-                f"{self.n_eval}"
-            )
-        if not 0 <= self.seed < 1 << 63:
-            raise InputError(f"data seed is 0 or more and below 2^63, got {self.seed}")
+        require_range("epoch_size", self.epoch_size, 1, unit="sample")
+        require_range("n_eval", self.n_eval, len(self.species), unit="windows, one of each species")
+        require_seed(self.seed, "data seed")
 
     def _check_species(self) -> None:
         if len(set(self.labels)) != len(self.labels):
             raise InputError(
-                f"species have different names, got {', '.join(self.labels)}; name several files "
+                f"species need different names, got {', '.join(self.labels)}; name several files "
                 "of one species together: label=a.fa,b.fa"
             )
 
@@ -182,8 +174,8 @@ def open_species(config: SpeciesConfig) -> Genome:
 def resolve_species_splits(contigs: Mapping[str, int], config: SpeciesConfig) -> Splits:
     """The intervals of each split, no base in two of them.
 
-    contigs: `label/contig` -> length in bases. Raises InputError for contigs named that are not
-    there, or where nothing is left to train on.
+    contigs: `label/contig` -> length in bases. Raises InputError for named contigs that are not
+    there, and if nothing is left to train on.
     """
     if config.split == "contigs":
         named = SplitConfig(valid_contigs=config.valid_contigs, test_contigs=config.test_contigs)
@@ -203,12 +195,11 @@ def resolve_species_splits(contigs: Mapping[str, int], config: SpeciesConfig) ->
 
 
 class SpeciesDataset(torch.utils.data.Dataset[Examples]):
-    """Windows of one split, labelled with their species: a LabelledDataset (examples.py).
+    """Windows of one split, labelled with their species: a LabelledDataset (batches.py).
 
-    In training sample e x n_examples + i is sample i of epoch e, and windows of epoch e have
-    `length(e)` bases. Other splits have n_examples windows, the same in every epoch. Bases are
-    upper-cased: soft-masking differs by assembly and would give the species away.
-    Raises InputError where a species has no window in the split.
+    Training windows of epoch e have `length(e)` bases; other splits have the same windows in every
+    epoch. Bases are upper-cased: soft-masking differs by assembly and would give the species away.
+    Raises InputError if a species has no window in the split.
     """
 
     def __init__(self, genome: Genome, config: SpeciesConfig, split: Split, task: Task):
@@ -220,51 +211,45 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
         self.n_examples = config.epoch_size if split is Split.TRAIN else config.n_eval
         self._names = list(genome.contigs)
         self._targets = np.array(task.indices(config.labels, "--species"), np.int64)
-        self._places = self._find_places(resolve_species_splits(genome.contigs, config))
+        self._samplers = self._build_samplers(resolve_species_splits(genome.contigs, config))
 
     def length(self, epoch: int) -> int:
         """Bases in a window of an epoch."""
         warmup = self.config.warmup_lengths
         return warmup[epoch] if self.split is Split.TRAIN and epoch < len(warmup) else self.seq_len
 
-    def places(self, epoch: int) -> Places:
-        """Where windows of an epoch may begin; its groups are species, by their place in
-        `config.labels`."""
-        return self._places[self.length(epoch)]
+    def sampler(self, epoch: int) -> WindowSampler:
+        """Draws the windows of an epoch; its groups are species, as indices of `config.labels`."""
+        return self._samplers[self.length(epoch)]
 
     def __getitem__(self, samples: Sequence[int]) -> Examples:
-        """A batch; samples may cross an epoch's end where lengths of windows do not change."""
+        """A batch; samples may cross an epoch's end unless the length of windows changes."""
         parts = [self._read(epoch, i) for epoch, i in self._by_epoch(samples)]
         if len(parts) == 1:
             return parts[0]
         if len(sizes := sorted({part.codes.shape[1] for part in parts})) > 1:
             raise InputError(
                 f"a batch crosses the end of an epoch, where windows grow from {sizes[0]:,} to "
-                f"{sizes[-1]:,} bases: an epoch is a whole number of batches, got epoch_size "
+                f"{sizes[-1]:,} bases: an epoch must be a whole number of batches, got epoch_size "
                 f"{self.config.epoch_size:,}"
             )
         return Examples(*map(torch.cat, zip(*parts, strict=True)))
 
     def describe(self, samples: Sequence[int]) -> list[str]:
-        """Where each sample comes from: `epoch 0: human/chr1:1-1,024, reverse strand`."""
+        """The origin of each sample: `epoch 0: human/chr1:1-1,024, reverse strand`."""
         lines = []
         for epoch, i in self._by_epoch(samples):
             size = self.length(epoch)
             contigs, starts, _ = self._draw(epoch, i)
-            turned = np.zeros(len(i), bool)
-            if self.split is Split.TRAIN and self.config.rc_augment:
-                turned = self._turned(epoch, i)
-            columns = (contigs.tolist(), starts.tolist(), turned.tolist())
-            for contig, start, is_turned in zip(*columns, strict=True):
-                place = Interval(self._names[contig], start, start + size)
-                strand = ", reverse strand" if is_turned else ""
-                lines.append(f"epoch {epoch}: {place}{strand}")
+            columns = (contigs.tolist(), starts.tolist(), self._is_reverse(epoch, i).tolist())
+            for contig, start, is_reverse in zip(*columns, strict=True):
+                interval = Interval(self._names[contig], start, start + size)
+                strand = ", reverse strand" if is_reverse else ""
+                lines.append(f"epoch {epoch}: {interval}{strand}")
         return lines
 
     def _by_epoch(self, samples: Sequence[int]) -> Iterator[tuple[int, Ints]]:
-        places = (divmod(sample, self.n_examples) for sample in samples)
-        for epoch, group in itertools.groupby(places, key=lambda place: place[0]):
-            yield epoch, np.array([i for _, i in group], np.int64)
+        return by_epoch(divmod(sample, self.n_examples) for sample in samples)
 
     def _read(self, epoch: int, i: Ints) -> Examples:
         size = self.length(epoch)
@@ -283,15 +268,16 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
         )
 
     def _augment(self, codes: Codes, epoch: int, i: Ints) -> None:
-        """Turn and change training windows (B, L), in place."""
-        if self.config.rc_augment:
-            for row in np.flatnonzero(self._turned(epoch, i)).tolist():
-                codes[row] = reverse_complement(codes[row])
+        """Reverse and substitute in training windows (B, L), in place."""
+        for row in np.flatnonzero(self._is_reverse(epoch, i)).tolist():
+            codes[row] = reverse_complement(codes[row])
         keys = self._hash(i, epoch, _MUTATIONS).tolist()
         substitute_each(codes, self.config.mutation_rate, keys)
 
-    def _turned(self, epoch: int, i: Ints) -> NDArray[np.bool_]:
-        """Which training windows are read from the other strand."""
+    def _is_reverse(self, epoch: int, i: Ints) -> NDArray[np.bool_]:
+        """Which windows are read from the reverse strand."""
+        if self.split is not Split.TRAIN or not self.config.rc_augment:
+            return np.zeros(len(i), bool)
         return self._hash(i, epoch, _STRAND) & np.uint64(1) == 1
 
     def _draw(self, epoch: int, i: Ints) -> tuple[Ints, Ints, Ints]:
@@ -301,20 +287,20 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
             key = epoch
             species = (self._hash(i, key, _SPECIES) % np.uint64(n_species)).astype(np.int64)
         else:
-            # Below every epoch: keys of training are 0 or more. In turn, so that each has as many.
+            # Negative, unlike any epoch. Species take turns, so that each has as many windows.
             key = -_EVALUATION[self.split]
             species = i % n_species
         draws = self._hash(i, key, _CONTIG), self._hash(i, key, _START)
-        contigs, starts = self.places(epoch).draw(species, *draws)
+        contigs, starts = self.sampler(epoch).draw(species, *draws)
         return contigs, starts, species
 
     def _hash(self, i: Ints, key: int, purpose: int) -> U64:
         return hash_u64(i, self.config.seed, key, purpose)
 
-    def _find_places(self, splits: Splits) -> dict[int, Places]:
-        """By length of windows."""
+    def _build_samplers(self, splits: Splits) -> dict[int, WindowSampler]:
+        """A sampler for each length of windows."""
         genome, config = self.genome, self.config
-        line = ContigLine(np.array(list(genome.contigs.values()), np.int64))
+        line = ContigLine(genome.contigs.values())
         stretches = line.place(*index_intervals(splits[self.split], self._names).T)
         n_runs = line.join({i: genome.n_runs(name) for i, name in enumerate(self._names)})
         weights = weigh_contigs(config.chromosomes, stretches, n_runs, line)
@@ -324,16 +310,18 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
         for size in {*warmup, config.seq_len}:
             most = int(config.max_n_fraction * size)
             starts = starts_within_limit(stretches, n_runs, size, most)
-            found[size] = Places(starts, line, groups, weights)
-            self._require_all(found[size], stretches, line, size)
+            found[size] = WindowSampler(starts, line, groups, weights)
+            self._require_all_species(found[size], stretches, line, size)
         return found
 
     def _species_of_contigs(self) -> NDArray[np.int64]:
         number = {label: n for n, label in enumerate(self.config.labels)}
         return np.array([number[name.partition("/")[0]] for name in self._names], np.int64)
 
-    def _require_all(self, places: Places, stretches: Runs, line: ContigLine, size: int) -> None:
-        missing = set(range(len(self.config.labels))) - set(places.groups.tolist())
+    def _require_all_species(
+        self, sampler: WindowSampler, stretches: Runs, line: ContigLine, size: int
+    ) -> None:
+        missing = set(range(len(self.config.labels))) - set(sampler.groups.tolist())
         if not missing:
             return
         species = min(missing)
@@ -350,22 +338,22 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
         names = [self._names[i] for i in own]
         raise InputError(
             f"{label} has nothing for {self.split} by the {self.config.split} split"
-            f"{_held_out(self.config.split, self.split, names)}; its contigs are {_some(names)}: "
-            "hold contigs out by name (--split contigs --valid-contigs NAMES --test-contigs "
-            "NAMES), or leave the species out"
+            f"{_held_out(self.config.split, self.split, names)}; its contigs are "
+            f"{first_of(names)}: hold contigs out by name (--split contigs --valid-contigs NAMES "
+            "--test-contigs NAMES), or leave the species out"
         )
 
 
 def species_task(config: SpeciesConfig) -> Task:
-    """Which species: one label a window."""
+    """A multiclass task with a class for each species."""
     return Task(kind="multiclass", labels=tuple(config.labels))
 
 
 def build_species_datasets(genome: Genome, config: SpeciesConfig) -> dict[Split, SpeciesDataset]:
-    """A dataset for each split; without one for the test where no species has any.
+    """A dataset for each split, without the test if no species has bases for it.
 
-    genome: as `open_species` gives it. Logs what `species_doubts` finds. Raises InputError where a
-    species has no window of a split.
+    genome: from `open_species`. Logs `species_warnings`. Raises InputError if a species has no
+    window in a split.
     """
     for warning in species_warnings(genome, config):
         logger.warning("%s", warning)
@@ -376,15 +364,15 @@ def build_species_datasets(genome: Genome, config: SpeciesConfig) -> dict[Split,
 
 
 def species_warnings(genome: Genome, config: SpeciesConfig) -> list[str]:
-    """What is allowed but hardly meant, a sentence each: letters that are not DNA, and BED rows of
-    contigs that are not there."""
+    """Sentences about data that is allowed but hardly meant: letters that are not DNA, and BED rows
+    of missing contigs."""
     letters = foreign_letters(genome.statistics())
     found = describe_warnings(SplitConfig(bed=config.bed), genome.contigs) if config.bed else []
     return found if letters is None else [f"the genomes: {letters}", *found]
 
 
 def _held_out(rule: SpeciesSplit, split: Split, contigs: Sequence[str]) -> str:
-    """What a rule by chromosome wants for a split, as part of a sentence."""
+    """The chromosomes that a rule takes for a split, as part of a sentence."""
     if rule not in ("homology", "hyenadna"):
         return ""
     if rule == "homology" and not any(to_human(contigs).values()):
@@ -393,8 +381,3 @@ def _held_out(rule: SpeciesSplit, split: Split, contigs: Sequence[str]) -> str:
     if split is Split.TRAIN:
         return f" (chromosomes that are not held out, {how})"
     return f" (chromosomes {', '.join(sorted(HELD_OUT[split], key=int))}, {how})"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "none") + more

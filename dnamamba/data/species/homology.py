@@ -1,8 +1,8 @@
-"""Which contigs of apes are for training, validation and test, by human chromosome.
+"""Training, validation and test contigs of apes, by human chromosome.
 
-Held out are the human chromosomes of HyenaDNA's species splits. `homology` holds out whatever is
-homologous to them; `hyenadna` goes by a contig's own number, as its loader does, so it trains on
-gorilla 17, most of which is human chromosome 5 (exchanged with 17 in gorillas; Jauch et al. 1992).
+HyenaDNA's species splits hold out human chromosomes. `homology` holds out whatever is homologous to
+them; `hyenadna` goes by a contig's own number, as its loader does: it trains on gorilla 17, most of
+which is human chromosome 5 (exchanged with 17 in gorillas; Jauch et al. 1992).
 """
 
 import re
@@ -38,7 +38,7 @@ _OWN_NAME = re.compile(r"(?:chr)?(\d{1,2}[AB]?|X|Y)(?:(?:_\w+)?_hsa\w+)?", re.IG
 
 
 def to_human(contigs: Iterable[str]) -> dict[str, tuple[str, ...] | None]:
-    """Each `label/contig` -> the human chromosomes it is homologous to; None: not known."""
+    """`label/contig` -> the human chromosomes it is homologous to; None if not known."""
     names = list(contigs)
     by_label: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -52,10 +52,7 @@ def to_human(contigs: Iterable[str]) -> dict[str, tuple[str, ...] | None]:
 
 
 def split_by_homology(homologues: tuple[str, ...] | None) -> Split | None:
-    """The split that all of a contig's human chromosomes are in; None: in none.
-
-    homologues: None where they are not known.
-    """
+    """The split of all of a contig's human chromosomes; None if they differ or are not known."""
     if not homologues:
         return None
     splits = {_split_of_human(chromosome) for chromosome in homologues}
@@ -68,7 +65,7 @@ def _split_of_human(chromosome: str) -> Split:
 
 
 def published_split(species: str, contig: str) -> Split | None:
-    """The split that HyenaDNA's lists put a contig in, by its own name; None: in none.
+    """The split of a contig in HyenaDNA's lists, by its own name; None if it is in none.
 
     contig: its name in the assembly, `chr2A`, `2A` or `chr5_pat_hsa6`.
     """

@@ -1,20 +1,18 @@
-"""Where windows of one length may begin, and random draws from there by group and contig.
+"""Random starts of windows of one length, by group and contig.
 
-Nothing is drawn and thrown away: the starts with few enough N are known as stretches, so a draw is
-one number, and a genome without any place is known before training.
+Nothing is drawn and thrown away: the starts with few enough N are known as ranges, so a draw is
+one number, and a genome without any start is refused before training.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dnamamba.data.hashing import U64
 from dnamamba.data.ranges import ContigLine, Ints, Runs, bases_within, count_bases, merge
 
 
 def starts_within_limit(stretches: Runs, covered: Runs, size: int, most: int) -> Runs:
-    """Where windows of `size` bases begin that lie inside a stretch, at most `most` bases covered.
-
-    stretches, covered: merged. The starts come back as merged stretches.
+    """Starts, as merged ranges, of the windows of `size` bases inside a range of `stretches` that
+    have at most `most` bases in `covered`; both are merged.
     """
     ranges = stretches + np.array([0, 1 - size])
     ranges = ranges[ranges[:, 1] > ranges[:, 0]]
@@ -36,11 +34,11 @@ def starts_within_limit(stretches: Runs, covered: Runs, size: int, most: int) ->
     return merge(np.stack([first + begin, first + end], axis=1))
 
 
-class Places:
-    """The places of windows of one length.
+class WindowSampler:
+    """Draws the contigs and starts of windows of one length.
 
-    starts: where windows may begin, merged, on the line. groups: number of the group (species) of
-    every contig of the line. weights: of every contig of the line, above 0; None: all alike.
+    starts: allowed starts, merged, on the line. groups: the group (species) of every contig of the
+    line. weights: of every contig of the line, above 0; None for equal ones.
     """
 
     def __init__(self, starts: Runs, line: ContigLine, groups: Ints, weights: Ints | None = None):
@@ -50,18 +48,18 @@ class Places:
         self._first = (starts[:, 0] - line.starts[line.contigs_of(starts)])[order]
         self._starts = _Urns(contig, (starts[:, 1] - starts[:, 0])[order])
         self.contigs = self._starts.keys
-        """Those with a place, group by group."""
+        """Contigs with a start, group by group."""
         each = np.ones_like(self.contigs) if weights is None else weights[self.contigs]
         self._contigs = _Urns(groups[self.contigs], each)
         self.groups = self._contigs.keys
-        """Those with a place."""
+        """Groups with a start."""
         self.n_starts: Ints = self._starts.totals
         """Starts on each of `contigs`."""
 
     def draw(self, groups: Ints, contig_draws: U64, start_draws: U64) -> tuple[Ints, Ints]:
-        """Contig, by its weight within its group, and start, each alike; 0-based, in the contig.
+        """Contigs, by weight within the group, and starts in them, 0-based, all equally likely.
 
-        groups: one of `self.groups` each; the draws: uniform 64-bit integers. Shapes (n,).
+        groups: members of `self.groups`. draws: uniform 64-bit integers. Shapes (n,).
         """
         urn = np.searchsorted(self.groups, groups)
         row, _ = self._contigs.draw(urn, contig_draws)
@@ -70,9 +68,9 @@ class Places:
 
 
 class _Urns:
-    """Items of integer weight in urns; items of an urn stand together.
+    """Items of integer weight in urns; the items of an urn stand together.
 
-    keys: of each urn. totals: weight in each.
+    keys: the urns' keys. totals: the weight in each urn.
     """
 
     def __init__(self, urn_of_item: Ints, weights: Ints):
@@ -91,10 +89,8 @@ class _Urns:
         return item, target - before
 
 
-def weigh_contigs(
-    rule: str, stretches: Runs, covered: Runs, line: ContigLine
-) -> NDArray[np.int64] | None:
-    """Weights of contigs by their bases in merged `stretches`; `callable`: without covered ones."""
+def weigh_contigs(rule: str, stretches: Runs, covered: Runs, line: ContigLine) -> Ints | None:
+    """Weights of contigs by their bases in merged `stretches`; `callable`: not in `covered`."""
     if rule == "uniform":
         return None
     weights = np.zeros(len(line.lengths), np.int64)
@@ -102,5 +98,5 @@ def weigh_contigs(
         own = runs + line.starts[contig]
         n_covered = bases_within(covered, own[:, 0], own[:, 1]).sum() if rule == "callable" else 0
         weights[contig] = count_bases(own) - n_covered
-    # A contig that is all covered may have places where any share of N is allowed.
+    # A contig of N alone has starts if any share of N is allowed.
     return np.maximum(weights, 1)

@@ -1,11 +1,9 @@
 """Caduceus (kuleshov-group/caduceus): CaduceusForMaskedLM, of one strand (Ph) and of both (PS).
 
-Their models of both strands are two different functions by `fused_add_norm` in the settings. With
-true, as published, the two halves of the channels change places before every block. That is our
-model with every second block, the first included, turned round: the same block with its channels
-in reverse order and its directions exchanged. So their weights are read into the same `strands`
-model either way, exactly. Only `hidden_states` after an odd number of such blocks differ: what they
-call the first half is our second.
+With `fused_add_norm` true, as published, their models of both strands exchange the two halves of
+the channels before every block. That equals our model with every second block, the first included,
+turned: its channels reversed and its directions exchanged. Weights are read so, exactly; only
+`hidden_states` after an odd number of blocks have the halves in the other order.
 """
 
 import re
@@ -19,15 +17,24 @@ from torch import Tensor
 from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
-from dnamamba.models.interop.reading import build_model, read_eps, read_flag, read_mapping
+from dnamamba.models.interop.mamba import infer_sizes
+from dnamamba.models.interop.mamba_lm import MIXER, infer_trunk, require_mixer
+from dnamamba.models.interop.reading import (
+    EMBEDDING,
+    build_model,
+    check_settings,
+    read_eps,
+    read_flag,
+    read_mapping,
+)
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
-from dnamamba.models.mixers.configs import BiMambaConfig, MambaConfig, MixerConfig
+from dnamamba.models.mixers.bimamba import BiMambaConfig
+from dnamamba.models.mixers.mamba import MambaConfig
+from dnamamba.models.mixers.protocol import MixerConfig
 from dnamamba.models.strands import complement_ids
 
-_EMBEDDING = "backbone.embedding.weight"
-_LAYER = "backbone.layers.0"
 _OURS = "mixer.reverse."
-# Theirs to ours, in this order, for one strand; with both some names have a module more.
+# Theirs to ours, in this order; with both strands some names have one more module.
 _RENAMED = (
     ("caduceus.", ""),
     ("backbone.embeddings.word_embeddings.embedding.", "backbone.embedding."),
@@ -43,10 +50,10 @@ _OF_BOTH = "word_embeddings.embedding.weight"
 def from_caduceus(weights: Weights, settings: Settings | None = None) -> DnaModel:
     """A model from the state_dict of CaduceusForMaskedLM.
 
-    settings: its config.json. Sizes are read off the shapes and must agree with it. Without it the
-    model is taken to be as published: fused_add_norm true (see above), the directions added,
-    norm_epsilon 1e-5, as many token ids in use as the embedding has rows. Raises InputError for
-    weights of another architecture and for other complements than ours.
+    settings: its config.json, which must agree with the shapes. What it leaves out is as published:
+    fused_add_norm true (see above), the directions added, norm_epsilon 1e-5, as many token ids in
+    use as the embedding has rows. Raises InputError for weights of another architecture and for
+    other complements than ours.
     """
     settings = {} if settings is None else settings
     _check_complements(weights, settings)
@@ -69,10 +76,9 @@ def from_caduceus(weights: Weights, settings: Settings | None = None) -> DnaMode
 def to_caduceus(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state_dict and settings of CaduceusForMaskedLM.
 
-    With both strands and an even number of blocks as published, with fused_add_norm true; with an
-    odd one false. There logits of ids that are not in use are not masked. Raises InputError for
-    models with another mixer or an MLP, and for those of one direction and one strand, which are
-    plain Mamba.
+    fused_add_norm is true, as published, unless a model of both strands has an odd number of
+    blocks. There logits of ids that are not in use are not masked. Raises InputError for models
+    with another mixer or an MLP, and of one direction and one strand, which are plain Mamba.
     """
     config = model.config
     both = config.strands == "both"
@@ -81,7 +87,7 @@ def to_caduceus(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not is_caduceus or config.mlp is not None:
         raise InputError(
             "Caduceus has blocks of Mamba, in both directions or on both strands, without an MLP; "
-            f"this model has {config.mixer.kind!r}{'' if config.mlp is None else ' and an MLP'}"
+            f"this model has {config.mixer_kind!r}{'' if config.mlp is None else ' and an MLP'}"
         )
     fused = not both or (config.n_layers % 2 == 0 and isinstance(config.mixer, BiMambaConfig))
     ours = dict(model.state_dict())
@@ -133,7 +139,7 @@ def _check_complements(weights: Weights, settings: Settings) -> None:
 
 
 def _drop_tied(ours: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the second direction's projections if all of them are the first's."""
+    """Drop the second direction's projections if all equal the first's."""
     second = {
         name: name.replace(_OURS, "mixer.")
         for name in ours
@@ -145,68 +151,37 @@ def _drop_tied(ours: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _infer_config(ours: Mapping[str, Tensor], settings: Settings, both: bool) -> ModelConfig:
-    needed = [_EMBEDDING, *(f"{_LAYER}.mixer.{n}" for n in ("A_log", "conv1d.weight"))]
-    needed += [f"{_LAYER}.mixer.dt_proj.weight", f"{_LAYER}.norm.weight"]
-    if missing := [name for name in needed if name not in ours]:
-        raise InputError(
-            "not the weights of a Caduceus language model: there is none that would here be called "
-            f"{', '.join(missing)}"
-        )
-    rows, d_model = ours[_EMBEDDING].shape
-    found = (re.match(r"backbone\.layers\.(\d+)\.", name) for name in ours)
-    n_layers = 1 + max(int(match[1]) for match in found if match)
-    mixer = _infer_mixer(ours, settings, d_model)
-    _check_settings(settings, {"d_model": d_model, "n_layer": n_layers, "rcps": both})
-    head = ours.get(HEAD_WEIGHT)
+    require_mixer(ours, ("A_log", "conv1d.weight", "dt_proj.weight"), "Caduceus")
+    trunk = infer_trunk(ours)
+    sizes = {"d_model": trunk["d_model"], "n_layer": trunk["n_layers"], "rcps": both}
+    check_settings(settings, sizes, "config.json")
+    trunk["vocab_size"] = settings.get("vocab_size", trunk["padded_vocab_size"])
     return ModelConfig(
-        d_model=d_model,
-        n_layers=n_layers,
-        vocab_size=settings.get("vocab_size", rows),
-        padded_vocab_size=rows,
-        norm="layer" if f"{_LAYER}.norm.bias" in ours else "rms",
+        **trunk,
         norm_eps=read_eps(settings, "norm_epsilon"),
         residual_in_fp32=read_flag(settings, "residual_in_fp32", True),
-        tie_embeddings=head is None or torch.equal(head, ours[_EMBEDDING]),
-        mixer=mixer,
+        mixer=_infer_mixer(ours, settings),
         strands="both" if both else "one",
     )
 
 
-def _infer_mixer(ours: Mapping[str, Tensor], settings: Settings, d_model: int) -> MixerConfig:
-    d_inner, d_state = ours[f"{_LAYER}.mixer.A_log"].shape
-    sizes: dict[str, Any] = {
-        "expand": d_inner // d_model,
-        "d_state": d_state,
-        "d_conv": ours[f"{_LAYER}.mixer.conv1d.weight"].shape[-1],
-        "dt_rank": ours[f"{_LAYER}.mixer.dt_proj.weight"].shape[1],
-    }
-    given = read_mapping(settings, "ssm_cfg")
-    _check_settings({k: v for k, v in given.items() if v != "auto"}, sizes)
-    sizes["conv_bias"] = f"{_LAYER}.mixer.conv1d.bias" in ours
-    sizes["bias"] = f"{_LAYER}.mixer.in_proj.bias" in ours
-    bidirectional = f"{_LAYER}.{_OURS}A_log" in ours
-    _check_settings(settings, {"bidirectional": bidirectional})
+def _infer_mixer(ours: Mapping[str, Tensor], settings: Settings) -> MixerConfig:
+    sizes, given = infer_sizes(ours), read_mapping(settings, "ssm_cfg")
+    of_shapes = {key: sizes[key] for key in ("expand", "d_state", "d_conv", "dt_rank")}
+    check_settings({k: v for k, v in given.items() if v != "auto"}, of_shapes, "ssm_cfg")
+    bidirectional = f"{MIXER}.reverse.A_log" in ours
+    check_settings(settings, {"bidirectional": bidirectional}, "config.json")
     if not bidirectional:
         return MambaConfig(**sizes)
     strategy: Any = settings.get("bidirectional_strategy") or "add"
     if strategy not in ("add", "ew_multiply"):
-        raise InputError(f"bidirectional_strategy is 'add' or 'ew_multiply', got {strategy!r}")
-    tied = f"{_LAYER}.{_OURS}in_proj.weight" not in ours
+        raise InputError(f"bidirectional_strategy must be 'add' or 'ew_multiply', got {strategy!r}")
+    tied = f"{MIXER}.reverse.in_proj.weight" not in ours
     return BiMambaConfig(**sizes, strategy=strategy, tie_projections=tied)
 
 
-def _check_settings(settings: Settings, found: dict[str, Any]) -> None:
-    for name, value in found.items():
-        if settings.get(name, value) != value:
-            raise InputError(
-                f"the settings say {name} {settings[name]!r}, the weights are of a model with "
-                f"{value!r}: they do not belong together"
-            )
-
-
 def _turn(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Blocks 0, 2, 4 and so on with channels in reverse order and directions exchanged; turned
-    again they are as before."""
+    """Blocks 0, 2, 4 and so on with channels reversed and directions exchanged, its own inverse."""
     turned = {}
     for name, tensor in ours.items():
         match = re.match(r"backbone\.layers\.(\d+)\.", name)
@@ -224,9 +199,9 @@ def _turn(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _turn_ends(ours: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The final norm and the head where the last block is a turned one."""
+    """Turn the final norm and the head, as after a turned last block."""
     turned = {n: w.flip(0) if ".norm_f." in n else w for n, w in ours.items()}
-    head = ours.get(HEAD_WEIGHT, ours[_EMBEDDING])
+    head = ours.get(HEAD_WEIGHT, ours[EMBEDDING])
     turned[HEAD_WEIGHT] = head[complement_ids(head.shape[0])].flip(1)
     return turned
 

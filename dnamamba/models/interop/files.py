@@ -1,9 +1,8 @@
-"""Reading files of weights that other projects wrote, none of which may run code.
+"""Read weights of other projects without running code.
 
-A source is a folder in Hugging Face's layout or one file. PyTorch's files are pickles: they are
-read by torch.load(weights_only=True) alone, which builds tensors, containers and numbers and
-refuses everything else. Of what training frameworks store beside the weights (settings, callbacks)
-nothing is built: empty objects stand in for it.
+A source is a folder in Hugging Face's layout or one file. PyTorch's pickles are read by
+torch.load(weights_only=True), which builds tensors, containers and numbers and refuses the rest;
+empty objects stand in for what training frameworks store beside the weights.
 """
 
 import pickle
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.weight_files import read_json, read_safetensors
+from dnamamba.files import read_json
+from dnamamba.models.weight_files import read_safetensors
 
 CONFIG_NAME = "config.json"
 # In the order in which transformers looks for them.
@@ -37,7 +37,7 @@ _INDEX_SUFFIX = ".index.json"
 # Where training frameworks keep a model's weights among other things.
 _INNER = ("state_dict", "model_state_dict")
 
-# What checkpoints have beside the weights, for which empty objects stand in.
+# Objects beside the weights that empty ones stand in for.
 _IGNORED_PACKAGES = {"omegaconf", "lightning", "pytorch_lightning", "lightning_fabric", "numpy"}
 _IGNORED_NAMES = {
     *("typing.Any", "argparse.Namespace", "collections.defaultdict", "_codecs.encode"),
@@ -45,7 +45,7 @@ _IGNORED_NAMES = {
     *("pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath"),
 }
 
-# What the reader of pickles and archives raises where bytes are missing or wrong.
+# Errors of the readers of pickles and archives for missing or wrong bytes.
 _BROKEN = (
     *(pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, ValueError),
     *(TypeError, AttributeError, AssertionError, ArithmeticError, struct.error),
@@ -55,12 +55,11 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """What a source holds.
+    """Content of a source.
 
-    weights: tensors by name; float16 and bfloat16 ones are widened to float32.
-    settings: config.json as read, empty where there is none.
-    file: the file the weights came from, or the index of several.
-    dtypes: how many tensors had which dtype, as stored.
+    weights: tensors by name, float16 and bfloat16 widened to float32. settings: config.json, empty
+    if there is none. file: the weights' file, or the index of several. dtypes: tensors by stored
+    dtype.
     """
 
     weights: dict[str, Tensor]
@@ -72,7 +71,7 @@ class WeightFiles:
 def read_source(source: Path) -> WeightFiles:
     """Read a folder (config.json and weights, sharded or not) or a single file of weights.
 
-    Raises InputError for what is missing, broken, no weights at all, or would need code to run.
+    Raises InputError for files that are missing, broken, hold no weights or would run code.
     """
     file = find_weights(source)
     settings_path = file.parent / CONFIG_NAME
@@ -87,7 +86,7 @@ def read_source(source: Path) -> WeightFiles:
 
 
 def find_weights(source: Path) -> Path:
-    """The file of weights, or the index of several, that a source means."""
+    """The file of weights, or the index of several, of a source."""
     if not source.exists():
         raise InputError(f"there is no {source}: give a folder with weights, or a file of weights")
     if source.is_file():
@@ -122,12 +121,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _read_index(path: Path) -> dict[str, Tensor]:
-    """The tensors of all shards that an index names; exactly those that it promises."""
+    """The tensors of all shards of an index; exactly those that it lists."""
     shard_of = read_json(path).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise InputError(f"{path} has no weight_map: it should name the file of each tensor")
     names = sorted({str(name) for name in shard_of.values()})
-    # A name that leads elsewhere would read files that nobody meant to give.
+    # A path could lead to other files.
     if strange := [name for name in names if Path(name).name != name or name in (".", "..")]:
         raise InputError(f"{path} names {strange[0]!r}: shards lie in the folder of their index")
     if missing := [name for name in names if not (path.parent / name).is_file()]:
@@ -178,7 +177,7 @@ def _is_weight(key: Any, value: Any) -> bool:
 
 
 class _Ignored:
-    """Stands in for an object that is of no use here: takes everything, keeps and does nothing."""
+    """Stands in for an object of a checkpoint; takes any arguments and keeps nothing."""
 
     def __new__(cls, *args: Any) -> "_Ignored":
         return super().__new__(cls)
@@ -239,7 +238,7 @@ def _refusal(path: Path, names: Sequence[str]) -> InputError:
 
 
 def _check_numbers(file: Path, weights: Mapping[str, Tensor]) -> None:
-    """A layer's number in a name decides how many are built: a small file must not ask for many."""
+    """Layer numbers decide how many layers are built: a small file must not ask for many."""
     for name in weights:
         for number in re.findall(r"(?:^|\.)(\d+)(?:\.|$)", name):
             if len(number) > 9 or int(number) >= len(weights):

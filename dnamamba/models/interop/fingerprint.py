@@ -1,4 +1,4 @@
-"""What a model says about one fixed sequence: how to tell that two models are the same."""
+"""A model's output for one fixed sequence, to tell whether two models are the same."""
 
 import hashlib
 import math
@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from dnamamba.errors import InputError
 from dnamamba.models.language_model import DnaModel
+from dnamamba.models.streaming import longest_sequence
 from dnamamba.tokenizer import VOCABULARY, encode, token_ids
 
 N_BASES = 256
@@ -20,12 +21,12 @@ _LEVELS = 100
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What two copies of one model have in common, and two models hardly ever.
+    """The same for copies of a model, and hardly ever for two models.
 
-    bits_per_base: mean negative log-likelihood of the fixed sequence, of each next base or, where
-    the model sees both sides, of every eighth, masked.
-    logits_hash: of the logits at the last eight positions in hundredths of the largest: so few and
-    so coarse that another machine's rounding rarely changes it.
+    bits_per_base: mean negative log-likelihood of the fixed sequence: of each next base or, if the
+    model sees both sides, of every eighth, masked.
+    logits_hash: hash of the logits at the last eight positions in hundredths of the largest, so
+    coarse that another machine's rounding rarely changes it.
     """
 
     bits_per_base: float
@@ -33,7 +34,7 @@ class Fingerprint:
 
 
 def fixed_ids() -> Tensor:
-    """256 evenly drawn bases, ever the same: token ids (1, 256) of int64."""
+    """Token ids (1, 256) of 256 evenly drawn bases, always the same; int64."""
     # A hash function, as no random generator promises the same numbers for ever.
     drawn = hashlib.shake_256(b"dnamamba").digest(N_BASES)
     sequence = "".join("ACGT"[byte % 4] for byte in drawn)
@@ -41,9 +42,9 @@ def fixed_ids() -> Tensor:
 
 
 def fixed_logits(model: DnaModel) -> Tensor:
-    """Logits (L, vocab_size) of `model_ids`, masked where the model sees both sides.
+    """Logits (L, vocab_size) of `model_ids`, masked if the model sees both sides.
 
-    Raises InputError where they are not finite, as those of damaged weights.
+    Raises InputError if they are not finite, as those of damaged weights.
     """
     ids = model_ids(model, masked=not model.is_causal)
     was_training = model.training
@@ -74,9 +75,9 @@ def take_fingerprint(model: DnaModel) -> Fingerprint:
 
 
 def model_ids(model: DnaModel, masked: bool = False) -> Tensor:
-    """The fixed sequence for a model (1, L): the first l_max bases where its mixer takes no more.
-    Ids beyond a foreign vocabulary begin again at 0."""
-    ids = fixed_ids()[:, : getattr(model.config.mixer, "l_max", N_BASES)]
+    """The fixed sequence for a model (1, L), cut to its longest. Ids beyond a foreign vocabulary
+    begin again at 0."""
+    ids = fixed_ids()[:, : longest_sequence(model.config)]
     if masked:
         ids[:, ::_MASK_EVERY] = VOCABULARY.id("[MASK]")
     return ids % model.config.vocab_size

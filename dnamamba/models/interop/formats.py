@@ -1,4 +1,4 @@
-"""Layouts of weights that other projects write: how to tell them, read them and write them."""
+"""Layouts of other projects' weights: recognise, read and write."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ Weights = Mapping[str, Tensor]
 """A state_dict: tensors by the names they have there."""
 
 Settings = Mapping[str, Any]
-"""A config.json as it was read; empty where there is none."""
+"""A config.json as read; empty if there is none."""
 
 
 @dataclass(frozen=True)
 class Format:
     """One project's layout of one architecture.
 
-    name: what the command line calls it, e.g. "huggingface-mamba".
-    kinds: of the mixers whose models it may hold.
+    name: its name on the command line, e.g. "huggingface-mamba".
+    kinds: kinds of mixers that it may hold.
     recognises: whether weights and settings are of this layout, by names alone.
     read: the model; raises InputError for what does not fit.
-    write: the state_dict and the settings for a model, or None where we cannot write it; raises
-    InputError for a model that the layout cannot hold.
+    write: the state_dict and the settings of a model; None: we cannot write it. Raises InputError
+    for a model that the layout cannot hold.
     """
 
     name: str

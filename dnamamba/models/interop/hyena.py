@@ -12,18 +12,23 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import MlpConfig, ModelConfig
+from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.reading import (
     build_model,
+    check_settings,
+    count_layers,
+    find_mixer,
     read_eps,
     read_flag,
     read_mapping,
     read_number,
+    read_tied,
+    require_names,
 )
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
-from dnamamba.models.mixers.configs import HyenaConfig
-from dnamamba.models.mixers.hyena import ImplicitFilter
+from dnamamba.models.layers import MlpConfig
+from dnamamba.models.mixers.hyena import HyenaConfig, ImplicitFilter
 
 _EMBEDDING = "backbone.embeddings.word_embeddings.weight"
 _PREFIXES = ("", "model.", "hyena.")
@@ -40,7 +45,7 @@ _RENAMED = (
 _SETTINGS = {
     "order": ("hyena_order", "order"),
     "w": ("activation_freq", "w"),
-    "l_max": ("max_seq_len", "l_max"),
+    "l_max": ("l_max", "max_seq_len"),
     "shift": ("shift",),
     "emb_dim": ("emb_dim",),
     "filter_order": ("filter_order",),
@@ -52,16 +57,15 @@ _SETTINGS = {
 def from_hyenadna(weights: Weights, settings: Settings | None = None) -> DnaModel:
     """A model from HyenaDNA's weights: standalone, training repository or Hugging Face port.
 
-    weights: the state_dict. Heads of other tasks are left out. settings: config.json; sizes come
-    from shapes and must agree with it. Taken from it, if there: vocab_size (else the embedding's
-    rows), layer_norm_epsilon (1e-5), residual_in_fp32 (true) and the decay's shift, top-level or in
-    "layer". Weights do not record the shift: it is 0.05, as published models are run with, unless
-    settings say otherwise; those of the training repository's own runs want {"shift": 0.0}.
+    weights: the state_dict; heads of other tasks are left out. settings: config.json, which must
+    agree with the shapes. Taken from it: vocab_size (default: the embedding's rows),
+    layer_norm_epsilon (1e-5), residual_in_fp32 (true) and the decay's shift, top-level or in
+    "layer" (0.05, as for published models; runs of the training repository need {"shift": 0.0}).
 
-    Longest sequence, l_max: that of the positions stored with the weights; without them the
-    settings' l_max or max_seq_len, which must be there. Positions and decays are computed anew;
-    InputError if those stored are of another rule. The model is float32, or float64 if the
-    embedding is. Raises InputError for weights of any other architecture.
+    l_max is that of the positions stored with the weights, else of the settings' l_max or
+    max_seq_len. Positions and decays are computed anew. The model is float32, or float64 if the
+    embedding is. Raises InputError for stored positions of another rule, and for weights of any
+    other architecture.
     """
     settings = {} if settings is None else settings
     renamed = _rename(weights)
@@ -73,10 +77,10 @@ def from_hyenadna(weights: Weights, settings: Settings | None = None) -> DnaMode
 
 
 def load_positions(model: DnaModel, weights: Weights) -> None:
-    """Use the positions and decays stored with HyenaDNA's weights instead of computing them.
+    """Use the positions and decays stored with HyenaDNA's weights, for comparisons in float64.
 
-    They differ by the rounding of float32, so this is for comparisons in float64. They are not
-    saved with the model. Raises InputError where they are missing.
+    They differ from ours by float32's rounding, and are not saved with the model. Raises InputError
+    if they are missing.
     """
     renamed = _rename(weights)
     for index, filter_fn in enumerate(_filters(model)):
@@ -90,13 +94,12 @@ def load_positions(model: DnaModel, weights: Weights) -> None:
 def to_hyenadna(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state_dict and the settings of HyenaDNA's standalone HyenaDNAModel, without its head.
 
-    Its Hugging Face port has the same names after "hyena.". HyenaDNA's code knows no sequences
-    beyond l_max, so that HyenaConfig.beyond is not written. Raises InputError for a model that is
-    not of HyenaDNA's shell, as the presets hyenadna-... are.
+    The Hugging Face port has the same names after "hyena.". HyenaConfig.beyond is not written, as
+    HyenaDNA's code takes nothing beyond l_max. Raises InputError for a model in another shell than
+    the presets hyenadna-...
     """
+    mixer = find_mixer(model.config, HyenaConfig, "HyenaDNA")
     _check_writable(model.config)
-    mixer = model.config.mixer
-    assert isinstance(mixer, HyenaConfig)
     weights = {_theirs(n): w.detach() for n, w in model.state_dict().items() if n != HEAD_WEIGHT}
     for index, filter_fn in enumerate(_filters(model)):
         prefix = _filter_name(index)
@@ -179,59 +182,60 @@ def _share_sines(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _infer_config(weights: Mapping[str, Tensor], settings: Settings) -> ModelConfig:
+    prefix, layer = _filter_name(0), "backbone.layers.0"
+    needed = (f"{layer}.mlp.fc1.weight", f"{layer}.mixer.short_filter.weight")
+    require_names(weights, (*needed, f"{prefix}.implicit_filter.0.weight"), "HyenaDNA")
     n_rows, d_model = weights[_EMBEDDING].shape
-    layers = (re.match(r"backbone\.layers\.(\d+)\.", name) for name in weights)
-    fc1 = _get(weights, "backbone.layers.0.mlp.fc1.weight")
-    head = weights.get(HEAD_WEIGHT)
+    d_hidden = weights[f"{layer}.mlp.fc1.weight"].shape[0]
     config = ModelConfig(
         d_model=d_model,
-        n_layers=1 + max(int(match[1]) for match in layers if match),
+        n_layers=count_layers(weights),
         vocab_size=settings.get("vocab_size", n_rows),
         padded_vocab_size=n_rows,
         norm="layer",
         norm_eps=read_eps(settings, "layer_norm_epsilon"),
         residual_in_fp32=read_flag(settings, "residual_in_fp32", True),
-        tie_embeddings=head is None or torch.equal(head, weights[_EMBEDDING]),
+        tie_embeddings=read_tied(weights, _EMBEDDING),
         mixer=_infer_mixer(weights, settings, d_model),
-        mlp=MlpConfig(bias=True, d_hidden=fc1.shape[0]),
+        mlp=MlpConfig(bias=True, d_hidden=d_hidden),
     )
-    sizes = (("n_layer", config.n_layers), ("d_model", d_model), ("d_inner", fc1.shape[0]))
-    for name, found in sizes:
-        _check_setting(name, settings.get(name), found)
+    sizes = {"n_layer": config.n_layers, "d_model": d_model, "d_inner": d_hidden}
+    check_settings(settings, sizes, "config.json")
     return config
 
 
 def _infer_mixer(weights: Mapping[str, Tensor], settings: Settings, d_model: int) -> HyenaConfig:
     prefix = _filter_name(0)
-    first = _get(weights, f"{prefix}.implicit_filter.0.weight")
+    first = weights[f"{prefix}.implicit_filter.0.weight"]
     n_linear = sum(
         f"{prefix}.implicit_filter.{2 * i}.weight" in weights for i in range(len(weights))
     )
-    taps = _get(weights, "backbone.layers.0.mixer.short_filter.weight").shape[-1]
+    taps = weights["backbone.layers.0.mixer.short_filter.weight"].shape[-1]
     given = {ours: _find_setting(settings, names) for ours, names in _SETTINGS.items()}
     z = weights.get(f"{prefix}.pos_emb.z")
     l_max = given["l_max"] if z is None else z.shape[1]
     if l_max is None:
         raise InputError(
-            "these weights hold no positions (filter_fn.pos_emb.z), so the longest sequence that "
-            'they are for must be given: settings with "l_max" within "layer", or "max_seq_len"'
+            "these weights hold no positions (filter_fn.pos_emb.z), so l_max must be given: "
+            'settings with "l_max" within "layer", or "max_seq_len"'
         )
     found: dict[str, Any] = {
-        "order": 1 + _get(weights, f"{prefix}.bias").numel() // d_model,
+        "order": 1 + weights[f"{prefix}.bias"].numel() // d_model,
         "emb_dim": first.shape[1],
         "filter_order": first.shape[0],
         "filter_layers": n_linear - 2,
         "d_conv": taps,
+        "l_max": l_max,
     }
     for name, size in found.items():
-        _check_setting(_SETTINGS[name][0], given[name], size)
-    _check_setting("l_max", given["l_max"], l_max)
+        theirs = _SETTINGS[name][0]
+        check_settings({theirs: given[name]}, {theirs: size}, "config.json")
     # w only says where training began.
     w, shift = (
         getattr(HyenaConfig, name) if given[name] is None else read_number(name, given[name])
         for name in ("w", "shift")
     )
-    return HyenaConfig(l_max=l_max, w=w, shift=shift, **found)
+    return HyenaConfig(w=w, shift=shift, **found)
 
 
 def _find_setting(settings: Settings, names: tuple[str, ...]) -> Any:
@@ -240,17 +244,6 @@ def _find_setting(settings: Settings, names: tuple[str, ...]) -> Any:
             if group.get(name) is not None:
                 return group[name]
     return None
-
-
-def _check_setting(name: str, given: object, found: int) -> None:
-    if given is not None and given != found:
-        raise InputError(f"settings say {name} {given!r}, the weights' shapes {found!r}")
-
-
-def _get(weights: Mapping[str, Tensor], name: str) -> Tensor:
-    if name not in weights:
-        raise InputError(f"not the weights of a HyenaDNA model: there is no {name}")
-    return weights[name]
 
 
 def _check_positions(filter_fn: ImplicitFilter, weights: Mapping[str, Tensor], prefix: str) -> None:
@@ -280,10 +273,6 @@ def _is_close(theirs: Tensor, ours: Tensor) -> bool:
 
 
 def _check_writable(config: ModelConfig) -> None:
-    if not isinstance(config.mixer, HyenaConfig):
-        raise InputError(
-            f"only Hyena models can be written as HyenaDNA's; this one is {config.mixer.kind!r}"
-        )
     padded = -(-config.vocab_size // _PAD_MULTIPLE) * _PAD_MULTIPLE
     mlp = config.mlp
     wrong = {

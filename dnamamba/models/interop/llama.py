@@ -1,6 +1,5 @@
 """Llama: transformers' LlamaForCausalLM, and MistralForCausalLM without a sliding window."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,17 +7,23 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.config import MlpConfig, ModelConfig
+from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
 from dnamamba.models.interop.reading import (
     build_model,
+    check_settings,
+    count_layers,
+    find_mixer,
     read_eps,
     read_flag,
     read_mapping,
     read_number,
+    read_tied,
+    require_names,
 )
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
-from dnamamba.models.mixers.configs import AttentionConfig
+from dnamamba.models.layers import MlpConfig
+from dnamamba.models.mixers.attention import AttentionConfig
 
 _EMBEDDING = "model.embed_tokens.weight"
 _LAYER = "model.layers.0"
@@ -52,11 +57,10 @@ def from_huggingface_llama(
 ) -> DnaModel:
     """A model from the state_dict and the config.json of transformers' LlamaForCausalLM.
 
-    settings: num_attention_heads or head_dim must be there, as the weights' shapes leave them open;
-    rms_norm_eps and rope_theta are transformers' defaults where absent. vocab_size: token ids in
-    use, if fewer than the embedding has rows. The model is float32, or float64 if the embedding is.
-    Raises InputError for other architectures and for what the mixer does not do: scaled rotary
-    positions, a sliding window, another activation.
+    settings: must have num_attention_heads or head_dim, which shapes leave open; rms_norm_eps and
+    rope_theta default as in transformers. vocab_size: token ids in use, if fewer than the embedding
+    has rows. The model is float32, or float64 if the embedding is. Raises InputError for other
+    architectures, scaled rotary positions, a sliding window and other activations.
     """
     _refuse_other_settings(settings)
     weights = {n: w for n, w in weights.items() if not n.endswith("rotary_emb.inv_freq")}
@@ -67,23 +71,18 @@ def from_huggingface_llama(
 def to_huggingface_llama(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state_dict and the config.json of transformers' LlamaForCausalLM.
 
-    vocab_size there is padded_vocab_size, and the logits of ids that are not in use are not masked.
-    A tied head is in the state_dict too, as it is in theirs. max_position_embeddings is 131,072 for
-    want of a limit; no token ids are named special. Raises InputError for a model of other blocks.
+    vocab_size there is padded_vocab_size: logits of ids that are not in use are not masked. A tied
+    head is in the state_dict, as in theirs. max_position_embeddings is 131,072 for want of a limit;
+    no token ids are special. Raises InputError for a model of other blocks.
     """
     config = model.config
-    settings, rows = _settings_of(config), _stacked_rows(config)
+    settings, state = _settings_of(config), model.state_dict()
     written: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if name in _OUTSIDE:
-            written[_OUTSIDE[name]] = tensor
-            continue
-        prefix, layer, kind = _split_name(name)
-        theirs = (_SAME[layer],) if layer in _SAME else _STACKED[layer]
-        parts = tensor.split(rows.get(layer, len(tensor)))
-        for their_name, part in zip(theirs, parts, strict=True):
-            # A copy: safetensors writes no two tensors of one memory.
-            written[f"{prefix.replace('backbone', 'model')}.{their_name}.{kind}"] = part.clone()
+    for ours, theirs, rows in _names(config):
+        if ours in state:
+            # Copies: safetensors writes no two tensors of one memory.
+            parts = [part.clone() for part in state[ours].split(rows)] if rows else [state[ours]]
+            written |= zip(theirs, parts, strict=True)
     return written, settings
 
 
@@ -133,32 +132,27 @@ def _refuse_other_settings(settings: Settings) -> None:
 def _find_config(weights: Weights, settings: Settings, vocab_size: int | None) -> ModelConfig:
     needed = (_EMBEDDING, *(f"{_ATTENTION}.{name}_proj.weight" for name in "qko"))
     needed += tuple(f"{_LAYER}.mlp.{name}_proj.weight" for name in ("gate", "down"))
-    if missing := [name for name in needed if name not in weights]:
-        raise InputError(
-            f"not the weights of a Llama language model: there is no {', '.join(missing)}"
-        )
+    require_names(weights, needed, "Llama")
     if flat := [name for name in needed if weights[name].dim() != 2]:
         raise InputError(f"not a Llama's weights: {flat[0]} is {tuple(weights[flat[0]].shape)}")
     rows, d_model = weights[_EMBEDDING].shape
     d_hidden = weights[f"{_LAYER}.mlp.gate_proj.weight"].shape[0]
-    n_layers = len({m[1] for n in weights if (m := re.match(r"model\.layers\.(\d+)\.", n))})
+    n_layers, mlp_bias = count_layers(weights, "model"), f"{_LAYER}.mlp.gate_proj.bias" in weights
     found = {"vocab_size": rows, "hidden_size": d_model, "num_hidden_layers": n_layers}
-    _compare({**found, "intermediate_size": d_hidden}, settings)
-    mlp_bias = f"{_LAYER}.mlp.gate_proj.bias" in weights
-    _compare({"mlp_bias": mlp_bias}, settings)
+    found |= {"intermediate_size": d_hidden, "mlp_bias": mlp_bias}
+    check_settings(settings, found, "config.json")
+    tied = settings.get("tie_word_embeddings")
+    if tied is not None:
+        tied = read_flag(settings, "tie_word_embeddings", False)
     return ModelConfig(
         d_model=d_model,
         n_layers=n_layers,
         vocab_size=rows if vocab_size is None else vocab_size,
         padded_vocab_size=rows,
         norm_eps=read_eps(settings, "rms_norm_eps", _RMS_NORM_EPS),
-        tie_embeddings=_is_tied(weights, settings),
+        tie_embeddings=read_tied(weights, _EMBEDDING, tied),
         mixer=_find_attention(weights, settings),
-        mlp=MlpConfig(
-            activation="swiglu",
-            d_hidden=d_hidden,
-            bias=mlp_bias,
-        ),
+        mlp=MlpConfig(activation="swiglu", d_hidden=d_hidden, bias=mlp_bias),
     )
 
 
@@ -173,10 +167,11 @@ def _find_attention(weights: Weights, settings: Settings) -> AttentionConfig:
     if d_head is None:
         d_head = _divide(d_query, n_heads, "num_attention_heads")
     n_heads, n_kv_heads = (_divide(d, d_head, "head_dim") for d in (d_query, d_key))
-    _compare({"num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads}, settings)
+    heads = {"num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads}
+    check_settings(settings, heads, "config.json")
     bias, out_bias = (f"{_ATTENTION}.{name}_proj.bias" in weights for name in "qo")
     for found in (bias, out_bias):
-        _compare({"attention_bias": found}, settings)
+        check_settings(settings, {"attention_bias": found}, "config.json")
     return AttentionConfig(
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
@@ -206,19 +201,6 @@ def _find_rope_theta(settings: Settings) -> float:
     return given[0] if given else _ROPE_THETA
 
 
-def _is_tied(weights: Weights, settings: Settings) -> bool:
-    head = weights.get(HEAD_WEIGHT)
-    is_same = head is None or torch.equal(head, weights[_EMBEDDING])
-    tied = settings.get("tie_word_embeddings")
-    if tied is not None:
-        tied = read_flag(settings, "tie_word_embeddings", False)
-    if tied and not is_same:
-        raise InputError(
-            f"config.json has tie_word_embeddings true, but {HEAD_WEIGHT} is not {_EMBEDDING}"
-        )
-    return is_same if tied is None else tied
-
-
 def _divide(size: int, by: Any, name: str) -> int:
     if not isinstance(by, int) or by < 1 or size % by:
         raise InputError(
@@ -228,52 +210,37 @@ def _divide(size: int, by: Any, name: str) -> int:
     return size // by
 
 
-def _compare(found: dict[str, int], settings: Settings) -> None:
-    """Sizes read off the weights with those of config.json, where it has them."""
-    for name, size in found.items():
-        if settings.get(name) not in (None, size):
-            raise InputError(f"config.json has {name} {settings[name]!r}, the weights have {size}")
-
-
 def _rename(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
     """Under our names; what has none is left as it is, for `load_weights` to name."""
     left = dict(weights)
     renamed: dict[str, Tensor] = {}
-    for ours, theirs in _names(config):
+    for ours, theirs, _ in _names(config):
         if all(name in left for name in theirs) and len({left[n].shape[1:] for n in theirs}) == 1:
             renamed[ours] = torch.cat([left.pop(name) for name in theirs])
     return {**left, **renamed}
 
 
-def _names(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _names(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...], list[int]]]:
+    """Our name, theirs, and the rows of each of theirs; none if there is one."""
     for ours, theirs in _OUTSIDE.items():
-        yield ours, (theirs,)
+        yield ours, (theirs,), []
+    assert isinstance(config.mixer, AttentionConfig)
+    assert config.mlp is not None
+    assert config.mlp.d_hidden is not None
+    d_query, d_key = config.mixer.widths
+    rows = {"mixer.in_proj": [d_query, d_key, d_key], "mlp.fc1": 2 * [config.mlp.d_hidden]}
     layers = {**{ours: (theirs,) for ours, theirs in _SAME.items()}, **_STACKED}
     for index in range(config.n_layers):
         for ours, all_theirs in layers.items():
             for kind in ("weight", "bias"):
                 names = tuple(f"model.layers.{index}.{theirs}.{kind}" for theirs in all_theirs)
-                yield f"backbone.layers.{index}.{ours}.{kind}", names
-
-
-def _split_name(name: str) -> tuple[str, str, str]:
-    """ "backbone.layers.3.mlp.fc2.bias" to ("backbone.layers.3", "mlp.fc2", "bias")."""
-    parts = name.split(".")
-    return ".".join(parts[:3]), ".".join(parts[3:-1]), parts[-1]
-
-
-def _stacked_rows(config: ModelConfig) -> dict[str, list[int]]:
-    assert isinstance(config.mixer, AttentionConfig)
-    assert config.mlp is not None
-    assert config.mlp.d_hidden is not None
-    d_query, d_key = config.mixer.widths
-    return {"mixer.in_proj": [d_query, d_key, d_key], "mlp.fc1": 2 * [config.mlp.d_hidden]}
+                yield f"backbone.layers.{index}.{ours}.{kind}", names, rows.get(ours, [])
 
 
 def _settings_of(config: ModelConfig) -> dict[str, Any]:
-    mixer, mlp = config.mixer, config.mlp
-    if not isinstance(mixer, AttentionConfig) or not mixer.is_causal:
-        raise InputError(f"Llama's layout holds causal attention, the model's mixer is {mixer}")
+    mixer, mlp = find_mixer(config, AttentionConfig, "Llama"), config.mlp
+    if not mixer.is_causal:
+        raise InputError("Llama's layout holds causal attention; the model's is not causal")
     if config.strands == "both":
         raise InputError("Llama's layout is for models of one strand, the model reads both")
     if mixer.bias != mixer.out_bias:
@@ -301,9 +268,7 @@ def _settings_of(config: ModelConfig) -> dict[str, Any]:
         "attention_bias": mixer.bias,
         "mlp_bias": mlp.bias,
         "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
+        **{f"{name}_token_id": None for name in ("bos", "eos", "pad")},
     }
 
 

@@ -1,26 +1,38 @@
-"""What Mamba-1 and Mamba-2 language models share in other projects: all but the mixer.
+"""Mamba-1 and Mamba-2 language models of state-spaces/mamba (`mamba_ssm`) and Hugging Face.
 
-The trunk's names, and the config.json of state-spaces/mamba (`mamba_ssm`) and of Hugging Face. Its
-sizes are those of the weights; what a config.json says of them is checked.
+Names are ours, but for Hugging Face's embedding. Sizes are those of the weights; what a config.json
+says of them is checked. `MambaLayouts` reads and writes both projects' files; its subclasses say
+what is special to a mixer.
 """
 
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic
 
-import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
-from dnamamba.models.interop.formats import Settings, Weights
-from dnamamba.models.interop.reading import EMBEDDING, read_count, read_eps, read_flag, read_number
+from dnamamba.models.interop.formats import Format, Settings, Weights
+from dnamamba.models.interop.reading import (
+    EMBEDDING,
+    M,
+    build_model,
+    check_settings,
+    count_layers,
+    find_mixer,
+    read_count,
+    read_eps,
+    read_flag,
+    read_mapping,
+    read_number,
+    read_tied,
+    require_names,
+)
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
 
 HF_EMBEDDING = "backbone.embeddings.weight"
 MIXER = "backbone.layers.0.mixer"
-
-M = TypeVar("M")
 
 _STATE_SPACES_KEYS = {
     *("d_model", "d_intermediate", "n_layer", "vocab_size", "ssm_cfg", "attn_layer_idx"),
@@ -34,66 +46,203 @@ _HUB_KEYS = {
 }
 
 
-def require_names(weights: Weights, names: tuple[str, ...], what: str) -> None:
-    """Raises InputError naming the weights that a language model of this kind lacks."""
-    if missing := [name for name in names if name not in weights]:
-        raise InputError(
-            f"not the weights of a {what} language model: there is no {', '.join(missing)}"
+def same_names(names: str) -> dict[str, str]:
+    """Settings that have our names there."""
+    return {name: name for name in names.split()}
+
+
+HF_SIZES = {
+    "state_size": "d_state",
+    "conv_kernel": "d_conv",
+    "expand": "expand",
+    "use_conv_bias": "conv_bias",
+    "use_bias": "bias",
+}
+# Initial step sizes.
+_SSM_STEPS = same_names("dt_min dt_max dt_init_floor")
+_HF_STEPS = {
+    "time_step_min": "dt_min",
+    "time_step_max": "dt_max",
+    "time_step_floor": "dt_init_floor",
+}
+
+
+class MambaLayouts(ABC, Generic[M]):
+    """Both projects' layouts of one mixer. Mappings of settings are theirs to ours."""
+
+    config_class: type[M]
+    name: ClassVar[str]
+    marker: ClassVar[str]
+    """A parameter that no other mixer has."""
+
+    layer: ClassVar[str]
+    """ssm_cfg's name of the mixer."""
+
+    model_type: ClassVar[str]
+    architecture: ClassVar[str]
+    """Hugging Face's names of the model."""
+
+    tied_by_default: ClassVar[bool]
+    """Whether a config.json of Hugging Face that leaves it out ties the head to the embedding."""
+
+    ssm_sizes: ClassVar[Mapping[str, str]]
+    hf_sizes: ClassVar[Mapping[str, str]]
+    """Settings that the weights' shapes decide."""
+
+    ssm_others: ClassVar[frozenset[str]]
+    """Further settings of ssm_cfg that are known."""
+
+    assumed_d_state: ClassVar[int | None] = None
+    """The number of states if it is left out; None: not checked then."""
+
+    @abstractmethod
+    def infer(self, weights: Weights, n_groups: int) -> dict[str, Any]:
+        """Arguments of the mixer's config that the weights decide."""
+
+    @abstractmethod
+    def require(self, weights: Weights, settings: Settings | None) -> None:
+        """Raises InputError for weights, or settings, that lack what the mixer needs."""
+
+    def read_ssm(self, given: Settings, d_inner: int) -> dict[str, Any]:
+        """Further arguments of the mixer's config that ssm_cfg decides."""
+        return {}
+
+    def write_ssm(self, mixer: M) -> dict[str, Any]:
+        """The same back. Raises InputError for what mamba_ssm does not do."""
+        return {}
+
+    def read_hf(self, settings: Settings) -> dict[str, Any]:
+        """As `read_ssm`, from Hugging Face's config.json."""
+        return {}
+
+    def write_hf(self, mixer: M, config: ModelConfig) -> dict[str, Any]:
+        """As `write_ssm`, for Hugging Face's config.json."""
+        return {}
+
+    def read_state_spaces(self, weights: Weights, settings: Settings) -> DnaModel:
+        self.require(weights, settings)
+        trunk, given = (
+            _read_state_spaces_trunk(weights, settings),
+            read_mapping(settings, "ssm_cfg"),
         )
+        known = {"layer", *self.ssm_sizes, *_SSM_STEPS, *self.ssm_others}
+        if unknown := sorted(given.keys() - known):
+            raise InputError(f"ssm_cfg has settings unknown for {self.name}: {', '.join(unknown)}")
+        mixer = self.infer(weights, read_count(given, "ngroups", 1))
+        expected = {theirs: mixer[ours] for theirs, ours in self.ssm_sizes.items()}
+        checked = {"d_state": self.assumed_d_state, **_without_auto(given)}
+        check_settings(checked, {"layer": self.layer, **expected}, "ssm_cfg")
+        mixer |= _read_steps(given, _SSM_STEPS)
+        mixer |= self.read_ssm(given, mixer["expand"] * trunk["d_model"])
+        return build_model(ModelConfig(**trunk, mixer=self.config_class(**mixer)), weights)
+
+    def write_state_spaces(self, model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        mixer = find_mixer(model.config, self.config_class, self.name)
+        names = {**self.ssm_sizes, **_SSM_STEPS}
+        ssm_cfg = {theirs: getattr(mixer, ours) for theirs, ours in names.items()}
+        ssm_cfg = {"layer": self.layer, **ssm_cfg, **self.write_ssm(mixer)}
+        settings = _write_state_spaces_trunk(model.config, ssm_cfg)
+        return _copy_weights(model, with_tied_head=True), settings
+
+    def read_huggingface(self, weights: Weights, settings: Settings) -> DnaModel:
+        weights = rename(weights, HF_EMBEDDING, EMBEDDING)
+        self.require(weights, settings)
+        trunk = _read_huggingface_trunk(weights, settings, self.tied_by_default)
+        mixer = self.infer(weights, read_count(settings, "n_groups", 8))
+        expected = {theirs: mixer[ours] for theirs, ours in self.hf_sizes.items()}
+        expected |= {"model_type": self.model_type, **self.derived(mixer, trunk["d_model"])}
+        checked = {"state_size": self.assumed_d_state, **_without_auto(settings)}
+        check_settings(checked, expected, "config.json")
+        mixer |= _read_steps(settings, _HF_STEPS)
+        mixer |= self.read_hf(settings)
+        return build_model(ModelConfig(**trunk, mixer=self.config_class(**mixer)), weights)
+
+    def write_huggingface(self, model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        mixer = find_mixer(model.config, self.config_class, self.name)
+        names = {**self.hf_sizes, **_HF_STEPS}
+        sizes = {theirs: getattr(mixer, ours) for theirs, ours in names.items()}
+        settings = {
+            "architectures": [self.architecture],
+            "model_type": self.model_type,
+            **_write_huggingface_trunk(model),
+            **sizes,
+            **self.derived(vars(mixer), model.config.d_model),
+            **self.write_hf(mixer, model.config),
+        }
+        weights = _copy_weights(model, with_tied_head=False)
+        return rename(weights, EMBEDDING, HF_EMBEDDING), settings
+
+    def derived(self, mixer: Mapping[str, Any], d_model: int) -> dict[str, Any]:
+        """Hugging Face's settings that follow from others."""
+        return {}
+
+    def formats(self) -> tuple[Format, Format]:
+        kind = self.model_type
+        return (
+            Format(
+                name=f"huggingface-{kind}",
+                kinds=(kind,),
+                recognises=lambda weights, _: self._is_in(weights, HF_EMBEDDING),
+                read=self.read_huggingface,
+                write=self.write_huggingface,
+            ),
+            Format(
+                name=f"state-spaces-{kind}",
+                kinds=(kind,),
+                recognises=lambda weights, _: self._is_in(weights, EMBEDDING),
+                read=self.read_state_spaces,
+                write=self.write_state_spaces,
+            ),
+        )
+
+    def _is_in(self, weights: Weights, embedding: str) -> bool:
+        return embedding in weights and f"{MIXER}.{self.marker}" in weights
 
 
 def rename(weights: Weights, old: str, new: str) -> dict[str, Tensor]:
     return {new if name == old else name: tensor for name, tensor in weights.items()}
 
 
-def infer_trunk(weights: Weights) -> dict[str, Any]:
-    """What the shapes say of a `ModelConfig`, but for the mixer."""
+def require_mixer(weights: Weights, parameters: tuple[str, ...], what: str) -> None:
+    """Raises InputError if the embedding or one of the first mixer's parameters is missing."""
+    require_names(weights, (EMBEDDING, *(f"{MIXER}.{name}" for name in parameters)), what)
+
+
+def infer_trunk(weights: Weights, tied: bool | None = None) -> dict[str, Any]:
+    """Arguments of `ModelConfig` that shapes decide, but for the mixer. tied: see `read_tied`."""
     padded_vocab_size, d_model = weights[EMBEDDING].shape
-    found = (re.match(r"backbone\.layers\.(\d+)\.", name) for name in weights)
-    head = weights.get(HEAD_WEIGHT)
     return {
         "d_model": d_model,
-        "n_layers": 1 + max(int(match[1]) for match in found if match),
+        "n_layers": count_layers(weights),
         "vocab_size": padded_vocab_size,
         "padded_vocab_size": padded_vocab_size,
-        "tie_embeddings": head is None or torch.equal(head, weights[EMBEDDING]),
+        "norm": "layer" if "backbone.norm_f.bias" in weights else "rms",
+        "tie_embeddings": read_tied(weights, EMBEDDING, tied),
     }
 
 
-def check_settings(given: Mapping[str, Any], expected: Mapping[str, object], where: str) -> None:
-    """Raises InputError for each setting that is given and is not what is expected."""
-    problems = [
-        f"{key} is {given[key]!r}, expected {value!r}"
-        for key, value in expected.items()
-        if key in given and given[key] != value
-    ]
-    if problems:
-        raise InputError(f"{where} does not fit the weights: {'; '.join(problems)}")
-
-
-def read_state_spaces_trunk(weights: Weights, settings: Settings) -> dict[str, Any]:
+def _read_state_spaces_trunk(weights: Weights, settings: Settings) -> dict[str, Any]:
     """`infer_trunk` with what mamba_ssm's config.json adds; refuses what we have no model for."""
     if unknown := sorted(settings.keys() - _STATE_SPACES_KEYS - _HUB_KEYS):
         raise InputError(f"config.json of mamba_ssm has unknown settings: {', '.join(unknown)}")
     if settings.get("attn_layer_idx"):
         raise InputError(
-            f"layers {settings['attn_layer_idx']} are attention (attn_layer_idx); blocks of one "
-            "model all have the same mixer here"
+            f"layers {settings['attn_layer_idx']} are attention (attn_layer_idx); hybrids of "
+            "mamba_ssm are not read"
         )
     if settings.get("d_intermediate"):
         raise InputError(
             f"d_intermediate is {settings['d_intermediate']}: mamba_ssm's blocks with an MLP are "
             "not read"
         )
-    trunk = infer_trunk(weights)
-    is_rms = "backbone.norm_f.bias" not in weights
+    tied = read_flag(settings, "tie_embeddings", True) if settings else None
+    trunk = infer_trunk(weights, tied)
+    is_rms = trunk["norm"] == "rms"
     sizes = {"d_model": trunk["d_model"], "n_layer": trunk["n_layers"], "rms_norm": is_rms}
     check_settings(settings, sizes, "config.json")
     trunk["vocab_size"] = _read_vocab_size(settings, trunk["padded_vocab_size"])
-    trunk["norm"] = "rms" if is_rms else "layer"
     trunk["residual_in_fp32"] = read_flag(settings, "residual_in_fp32", True)
-    tied = read_flag(settings, "tie_embeddings", True) if settings else None
-    return _tie(trunk, weights, tied)
+    return trunk
 
 
 def _read_vocab_size(settings: Settings, rows: int) -> int:
@@ -112,44 +261,33 @@ def _read_vocab_size(settings: Settings, rows: int) -> int:
     return used
 
 
-def read_huggingface_trunk(
-    weights: Weights, settings: Settings, model_type: str, tied_by_default: bool
+def _read_huggingface_trunk(
+    weights: Weights, settings: Settings, tied_by_default: bool
 ) -> dict[str, Any]:
     """`infer_trunk` with what Hugging Face's config.json adds; names are state-spaces' already."""
-    trunk = infer_trunk(weights)
     activation = settings.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise InputError(f"hidden_act is {activation!r}; only SiLU is read")
+    tied = read_flag(settings, "tie_word_embeddings", tied_by_default) if settings else None
+    trunk = infer_trunk(weights, tied) | {"norm": "rms"}
     expected = {
-        "model_type": model_type,
         "hidden_size": trunk["d_model"],
         "num_hidden_layers": trunk["n_layers"],
         "vocab_size": trunk["padded_vocab_size"],
-        "conv_kernel": weights[f"{MIXER}.conv1d.weight"].shape[-1],
-        "use_conv_bias": f"{MIXER}.conv1d.bias" in weights,
-        "use_bias": f"{MIXER}.in_proj.bias" in weights,
         "rms_norm": True,
     }
     check_settings(settings, expected, "config.json")
     trunk["norm_eps"] = read_eps(settings, "layer_norm_epsilon")
     trunk["residual_in_fp32"] = read_flag(settings, "residual_in_fp32", True)
-    tied = read_flag(settings, "tie_word_embeddings", tied_by_default) if settings else None
-    return _tie(trunk, weights, tied)
+    return trunk
 
 
-def _tie(trunk: dict[str, Any], weights: Weights, given: bool | None) -> dict[str, Any]:
-    """What the settings say of the head decides, if they say anything."""
-    if given and not trunk["tie_embeddings"]:
-        raise InputError(
-            f"config.json does not fit the weights: the head is said to be the embedding, and "
-            f"{HEAD_WEIGHT} is another; set tie_embeddings (Hugging Face: tie_word_embeddings) to "
-            "false"
-        )
-    return trunk if given is None else {**trunk, "tie_embeddings": given}
+def _without_auto(settings: Settings) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value != "auto"}
 
 
-def read_step_sizes(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The range of initial step sizes where it is given. names: ours by theirs."""
+def _read_steps(given: Settings, names: Mapping[str, str]) -> dict[str, float]:
+    """The range of initial step sizes if given."""
     return {
         ours: read_number(theirs, given[theirs])
         for theirs, ours in names.items()
@@ -157,9 +295,8 @@ def read_step_sizes(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[
     }
 
 
-def write_state_spaces_trunk(model: DnaModel, ssm_cfg: dict[str, Any]) -> dict[str, Any]:
+def _write_state_spaces_trunk(config: ModelConfig, ssm_cfg: dict[str, Any]) -> dict[str, Any]:
     """mamba_ssm's config.json. Raises InputError for what it cannot say."""
-    config = model.config
     _refuse_others(config, "state-spaces/mamba")
     if config.norm_eps != 1e-5:
         raise InputError(
@@ -185,7 +322,7 @@ def write_state_spaces_trunk(model: DnaModel, ssm_cfg: dict[str, Any]) -> dict[s
     }
 
 
-def write_huggingface_trunk(model: DnaModel) -> dict[str, Any]:
+def _write_huggingface_trunk(model: DnaModel) -> dict[str, Any]:
     """What both of Hugging Face's config.json share. Raises InputError for what they cannot say.
 
     Special tokens are left open: by default theirs would stop a generation at id 0.
@@ -214,22 +351,9 @@ def _refuse_others(config: ModelConfig, project: str) -> None:
         raise InputError(f"the model has MLPs; {project} has none that they could be written as")
 
 
-def copy_weights(model: DnaModel, with_tied_head: bool) -> dict[str, Tensor]:
+def _copy_weights(model: DnaModel, with_tied_head: bool) -> dict[str, Tensor]:
     """The state_dict, each tensor with memory of its own, as safetensors wants it."""
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     if model.config.tie_embeddings and not with_tied_head:
         del weights[HEAD_WEIGHT]
     return weights
-
-
-def find_mixer(model: DnaModel, config_class: type[M], name: str) -> M:
-    """The config of the model's mixer; raises InputError where it is of another class."""
-    mixer = model.config.mixer
-    if not isinstance(mixer, config_class):
-        raise InputError(f"the model's mixer is {mixer.kind!r}; this layout is of {name}")
-    return mixer
-
-
-def has_mixer(weights: Weights, embedding: str, parameter: str) -> bool:
-    """Whether the weights have an embedding of this name and this parameter in each mixer."""
-    return embedding in weights and f"{MIXER}.{parameter}" in weights

@@ -1,26 +1,29 @@
-"""What every reader does: settings of the right type, and a model that the weights fill."""
+"""What every reader does: checks of names and settings, and a model that the weights fill."""
 
-import math
-import sys
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 
 from dnamamba.errors import InputError
+from dnamamba.files import is_number
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Settings, Weights
-from dnamamba.models.language_model import DnaModel, check_sizes
+from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, check_sizes
+from dnamamba.models.mixers.protocol import MixerConfig
 from dnamamba.models.model_folder import load_weights
 
 EMBEDDING = "backbone.embedding.weight"
 SOURCE = "the given state_dict"
 
+M = TypeVar("M", bound=MixerConfig)
+
 
 def build_model(config: ModelConfig, weights: Weights, source: str = SOURCE) -> DnaModel:
     """The model, float32, or float64 if the embedding is. weights: by our names.
 
-    Raises InputError naming `source` where they do not fit, before the model takes memory.
+    Raises InputError naming `source` if they do not fit, before the model takes memory.
     """
     check_sizes(config, weights, source)
     model = DnaModel(config)
@@ -30,18 +33,66 @@ def build_model(config: ModelConfig, weights: Weights, source: str = SOURCE) -> 
     return model
 
 
+def find_mixer(config: ModelConfig, config_class: type[M], layout: str) -> M:
+    """The mixer of every block. Raises InputError for a hybrid and for a mixer of another class."""
+    if not isinstance(config.mixer, config_class):
+        raise InputError(
+            f"{layout}'s layout needs {config_class.__name__.removesuffix('Config')} in every "
+            f"block, the model's blocks are {config.mixer_kind!r}"
+        )
+    return config.mixer
+
+
+def require_names(weights: Weights, names: Iterable[str], what: str) -> None:
+    """Raises InputError naming the weights that a model of this kind lacks."""
+    if missing := [name for name in names if name not in weights]:
+        raise InputError(
+            f"not the weights of a {what} language model: there is no {', '.join(missing)}"
+        )
+
+
+def count_layers(weights: Weights, prefix: str = "backbone") -> int:
+    """Layers by the largest number in the names."""
+    found = (re.match(rf"{prefix}\.layers\.(\d+)\.", name) for name in weights)
+    return 1 + max(int(match[1]) for match in found if match)
+
+
+def check_settings(given: Settings, expected: Mapping[str, object], where: str) -> None:
+    """Raises InputError for settings that differ from what the weights say; null is not given."""
+    problems = [
+        f"{key} is {given[key]!r}, expected {value!r}"
+        for key, value in expected.items()
+        if given.get(key) not in (None, value)
+    ]
+    if problems:
+        raise InputError(f"{where} does not fit the weights: {'; '.join(problems)}")
+
+
+def read_tied(weights: Weights, embedding: str, given: bool | None = None) -> bool:
+    """Whether the head is the embedding: what the settings say, else what the weights are."""
+    head = weights.get(HEAD_WEIGHT)
+    is_same = head is None or torch.equal(head, weights[embedding])
+    if given and not is_same:
+        raise InputError(
+            "config.json does not fit the weights: it ties the head to the embedding, but "
+            f"{HEAD_WEIGHT} is not {embedding}; set tie_embeddings (Hugging Face: "
+            "tie_word_embeddings) to false"
+        )
+    return is_same if given is None else given
+
+
 def read_eps(settings: Settings, name: str, default: float = 1e-5) -> float:
-    """What a norm adds. Raises InputError unless it is a finite number above 0."""
+    """A norm's epsilon. Raises InputError unless it is a finite number above 0."""
     value = settings.get(name, default)
-    if not _is_number(value) or value <= 0:
-        raise InputError(f"{name} is a number above 0, got {value!r}")
+    if not is_number(value) or value <= 0:
+        raise InputError(f"{name} must be a number > 0, got {value!r}")
     return float(value)
 
 
 def read_number(name: str, value: object) -> float:
     """Raises InputError unless it is a finite number."""
-    if not _is_number(value):
-        raise InputError(f"{name} is a number, got {value!r}")
+    if not is_number(value):
+        raise InputError(f"{name} must be a number, got {value!r}")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -49,17 +100,17 @@ def read_flag(settings: Settings, name: str, default: bool) -> bool:
     """Raises InputError unless it is true or false."""
     value = settings.get(name, default)
     if not isinstance(value, bool):
-        raise InputError(f"{name} is true or false, got {value!r}")
+        raise InputError(f"{name} must be true or false, got {value!r}")
     return value
 
 
 def read_mapping(settings: Settings, name: str) -> Mapping[str, Any]:
-    """Settings within settings; none where there is null or nothing."""
+    """Settings within settings; empty if null or absent."""
     value = settings.get(name)
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise InputError(f"{name} is a JSON object, got {value!r}")
+        raise InputError(f"{name} must be a JSON object, got {value!r}")
     return value
 
 
@@ -67,12 +118,5 @@ def read_count(settings: Settings, name: str, default: int) -> int:
     """Raises InputError unless it is a whole number of at least 1."""
     value = settings.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} is a whole number of at least 1, got {value!r}")
+        raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
     return value
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    # JSON's whole numbers may be beyond all floats.
-    return math.isfinite(value) if isinstance(value, float) else abs(value) <= sys.float_info.max

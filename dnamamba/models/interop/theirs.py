@@ -1,4 +1,4 @@
-"""The same weights in transformers' own class: an implementation that knows nothing of ours."""
+"""The same weights in transformers' own class, as an independent implementation."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -43,10 +43,10 @@ _ALONE = "the fingerprint is all there is to compare"
 def compare_with_theirs(
     model: DnaModel, weights: Mapping[str, Tensor], settings: Mapping[str, Any]
 ) -> str:
-    """Compare logits of the fixed sequence with transformers' class; what came of it, in a line.
+    """Compare logits of the fixed sequence with transformers' class; returns the outcome as a line,
+    or why there is nothing to compare with.
 
-    weights, settings: what the model was made of. Where there is nothing to compare with, the line
-    says why. Raises WrongResultError where logits differ.
+    weights, settings: those the model was read from. Raises WrongResultError if logits differ.
     """
     model_type = settings.get("model_type")
     if model_type not in MODEL_TYPES:

@@ -5,25 +5,115 @@ where at these widths reading it is most of the cost. Shape letters: B batch, L 
 H heads, d a head's width.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
 from dnamamba.errors import InputError
+from dnamamba.models.checks import check_above_zero, check_positive
 from dnamamba.models.layers import Linear, initialise_projection
-from dnamamba.models.mixers.configs import AttentionConfig
+from dnamamba.models.mixers.protocol import Mixer, MixerConfig, StateKind
 
 QUERIES_A_MASK = 256
-"""Where a CPU goes on from a state, so many queries at a time. It has no kernel for that, and makes
+"""Queries a CPU takes at a time when it goes on from a state. It has no kernel for that, and makes
 masks: 4,096 queries and 32,768 keys of 4 heads took 1.3 s and 90 MiB so, 4.3 s and 650 MiB by one
 mask (one core)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(MixerConfig):
+    """Multi-head softmax attention with rotary positions (arXiv 1706.03762, 2104.09864)."""
+
+    peak_learning_rate = 2e-3
+
+    kind: Literal["attention"] = "attention"
+    """Name of the mixer in stored configs."""
+
+    n_heads: int
+    """Heads of the queries."""
+
+    n_kv_heads: int | None = None
+    """Heads of the keys and values, each for n_heads / n_kv_heads heads of queries (grouped-query
+    attention, arXiv 2305.13245); None: n_heads, filled in by `ModelConfig`."""
+
+    d_head: int | None = None
+    """Width of a head, even (on GPUs a multiple of 8, at most 256, or memory grows with the square
+    of the length); None: d_model / n_heads, filled in by `ModelConfig`."""
+
+    bias: bool = False
+    """Whether the projection to queries, keys and values has a bias."""
+
+    out_bias: bool | None = None
+    """Whether the projection out has one; None: as `bias`, filled in by `ModelConfig`."""
+
+    rope_theta: float = 10_000.0
+    """Pair i of a head's n turns by rope_theta^(-i/n) radians a position."""
+
+    is_causal: bool = True
+    """Whether a position sees only itself and those before it."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_heads", "n_kv_heads", "d_head"):
+            if name == "n_heads" or getattr(self, name) is not None:
+                check_positive("AttentionConfig", name, getattr(self, name))
+        if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
+            raise InputError(
+                f"AttentionConfig: n_heads {self.n_heads} must be a multiple of n_kv_heads "
+                f"{self.n_kv_heads}"
+            )
+        if self.d_head is not None and self.d_head % 2:
+            raise InputError(
+                f"AttentionConfig: d_head {self.d_head} must be even, as rotary positions turn "
+                "pairs"
+            )
+        check_above_zero("AttentionConfig", "rope_theta", self.rope_theta)
+
+    @property
+    def state_kind(self) -> StateKind:
+        return "growing" if self.is_causal else "none"
+
+    @property
+    def reads_both_directions(self) -> bool:
+        return not self.is_causal
+
+    def resolve(self, d_model: int) -> Self:
+        if self.d_head is None and d_model % self.n_heads:
+            raise InputError(
+                f"AttentionConfig: d_model {d_model} must be a multiple of n_heads {self.n_heads}, "
+                "or give d_head"
+            )
+        return replace(
+            self,
+            n_kv_heads=self.n_kv_heads or self.n_heads,
+            d_head=self.d_head or d_model // self.n_heads,
+            out_bias=self.bias if self.out_bias is None else self.out_bias,
+        )
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Width of all queries, and of all keys, at a position; the config is resolved."""
+        assert self.n_kv_heads is not None
+        assert self.d_head is not None
+        return self.n_heads * self.d_head, self.n_kv_heads * self.d_head
+
+    def count_parameters(self, d_model: int) -> int:
+        d_query, d_key = self.widths
+        biases = self.bias * (d_query + 2 * d_key) + bool(self.out_bias) * d_model
+        return 2 * d_model * (d_query + d_key) + biases
+
+    def flops(self, d_model: int, seq_len: int) -> int:
+        d_query, d_key = self.widths
+        # Pairs of positions that see each other: half of the square if causal.
+        pairs = seq_len * (seq_len + 1) // 2 if self.is_causal else seq_len**2
+        return seq_len * 4 * d_model * (d_query + d_key) + pairs * 4 * d_query
+
+
 class AttentionState(NamedTuple):
-    """What an attention mixer remembers of the tokens before: all their keys and values.
+    """State of an attention mixer: keys and values of all tokens so far.
 
     k, turned by their positions, and v: (B, tokens so far, n_kv_heads, d), in the dtype of the
     projections (bf16 under autocast).
@@ -33,16 +123,21 @@ class AttentionState(NamedTuple):
     v: Tensor
 
 
-class Attention(nn.Module):
+class Attention(Mixer):
     """(B, L, D) to (B, L, D), each position seeing itself and those before it, or all of them.
 
     Source: Vaswani et al. 2017 (arXiv 1706.03762); rotary positions Su et al. 2021 (arXiv
     2104.09864); fewer heads of keys and values Ainslie et al. 2023 (arXiv 2305.13245).
     """
 
+    why_no_state = (
+        "attention that is not causal sees what comes later, so it has no state to go on from: "
+        "give the whole sequence in one pass, without state and return_state"
+    )
+
     def __init__(self, d_model: int, config: AttentionConfig) -> None:
         super().__init__()
-        config = config.fill_in(d_model)
+        config = config.resolve(d_model)
         d_query, d_key = config.widths
         self.n_heads, self.d_head = config.n_heads, d_query // config.n_heads
         self.n_kv_heads = d_key // self.d_head
@@ -59,16 +154,15 @@ class Attention(nn.Module):
         return_state: bool = False,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, AttentionState | None]:
-        """x: (B, L, D). state: that of the tokens before; None at the start of a sequence. It is
-        never written to, so one state can be gone on from many times.
-        mask: (B, L) bool, True where a position is real and may be seen, only where attention is
-        not causal. Outputs at the others, which are finite, mean nothing.
+        """See `Mixer`. Outputs at padding are finite but undefined.
 
-        Returns the output (B, L, D) and, if asked for, the state after the last token. Raises
-        InputError where a bidirectional mixer is to carry a state, and ValueError for a mask that
-        does not fit.
+        Raises InputError for a state of a mixer that is not causal, ValueError for a mask of one
+        that is or of another shape.
         """
-        self._check(x, state, return_state, mask)
+        if not self.is_causal:
+            self._refuse_state(state, return_state)
+        if mask is not None:
+            self._check_mask(x, mask)
         q, k, v = self.project(x, 0 if state is None else state.k.shape[1])
         if state is not None:
             k = torch.cat((state.k.to(k.dtype), k), dim=1)
@@ -81,11 +175,8 @@ class Attention(nn.Module):
         return y, AttentionState(k.contiguous(), v.contiguous()) if return_state else None
 
     def project(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B, L, D), its first position being `start`.
-
-        Returns queries (B, L, H, d), keys and values (B, L, n_kv_heads, d); the first two are
-        turned by their positions.
-        """
+        """Queries (B, L, H, d), keys and values (B, L, n_kv_heads, d) of x (B, L, D), whose first
+        position is `start`; queries and keys are turned by their positions."""
         rows = self.in_proj(x).unflatten(-1, (-1, self.d_head))
         turned, v = rows.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], dim=2)
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -95,16 +186,13 @@ class Attention(nn.Module):
         q, k = rotate(turned, angles).split([self.n_heads, self.n_kv_heads], dim=2)
         return q, k, v
 
-    def _check(
-        self, x: Tensor, state: AttentionState | None, return_state: bool, mask: Tensor | None
-    ) -> None:
-        if not self.is_causal and (state is not None or return_state):
-            raise InputError(
-                "attention that is not causal sees what comes later, so it has no state to go on "
-                "from: give the whole sequence in one pass, without state and return_state"
-            )
-        if mask is None:
-            return
+    def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> AttentionState:
+        if not self.is_causal:
+            raise InputError(self.why_no_state)
+        empty = self._zeros(batch_size, 0, self.n_kv_heads, self.d_head, dtype=dtype)
+        return AttentionState(empty, empty)
+
+    def _check_mask(self, x: Tensor, mask: Tensor) -> None:
         if self.is_causal:
             raise ValueError(
                 "causal attention takes no mask: padding on the right is never seen by what is "
@@ -112,7 +200,7 @@ class Attention(nn.Module):
             )
         if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
             raise ValueError(
-                f"mask is (B, L) = {tuple(x.shape[:2])} of bools, got {tuple(mask.shape)} of "
+                f"mask must be (B, L) = {tuple(x.shape[:2])} of bools, got {tuple(mask.shape)} of "
                 f"{mask.dtype}"
             )
 
@@ -126,10 +214,10 @@ def rotary_angles(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Tensor:
-    """By how many radians each pair of a head is turned at positions start, start + 1, ...
+    """Angles (seq_len, d_head / 2) in radians that each pair of a head is turned by at positions
+    start, start + 1, ...: position * theta^(-2i / d_head), in `dtype`.
 
-    Returns (seq_len, d_head / 2): position * theta^(-2i / d_head), in `dtype`. In float32 an angle
-    of a million radians is rounded to 0.03, as elsewhere in that precision.
+    In float32 an angle of a million radians is rounded to 0.03, as elsewhere in that precision.
     """
     positions = torch.arange(start, start + seq_len, dtype=dtype, device=device)
     exponents = torch.arange(0, d_head, 2, dtype=dtype, device=device) / -d_head
@@ -137,8 +225,8 @@ def rotary_angles(
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """x: (B, L, H, d), its pairs (x_i, x_{i + d/2}) turned by angles (L, d/2). In x's dtype; what
-    is between is in the angles' where that is wider."""
+    """Turn the pairs (x_i, x_{i + d/2}) of x (B, L, H, d) by angles (L, d/2). Returns x's dtype;
+    computed in the angles' if that is wider."""
     cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
@@ -181,11 +269,3 @@ def attend(
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return y.transpose(1, 2)
-
-
-def count_parameters(d_model: int, config: AttentionConfig) -> int:
-    """Parameters of one mixer, in closed form."""
-    config = config.fill_in(d_model)
-    d_query, d_key = config.widths
-    biases = config.bias * (d_query + 2 * d_key) + bool(config.out_bias) * d_model
-    return 2 * d_model * (d_query + d_key) + biases

@@ -4,16 +4,65 @@ Source: Schiff et al. 2024 (arXiv 2403.03234), section 3.1. Shape letters: B bat
 D d_model.
 """
 
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.mixers import mamba
-from dnamamba.models.mixers.configs import BiMambaConfig
-from dnamamba.models.mixers.mamba import Mamba, MambaState, Mixing
+from dnamamba.models.checks import check_choice
+from dnamamba.models.mixers.mamba import Mamba, MambaState, Mixing, SelectiveConfig
+from dnamamba.models.mixers.protocol import StateKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiMambaConfig(SelectiveConfig):
+    """Mamba in both directions (Caduceus, arXiv 2403.03234)."""
+
+    kind: Literal["bimamba"] = "bimamba"
+    """Name of the mixer in stored configs."""
+
+    strategy: Literal["add", "ew_multiply"] = "add"
+    """How the outputs of the two directions become one: their sum, or their product."""
+
+    tie_projections: bool = True
+    """Whether both directions share in_proj and out_proj; each has the rest for itself."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("BiMambaConfig", "strategy", self.strategy, ("add", "ew_multiply"))
+
+    @property
+    def state_kind(self) -> StateKind:
+        return "none"
+
+    @property
+    def reads_both_directions(self) -> bool:
+        return True
+
+    def count_parameters(self, d_model: int) -> int:
+        n_projections = 1 if self.tie_projections else 2
+        return n_projections * self.count_projections(d_model) + 2 * self.count_mixing(d_model)
+
+    def flops(self, d_model: int, seq_len: int) -> int:
+        # in_proj and out_proj take 4 and 2 d_inner d_model; tied, they run once for both
+        # directions, but for out_proj if outputs are multiplied.
+        projections = 12
+        if self.tie_projections:
+            projections = 6 if self.strategy == "add" else 8
+        token = projections * self.expand * d_model**2 + 2 * self.mixing_flops(d_model)
+        return seq_len * token
+
+    def activation_bytes(
+        self, d_model: int, device: torch.device, dtype: torch.dtype
+    ) -> float | None:
+        kept = super().activation_bytes(d_model, device, dtype)
+        return None if kept is None else 2 * kept
 
 
 class _Reverse(Mixing):
-    """The second direction where it shares the projections of the first."""
+    """The second direction if it shares the projections of the first."""
 
     def __init__(self, d_inner: int, config: BiMambaConfig) -> None:
         super().__init__()
@@ -24,9 +73,14 @@ class _Reverse(Mixing):
 class BiMamba(Mamba):
     """(B, L, D) to (B, L, D), each position seeing all others.
 
-    A Mamba and beside it `reverse`, which reads from the last position to the first: the kernels
-    run backwards, so nothing is flipped.
+    A Mamba, and `reverse`, which reads from the last position to the first: the kernels run
+    backwards, so nothing is flipped.
     """
+
+    why_no_state = (
+        "a model that reads in both directions has no state to go on from: give it whole "
+        "sequences, or take a causal mixer such as 'mamba'"
+    )
 
     def __init__(self, d_model: int, config: BiMambaConfig) -> None:
         super().__init__(d_model, config)
@@ -42,16 +96,8 @@ class BiMamba(Mamba):
         return_state: bool = False,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """x: (B, L, D). mask: (B, L) bool, False at padding, which must be on the right; what the
-        output is there means nothing. None: no padding.
-
-        Raises InputError if a state is given or asked for: there is none.
-        """
-        if state is not None or return_state:
-            raise InputError(
-                "a model that reads in both directions has no state to go on from: give it whole "
-                "sequences, or take a causal mixer such as 'mamba'"
-            )
+        """See `Mixer`. Outputs at padding are undefined. Raises InputError for a state."""
+        self._refuse_state(state, return_state)
         # Whose projections the second direction takes.
         other = self.reverse if isinstance(self.reverse, Mamba) else self
         ahead = _project(self, x, mask)
@@ -65,16 +111,11 @@ class BiMamba(Mamba):
         out, out_reverse = self.out_proj(y), other.out_proj(y_reverse)
         return out + out_reverse if self.strategy == "add" else out * out_reverse, None
 
+    def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> MambaState:
+        raise InputError(self.why_no_state)
+
 
 def _project(mamba: Mamba, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     x, z = mamba.in_proj(x).chunk(2, dim=-1)
     # Zeros, so that the convolution of the reverse direction starts from them.
     return x if mask is None else x * mask.unsqueeze(-1), z
-
-
-def count_parameters(d_model: int, config: BiMambaConfig) -> int:
-    """Parameters of one mixer, in closed form."""
-    one = mamba.count_parameters(d_model, config)
-    if config.tie_projections:
-        return one + mamba.count_mixing(config.expand * d_model, config)
-    return 2 * one

@@ -5,7 +5,8 @@ the sines once. Shape letters: B batch, L seq_len, D d_model, K d_conv.
 """
 
 import math
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,11 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from dnamamba.errors import InputError
-from dnamamba.kernels import causal_conv1d, long_conv
+from dnamamba.kernels import long_conv
 from dnamamba.kernels.longconv.reference import apply_window
-from dnamamba.models.layers import Linear
-from dnamamba.models.mixers.configs import HyenaConfig
+from dnamamba.models.checks import check_choice, check_finite, check_positive
+from dnamamba.models.layers import Linear, ShortConv
+from dnamamba.models.mixers.protocol import Mixer, MixerConfig, MixerState, long_conv_flops
 
 INITIAL_STD = 0.02
 
@@ -28,8 +30,95 @@ _KEPT_POSITIONS = 1 << 18
 _TARGET, _SLOW, _FAST = 0.01, 1.5, 0.3
 
 
+@dataclass(frozen=True, kw_only=True)
+class HyenaConfig(MixerConfig):
+    """The Hyena operator (arXiv 2302.10866); defaults of HyenaDNA (arXiv 2306.15794)."""
+
+    peak_learning_rate = 2e-3
+    fine_tuning_learning_rate = 4e-5
+
+    kind: Literal["hyena"] = "hyena"
+    """Name of the mixer in stored configs."""
+
+    l_max: int = 1 << 20
+    """Longest sequence. Filters are functions of position / l_max, from the present token to l_max
+    tokens back: a model trained with one l_max is no use with another, and one trained on short
+    sequences with a large l_max sees only the start of each filter. Take the longest length of the
+    training, plus 2 if special tokens go round it."""
+
+    order: int = 2
+    """Gates; there are order - 1 long convolutions."""
+
+    d_conv: int = 3
+    """Taps of the short convolution."""
+
+    filter_order: int = 64
+    """Width of the network that computes the filters from the position,"""
+
+    filter_layers: int = 2
+    """its layers of that width to that width, between the first and the last,"""
+
+    emb_dim: int = 5
+    """and its inputs: the position, and cosines and sines of it; odd, at least 3."""
+
+    w: float = 10.0
+    """Initial frequency of the network's sines; trained."""
+
+    shift: float = 0.05
+    """Filters are multiplied by a decay plus this. 0.05 in HyenaDNA's published models and in its
+    standalone code, 0 in its training code."""
+
+    beyond: Literal["refuse", "zero"] = "refuse"
+    """What happens to sequences longer than l_max: they are refused, or filters are zero from l_max
+    on, so that a layer's output depends on the last l_max tokens. A model trained on short
+    sequences can then be trained or used at any length."""
+
+    def __post_init__(self) -> None:
+        for name in ("l_max", "d_conv", "filter_order", "filter_layers"):
+            check_positive("HyenaConfig", name, getattr(self, name))
+        for name in ("w", "shift"):
+            check_finite("HyenaConfig", name, getattr(self, name))
+        if not isinstance(self.order, int) or self.order < 2:
+            raise InputError(f"HyenaConfig: order must be a whole number >= 2, got {self.order!r}")
+        check_choice("HyenaConfig", "beyond", self.beyond, ("refuse", "zero"))
+        if not isinstance(self.emb_dim, int) or self.emb_dim < 3 or self.emb_dim % 2 == 0:
+            raise InputError(
+                "HyenaConfig: emb_dim must be odd and >= 3 (the position, and a cosine and a sine "
+                f"of each frequency), got {self.emb_dim!r}"
+            )
+
+    @property
+    def max_len(self) -> int | None:
+        return self.l_max if self.beyond == "refuse" else None
+
+    def for_length(self, seq_len: int) -> Self:
+        return replace(self, l_max=seq_len)
+
+    def count_parameters(self, d_model: int) -> int:
+        width, n_filters = (self.order + 1) * d_model, (self.order - 1) * d_model
+        projections = width * (d_model + 1) + d_model * (d_model + 1)
+        short_conv = width * (self.d_conv + 1)
+        biases = self.filter_order * (1 + self.filter_layers)
+        # The sines' frequencies come last, and the filters' biases.
+        network = self._count_network(n_filters) + biases
+        return projections + short_conv + network + self.filter_order + n_filters
+
+    def flops(self, d_model: int, seq_len: int) -> int:
+        n_filters = (self.order - 1) * d_model
+        token = 2 * (self.order + 2) * d_model**2 + 2 * (self.order + 1) * d_model * self.d_conv
+        # The filters are computed anew for each pass; a batch shares them.
+        filters = 2 * min(seq_len, self.l_max) * self._count_network(n_filters)
+        return seq_len * token + filters + long_conv_flops(n_filters, seq_len)
+
+    def _count_network(self, n_filters: int) -> int:
+        """Weights of the network that computes the filters."""
+        return self.filter_order * (
+            self.emb_dim + self.filter_layers * self.filter_order + n_filters
+        )
+
+
 class Positions(NamedTuple):
-    """What filters are a function of, for the first L of l_max positions.
+    """Inputs of the filters' network, for the first L of l_max positions.
 
     t: position / (l_max - 1) (L, 1). z: t, then cosines, then sines of it (L, emb_dim).
     """
@@ -38,7 +127,7 @@ class Positions(NamedTuple):
     z: Tensor
 
 
-class Hyena(nn.Module):
+class Hyena(Mixer):
     """(B, L, D) to (B, L, D), each position seeing those before it, up to l_max of them; L is at
     most l_max unless the config says that filters are zero beyond it.
 
@@ -48,14 +137,20 @@ class Hyena(nn.Module):
     Source: Poli et al. 2023 (arXiv 2302.10866), Nguyen et al. 2023 (arXiv 2306.15794).
     """
 
+    no_weight_decay = frozenset({"filter_fn"})
+
+    why_no_state = (
+        "a Hyena model carries no state from one call to the next: its filters are as long as the "
+        "sequence. Give whole sequences (no state, return_state=False)"
+    )
+
     def __init__(self, d_model: int, config: HyenaConfig) -> None:
         super().__init__()
         self.d_model, self.order = d_model, config.order
         self.l_max, self.beyond = config.l_max, config.beyond
         width = (config.order + 1) * d_model
         self.in_proj = Linear(d_model, width)
-        # Only holds the parameters: upstream's names, shapes and initial values.
-        self.short_filter = nn.Conv1d(width, width, config.d_conv, groups=width)
+        self.short_filter = ShortConv(width, config.d_conv, silu=False)
         self.filter_fn = ImplicitFilter((config.order - 1) * d_model, config)
         self.out_proj = Linear(d_model, d_model)
         self.reset_parameters()
@@ -70,16 +165,13 @@ class Hyena(nn.Module):
                     module.bias.zero_()
 
     def forward(
-        self, x: Tensor, state: tuple[Tensor, ...] | None = None, return_state: bool = False
+        self, x: Tensor, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, None]:
-        """x: (B, L, D). Returns the output (B, L, D) and None.
-
-        Raises InputError for more than l_max positions and where a state is given or asked for:
-        every output depends on all inputs before it, which no state of fixed size holds.
-        """
-        self._check(x, state, return_state)
-        taps, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
-        projected = cast(Tensor, causal_conv1d(self.in_proj(x), taps, bias))
+        """See `Mixer`. Raises InputError for more than l_max positions, and for a state: an output
+        depends on all inputs before it, which no state of fixed size holds."""
+        self._refuse_state(state, return_state)
+        self._check_length(x.shape[1])
+        projected, _ = self.short_filter(self.in_proj(x))
         *gates, v = projected.split(self.d_model, dim=-1)
         made, decays = self.filter_fn.before_decay(min(x.shape[1], self.l_max))
         if (missing := x.shape[1] - len(made)) > 0:
@@ -94,15 +186,10 @@ class Hyena(nn.Module):
             v = long_conv(v, k, skip, gate_in=gates.pop(), gate_out=gate_out, **window)
         return self.out_proj(v), None
 
-    def _check(self, x: Tensor, state: tuple[Tensor, ...] | None, return_state: bool) -> None:
-        if state is not None or return_state:
+    def _check_length(self, seq_len: int) -> None:
+        if seq_len > self.l_max and self.beyond == "refuse":
             raise InputError(
-                "a Hyena model carries no state from one call to the next: its filters are as long "
-                "as the sequence. Give whole sequences (no state, return_state=False)"
-            )
-        if x.shape[1] > self.l_max and self.beyond == "refuse":
-            raise InputError(
-                f"a sequence of {x.shape[1]:,} tokens is longer than this Hyena's filters, made "
+                f"a sequence of {seq_len:,} tokens is longer than this Hyena's filters, made "
                 f"for l_max = {self.l_max:,}: use shorter sequences, train a model with a larger "
                 "l_max, or have its filters end there (HyenaConfig.beyond = 'zero')"
             )
@@ -140,10 +227,10 @@ class ImplicitFilter(nn.Module):
         return filters if decay is None else apply_window(filters, decay, self.shift)
 
     def before_decay(self, seq_len: int) -> tuple[Tensor, Tensor | None]:
-        """The network's output (L, n_filters), and what a position decays by (n_filters,), for
-        `long_conv` to apply; None where loaded positions have been applied.
+        """The network's output (L, n_filters), and the decay a position (n_filters,), for
+        `long_conv` to apply; None if loaded positions have been applied.
 
-        For long sequences the backward makes the output again.
+        For long sequences the backward recomputes the output.
         """
         if seq_len <= _KEPT_POSITIONS:
             filters = self._compute(seq_len)
@@ -169,8 +256,8 @@ class ImplicitFilter(nn.Module):
             return functional.linear(hidden, last.weight.to(dtype))
 
     def positions(self, seq_len: int) -> Positions:
-        """In float64, unless they were loaded: made at every call, as those of 2^20 positions
-        would take 24 MiB a layer."""
+        """In float64, unless they were loaded. Computed at every call: 2^20 positions would take
+        24 MiB a layer."""
         if self.t is not None and self.z is not None:
             return Positions(self.t[:seq_len], self.z[:seq_len])
         index = torch.arange(seq_len, dtype=torch.float64, device=self.bias.device).unsqueeze(1)
@@ -190,28 +277,17 @@ class ImplicitFilter(nn.Module):
         return torch.linspace(slow, fast, self.n_filters, **options).abs()
 
     def load_positions(self, t: Tensor, z: Tensor, deltas: Tensor) -> None:
-        """Take these from now on, as upstream's files hold them, instead of computing them.
+        """Use positions of upstream's files from now on, for comparisons in float64.
 
         t: (l_max, 1), z: (l_max, emb_dim), deltas: (n_filters,). They differ from ours by float32's
-        rounding, so this is for comparisons in float64; they are not saved with a model.
+        rounding, and are not saved with a model.
         """
         self.t, self.z, self.deltas = (part.to(self.bias.device) for part in (t, z, deltas))
 
 
 class Sine(nn.Module):
-    """Holds freq of sin(freq * x), a parameter of each of the last axis' entries."""
+    """Holds freq of sin(freq * x), (1, filter_order)."""
 
     def __init__(self, config: HyenaConfig) -> None:
         super().__init__()
         self.freq = nn.Parameter(torch.full((1, config.filter_order), float(config.w)))
-
-
-def count_parameters(d_model: int, config: HyenaConfig) -> int:
-    """Parameters of one mixer, in closed form."""
-    width, n_filters = (config.order + 1) * d_model, (config.order - 1) * d_model
-    projections = width * (d_model + 1) + d_model * (d_model + 1)
-    short_conv = width * (config.d_conv + 1)
-    order = config.filter_order
-    network = (config.emb_dim + 1) * order + config.filter_layers * (order + 1) * order
-    # The sines' frequencies, the last layer, and the filters' biases.
-    return projections + short_conv + network + order + order * n_filters + n_filters

@@ -6,21 +6,134 @@ state space parameters.
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from dnamamba.kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
+from dnamamba.kernels import selective_scan, selective_scan_step
 from dnamamba.kernels.linear import linear
+from dnamamba.kernels.scan.op import scan_backend
 from dnamamba.kernels.scan.reference import find_state_dtype
 from dnamamba.kernels.scan.step import MOST_STATES_TRITON
-from dnamamba.models.layers import Linear
-from dnamamba.models.mixers.configs import SelectiveConfig
+from dnamamba.models.checks import check_positive, check_step_sizes
+from dnamamba.models.layers import Linear, ShortConv, draw_step_sizes, with_state, zero_biases
+from dnamamba.models.mixers.protocol import Mixer, MixerConfig, StateKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSpaceConfig(MixerConfig):
+    """Settings of all state space mixers, whose state is fixed; defaults of state-spaces/mamba."""
+
+    expand: int = 2
+    """Inner width over d_model."""
+
+    d_state: int = 16
+    """States a channel."""
+
+    d_conv: int = 4
+    """Taps of the causal convolution."""
+
+    def __post_init__(self) -> None:
+        for name in ("expand", "d_state", "d_conv"):
+            check_positive(type(self).__name__, name, getattr(self, name))
+
+    @property
+    def state_kind(self) -> StateKind:
+        return "fixed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveConfig(StateSpaceConfig):
+    """Settings that Mamba and BiMamba share."""
+
+    dt_rank: int | Literal["auto"] = "auto"
+    """Rank of the step size's projection; auto: ceil(d_model / 16), filled in by `ModelConfig`."""
+
+    dt_min: float = 1e-3
+    """Step sizes start log-uniform from here,"""
+
+    dt_max: float = 0.1
+    """up to here,"""
+
+    dt_init_floor: float = 1e-4
+    """and never below this."""
+
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+
+    bias: bool = False
+    """Whether the projections in and out have biases."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = type(self).__name__
+        if self.dt_rank != "auto":
+            check_positive(owner, "dt_rank", self.dt_rank)
+        check_step_sizes(owner, self.dt_min, self.dt_max, self.dt_init_floor)
+
+    def resolve(self, d_model: int) -> Self:
+        if self.dt_rank != "auto":
+            return self
+        return replace(self, dt_rank=math.ceil(d_model / 16))
+
+    def count_parameters(self, d_model: int) -> int:
+        return self.count_projections(d_model) + self.count_mixing(d_model)
+
+    def count_projections(self, d_model: int) -> int:
+        """Parameters of in_proj and out_proj."""
+        d_inner = self.expand * d_model
+        return 3 * d_inner * d_model + self.bias * (2 * d_inner + d_model)
+
+    def count_mixing(self, d_model: int) -> int:
+        """Parameters of one direction's `Mixing`."""
+        conv = self.d_conv + self.conv_bias
+        x_proj = self.rank + 2 * self.d_state
+        return self.expand * d_model * (conv + x_proj + self.rank + 1 + self.d_state + 1)
+
+    def flops(self, d_model: int, seq_len: int) -> int:
+        return seq_len * (6 * self.expand * d_model**2 + self.mixing_flops(d_model))
+
+    def mixing_flops(self, d_model: int) -> int:
+        """Of one direction's `Mixing`, a token; the scan takes 7 a state: dt A, exp, dt u B, two
+        for the recurrence, two for C."""
+        products = self.d_conv + self.rank + 2 * self.d_state + self.rank
+        return self.expand * d_model * (2 * products + 7 * self.d_state)
+
+    def activation_bytes(
+        self, d_model: int, device: torch.device, dtype: torch.dtype
+    ) -> float | None:
+        backend, n_states = scan_backend(device, dtype), self.d_state
+        if backend == "cpu":
+            # Its output, and the states of every 16th step.
+            kept = dtype.itemsize + 4 * n_states / 16
+        elif backend == "triton":
+            # Its output, or a float32 output for each 16 states where there are more; and the
+            # states that enter chunks of 64 steps.
+            kept = dtype.itemsize if n_states <= 16 else 4 * math.ceil(n_states / 16)
+            kept += 4 * n_states / 64
+        else:
+            return None
+        return self.expand * d_model * kept
+
+    @property
+    def rank(self) -> int:
+        """dt_rank of a resolved config."""
+        assert self.dt_rank != "auto", "ModelConfig fills in dt_rank"
+        return self.dt_rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class MambaConfig(SelectiveConfig):
+    """The Mamba mixer (arXiv 2312.00752); defaults of state-spaces/mamba."""
+
+    kind: Literal["mamba"] = "mamba"
+    """Name of the mixer in stored configs."""
 
 
 class MambaState(NamedTuple):
-    """What a Mamba mixer remembers of the tokens before.
+    """State of a Mamba mixer after some tokens.
 
     conv: the convolution's last K - 1 inputs, oldest first (B, K - 1, d_inner).
     ssm: the states of the scan (B, d_inner, N), float32 (float64 in a float64 model).
@@ -31,24 +144,20 @@ class MambaState(NamedTuple):
 
 
 class Mixing(nn.Module):
-    """What stands between the projections of a Mamba: convolution and selective scan.
+    """Convolution and selective scan, what stands between the projections of a Mamba.
 
-    Each subclass calls `_build_mixing` and `_reset_mixing` where in the order of its own parameters
-    these come: initial values are drawn in that order.
+    Subclasses call `_build_mixing` and `_reset_mixing` in the order of their own parameters:
+    initial values are drawn in that order.
     """
 
     scan_backend = "auto"
-    """The backend of the selective scan; set it on a model's mixers to choose another."""
+    """Backend of the selective scan; set it on a model's mixers to choose another."""
 
     def _build_mixing(self, d_inner: int, config: SelectiveConfig) -> None:
-        assert config.dt_rank != "auto", "ModelConfig fills in dt_rank"
-        self.dt_rank, self.d_state = config.dt_rank, config.d_state
-        # Only holds the parameters: upstream's names, shapes and initial values.
-        self.conv1d = nn.Conv1d(
-            d_inner, d_inner, config.d_conv, groups=d_inner, bias=config.conv_bias
-        )
-        self.x_proj = Linear(d_inner, config.dt_rank + 2 * config.d_state, bias=False)
-        self.dt_proj = Linear(config.dt_rank, d_inner, bias=True)
+        self.dt_rank, self.d_state = config.rank, config.d_state
+        self.conv1d = ShortConv(d_inner, config.d_conv, config.conv_bias)
+        self.x_proj = Linear(d_inner, self.dt_rank + 2 * config.d_state, bias=False)
+        self.dt_proj = Linear(self.dt_rank, d_inner, bias=True)
         self.A_log = nn.Parameter(torch.empty(d_inner, config.d_state))
         self.D = nn.Parameter(torch.ones(d_inner))
 
@@ -58,11 +167,7 @@ class Mixing(nn.Module):
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
         bound = self.dt_rank**-0.5
         self.dt_proj.weight.uniform_(-bound, bound)
-        low, high = math.log(config.dt_min), math.log(config.dt_max)
-        dt = torch.empty_like(self.dt_proj.bias).uniform_(low, high).exp()
-        dt.clamp_(min=config.dt_init_floor)
-        # The inverse of softplus, so that softplus(bias) = dt.
-        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        draw_step_sizes(self.dt_proj.bias, config.dt_min, config.dt_max, config.dt_init_floor)
 
     def mix(
         self,
@@ -74,21 +179,21 @@ class Mixing(nn.Module):
         mask: Tensor | None = None,
         backend: str | None = None,
     ) -> tuple[Tensor, MambaState | None]:
-        """x, z: (B, L, d_inner), what in_proj makes; z is the gate.
+        """x, z: (B, L, d_inner) from in_proj; z is the gate.
 
-        reverse: from the last position to the first. mask: (B, L) bool, False at padding, which the
-        scan then reads as zeros; x must be zero there. backend: of the scan; None: scan_backend.
+        reverse: from the last position to the first. mask: (B, L) bool, False at padding, where x
+        must be zero; the scan reads zeros there. backend: of the scan; None: scan_backend.
 
-        Returns what out_proj takes (B, L, d_inner) and, if asked for, the state after the last
-        position that was read.
+        Returns the input of out_proj (B, L, d_inner) and, if asked for, the state after the last
+        position read.
         """
         before = None if state is None else state.conv
-        x, conv_state = self._convolve(x, before, return_state, reverse)
+        x, conv_state = self.conv1d(x, before, return_state, reverse)
         if mask is not None:
             # The bias alone makes padding something else than zero.
             x = x * mask.unsqueeze(-1)
         delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        y, ssm_state = _with_state(
+        y, ssm_state = with_state(
             selective_scan(
                 x,
                 # The bias is added inside the scan, in float32.
@@ -110,27 +215,14 @@ class Mixing(nn.Module):
             return y, None
         return y, MambaState(conv_state, ssm_state)
 
-    def _convolve(
-        self, x: Tensor, before: Tensor | None, return_state: bool, reverse: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        return _with_state(
-            causal_conv1d(
-                x,
-                self.conv1d.weight.squeeze(1),
-                self.conv1d.bias,
-                activation="silu",
-                initial_state=before,
-                return_last_state=return_state,
-                reverse=reverse,
-            )
-        )
 
-
-class Mamba(Mixing):
+class Mamba(Mixing, Mixer):
     """(B, L, D) to (B, L, D), each position seeing those before it.
 
     Source: Gu and Dao 2023 (arXiv 2312.00752), section 3.4; state-spaces/mamba, mamba_simple.py.
     """
+
+    no_weight_decay = frozenset({"A_log", "D"})
 
     def __init__(self, d_model: int, config: SelectiveConfig) -> None:
         super().__init__()
@@ -138,31 +230,26 @@ class Mamba(Mixing):
         self.in_proj = Linear(d_model, 2 * d_inner, bias=config.bias)
         self._build_mixing(d_inner, config)
         self.out_proj = Linear(d_inner, d_model, bias=config.bias)
-        self.reset_parameters(config)
-
-    @torch.no_grad()
-    def reset_parameters(self, config: SelectiveConfig) -> None:
-        """Initial values as upstream: biases of the projections zero, and as `Mixing` has them."""
-        for projection in (self.in_proj, self.out_proj):
-            if projection.bias is not None:
-                projection.bias.zero_()
+        zero_biases(self.in_proj, self.out_proj)
         self._reset_mixing(config)
 
     def forward(
         self, x: Tensor, state: MambaState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MambaState | None]:
-        """x: (B, L, D). state: that of the tokens before; None at the start of a sequence. It is
-        never written to, so one state can be gone on from many times.
-
-        Returns the output (B, L, D) and, if asked for, the state after the last token. One token
-        with a state, where no gradients are wanted, goes by the ops of a single step.
-        """
+        """See `Mixer`. One token with a state and without gradients takes the ops of a step."""
         if state is not None and self._is_step(x, state):
             y, after = self._step(x.squeeze(1), state)
             return y.unsqueeze(1), after if return_state else None
         x, z = self.in_proj(x).chunk(2, dim=-1)
         y, last = self.mix(x, z, state, return_state)
         return self.out_proj(y), last
+
+    def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> MambaState:
+        d_inner, n_taps = self.D.shape[0], self.conv1d.kernel_size[0]
+        return MambaState(
+            self._zeros(batch_size, n_taps - 1, d_inner, dtype=dtype),
+            self._zeros(batch_size, d_inner, self.d_state, dtype=dtype, at_least=torch.float32),
+        )
 
     def _is_step(self, x: Tensor, state: MambaState) -> bool:
         """Whether the ops of a single step can do it: they have no gradients and two backends."""
@@ -182,13 +269,7 @@ class Mamba(Mixing):
             state.conv.to(torch.promote_types(state.conv.dtype, x.dtype), copy=True),
             state.ssm.to(find_state_dtype(x, self.A_log), copy=True),
         )
-        x = causal_conv1d_step(
-            x,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            activation="silu",
-            state=state.conv,
-        )
+        x = self.conv1d.step(x, state.conv)
         delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         y = selective_scan_step(
             x,
@@ -204,23 +285,3 @@ class Mamba(Mixing):
             backend=self.scan_backend,
         )
         return self.out_proj(y), state
-
-
-def _with_state(result: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-    return result if isinstance(result, tuple) else (result, None)
-
-
-def count_parameters(d_model: int, config: SelectiveConfig) -> int:
-    """Parameters of one mixer, in closed form."""
-    d_inner = config.expand * d_model
-    in_and_out = 3 * d_inner * d_model + config.bias * (2 * d_inner + d_model)
-    return in_and_out + count_mixing(d_inner, config)
-
-
-def count_mixing(d_inner: int, config: SelectiveConfig) -> int:
-    """Parameters of a `Mixing`: all but the projections in and out."""
-    assert config.dt_rank != "auto", "ModelConfig fills in dt_rank"
-    rank, d_state = config.dt_rank, config.d_state
-    conv = d_inner * (config.d_conv + config.conv_bias)
-    step_size = d_inner * (rank + 1)
-    return conv + d_inner * (rank + 2 * d_state) + step_size + d_inner * (d_state + 1)

@@ -5,19 +5,130 @@ Shape letters: B batch, L seq_len, D d_model, H heads, P d_head, G groups, N d_s
 A, B, C and D in code are the state space parameters.
 """
 
-import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from dnamamba.kernels import causal_conv1d, state_space_duality
-from dnamamba.models.layers import GatedNorm, Linear
-from dnamamba.models.mixers.configs import Mamba2Config
+from dnamamba.errors import InputError
+from dnamamba.kernels import state_space_duality
+from dnamamba.models.checks import check_above_zero, check_positive, check_step_sizes
+from dnamamba.models.layers import (
+    GatedNorm,
+    Linear,
+    ShortConv,
+    draw_step_sizes,
+    with_state,
+    zero_biases,
+)
+from dnamamba.models.mixers.mamba import StateSpaceConfig
+from dnamamba.models.mixers.protocol import Mixer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba2Config(StateSpaceConfig):
+    """The Mamba-2 mixer (arXiv 2405.21060); defaults of state-spaces/mamba."""
+
+    kind: Literal["mamba2"] = "mamba2"
+    """Name of the mixer in stored configs."""
+
+    d_state: int = 128
+    """States a channel."""
+
+    d_head: int = 64
+    """Channels that share a step size and a decay; divides the inner width."""
+
+    n_groups: int = 1
+    """Groups of heads that share B, C and the gated norm's statistics; divides the heads."""
+
+    chunk_size: int = 256
+    """Steps that meet each other in one matrix product; changes speed, not results."""
+
+    dt_min: float = 1e-3
+    """Step sizes start log-uniform from here,"""
+
+    dt_max: float = 0.1
+    """up to here,"""
+
+    dt_init_floor: float = 1e-4
+    """and never below this."""
+
+    dt_limit: tuple[float, float] | None = None
+    """Bounds that step sizes are always clamped to; None: no clamping."""
+
+    A_init_range: tuple[float, float] = (1.0, 16.0)
+    """Each head's -A starts uniform between these."""
+
+    norm_before_gate: bool = False
+    """Norm the scan's output, then gate it, rather than norm the gated output."""
+
+    norm_eps: float = 1e-5
+    """Added to the mean square in the gated norm."""
+
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+
+    bias: bool = False
+    """Whether the projections in and out have biases."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("d_head", "n_groups", "chunk_size"):
+            check_positive("Mamba2Config", name, getattr(self, name))
+        check_above_zero("Mamba2Config", "norm_eps", self.norm_eps)
+        check_step_sizes("Mamba2Config", self.dt_min, self.dt_max, self.dt_init_floor)
+        if not 0 < self.A_init_range[0] <= self.A_init_range[1]:
+            raise InputError(
+                "Mamba2Config: A_init_range must be two numbers > 0, the smaller first, got "
+                f"{self.A_init_range}"
+            )
+        if self.dt_limit is not None and not 0 <= self.dt_limit[0] <= self.dt_limit[1]:
+            raise InputError(
+                "Mamba2Config: dt_limit must be two numbers >= 0, the smaller first, got "
+                f"{self.dt_limit}"
+            )
+
+    def resolve(self, d_model: int) -> Self:
+        self.count_heads(d_model)
+        return self
+
+    def count_heads(self, d_model: int) -> int:
+        """Heads at a width. Raises InputError if they or the groups are not whole."""
+        d_inner = self.expand * d_model
+        if d_inner % self.d_head or (d_inner // self.d_head) % self.n_groups:
+            raise InputError(
+                f"Mamba2Config: d_inner {d_inner} (expand {self.expand} times d_model {d_model}) "
+                f"must be whole heads of d_head {self.d_head} in n_groups {self.n_groups} of the "
+                "same size; change one of them"
+            )
+        return d_inner // self.d_head
+
+    def count_channels(self, d_model: int) -> tuple[int, int, int]:
+        """Channels: inner, convolved (x, B and C), and out of in_proj (z, those, step sizes)."""
+        d_inner = self.expand * d_model
+        convolved = d_inner + 2 * self.n_groups * self.d_state
+        return d_inner, convolved, d_inner + convolved + self.count_heads(d_model)
+
+    def count_parameters(self, d_model: int) -> int:
+        d_inner, convolved, projected = self.count_channels(d_model)
+        in_and_out = (projected + d_inner) * d_model + self.bias * (projected + d_model)
+        conv = convolved * (self.d_conv + self.conv_bias)
+        return in_and_out + conv + 3 * self.count_heads(d_model) + d_inner
+
+    def flops(self, d_model: int, seq_len: int) -> int:
+        d_inner, convolved, projected = self.count_channels(d_model)
+        steps = min(self.chunk_size, seq_len)
+        # Within a chunk C B^T of each group and its product with x; a chunk's states, and what
+        # they add to its outputs.
+        within = 2 * steps * (self.n_groups * self.d_state + d_inner)
+        across = 4 * d_inner * self.d_state
+        projections = 2 * d_model * (projected + d_inner)
+        return seq_len * (projections + 2 * convolved * self.d_conv + within + across)
 
 
 class Mamba2State(NamedTuple):
-    """What a Mamba-2 mixer remembers of the tokens before.
+    """State of a Mamba-2 mixer after some tokens.
 
     conv: the convolution's last K - 1 inputs, oldest first (B, K - 1, d_inner + 2 G N): x, B, C.
     ssm: the states of the heads (B, H, P, N), float32 (float64 in a float64 model).
@@ -27,28 +138,24 @@ class Mamba2State(NamedTuple):
     ssm: Tensor
 
 
-class Mamba2(nn.Module):
+class Mamba2(Mixer):
     """(B, L, D) to (B, L, D), each position seeing those before it.
 
     Source: Dao and Gu 2024 (arXiv 2405.21060), section 7.
     """
 
+    no_weight_decay = frozenset({"A_log", "D", "dt_bias", "norm"})
+
     ssd_backend = "auto"
-    """The backend of `state_space_duality`; set it on a model's mixers to choose another."""
+    """Backend of `state_space_duality`; set it on a model's mixers to choose another."""
 
     def __init__(self, d_model: int, config: Mamba2Config) -> None:
         super().__init__()
         self.config, self.n_heads = config, config.count_heads(d_model)
-        self.d_inner = config.expand * d_model
+        self.d_inner, self.d_convolved, d_projected = config.count_channels(d_model)
         self.d_weights = config.n_groups * config.d_state  # width of B, and of C
-        d_conv_inputs = self.d_inner + 2 * self.d_weights
-        self.in_proj = Linear(
-            d_model, self.d_inner + d_conv_inputs + self.n_heads, bias=config.bias
-        )
-        # Only holds the parameters: upstream's names, shapes and initial values.
-        self.conv1d = nn.Conv1d(
-            d_conv_inputs, d_conv_inputs, config.d_conv, groups=d_conv_inputs, bias=config.conv_bias
-        )
+        self.in_proj = Linear(d_model, d_projected, bias=config.bias)
+        self.conv1d = ShortConv(self.d_convolved, config.d_conv, config.conv_bias)
         self.dt_bias = nn.Parameter(torch.empty(self.n_heads))
         self.A_log = nn.Parameter(torch.empty(self.n_heads))
         self.D = nn.Parameter(torch.ones(self.n_heads))
@@ -61,48 +168,38 @@ class Mamba2(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, config: Mamba2Config) -> None:
         """Initial values as upstream: -A uniform, step sizes log-uniform, biases zero."""
-        for projection in (self.in_proj, self.out_proj):
-            if projection.bias is not None:
-                projection.bias.zero_()
+        zero_biases(self.in_proj, self.out_proj)
         self.A_log.uniform_(*config.A_init_range).log_()
-        low, high = math.log(config.dt_min), math.log(config.dt_max)
-        dt = torch.empty_like(self.dt_bias).uniform_(low, high).exp()
-        dt.clamp_(min=config.dt_init_floor)
-        # The inverse of softplus, so that softplus(bias) = dt.
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        draw_step_sizes(self.dt_bias, config.dt_min, config.dt_max, config.dt_init_floor)
 
     def forward(
         self, x: Tensor, state: Mamba2State | None = None, return_state: bool = False
     ) -> tuple[Tensor, Mamba2State | None]:
-        """x: (B, L, D). state: that of the tokens before; None at the start of a sequence. It is
-        never written to, so one state can be gone on from many times.
-
-        Returns the output (B, L, D) and, if asked for, the state after the last token.
-        """
-        d_conv_inputs = self.d_inner + 2 * self.d_weights
-        z, xBC, dt = self.in_proj(x).split([self.d_inner, d_conv_inputs, self.n_heads], dim=-1)
-        xBC, conv_state = _with_state(
-            causal_conv1d(
-                xBC,
-                self.conv1d.weight.squeeze(1),
-                self.conv1d.bias,
-                activation="silu",
-                initial_state=None if state is None else state.conv,
-                return_last_state=return_state,
-            )
-        )
+        """See `Mixer`."""
+        widths = [self.d_inner, self.d_convolved, self.n_heads]
+        z, xBC, dt = self.in_proj(x).split(widths, dim=-1)
+        before = None if state is None else state.conv
+        xBC, conv_state = self.conv1d(xBC, before, return_state)
         y, ssm_state = self._mix(xBC, dt, None if state is None else state.ssm, return_state)
         y = self.out_proj(self.norm(y.flatten(2), z))
         if conv_state is None or ssm_state is None:
             return y, None
         return y, Mamba2State(conv_state, ssm_state)
 
+    def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> Mamba2State:
+        n_taps, heads = self.conv1d.kernel_size[0], (self.n_heads, self.config.d_head)
+        shape = (batch_size, *heads, self.config.d_state)
+        return Mamba2State(
+            self._zeros(batch_size, n_taps - 1, self.d_convolved, dtype=dtype),
+            self._zeros(*shape, dtype=dtype, at_least=torch.float32),
+        )
+
     def _mix(
         self, xBC: Tensor, dt: Tensor, state: Tensor | None, return_state: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """What the convolution made to y (B, L, H, P), and the state after it if asked for."""
+        """From the convolution's output to y (B, L, H, P), and the state after it if asked for."""
         x, B, C = xBC.split([self.d_inner, self.d_weights, self.d_weights], dim=-1)
-        return _with_state(
+        return with_state(
             state_space_duality(
                 x.unflatten(-1, (self.n_heads, -1)),
                 dt,
@@ -120,17 +217,3 @@ class Mamba2(nn.Module):
                 backend=self.ssd_backend,
             )
         )
-
-
-def _with_state(result: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-    return result if isinstance(result, tuple) else (result, None)
-
-
-def count_parameters(d_model: int, config: Mamba2Config) -> int:
-    """Parameters of one mixer, in closed form."""
-    d_inner, n_heads = config.expand * d_model, config.count_heads(d_model)
-    d_conv_inputs = d_inner + 2 * config.n_groups * config.d_state
-    d_projected = d_inner + d_conv_inputs + n_heads
-    in_and_out = (d_projected + d_inner) * d_model + config.bias * (d_projected + d_model)
-    conv = d_conv_inputs * (config.d_conv + config.conv_bias)
-    return in_and_out + conv + 3 * n_heads + d_inner

@@ -3,9 +3,8 @@
 The model is diagonal (S4D): x_t = dA x_{t-1} + dB u_t and y_t = C x_t, with dA = exp(dt A) and
 dB = (exp(dt A) - 1) / A ("zoh"). For complex A the states stand for conjugate pairs: y_t =
 2 Re(C x_t). B is one, as only its product with C matters. A whole sequence is a convolution with
-the kernel K_l = C dA^l dB, by FFT, so causal up to rounding; only the states at its two ends are
-computed as such. kernels.selective_scan could do it too, but with constant B and C by no fused
-backend.
+the kernel K_l = C dA^l dB, by FFT, so causal up to rounding. No fused backend of
+kernels.selective_scan takes constant B and C.
 
 Sources: Gu et al. 2022 (arXiv 2206.11893), sections 3 and 4; Gu and Dao 2023 (arXiv 2312.00752),
 section 4.6 (Mamba with S4). Shape letters: B batch, L seq_len, D channels (d_inner inside the
@@ -13,22 +12,78 @@ block), N states. A, C and D in code are the state space parameters.
 """
 
 import math
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from dnamamba.kernels import causal_conv1d, long_conv
-from dnamamba.models.layers import Linear
-from dnamamba.models.mixers.configs import S4Config
+from dnamamba.errors import InputError
+from dnamamba.kernels import long_conv
+from dnamamba.models.checks import check_choice
+from dnamamba.models.layers import Linear, ShortConv, zero_biases
+from dnamamba.models.mixers.mamba import StateSpaceConfig
+from dnamamba.models.mixers.protocol import Mixer, long_conv_flops
 
 Initial = Literal["real", "lin", "inv", "quad", "legs"]
 Rule = Literal["zoh", "bilinear"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class S4Config(StateSpaceConfig):
+    """Mamba's block around a state space model that its input does not change (S4D, arXiv
+    2206.11893): the Mamba paper's ablation of selection."""
+
+    kind: Literal["s4"] = "s4"
+    """Name of the mixer in stored configs."""
+
+    init: Initial = "real"
+    """Initial A, see `initial_A`. real: -(n + 1), as in Mamba. The others are complex: half of
+    d_state is kept, one of each conjugate pair."""
+
+    dt_min: float = 1e-3
+    """Step sizes, one a channel, start log-uniform from here,"""
+
+    dt_max: float = 0.1
+    """up to here."""
+
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+
+    bias: bool = False
+    """Whether the projections in and out have biases."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("S4Config", "init", self.init, get_args(Initial))
+        if self.init != "real" and self.d_state % 2:
+            raise InputError(
+                f"S4Config: d_state must be even with init {self.init!r}, as states come in pairs; "
+                f"got {self.d_state}"
+            )
+        if not 0 < self.dt_min <= self.dt_max:
+            raise InputError(
+                f"S4Config needs 0 < dt_min <= dt_max, got {self.dt_min} and {self.dt_max}"
+            )
+
+    def count_parameters(self, d_model: int) -> int:
+        d_inner = self.expand * d_model
+        in_and_out = 3 * d_inner * d_model + self.bias * (2 * d_inner + d_model)
+        conv = d_inner * (self.d_conv + self.conv_bias)
+        # A and C: 2 N real numbers, or 4 for each of N / 2 pairs.
+        return in_and_out + conv + d_inner * (2 * self.d_state + 2)
+
+    def flops(self, d_model: int, seq_len: int) -> int:
+        d_inner = self.expand * d_model
+        # The kernel is a product over the states; a complex multiply-add takes 8.
+        kernel = self.d_state * (2 if self.init == "real" else 4)
+        token = 6 * d_inner * d_model + d_inner * (2 * self.d_conv + kernel)
+        return seq_len * token + long_conv_flops(d_inner, seq_len)
+
+
 class S4State(NamedTuple):
-    """What an S4 mixer remembers of the tokens before.
+    """State of an S4 mixer after some tokens.
 
     conv: the convolution's last inputs, oldest first (B, d_conv - 1, d_inner).
     ssm: the states (B, d_inner, N), float32 or complex64 (of double width in a float64 model).
@@ -123,9 +178,11 @@ def state_after(log_dA: Tensor, dB: Tensor, u: Tensor) -> Tensor:
     return dB * ((u @ fine) * coarse).sum(-2)
 
 
-class S4(nn.Module):
+class S4(Mixer):
     """(B, L, D) to (B, L, D), each position seeing those before it: Mamba's block without
     selection. Parameters as in Mamba; A_log is log(-Re A)."""
+
+    no_weight_decay = frozenset({"A_log", "A_imag", "log_dt", "D"})
 
     def __init__(self, d_model: int, config: S4Config) -> None:
         super().__init__()
@@ -133,9 +190,7 @@ class S4(nn.Module):
         self.is_complex = config.init != "real"
         n_states = config.d_state // 2 if self.is_complex else config.d_state
         self.in_proj = Linear(d_model, 2 * d_inner, bias=config.bias)
-        self.conv1d = nn.Conv1d(
-            d_inner, d_inner, config.d_conv, groups=d_inner, bias=config.conv_bias
-        )
+        self.conv1d = ShortConv(d_inner, config.d_conv, config.conv_bias)
         self.A_log = nn.Parameter(torch.empty(d_inner, n_states))
         self.A_imag = nn.Parameter(torch.empty(d_inner, n_states)) if self.is_complex else None
         # Complex as pairs of real numbers, as optimisers and files want them.
@@ -148,9 +203,7 @@ class S4(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, config: S4Config) -> None:
         """Initial values as S4D's: step sizes log-uniform, C normal with a mean square of one."""
-        for projection in (self.in_proj, self.out_proj):
-            if projection.bias is not None:
-                projection.bias.zero_()
+        zero_biases(self.in_proj, self.out_proj)
         A = initial_A(config.init, self.A_log.shape[1])
         self.A_log.copy_(torch.log(-A.real).expand_as(self.A_log))
         if self.A_imag is not None:
@@ -161,20 +214,9 @@ class S4(nn.Module):
     def forward(
         self, x: Tensor, state: S4State | None = None, return_state: bool = False
     ) -> tuple[Tensor, S4State | None]:
-        """x: (B, L, D). state: that of the tokens before; None at the start of a sequence.
-
-        Returns the output (B, L, D) and, if asked for, the state after the last token.
-        """
+        """See `Mixer`."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        convolved = causal_conv1d(
-            x,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            activation="silu",
-            initial_state=None if state is None else state.conv,
-            return_last_state=return_state,
-        )
-        x, conv_state = convolved if isinstance(convolved, tuple) else (convolved, None)
+        x, conv_state = self.conv1d(x, None if state is None else state.conv, return_state)
         # Autocast would round what looks like a product of matrices to bf16.
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)
@@ -184,6 +226,14 @@ class S4(nn.Module):
         if conv_state is None or ssm_state is None:
             return out, None
         return out, S4State(conv_state, ssm_state)
+
+    def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> S4State:
+        (d_inner, n_states), n_taps = self.A_log.shape, self.conv1d.kernel_size[0]
+        wide = torch.complex64 if self.is_complex else torch.float32
+        return S4State(
+            self._zeros(batch_size, n_taps - 1, d_inner, dtype=dtype),
+            self._zeros(batch_size, d_inner, n_states, dtype=dtype, at_least=wide),
+        )
 
     def _run(
         self, u: Tensor, gate: Tensor, state: Tensor | None, return_state: bool
@@ -212,12 +262,3 @@ class S4(nn.Module):
             return y, None
         after = state_after(log_dA, dB, u)
         return y, after if state is None else after + torch.exp(seq_len * log_dA) * state
-
-
-def count_parameters(d_model: int, config: S4Config) -> int:
-    """Parameters of one mixer, in closed form."""
-    d_inner = config.expand * d_model
-    in_and_out = 3 * d_inner * d_model + config.bias * (2 * d_inner + d_model)
-    conv = d_inner * (config.d_conv + config.conv_bias)
-    # A and C: 2 N real numbers, or 4 for each of N / 2 pairs.
-    return in_and_out + conv + d_inner * (2 * config.d_state + 2)
