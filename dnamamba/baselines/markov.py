@@ -45,9 +45,9 @@ class MarkovBaseline:
         self, max_order: int = 12, concentration: float = 128.0, both_strands: bool = False
     ) -> None:
         if not 0 <= max_order <= HIGHEST_ORDER:
-            raise InputError(f"max_order is 0 to {HIGHEST_ORDER}, got {max_order}")
+            raise InputError(f"max_order must be 0 to {HIGHEST_ORDER}, got {max_order}")
         if not concentration > 0:
-            raise InputError(f"concentration is a number above 0, got {concentration}")
+            raise InputError(f"concentration must be above 0, got {concentration}")
         self.max_order = max_order
         self.concentration = concentration
         self.both_strands = both_strands
@@ -69,9 +69,10 @@ class MarkovBaseline:
         """
         self._cached_tables = None
         for rows, n_context in _blocks(windows, overlap=max(1, self.max_order)):
-            words, contexts = words_and_contexts(rows, self.max_order)
-            counted = contexts[:, n_context:] >= 0
-            self._count(words[:, n_context:][counted], contexts[:, n_context:][counted])
+            words, contexts = (
+                part[:, n_context:] for part in words_and_contexts(rows, self.max_order)
+            )
+            self._count(words[contexts >= 0], contexts[contexts >= 0])
         return self
 
     def _count(self, words: NDArray[np.uint32], contexts: NDArray[np.int32]) -> None:
@@ -103,30 +104,29 @@ class MarkovBaseline:
             self._cached_tables = tables
         return self._cached_tables
 
-    def evaluate(self, windows: Iterable[Codes]) -> list[dict[str, float]]:
-        """Every order on the same targets: `[{"order": 0, "bits_per_base": 1.97}, ...]`.
-
-        windows: as for `fit`. Targets are a language model's: each A, C, G or T of a window except
-        the window's first position. Where fewer than k clean bases precede, the longest context
-        there is stands in.
-        Raises InputError if nothing is left to predict.
-        """
-        bits, targets = self._total_bits(windows, self.max_order)
-        return [{"order": k, "bits_per_base": float(bits[k] / targets)} for k in range(len(bits))]
-
-    def bits_per_base(self, order: int, windows: Iterable[Codes]) -> float:
-        """Mean -log2 of the probability an order-`order` chain gives the targets of `evaluate`."""
-        if not 0 <= order <= self.max_order:
-            raise InputError(f"order is 0 to max_order ({self.max_order}), got {order}")
-        bits, targets = self._total_bits(windows, order)
-        return float(bits[order] / targets)
-
     def summarise(self, windows: Iterable[Codes]) -> dict[str, Any]:
         """What a run keeps as baseline.json: orders, best_order, train_bases, targets.
 
+        orders: `[{"order": 0, "bits_per_base": 1.97}, ...]`, every order on the same targets.
         best_order has the fewest bits per base (the lowest of several such orders).
+        windows: as for `fit`. Targets are a language model's: each A, C, G or T of a window except
+        the window's first position. Where fewer than k clean bases precede, order k uses the
+        longest context there is. Raises InputError if nothing is left to predict.
         """
-        bits, targets = self._total_bits(windows, self.max_order)
+        tables = self._tables()
+        bits, targets = np.zeros(len(tables)), 0
+        for rows, n_context in _blocks(windows, overlap=max(1, self.max_order)):
+            first = n_context or 1  # a window's first base has nothing before it
+            words, contexts = (part[:, first:] for part in words_and_contexts(rows, self.max_order))
+            is_target = contexts >= 0
+            bits += _bits_by_order(
+                words[is_target], contexts[is_target], tables, self.concentration
+            )
+            targets += int(is_target.sum())
+        if targets == 0:
+            raise InputError(
+                "nothing to predict: the windows hold no A, C, G or T after their first position"
+            )
         orders = [{"order": k, "bits_per_base": float(bits[k] / targets)} for k in range(len(bits))]
         return {
             "orders": orders,
@@ -134,27 +134,6 @@ class MarkovBaseline:
             "train_bases": self.train_bases,
             "targets": targets,
         }
-
-    def _total_bits(self, windows: Iterable[Codes], order: int) -> tuple[NDArray[np.float64], int]:
-        """Summed bits of orders 0..order, and the number of targets."""
-        tables = self._tables()[: order + 1]
-        bits, targets = np.zeros(order + 1), 0
-        for rows, n_context in _blocks(windows, overlap=max(1, order)):
-            first = n_context or 1  # a window's first base has nothing before it
-            words, contexts = words_and_contexts(rows, order)
-            is_target = contexts[:, first:] >= 0
-            bits += _bits_by_order(
-                words[:, first:][is_target],
-                contexts[:, first:][is_target],
-                tables,
-                self.concentration,
-            )
-            targets += int(is_target.sum())
-        if targets == 0:
-            raise InputError(
-                "nothing to predict: the windows hold no A, C, G or T after their first position"
-            )
-        return bits, targets
 
 
 def _bits_by_order(
@@ -187,8 +166,8 @@ def _blocks(windows: Iterable[Codes], overlap: int) -> Iterator[tuple[Codes, int
         codes = np.asarray(array)
         if codes.dtype != np.uint8 or codes.ndim not in (1, 2):
             raise InputError(
-                "windows are uint8 codes (see dnamamba.tokenizer.encode) of one or two dimensions, "
-                f"got {codes.dtype} of shape {codes.shape}"
+                "windows must be uint8 codes (see dnamamba.tokenizer.encode) of one or two "
+                f"dimensions, got {codes.dtype} of shape {codes.shape}"
             )
         codes = np.atleast_2d(codes)
         n_windows, seq_len = codes.shape

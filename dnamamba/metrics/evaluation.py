@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
 from dnamamba.metrics.bootstrap import MOST_SCORES, N_RESAMPLES, Floats, Ids, middle_95, resampled
@@ -166,20 +165,14 @@ def _difference(
 
 
 def _mcnemar(model: Scores, baseline: Scores) -> Result:
-    """Examples are independent, so those that one of the two has right can be counted."""
-    ours, theirs = (one.scores.argmax(axis=1) == one.targets for one in (model, baseline))
-    gained, lost, p = mcnemar(ours, theirs)
-    note = f"right where the other is wrong: {gained:,} against {lost:,}"
-    return {"name": "McNemar's exact test", "p": p, "note": note}
-
-
-def mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> tuple[int, int, float]:
-    """(right if the other is wrong, wrong if it is right, p of McNemar's exact test)."""
+    """McNemar's exact test of independent examples that one of the two has right."""
     from scipy import stats
 
+    ours, theirs = (scores.scores.argmax(axis=1) == scores.targets for scores in (model, baseline))
     gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return gained, lost, p
+    note = f"right where the other is wrong: {gained:,} against {lost:,}"
+    return {"name": "McNemar's exact test", "p": p, "note": note}
 
 
 def _resampling(
@@ -208,23 +201,21 @@ def _sentence(
 ) -> str:
     """least: the smallest p that is written as a number."""
     name, n = primary_metric_name(task), results["model"]["n"]
-    things = "labelled bases" if task.per_base else "examples"
-    title, row = NAMES.get(name, name), differences[name]
+    examples = f"{n:,} {'labelled bases' if task.per_base else 'examples'}"
+    title, row, p = NAMES.get(name, name), differences[name], test["p"]
     if row["difference"] is None:
-        return f"The {n:,} {things} do not define {title}: their labels are all alike."
+        return f"The {examples} do not define {title}: their labels are all alike."
     values = [shown(name, results[who][name]) for who in ("model", "baseline")]
     sentence = f"{sides.model} {title} is {values[0]}, {sides.baseline} {values[1]}"
-    p, facts = test["p"], [f"{n:,} {things}"]
     if p is None:
-        return f"{sentence} ({facts[0]})."
+        return f"{sentence} ({examples})."
+    evidence = test["note"]
     if row["interval"] is not None:
         low, high = (signed(name, limit) for limit in row["interval"])
         unit = " points" if "accuracy" in name else ""
-        facts.append(f"95 % interval of the difference {low} to {high}{unit}")
-    if row["interval"] is None:
-        facts.append(test["note"])
-    facts.append(f"{test['name']}: {f'p < {least:g}' if p < least else f'p = {p:.2g}'}")
+        evidence = f"95 % interval of the difference {low} to {high}{unit}"
     verdict = "no difference beyond chance"
     if p < 0.05:
         verdict = f"{sides.verdict} {'better' if row['difference'] > 0 else 'worse'}"
-    return f"{sentence}: {verdict} ({'; '.join(facts)})."
+    p_text = f"p < {least:g}" if p < least else f"p = {p:.2g}"
+    return f"{sentence}: {verdict} ({examples}; {evidence}; {test['name']}: {p_text})."

@@ -26,19 +26,17 @@ from dnamamba.metrics.metrics import (
 )
 from dnamamba.task import (
     IGNORED_LABEL,
+    LABEL_KINDS,
     MULTICLASS,
     MULTILABEL,
     PER_BASE,
     REGRESSION,
     LabelKind,
     Task,
-    register_label_kind,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_LEAST_PROBABILITY = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +115,10 @@ _TASK_KINDS: dict[str, TaskKind] = {}
 
 def register_task_kind(kind: TaskKind) -> None:
     """Make a kind known. Raises ValueError if another one has its name."""
-    register_label_kind(kind.labels)
-    if _TASK_KINDS.setdefault(kind.labels.name, kind) is not kind:
-        raise ValueError(f"a kind of task needs a name of its own, {kind.labels.name!r} is taken")
+    name = kind.labels.name
+    known = (LABEL_KINDS.setdefault(name, kind.labels), _TASK_KINDS.setdefault(name, kind))
+    if known[0] is not kind.labels or known[1] is not kind:
+        raise ValueError(f"a kind of task needs a name of its own, {name!r} is taken")
 
 
 def task_kind(task: Task | str) -> TaskKind:
@@ -147,8 +146,11 @@ def _class_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor | None") -
 
 
 def _class_score_losses(scores: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
-    right = scores[np.arange(len(scores)), targets].astype(np.float64)
-    return -np.log(np.maximum(right, _LEAST_PROBABILITY))
+    return _log_losses(scores[np.arange(len(scores)), targets])
+
+
+def _log_losses(probabilities: NDArray[Any]) -> NDArray[np.float64]:
+    return -np.log(np.maximum(probabilities.astype(np.float64), 1e-6))
 
 
 def _class_weights(targets: "Tensor", task: Task) -> "Tensor":
@@ -180,12 +182,8 @@ def _largest_class(result: Mapping[str, Any]) -> str:
     return f"always predicting {largest['label']}, the largest class"
 
 
-def _class_columns(labels: Sequence[str]) -> list[str]:
-    return ["label", *(f"p_{label}" for label in labels)]
-
-
-def _class_cells(labels: Sequence[str], scores: NDArray[np.float32]) -> list[str]:
-    return [labels[int(scores.argmax())], *(f"{score:.6g}" for score in scores)]
+def _texts(scores: NDArray[np.float32]) -> list[str]:
+    return [f"{score:.6g}" for score in scores]
 
 
 def _class_kind(labels: LabelKind) -> TaskKind:
@@ -201,8 +199,8 @@ def _class_kind(labels: LabelKind) -> TaskKind:
         resampled=lambda scores: bootstrap.class_metrics(scores.scores, scores.targets),
         linear_model="logistic",
         estimator=_logistic,
-        columns=_class_columns,
-        cells=_class_cells,
+        columns=lambda labels: ["label", *(f"p_{label}" for label in labels)],
+        cells=lambda labels, scores: [labels[int(scores.argmax())], *_texts(scores)],
     )
 
 
@@ -218,11 +216,6 @@ def _set_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor | None") -> 
     return losses.mean(1)
 
 
-def _set_score_losses(scores: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
-    right = np.where(targets > 0.5, scores, 1 - scores).astype(np.float64)
-    return -np.log(np.maximum(right, _LEAST_PROBABILITY))
-
-
 def _set_weights(targets: "Tensor", task: Task) -> "Tensor":
     """Examples without a label / examples with it; 1 if there are none of either."""
     having = (targets > 0.5).sum(0).double()
@@ -232,14 +225,10 @@ def _set_weights(targets: "Tensor", task: Task) -> "Tensor":
 
 def _set_cells(labels: Sequence[str], scores: NDArray[np.float32]) -> list[str]:
     likely = [label for label, score in zip(labels, scores, strict=True) if score >= 0.5]
-    return [";".join(likely), *(f"{score:.6g}" for score in scores)]
+    return [";".join(likely), *_texts(scores)]
 
 
 # --- numbers
-
-
-def _number_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor | None") -> "Tensor":
-    return (logits - targets).square().mean(1)
 
 
 def _ridge(strength: float, settings: FitSettings) -> Any:
@@ -265,7 +254,9 @@ register_task_kind(
         labels=MULTILABEL,
         scores=lambda logits: logits.sigmoid(),
         loss=_set_loss,
-        score_losses=_set_score_losses,
+        score_losses=lambda scores, targets: _log_losses(
+            np.where(targets > 0.5, scores, 1 - scores)
+        ),
         class_weights=_set_weights,
         primary_metric="auprc",
         evaluate=evaluate_sets,
@@ -282,7 +273,7 @@ register_task_kind(
     TaskKind(
         labels=REGRESSION,
         scores=lambda logits: logits,
-        loss=_number_loss,
+        loss=lambda logits, targets, weights: (logits - targets).square().mean(1),
         score_losses=lambda scores, targets: np.square(scores - targets, dtype=np.float64),
         primary_metric="r2",
         evaluate=evaluate_numbers,
@@ -296,6 +287,6 @@ register_task_kind(
         estimator=_ridge,
         standardises=True,
         columns=lambda labels: [f"predicted_{label}" for label in labels],
-        cells=lambda labels, scores: [f"{score:.6g}" for score in scores],
+        cells=lambda labels, scores: _texts(scores),
     )
 )

@@ -4,7 +4,7 @@ Rows without a match, repeated rows and rows without a label are counted by kind
 can say what became of each.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -15,17 +15,19 @@ from numpy.typing import NDArray
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.data_prep.tables import column_names, read_columns
 from dnamamba.errors import InputError
+from dnamamba.files import first_of
 
 Join = Literal["name", "region", "row"]
 
 MISSING = frozenset(("", "nan", "NaN", "NA", "N/A", "None", "null"))
 """Texts of a label that is not known."""
 
-_ALIASES = {
-    "chrom": ("chrom", "#chrom", "chr", "#chr", "contig", "seqname", "seqnames", "chromosome"),
-    "start": ("start", "chromStart", "chrom_start", "Start"),
-    "end": ("end", "chromEnd", "chrom_end", "End", "stop"),
-}
+_REGION = (
+    ("chrom", "#chrom", "chr", "#chr", "contig", "seqname", "seqnames", "chromosome"),
+    ("start", "chromStart", "chrom_start", "Start"),
+    ("end", "chromEnd", "chrom_end", "End", "stop"),
+)
+"""Names of the columns of a region."""
 
 COUNTS = {
     "rows": "rows of embeddings",
@@ -116,7 +118,11 @@ def join_labels(embedded: EmbeddedTable, labels: LabelTable) -> JoinedLabels:
     """
     names = column_names(labels.path)
     join = labels.join or _choose_join(names, labels, len(embedded.ok))
-    keys = _key_columns(join, names, labels)
+    keys: list[str] = []
+    if join == "name":
+        keys = [labels.name_column]
+    elif join == "region":
+        keys = [next((a for a in aliases if a in names), aliases[0]) for aliases in _REGION]
     values = [labels.label_column, *filter(None, (labels.group_column, labels.split_column))]
     for name in (*keys, *values):
         _require(name, names, labels.path)
@@ -126,14 +132,19 @@ def join_labels(embedded: EmbeddedTable, labels: LabelTable) -> JoinedLabels:
     counts = dict.fromkeys(COUNTS, 0) | {"rows": len(embedded.ok), "table_rows": len(numbers)}
     texts = [tuple(row) for row in zip(*(columns[name] for name in values), strict=True)]
     if join == "row":
-        _check_order(len(embedded.ok), len(numbers), labels.path)
+        if len(embedded.ok) != len(numbers):
+            raise InputError(
+                f"rows are joined by their order only if both sides have as many: "
+                f"{len(embedded.ok):,} rows of embeddings, {len(numbers):,} in {labels.path}. Join "
+                "by name or by region"
+            )
         match = np.arange(len(numbers))
     else:
         own, theirs = _keys(embedded, columns, keys, join, labels.path, numbers)
         index = _index(theirs, texts, counts)
         match = np.array([index.get(key, -1) for key in own], np.int64)
         if not (match >= 0).any():
-            _refuse_strangers(own, theirs, join, labels.path)
+            _refuse_no_match(own, theirs, join, labels.path)
         found = set(own)
         counts["without_embedding"] = sum(key not in found for key in theirs)
     return _joined(embedded, labels, join, match, (columns, numbers), counts)
@@ -189,7 +200,7 @@ def _choose_join(names: Sequence[str], labels: LabelTable, n_rows: int) -> Join:
         return "name"
     if labels.name_column != LabelTable.name_column:
         _require(labels.name_column, names, labels.path)
-    if all(set(aliases) & set(names) for aliases in _ALIASES.values()):
+    if all(set(aliases) & set(names) for aliases in _REGION):
         return "region"
     _, numbers = read_columns(labels.path, [])
     if len(numbers) == n_rows:
@@ -197,35 +208,16 @@ def _choose_join(names: Sequence[str], labels: LabelTable, n_rows: int) -> Join:
     raise InputError(
         f"{labels.path} has no column {labels.name_column!r}, none of chrom, start and end, and "
         f"{len(numbers):,} rows for {n_rows:,} embeddings, so its rows cannot be "
-        f"joined to any. Its columns are {_some(names)}: name one with --name-column"
+        f"joined to any. Its columns are {_list_keys(names)}: name one with --name-column"
     )
-
-
-def _key_columns(join: Join, names: Sequence[str], labels: LabelTable) -> list[str]:
-    if join == "name":
-        return [labels.name_column]
-    if join == "row":
-        return []
-    return [
-        next((name for name in aliases if name in names), aliases[0])
-        for aliases in _ALIASES.values()
-    ]
 
 
 def _require(name: str, names: Sequence[str], path: Path) -> None:
     if name not in names:
         raise InputError(
-            f"{path} has no column {name!r}; its first line names {_some(names)}. Name yours with "
-            "--label-column, --name-column, --group-column or --split-column, or add a first line "
-            "with the names of the columns"
-        )
-
-
-def _check_order(n_rows: int, n_labels: int, path: Path) -> None:
-    if n_rows != n_labels:
-        raise InputError(
-            f"rows are joined by their order only if both sides have as many: {n_rows:,} rows "
-            f"of embeddings, {n_labels:,} in {path}. Join by name or by region"
+            f"{path} has no column {name!r}; its first line names {_list_keys(names)}. Name yours "
+            "with --label-column, --name-column, --group-column or --split-column, or add a first "
+            "line with the names of the columns"
         )
 
 
@@ -252,8 +244,8 @@ def _keys(
                 f"{path.name} row {numbers[i]}: expected whole numbers as {keys[1]} and {keys[2]}, "
                 f"got {start!r} and {end!r}"
             ) from None
-    places = zip(*(table[name].tolist() for name in ("chrom", "start", "end")), strict=True)
-    return [(str(c), int(s), int(e)) if s >= 0 else None for c, s, e in places], theirs
+    regions = zip(*(table[name].tolist() for name in ("chrom", "start", "end")), strict=True)
+    return [(str(c), int(s), int(e)) if s >= 0 else None for c, s, e in regions], theirs
 
 
 def _index(
@@ -278,7 +270,7 @@ def _index(
     return index
 
 
-def _refuse_strangers(own: Sequence[Any], theirs: Sequence[Any], join: Join, path: Path) -> None:
+def _refuse_no_match(own: Sequence[Any], theirs: Sequence[Any], join: Join, path: Path) -> None:
     ours = list(dict.fromkeys(key for key in own if key is not None))
     if not ours:
         raise InputError(
@@ -287,8 +279,7 @@ def _refuse_strangers(own: Sequence[Any], theirs: Sequence[Any], join: Join, pat
         )
     message = (
         f"no {join} of {path.name} is one of the embeddings': it has "
-        f"{_some(_shown(key) for key in dict.fromkeys(theirs))}, the embeddings have "
-        f"{_some(map(_shown, ours))}"
+        f"{_list_keys(dict.fromkeys(theirs))}, the embeddings have {_list_keys(ours)}"
     )
     if set(theirs) & set(ours):
         message += ". Those that both have stand in the table with several values each"
@@ -299,10 +290,6 @@ def _refuse_strangers(own: Sequence[Any], theirs: Sequence[Any], join: Join, pat
     raise InputError(message)
 
 
-def _shown(key: Any) -> str:
-    return key if isinstance(key, str) else "{} {} {}".format(*key)
-
-
-def _some(values: Any) -> str:
-    shown = [repr(str(value)[:40]) for value in values]
-    return ", ".join(shown[:4]) + (f", ... ({len(shown):,} in all)" if len(shown) > 4 else "")
+def _list_keys(keys: Iterable[Any]) -> str:
+    texts = (key if isinstance(key, str) else "{} {} {}".format(*key) for key in keys)
+    return first_of((repr(text[:40]) for text in texts), 4)
