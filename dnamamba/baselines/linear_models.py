@@ -131,17 +131,17 @@ def spread(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.floa
 def validation_loss(
     scores: NDArray[Any], targets: Targets, task: Task, *, balanced: bool = False
 ) -> float:
-    """Mean log loss in nats, or squared error; balanced: the mean over classes, or over having and
-    not having a label, of the mean over each one's examples."""
+    """Mean log loss in nats, or squared error; balanced: classes, or having and not having a label,
+    count the same."""
     losses = task_kind(task).score_losses(scores, targets)
     if not balanced:
         return float(losses.mean())
     columns = [(losses, targets)] if losses.ndim == 1 else zip(losses.T, targets.T, strict=True)
-    return float(np.mean([_mean_of_groups(*column) for column in columns]))
-
-
-def _mean_of_groups(losses: NDArray[np.float64], groups: NDArray[Any]) -> np.floating[Any]:
-    return np.mean([losses[groups == group].mean() for group in np.unique(groups)])
+    means = [
+        np.mean([column[groups == group].mean() for group in np.unique(groups)])
+        for column, groups in columns
+    ]
+    return float(np.mean(means))
 
 
 def path_losses(
@@ -267,12 +267,11 @@ class ProbeModel:
 
     @property
     def strengths(self) -> tuple[float, ...]:
-        """What is tried."""
         return FOREST_STRENGTHS if self.name == FOREST else STRENGTHS
 
     @property
     def usual_strength(self) -> float:
-        """What is taken if training rows cannot be divided to choose by."""
+        """The strength if training rows cannot be divided to choose one."""
         return 5 if self.name == FOREST else 0.1
 
     @property
@@ -305,7 +304,7 @@ class ProbeModel:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear model of vectors as an embeddings file has them: probe.npz."""
+    """A linear model of an embeddings file's vectors: probe.npz."""
 
     weight: NDArray[np.float64]
     """(C, D): a row for each label (one for a number); of bins D is bins x width, flattened."""
@@ -322,8 +321,9 @@ class LinearProbe:
         x = np.asarray(vectors, np.float64).reshape(len(vectors), -1)
         if x.shape[1] != self.weight.shape[1]:
             raise InputError(
-                f"the probe is of vectors with {self.weight.shape[1]:,} numbers ({self.features}), "
-                f"these have {x.shape[1]:,}: embed with the same model, layer, pooling and --rc"
+                f"the probe expects vectors with {self.weight.shape[1]:,} numbers "
+                f"({self.features}), these have {x.shape[1]:,}: embed with the same model, layer, "
+                "pooling and --rc"
             )
         return scores_of(x @ self.weight.T + self.bias, self.task)
 

@@ -1,9 +1,7 @@
 """Markov chains of DNA: the baseline a language model is compared with.
 
-An order-k chain predicts a base from the k bases before it. A language model that stays above the
-best chain has learned base composition and short words only.
-
-Counts of long words are sparse, so each order backs off to the next shorter one:
+An order-k chain predicts a base from the k bases before it. A language model that does no better
+has learned base composition and short words only. Each order backs off to the next shorter one:
 
     p_k(x | w) = (c(w x) + s * p_{k-1}(x | w')) / (c(w) + s)
 
@@ -35,9 +33,9 @@ class MarkovBaseline:
 
     max_order: bases of context of the longest chain, 0 to 14. Memory grows with 4^max_order: order
         12 takes 0.5 GB, about 1.1 GB for a moment where both strands are counted.
-    concentration: s above, in counts; a large one trusts the shorter context longer. 128 came
-        within 0.003 bits of the best value for bacterial, yeast and human sequence with 0.4 to 10
-        million training bases. (s of 1 to 16, usual for text, costs up to 0.03 bits.)
+    concentration: s above, in counts. 128 came within 0.003 bits of the best value for bacterial,
+        yeast and human sequence with 0.4 to 10 million training bases; 1 to 16, usual for text,
+        costs up to 0.03 bits.
     both_strands: count the reverse complement of everything too.
     """
 
@@ -62,17 +60,16 @@ class MarkovBaseline:
     def fit(self, windows: Iterable[Codes]) -> Self:
         """Count the words of training sequences; further calls add to the counts.
 
-        windows: uint8 code arrays, (n_windows, seq_len) or (seq_len,). Each row is a sequence of
-        its own: no context crosses its ends, nor anything that is not A, C, G or T (of either
-        case). Every base is counted, with as much context as it has.
-        Raises InputError for other arrays.
+        windows: uint8 code arrays, (n_windows, seq_len) or (seq_len,). No context crosses the ends
+        of a row, nor anything but A, C, G and T (of either case). Every base is counted, with as
+        much context as it has. Raises InputError for other arrays.
         """
         self._cached_tables = None
         for rows, n_context in _blocks(windows, overlap=max(1, self.max_order)):
-            words, contexts = (
-                part[:, n_context:] for part in words_and_contexts(rows, self.max_order)
-            )
-            self._count(words[contexts >= 0], contexts[contexts >= 0])
+            words, contexts = words_and_contexts(rows, self.max_order)
+            is_counted = contexts >= 0
+            is_counted[:, :n_context] = False
+            self._count(words[is_counted], contexts[is_counted])
         return self
 
     def _count(self, words: NDArray[np.uint32], contexts: NDArray[np.int32]) -> None:
@@ -88,12 +85,8 @@ class MarkovBaseline:
             np.add.at(self._counts[order], keys.astype(np.intp), one)
 
     def _tables(self) -> list[Counts]:
-        """How often each word of k+1 bases occurs, for each order k.
-
-        A word occurs where a longer word ends with it, or at the start of a run of clean bases,
-        where there is no longer one: a sum and an addition give each order exactly. A word occurs
-        on the other strand as often as its reverse complement on this one.
-        """
+        """How often each word of k+1 bases occurs, for each order k: where a longer word ends with
+        it, and where a run of clean bases starts."""
         if self._cached_tables is None:
             tables = [self._counts[-1]]
             for counts in reversed(self._counts[:-1]):

@@ -1,8 +1,7 @@
 """Evaluate the scores of a model, beside those of its baseline: metrics, intervals, a verdict.
 
-There is one way to compare two models on the same examples, for classifiers and for probes:
-McNemar's exact test of the examples that one of the two has right, if these are independent and
-have classes; else resampling of the difference of the primary metrics.
+Classifiers and probes are compared in the same way: by McNemar's exact test if examples have
+classes and are independent, else by resampling the difference of the primary metrics.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,10 +32,9 @@ _SIDES = Sides()
 
 
 def evaluate(scores: Scores, task: Task) -> Result:
-    """Metrics of scores: kind, n, chance (the primary metric without reading a base), labels (a row
-    for each), and those of the kind: see metrics.evaluate_classes, evaluate_sets, evaluate_numbers.
+    """kind, n, and the metrics of TaskKind.evaluate; None for what a split does not define.
 
-    None for what a split does not define. Raises InputError for scores that do not fit the task.
+    Raises InputError for scores that do not fit the task.
     """
     check_scores(scores, task)
     return {"kind": task.kind, "n": len(scores.scores), **task_kind(task).evaluate(scores, task)}
@@ -133,22 +131,21 @@ def _draw(
     groups: Ids | None,
     n_resamples: int,
 ) -> dict[str, dict[str, Floats]]:
-    """Resampled metrics of each model, the same resamplings for both; {} if there are too many
-    scores or a single group."""
-    model = both["model"]
-    if model.scores.size > MOST_SCORES or _n_independent(model, groups) < 2:
+    """The same resamplings of each model; {} for too many scores or a single group."""
+    scores = both["model"].scores
+    if scores.size > MOST_SCORES or _n_independent(both["model"], groups) < 2:
         return {}
     draws = {}
-    for who, scores in both.items():
-        metrics = task_kind(task).resampled(scores)
+    for who, made in both.items():
+        metrics = task_kind(task).resampled(made)
         wanted = {name: metrics[name] for name in names}
-        draws[who] = resampled(wanted, len(model.scores), groups, n_resamples)
+        draws[who] = resampled(wanted, len(scores), groups, n_resamples)
     return draws
 
 
 def _interval(name: str, drawn: Floats, n: int) -> list[float] | None:
-    """Limits of what is drawn. If every example is right, or wrong, resampling gives a point, which
-    says nothing: then Wilson's interval of the accuracy, and none of other metrics."""
+    """If every example is right, or wrong, resampling gives a point, which says nothing: then
+    Wilson's interval of the accuracy, and none of other metrics."""
     interval = middle_95(drawn)
     if interval is None or interval[0] < interval[1]:
         return interval
@@ -178,8 +175,7 @@ def _mcnemar(model: Scores, baseline: Scores) -> Result:
 def _resampling(
     draws: Mapping[str, Mapping[str, Floats]], task: Task, groups: Ids | None
 ) -> Result:
-    """p: twice the share of resamplings on the other side of 0, at least 1 / their number; None if
-    most are undefined."""
+    """p: twice the share of resamplings on the other side of 0; None if most are undefined."""
     name = primary_metric_name(task)
     drawn = draws["model"][name] - draws["baseline"][name] if draws else np.empty(0)
     known = drawn[np.isfinite(drawn)]

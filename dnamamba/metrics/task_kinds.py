@@ -4,8 +4,8 @@ A new kind of task is one object:
 
     register_task_kind(TaskKind(labels=LabelKind(name="counts", ...), loss=poisson_loss, ...))
 
-From then on `Task(kind="counts", ...)` is trained, evaluated, predicted and probed like the kinds
-below. See tests/test_task_kinds.py for a whole one.
+Then `Task(kind="counts", ...)` is trained, evaluated, predicted and probed like the kinds below, see
+tests/test_task_kinds.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,14 +47,14 @@ class FitSettings:
     """Gradient (logistic) at which a fit ends, scikit-learn's tol."""
 
     max_iter: int = 500
-    """Steps after which a fit ends; what is cut off is a model too, and validation evaluates it."""
+    """Steps after which a fit ends; validation evaluates what is cut off too."""
 
     balanced: bool = False
     """Whether classes count the same, however many examples they have."""
 
     exact: bool = False
-    """Features in float64; a ridge by normal equations instead of iterations, and a logistic
-    regression from zero instead of the fit before."""
+    """Features in float64; ridge by normal equations, logistic regression not started at the fit
+    before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,8 @@ class TaskKind:
     """Logits -> probabilities, or numbers."""
 
     loss: Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
-    """(logits (B, C), targets, class weights (C,)) -> the loss of each example, (B,). Per base,
-    B counts the bases of all sequences, and one without a label has a loss of 0."""
+    """(logits (B, C), targets, class weights (C,)) -> losses (B,). Per base, B counts the bases of
+    all sequences, and one without a label has a loss of 0."""
 
     score_losses: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
     """(scores, targets) -> losses (N,) or (N, C), without weights: what a baseline is chosen by."""
@@ -78,11 +78,10 @@ class TaskKind:
     """(training targets, task) -> the weights (C,) that balance classes; None: has no classes."""
 
     primary_metric: str
-    """Key in the result of `evaluate` that models are chosen by; larger is better."""
+    """Key of `evaluate` that models are chosen by; larger is better."""
 
     evaluate: Callable[[Scores, Task], Result]
-    """The table of metrics, with `labels`, one row a label, and `chance`, the primary metric
-    without reading a base."""
+    """Metrics, `labels` (a row each) and `chance`, the primary metric without reading a base."""
 
     resampled: Callable[[Scores], Mapping[str, bootstrap.Metric]]
     """Metrics that have an interval by resampling, the primary one among them."""
@@ -94,8 +93,8 @@ class TaskKind:
     """Name of the baseline's linear model: logistic, ridge."""
 
     estimator: Callable[[float, FitSettings], Any]
-    """(strength, settings) -> scikit-learn's linear model, not fitted, whose `decision_function`
-    or linear predictor is the logits. Strength: weight of the data against the penalty."""
+    """(strength, settings) -> scikit-learn's linear model, not fitted; its linear predictor is the
+    logits. Strength: weight of the data against the penalty."""
 
     fits_columns: bool = False
     """Whether each column of targets is fitted by itself."""

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dnamamba.baselines.linear_models import FOREST, LinearProbe, Matrix, ProbeModel
+from dnamamba.configs import from_dict
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.errors import InputError
 from dnamamba.files import write_json
@@ -66,8 +68,7 @@ class ProbeResult:
     def described(self) -> list[str]:
         """The results in two lines."""
         evaluated = self.record["judged"]
-        task = Task(**{**self.record["task"], "labels": tuple(self.record["task"]["labels"])})
-        name, value = primary_metric(evaluated["model"], task)
+        name, value = primary_metric(evaluated["model"], from_dict(Task, self.record["task"]))
         interval = evaluated["model"]["intervals"].get(name)
         limits = "" if not interval else f" (95 %: {interval[0]:.4f} to {interval[1]:.4f})"
         line = f"{name} {'none' if value is None else f'{value:.4f}'}{limits}, held out."
@@ -204,9 +205,8 @@ def _fold_row(problem: Problem, i: int, fits: Fits, words: Fits | None) -> dict[
     for who, made in (("model", fits), ("baseline", words)):
         if made is not None:
             chosen = made.chosen[i]
-            evaluated = evaluate(problem.scored(made.scores, fold.test), problem.task)
             row[who] = {
-                "headline": primary_metric(evaluated, problem.task)[1],
+                "headline": _primary(problem, made.scores, fold.test),
                 "features": made.names[chosen],
                 "strength": float(made.strengths[chosen, i]),
             }
@@ -214,14 +214,17 @@ def _fold_row(problem: Problem, i: int, fits: Fits, words: Fits | None) -> dict[
 
 
 def _layer_row(problem: Problem, i: int, fits: Fits) -> dict[str, Any]:
-    evaluated = evaluate(problem.scored(fits.found[i], problem.held), problem.task)
     return {
         "name": fits.names[i],
         "validation_loss": float(fits.losses[i].mean()),
         "chosen_in": int((fits.chosen == i).sum()),
         "is_best": fits.best[0] == i,
-        "headline": primary_metric(evaluated, problem.task)[1],
+        "headline": _primary(problem, fits.found[i], problem.held),
     }
+
+
+def _primary(problem: Problem, scores: NDArray[np.float32], rows: Ints) -> float | None:
+    return primary_metric(evaluate(problem.scored(scores, rows), problem.task), problem.task)[1]
 
 
 def _components(x: Matrix, problem: Problem) -> dict[str, Any]:
@@ -230,13 +233,13 @@ def _components(x: Matrix, problem: Problem) -> dict[str, Any]:
     from sklearn.preprocessing import StandardScaler
 
     n = len(x)
-    some = np.unique(np.linspace(0, n - 1, min(n, _MOST_FITTED)).astype(int))
-    scaled = StandardScaler().fit_transform(x[some])
+    fitted = _spaced(n, _MOST_FITTED)
+    scaled = StandardScaler().fit_transform(x[fitted])
     n_components = min(4, *scaled.shape)
     found = PCA(n_components, random_state=0).fit(scaled)
-    drawn = np.unique(np.linspace(0, len(some) - 1, min(len(some), _MOST_DOTS)).astype(int))
+    drawn = _spaced(len(fitted), _MOST_DOTS)
     points = found.transform(scaled[drawn])
-    targets = problem.targets[some[drawn]].ravel()
+    targets = problem.targets[fitted[drawn]].ravel()
     return {
         # Vectors that are all the same have no variance to explain.
         "explained": np.nan_to_num(found.explained_variance_ratio_).tolist(),
@@ -244,6 +247,11 @@ def _components(x: Matrix, problem: Problem) -> dict[str, Any]:
         "targets": targets.tolist(),
         "n": n,
     }
+
+
+def _spaced(n: int, most: int) -> Ints:
+    """Numbers below n at equal distances."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
 def _predictions(problem: Problem, fits: Fits, words: Fits | None) -> list[list[str]]:

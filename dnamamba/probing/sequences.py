@@ -134,15 +134,16 @@ def _words(sequences: Sequence[Codes | None], k: int, both_strands: bool) -> NDA
 
 
 def torn_duplicates(sequences: Sequence[Codes | None], folds: Ints) -> int:
-    """Count sequences that several folds have, on either strand."""
+    """Count rows with the same bases, on either strand, as a row of another fold."""
     known = [i for i, row in enumerate(sequences) if row is not None and len(row)]
     if not known:
         return 0
     parts = [row for i in known if (row := sequences[i]) is not None]
     offsets = np.cumsum([0, *map(len, parts)])
     keys = sequence_keys(PackedSequences(token_ids(np.concatenate(parts)), offsets))
-    torn = np.unique(np.stack([np.unique(keys, return_inverse=True)[1], folds[known]]), axis=1)
-    return int((np.bincount(torn[0]) > 1).sum())
+    key = np.unique(keys, return_inverse=True)[1]
+    different, _ = np.unique(np.stack([key, folds[known]]), axis=1)
+    return int((np.bincount(different)[key] > 1).sum())
 
 
 def place_texts(table: Mapping[str, NDArray[Any]], rows: Ints) -> list[str]:
