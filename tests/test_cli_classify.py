@@ -108,7 +108,7 @@ def test_kills_at_random_moments_change_nothing(folder, undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_train_and_judge_the_same_model(folder, undisturbed, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29513")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     code, out, err = run(*command(folder, tmp_path / "run"), cache=folder, launcher=launcher)
     assert code == 0, err
     assert out.count("Report: ") == 1

@@ -76,7 +76,7 @@ def test_two_ranks_by_torchrun_write_the_same_file(tmp_path):
     starts = (n % 8900 for n in range(17_000))
     (tmp_path / "rows.bed").write_text("".join(f"chr1\t{n}\t{n + 12}\n" for n in starts))
     given = ("embed", "run", "--genome", "genome.fa", "--regions", "rows.bed", "--device", "cpu")
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     assert run(*given, "--out", "one.h5", cache=tmp_path)[0] == 0
     code, _, err = run(*given, "--out", "two.h5", cache=tmp_path, launcher=launcher)
     assert code == 0, err

@@ -122,7 +122,7 @@ def test_twenty_kills_at_random_moments_change_nothing(folder, undisturbed, tmp_
 @pytest.mark.slow
 def test_two_ranks_train_the_same_model(folder, undisturbed, tmp_path):
     """Half the batch on each of two ranks: the same batches, sums rounded in another order."""
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     code, out, err = run(*command(folder, tmp_path / "run"), cache=folder, launcher=launcher)
     assert code == 0, err
     assert out.count("Report: ") == 1

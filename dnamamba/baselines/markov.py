@@ -109,9 +109,9 @@ class MarkovBaseline:
         tables = self._tables()
         bits, targets = np.zeros(len(tables)), 0
         for rows, n_context in _blocks(windows, overlap=max(1, self.max_order)):
-            first = n_context or 1  # a window's first base has nothing before it
-            words, contexts = (part[:, first:] for part in words_and_contexts(rows, self.max_order))
+            words, contexts = words_and_contexts(rows, self.max_order)
             is_target = contexts >= 0
+            is_target[:, : n_context or 1] = False  # a window's first base has nothing before it
             bits += _bits_by_order(
                 words[is_target], contexts[is_target], tables, self.concentration
             )

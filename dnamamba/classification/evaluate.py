@@ -131,15 +131,6 @@ def _batches(parts: Sequence[LabelledDataset]) -> Iterator[Examples]:
 
 FORMAT_VERSION = 1
 COEFFICIENTS = "baseline.npz"
-MOST_EXAMPLES = 50_000
-"""The baseline learns from at most so many training examples."""
-
-MOST_WINDOWS = 20_000
-"""The same for species, which have no end of windows."""
-
-MOST_BASES = 300_000_000
-"""Bases in all of them; counting words takes a second for each 50 million."""
-
 Batches = Callable[[Split, int | None], Iterator[Examples]]
 """(split, most) -> examples in their order, at most so many."""
 
@@ -152,8 +143,8 @@ def fit_baseline(
 
     is_species: windows are drawn from genomes; a word and its reverse complement count as one.
     """
-    most = MOST_WINDOWS if is_species else MOST_EXAMPLES
-    most = min(most, max(1, MOST_BASES // seq_len))
+    # Species have no end of windows. Counting words takes a second for each 50 million bases.
+    most = min(20_000 if is_species else 50_000, max(1, 300_000_000 // seq_len))
     # A genome is written down from either strand; labels of tables may belong to one.
     baseline = KmerBaseline(task, both_strands=is_species)
     baseline.fit(batches(Split.TRAIN, most), batches(Split.VALID, most))

@@ -106,28 +106,22 @@ def _predict_chunk(
     classifier: DnaClassifier, sequences: list[Codes], options: PredictOptions
 ) -> list[Values]:
     classifier.eval()
-
-    def read(batch: Sequence[Codes]) -> list[Values]:
-        return _forward(classifier, batch, options)
-
-    return map_in_batches(sequences, read, options.tokens_in_batch(_device(classifier)))
-
-
-@torch.inference_mode()
-def _forward(
-    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
-) -> list[Values]:
     device, per_base = _device(classifier), classifier.task.per_base
-    ids, lengths = stack_rows(sequences, longest_sequence(classifier.config), device)
-    with options.autocast(device):
-        values = classifier.predict(ids, lengths)
-        if options.rc == "average":
-            other = predict_reverse(classifier.predict, ids, lengths, per_base=per_base)
-            values = (values + other) / 2
-    found = values.float().cpu().numpy()
-    if per_base:
-        return [row[: len(sequence)] for row, sequence in zip(found, sequences, strict=True)]
-    return list(found)
+
+    @torch.inference_mode()
+    def read(batch: Sequence[Codes]) -> list[Values]:
+        ids, lengths = stack_rows(batch, longest_sequence(classifier.config), device)
+        with options.autocast(device):
+            values = classifier.predict(ids, lengths)
+            if options.rc == "average":
+                other = predict_reverse(classifier.predict, ids, lengths, per_base=per_base)
+                values = (values + other) / 2
+        found = values.float().cpu().numpy()
+        if per_base:
+            return [row[: len(sequence)] for row, sequence in zip(found, batch, strict=True)]
+        return list(found)
+
+    return map_in_batches(sequences, read, options.tokens_in_batch(device))
 
 
 def _device(classifier: DnaClassifier) -> torch.device:

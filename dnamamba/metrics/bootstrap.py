@@ -29,14 +29,17 @@ ColumnMetric = Callable[[Floats, Floats, Floats], Floats]
 """The same from the scores (N,) and targets (N,) of one label, and weights (R, N)."""
 
 
-def interval_of(metric: Metric, shape: tuple[int, ...]) -> list[float] | None:
-    """[low, high] of a metric of scores (N, C), by 200 resamplings, always the same ones.
+def interval_of(
+    metric: ColumnMetric, scores: NDArray[np.float32], targets: NDArray[np.floating]
+) -> list[float] | None:
+    """[low, high] of the mean over the columns of (N, C), by 200 resamplings, always the same ones.
 
     None for a single example, above 250,000 scores and if most resamplings have no value.
     """
-    if math.prod(shape) > MOST_SCORES or shape[0] < 2:
+    if scores.size > MOST_SCORES or len(scores) < 2:
         return None
-    return middle_95(resampled({"it": metric}, shape[0])["it"])
+    metrics = {"mean": mean_over_labels(metric, scores, targets)}
+    return middle_95(resampled(metrics, len(scores))["mean"])
 
 
 def resampled(
@@ -47,9 +50,8 @@ def resampled(
 ) -> dict[str, Floats]:
     """Each metric in the same resamplings of n examples, float64 (n_resamples,).
 
-    groups: (n,), the number of each example's group from 0 up. Whole groups are drawn, as many as
-    there are, so that examples that resemble each other do not count as many. None: examples are
-    independent.
+    groups: (n,), the number of each example's group from 0 up; whole groups are drawn, as many as
+    there are. None: examples are independent.
     """
     values: dict[str, list[Floats]] = {name: [] for name in metrics}
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
 from dnamamba.metrics import bootstrap
-from dnamamba.metrics.bootstrap import count_classes, of_all
+from dnamamba.metrics.bootstrap import count_classes, interval_of, of_all
 from dnamamba.task import IGNORED_LABEL, Task
 
 _Z_95 = 1.959964
@@ -70,23 +70,22 @@ def labelled_bases(scores: NDArray[Any], targets: NDArray[Any], lengths: NDArray
 def check_scores(scores: Scores, task: Task) -> None:
     """Raise InputError for scores that do not fit the task."""
     found, n_labels = scores.scores, len(task.labels)
-    if found.ndim != 2 or found.shape[1] != n_labels or not len(found):
-        raise InputError(f"expected scores (N, {n_labels}) with N above 0, got {found.shape}")
-    shape = (len(found),) if task.has_classes else found.shape
-    if scores.targets.shape != shape or scores.lengths.shape != (len(found),):
+    n = len(found)
+    expected = [(n, n_labels), (n,) if task.has_classes else (n, n_labels), (n,)]
+    given = [array.shape for array in (found, scores.targets, scores.lengths)]
+    if not n or given != expected:
         raise InputError(
-            f"expected targets {shape} and lengths ({len(found)},) beside scores {found.shape}, "
-            f"got {scores.targets.shape} and {scores.lengths.shape}"
+            f"scores, targets and lengths must be {expected} with N above 0, got {given}"
         )
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
-        raise InputError(f"expected numbers as scores, row {row} has {found[row].tolist()}")
+        raise InputError(f"scores must be finite, row {row} has {found[row].tolist()}")
     if task.has_numbers:
         return
     if found.min() < -1e-6 or found.max() > 1.001:
         raise InputError(
             f"expected probabilities, got scores from {found.min():.3g} to {found.max():.3g}: give "
-            "the softmax or the sigmoid of what a model computes"
+            "the softmax or the sigmoid of logits"
         )
     sums = found.sum(axis=1)
     if task.has_classes and np.abs(sums - 1).max() > 0.02:
@@ -213,7 +212,7 @@ def evaluate_sets(scores: Scores, task: Task) -> Result:
     micro = _evaluate_set(scores.scores.ravel(), has.ravel())
     return {
         **{key: _mean([row[key] for row in defined]) for key in ("auprc", "auroc", "f1", "mcc")},
-        "auprc_interval": _interval(bootstrap.auprc, scores),
+        "auprc_interval": interval_of(bootstrap.auprc, scores.scores, scores.targets),
         "chance": _mean([row["support"] / len(has) for row in defined]),
         "n_labels_judged": len(defined),
         **{f"{key}_micro": micro[key] for key in ("auroc", "auprc", "f1", "mcc")},
@@ -249,7 +248,7 @@ def evaluate_numbers(scores: Scores, task: Task) -> Result:
     return {
         **{key: _mean([row[key] for row in rows]) for key in ("r2", "pearson", "spearman")},
         **errors,
-        "r2_interval": _interval(bootstrap.r2, scores),
+        "r2_interval": interval_of(bootstrap.r2, scores.scores, scores.targets),
         "chance": 0.0,
         "labels": rows,
     }
@@ -276,11 +275,6 @@ def _fisher_interval(correlation: float, n: int) -> list[float] | None:
         return None
     middle, half = math.atanh(correlation), _Z_95 / math.sqrt(n - 3)
     return [math.tanh(middle - half), math.tanh(middle + half)]
-
-
-def _interval(metric: bootstrap.ColumnMetric, scores: Scores) -> list[float] | None:
-    mean = bootstrap.mean_over_labels(metric, scores.scores, scores.targets)
-    return bootstrap.interval_of(mean, scores.scores.shape)
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -4,7 +4,7 @@ A new kind of task is one object:
 
     register_task_kind(TaskKind(labels=LabelKind(name="counts", ...), loss=poisson_loss, ...))
 
-Then `Task(kind="counts", ...)` is trained, evaluated, predicted and probed like the kinds below, see
+Then `Task(kind="counts", ...)` is trained, evaluated, predicted and probed like those below: see
 tests/test_task_kinds.py.
 """
 
