@@ -150,7 +150,7 @@ def test_it_repeats_bit_for_bit() -> None:
     train, valid = two_species(200, 10, gc=0.55), two_species(60, 11, gc=0.55)
     one, other = (KmerBaseline(SPECIES, max_k=3).fit(train, iter(valid)) for _ in range(2))
     assert one.summary == other.summary
-    assert (one.scores(valid) == other.scores(valid)).all()
+    assert (one.scored(valid).scores == other.scored(valid).scores).all()
 
 
 def test_both_strands_have_the_same_scores() -> None:
@@ -169,7 +169,7 @@ def test_three_classes_one_of_which_was_never_trained() -> None:
     codes = np.concatenate([sequences(50, 14, gc=0.4), sequences(50, 15, gc=0.6)])
     targets = np.repeat([0, 2], 50)
     train = list(batches(codes, targets))
-    scores = KmerBaseline(task, max_k=2).fit(train, train).scores(train)
+    scores = KmerBaseline(task, max_k=2).fit(train, train).scored(train).scores
     assert scores[:, 1].max() < 1e-6
     assert (scores.argmax(axis=1) == targets).mean() > 0.9
     assert scores.sum(axis=1) == pytest.approx(1)

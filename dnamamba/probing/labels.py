@@ -131,22 +131,13 @@ def join_labels(embedded: EmbeddedTable, labels: LabelTable) -> JoinedLabels:
         raise InputError(f"{labels.path} has no rows: expected a header and labels below it")
     counts = dict.fromkeys(COUNTS, 0) | {"rows": len(embedded.ok), "table_rows": len(numbers)}
     texts = [tuple(row) for row in zip(*(columns[name] for name in values), strict=True)]
-    if join == "row":
-        if len(embedded.ok) != len(numbers):
-            raise InputError(
-                f"rows are joined by their order only if both sides have as many: "
-                f"{len(embedded.ok):,} rows of embeddings, {len(numbers):,} in {labels.path}. Join "
-                "by name or by region"
-            )
-        match = np.arange(len(numbers))
-    else:
-        own, theirs = _keys(embedded, columns, keys, join, labels.path, numbers)
-        index = _index(theirs, texts, counts)
-        match = np.array([index.get(key, -1) for key in own], np.int64)
-        if not (match >= 0).any():
-            _refuse_no_match(own, theirs, join, labels.path)
-        found = set(own)
-        counts["without_embedding"] = sum(key not in found for key in theirs)
+    own, theirs = _keys(embedded, columns, keys, join, labels.path, numbers)
+    index = _index(theirs, texts, counts)
+    match = np.array([index.get(key, -1) for key in own], np.int64)
+    if not (match >= 0).any():
+        _refuse_no_match(own, theirs, join, labels.path)
+    found = set(own)
+    counts["without_embedding"] = sum(key not in found for key in theirs)
     return _joined(embedded, labels, join, match, (columns, numbers), counts)
 
 
@@ -230,7 +221,14 @@ def _keys(
     numbers: Ints,
 ) -> tuple[list[Any], list[Any]]:
     """The key of every embedding (None of those without one) and of every row of the table."""
-    table = embedded.table
+    table, n = embedded.table, len(embedded.ok)
+    if join == "row":
+        if n != len(numbers):
+            raise InputError(
+                f"rows are joined by their order only if both sides have as many: {n:,} rows of "
+                f"embeddings, {len(numbers):,} in {path}. Join by name or by region"
+            )
+        return list(range(n)), list(range(n))
     if join == "name":
         own = [str(name) or None for name in table["name"].tolist()]
         return own, list(columns[keys[0]])
