@@ -116,7 +116,7 @@ def probe(embeddings: Path, out: Path | None, **values: Any) -> None:
 
 
 def _refuse_idle(values: dict[str, Any]) -> None:
-    """Options that would be ignored, or that say one thing twice."""
+    """Refuse options that would be ignored or contradict each other."""
     typed = typed_options()
     if values["genome"] and values["sequences"]:
         raise click.UsageError("--genome and --sequences both say what was embedded: name one")

@@ -1,4 +1,4 @@
-"""Labelled tasks: what a model predicts of a sequence, and how its labels stand in files.
+"""Labelled tasks: what a model predicts from a sequence, and how files hold its labels.
 
 `LabelKind` says how the labels of a kind of task are read; metrics/task_kinds.py adds loss, metrics
 and baseline, and registers new kinds.
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
+from dnamamba.files import first_of
 
 IGNORED_LABEL = -100
 """Target of a base that has no label, and of padding."""
@@ -32,7 +33,7 @@ _ZERO_OR_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "Fals
 
 @dataclass(frozen=True, kw_only=True)
 class LabelKind:
-    """How the labels of a kind of task stand in files and in batches.
+    """How files and batches hold the labels of a kind of task.
 
     Targets are int64 (N,), the numbers of labels, if `has_classes`, else float32 (N, C). With
     `per_base` they are int64 (N, L), and int8 while they are stored, one sequence after the other.
@@ -117,13 +118,13 @@ class Task:
         return np.zeros((n, seq_len) if self.per_base else n, np.int64)
 
     def indices(self, labels: Sequence[str], where: str) -> list[int]:
-        """The numbers of labels; InputError, saying `where`, for one that is not the task's."""
+        """Numbers of labels. Raises InputError, naming `where`, for unknown ones."""
         number = {label: i for i, label in enumerate(self.labels)}
         if unknown := sorted(set(labels) - set(number)):
-            shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
             raise InputError(
-                f"{where} has labels that the training examples do not have: {shown}; known are "
-                f"{', '.join(self.labels)}. Correct them, or train with examples of each"
+                f"{where} has labels that the training examples do not have: "
+                f"{first_of(map(repr, unknown))}; known are {', '.join(self.labels)}. Correct "
+                "them, or train with examples of each"
             )
         return [number[label] for label in labels]
 

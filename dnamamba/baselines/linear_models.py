@@ -125,7 +125,7 @@ def spread(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.floa
     return mean, np.where(is_constant | (scale == 0), 1.0, scale)
 
 
-# --- what is least on validation
+# --- validation loss
 
 
 def validation_loss(

@@ -32,7 +32,7 @@ class MarkovBaseline:
     """Markov chains of all orders up to one, counted in a single pass.
 
     max_order: bases of context of the longest chain, 0 to 14. Memory grows with 4^max_order: order
-        12 takes 0.5 GB, about 1.1 GB for a moment where both strands are counted.
+        12 takes 0.5 GB, about 1.1 GB for a moment if both strands are counted.
     concentration: s above, in counts. 128 came within 0.003 bits of the best value for bacterial,
         yeast and human sequence with 0.4 to 10 million training bases; 1 to 16, usual for text,
         costs up to 0.03 bits.
@@ -85,8 +85,8 @@ class MarkovBaseline:
             np.add.at(self._counts[order], keys.astype(np.intp), one)
 
     def _tables(self) -> list[Counts]:
-        """How often each word of k+1 bases occurs, for each order k: where a longer word ends with
-        it, and where a run of clean bases starts."""
+        """Counts of words of k+1 bases for each order k: as the end of a longer word, and at the
+        start of a run of clean bases."""
         if self._cached_tables is None:
             tables = [self._counts[-1]]
             for counts in reversed(self._counts[:-1]):
@@ -101,7 +101,7 @@ class MarkovBaseline:
         """What a run keeps as baseline.json: orders, best_order, train_bases, targets.
 
         orders: `[{"order": 0, "bits_per_base": 1.97}, ...]`, every order on the same targets.
-        best_order has the fewest bits per base (the lowest of several such orders).
+        best_order has the fewest bits per base (the lowest of equal ones).
         windows: as for `fit`. Targets are a language model's: each A, C, G or T of a window except
         the window's first position. Where fewer than k clean bases precede, order k uses the
         longest context there is. Raises InputError if nothing is left to predict.

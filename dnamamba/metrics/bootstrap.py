@@ -85,7 +85,7 @@ def _resamplings(n: int, groups: Ids | None, n_resamples: int) -> Iterator[Float
 
 
 class Counts(NamedTuple):
-    """How often each class occurs, is predicted, and is predicted where it occurs: (..., C)."""
+    """Examples of each class, predictions of it, and right predictions of it: (..., C)."""
 
     support: Floats
     predicted: Floats

@@ -1,4 +1,4 @@
-"""Evaluate the scores of a model, beside those of its baseline: metrics, intervals, a verdict.
+"""Evaluate a model's scores beside its baseline's: metrics, intervals, a verdict.
 
 Classifiers and probes are compared in the same way: by McNemar's exact test if examples have
 classes and are independent, else by resampling the difference of the primary metrics.
@@ -144,8 +144,8 @@ def _draw(
 
 
 def _interval(name: str, drawn: Floats, n: int) -> list[float] | None:
-    """If every example is right, or wrong, resampling gives a point, which says nothing: then
-    Wilson's interval of the accuracy, and none of other metrics."""
+    """If every example is right, or wrong, all resamplings are alike: then Wilson's interval of the
+    accuracy, and none of other metrics."""
     interval = middle_95(drawn)
     if interval is None or interval[0] < interval[1]:
         return interval

@@ -40,7 +40,7 @@ class Scores(NamedTuple):
     """(N,): bases of the sequence that each was predicted from."""
 
     names: list[str] | None = None
-    """(N,): where each comes from, for people."""
+    """(N,): sources of the examples, for people."""
 
 
 Part = tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]
@@ -202,7 +202,7 @@ def _accuracy_by(
 def evaluate_sets(scores: Scores, task: Task) -> Result:
     """auprc and its interval (by resampling), auroc, f1, mcc, means over the labels that the split
     has with and without; the same with _micro over all decisions at 0.5; labels. chance is the mean
-    share of such labels."""
+    share of examples with a label."""
     has = scores.targets > 0.5
     rows: list[Result] = []
     for i, label in enumerate(task.labels):

@@ -62,7 +62,7 @@ class TaskKind:
     """All that a kind of task decides. Logits are what a model's head gives, (..., C)."""
 
     labels: LabelKind
-    """Name of the kind, and how its labels stand in files."""
+    """Name of the kind, and how files hold its labels."""
 
     scores: Callable[["Tensor"], "Tensor"]
     """Logits -> probabilities, or numbers."""

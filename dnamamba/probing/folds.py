@@ -1,7 +1,7 @@
-"""Nested cross-validation: rows are held out of the fit and of every choice they are evaluated for.
+"""Nested cross-validation: neither fits nor choices see the rows that they are evaluated on.
 
-Rows come in an order that is a hash of what they are (`canonical_order`), so that the order of a
-file changes nothing, not even a rounding.
+Rows are ordered by a hash of their content (`canonical_order`): results do not depend on the order
+of a file.
 """
 
 import warnings
@@ -276,11 +276,10 @@ _EDGES = ("start", "end", "window_start", "window_end")
 def group_rows(
     joined: JoinedLabels, table: Mapping[str, NDArray[Any]], group_by: GroupBy | None
 ) -> tuple[list[str] | None, str]:
-    """(name of the group of each labelled row, None if every row stands by itself; a sentence that
-    says what the groups are).
+    """(group of each labelled row, None if every row is its own; a sentence on the groups).
 
-    group_by: None takes the table's column of groups if one was asked for, else regions that
-    overlap, if any do. Embeddings that share a row of the table are in one group.
+    group_by: None takes the table's column of groups if there is one, else regions that overlap, if
+    any do. Embeddings that share a row of the table are in one group.
     """
     if joined.groups is not None:
         if group_by is not None:
@@ -314,8 +313,8 @@ def group_rows(
 
 
 def _overlapping(rows: Ints, table: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Regions whose bases read overlap, named by where the first begins. Rows without a region are
-    in a group with those of the same name."""
+    """Groups of regions that overlap, named by the start of the first. Rows without a region are
+    grouped by name."""
     names = [str(table["name"][row]) or f"row {row + 1}" for row in rows]
     read = {name: np.asarray(table[name], np.int64)[rows] for name in table if name in _EDGES}
     starts, ends = read["start"], read["end"]

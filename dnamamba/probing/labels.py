@@ -1,7 +1,6 @@
-"""Labels of a table beside the rows of an embeddings file: by name, by region or by order.
+"""Join labels of a table to the rows of an embeddings file: by name, by region or by order.
 
-Rows without a match, repeated rows and rows without a label are counted by kind, so that a report
-can say what became of each.
+Rows without a match, repeated rows and rows without a label are counted for the report.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,7 +91,7 @@ class JoinedLabels:
     """(n,): which rows of the embeddings file."""
 
     table_rows: Ints
-    """(n,): the number of each one's row in the table, for people."""
+    """(n,): their rows in the table, counted as people do."""
 
     labels: list[str]
     groups: list[str] | None
@@ -249,7 +248,7 @@ def _keys(
 def _index(
     keys: Sequence[Any], texts: Sequence[tuple[str, ...]], counts: dict[str, int]
 ) -> dict[Any, int]:
-    """Key -> row of the table, of those that stand there once or always with the same values."""
+    """Key -> row of the table, for keys that are there once or always with the same values."""
     index: dict[Any, int] = {}
     contradicted: dict[Any, int] = {}
     for i, key in enumerate(keys):
@@ -280,7 +279,7 @@ def _refuse_no_match(own: Sequence[Any], theirs: Sequence[Any], join: Join, path
         f"{_list_keys(dict.fromkeys(theirs))}, the embeddings have {_list_keys(ours)}"
     )
     if set(theirs) & set(ours):
-        message += ". Those that both have stand in the table with several values each"
+        message += ". The table has several values for each that both have"
     elif join == "region" and {(c, s - 1, e) for c, s, e in theirs} & set(ours):
         message += ". The table counts from 1: starts are to be 0-based, so take 1 off each"
     else:

@@ -100,7 +100,7 @@ class Problem:
 
 
 def pose(embedded: EmbeddedTable, labels: LabelTable, config: ProbeConfig) -> Problem:
-    """Join labels to rows and cut folds; log what became of every row. Raises InputError as
+    """Join labels to rows and cut folds; log how many rows are used. Raises InputError as
     `probe_embeddings`."""
     joined = join_labels(embedded, labels)
     logger.info("labels are joined by %s: %s", joined.join, "; ".join(joined.described()))

@@ -40,9 +40,8 @@ from dnamamba.tokenizer import Codes
 
 FORMAT_VERSION = 1
 NO_BASELINE = (
-    "There is no baseline: without it nobody can say whether the embeddings tell more than the "
-    "letters counted in words of a few bases. Name the genome (--genome) or the sequences "
-    "(--sequences) and run the probe again."
+    "There is no baseline, so it is unknown whether the embeddings do better than counts of short "
+    "words. Name the genome (--genome) or the sequences (--sequences) and run the probe again."
 )
 FILES = ("probe.json", "predictions.tsv", "probe.npz", "report.html")
 N_RESAMPLES = 1000

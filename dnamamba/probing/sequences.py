@@ -61,7 +61,7 @@ def sequences_of(
             )
         if end > genome.contigs[chrom]:
             raise InputError(
-                f"{chrom} {start} {end} lies beyond the contig's end ({genome.contigs[chrom]:,} "
+                f"{chrom} {start} {end} is beyond the contig's end ({genome.contigs[chrom]:,} "
                 "bases): name the genome that was embedded"
             )
         codes = genome.read(chrom, start, end)
