@@ -36,7 +36,7 @@ COUNTS = {
     "without_label_row": "embeddings that no row of the table belongs to, left out",
     "without_label": "embeddings whose label is missing, left out",
     "without_embedding": "rows of the table that no row of embeddings belongs to, left out",
-    "repeated": "rows of the table that repeat an earlier one, of which the first counts",
+    "repeated": "rows of the table that repeat an earlier one, left out",
     "contradicting": "rows of the table whose key also has other values there, left out",
     "sharing": "embeddings that share their row of the table with another; they stay in one fold",
 }
@@ -281,7 +281,7 @@ def _refuse_no_match(own: Sequence[Any], theirs: Sequence[Any], join: Join, path
     if set(theirs) & set(ours):
         message += ". The table has several values for each that both have"
     elif join == "region" and {(c, s - 1, e) for c, s, e in theirs} & set(ours):
-        message += ". The table counts from 1: starts are to be 0-based, so take 1 off each"
+        message += ". The table counts from 1, but starts must be 0-based: take 1 off each"
     else:
         message += ". Name the column that holds them (--name-column), or choose another --join"
     raise InputError(message)
