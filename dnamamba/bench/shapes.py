@@ -18,7 +18,7 @@ class ScanShape:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse batch, d_inner and seq_len as in `8x512x128k`. Raises InputError."""
-        return cls(*_parse_sizes(text, 3, "a shape must be BATCHxD_INNERxSEQ_LEN, e.g. 8x512x128k"))
+        return cls(*_parse_sizes(text, 3, "a shape", "BATCHxD_INNERxSEQ_LEN, e.g. 8x512x128k"))
 
     @property
     def n_elements(self) -> int:
@@ -39,24 +39,24 @@ class TrainingRun:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse `mamba-7m:4x128k`; the model is not looked up. Raises InputError."""
-        wanted = "a run must be MODEL:BATCHxSEQ_LEN, e.g. mamba-7m:4x128k"
+        form = "MODEL:BATCHxSEQ_LEN, e.g. mamba-7m:4x128k"
         model, colon, shape = text.partition(":")
         if not (model and colon):
-            raise InputError(f"{wanted}; got {text!r}")
-        return cls(model, *_parse_sizes(shape, 2, wanted))
+            raise InputError(f"a run must be {form}; got {text!r}")
+        return cls(model, *_parse_sizes(shape, 2, "a run", form))
 
     def __str__(self) -> str:
         return f"{self.model}:{self.batch}x{format_size(self.seq_len)}"
 
 
-def _parse_sizes(text: str, count: int, wanted: str) -> list[int]:
+def _parse_sizes(text: str, count: int, what: str, form: str) -> list[int]:
     parts = text.lower().split("x")
     if len(parts) != count:
-        raise InputError(f"{wanted}; got {text!r}")
+        raise InputError(f"{what} must be {form}; got {text!r}")
     try:
         return [parse_size(part) for part in parts]
     except InputError as error:
-        raise InputError(f"{wanted}; in {text!r}: {error}") from error
+        raise InputError(f"{what} must be {form}; in {text!r}: {error}") from error
 
 
 def doubled_lengths(shortest: int, longest: int) -> list[int]:

@@ -135,14 +135,14 @@ class _Window:
 
 
 @contextmanager
-def _each_task(name: str, v: Variant, arguments: list[str]) -> Iterator[tuple[Emitter, _Block]]:
+def _task_blocks(name: str, v: Variant, arguments: list[str]) -> Iterator[tuple[Emitter, _Block]]:
     e = Emitter(name, v.lanes, arguments)
     with e.tasks(e.argument(NEXT_TASK, POINTER), e.argument(N_TASKS)) as task:
         yield e, _Block(e, v, task)
 
 
 def write_forward(v: Variant) -> Emitter:
-    with _each_task("conv_forward", v, FORWARD_ARGUMENTS) as (e, block):
+    with _task_blocks("conv_forward", v, FORWARD_ARGUMENTS) as (e, block):
         out, lags = block.rows("out"), range(1, v.d_conv)
         earlier = _Window([block.input_at(e.constant(INT, -lag)) for lag in lags])
         with e.loop(e.argument("seq_len")) as step:
@@ -156,7 +156,7 @@ def write_forward(v: Variant) -> Emitter:
 
 def write_backward(v: Variant) -> Emitter:
     """Walk from the last step to the first, and on into the history."""
-    with _each_task("conv_backward", v, BACKWARD_ARGUMENTS) as (e, block):
+    with _task_blocks("conv_backward", v, BACKWARD_ARGUMENTS) as (e, block):
         walk = _WalkBack(e, v, block)
         seq_len = e.argument("seq_len")
         segments = (seq_len + (_SEGMENT - 1)) // _SEGMENT

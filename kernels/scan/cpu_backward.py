@@ -44,7 +44,7 @@ class _BackwardChunk(Chunk):
     def __init__(self, e: Emitter, v: Variant) -> None:
         super().__init__(e, v)
         self.dy, self.d_dt_u, self.d_decay = (Scratch(e, CHUNK) for _ in range(3))
-        self.width = len(v.state_groups(registers_each=2)[0])
+        self.width = len(v.state_groups(registers_per_state=2)[0])
         self.decay, self.decayed = (Scratch(e, CHUNK * self.width) for _ in range(2))
         self.d_state, self.d_A = (Scratch(e, v.d_state) for _ in range(2))
         self.d_D, self.d_bias = Scratch(e, 1), Scratch(e, 1)
@@ -200,7 +200,7 @@ def write_backward(v: Variant) -> Emitter:
                 with e.loop(n_steps) as i:
                     prefetch(chunk.streams(), first + i - CHUNK)
                     chunk.prepare(i, first + i)
-                for states in v.state_groups(registers_each=2):
+                for states in v.state_groups(registers_per_state=2):
                     chunk.remake(states, number, first, n_steps, d_C)
                     chunk.walk_back(states, first, n_steps, d_B)
                 with e.loop(n_steps) as i:

@@ -32,9 +32,9 @@ class Variant:
     has_bias: bool
     has_softplus: bool
 
-    def state_groups(self, registers_each: int) -> list[range]:
+    def state_groups(self, registers_per_state: int) -> list[range]:
         """Cut the states into ranges that fit into half the registers and a vector of sums."""
-        size = min(self.lanes, max(1, self.registers // 2 // registers_each))
+        size = min(self.lanes, max(1, self.registers // 2 // registers_per_state))
         return [range(n, min(n + size, self.d_state)) for n in range(0, self.d_state, size)]
 
 
@@ -150,7 +150,7 @@ def write_forward(v: Variant) -> Emitter:
             with e.loop(n_steps) as i:
                 prefetch([*chunk.streams(), out], first + i + CHUNK)
                 chunk.prepare(i, first + i)
-            for states in v.state_groups(registers_each=1):
+            for states in v.state_groups(registers_per_state=1):
                 _advance(chunk, states, number, first, n_steps)
             with e.loop(n_steps) as i:
                 y = chunk.y.get(i)
