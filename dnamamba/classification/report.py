@@ -1,8 +1,4 @@
-"""report.html of a run that learned labels: how good it is, beside its baseline and chance.
-
-One file with everything inline, made from the run folder's own files, each of which may be
-missing.
-"""
+"""report.html of a classifier's run: its metrics beside baseline and chance, in one file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +7,7 @@ from typing import Any
 from dnamamba.files import is_number
 from dnamamba.metrics.names import NAMES, PRIMARY_METRICS, shown
 from dnamamba.reports import figures
-from dnamamba.reports.page import Card, Row, Run, in_words, is_recent, points_of, write_page
+from dnamamba.reports.page import Card, Row, Run, in_words, points_of, write_run_report
 from dnamamba.reports.sections import chance_note, limits_note, split_content
 from dnamamba.reports.svg import draw_both
 
@@ -24,17 +20,9 @@ _SPLITS = {"test": "Test", "valid": "Validation"}
 
 
 def write_label_report(run_folder: Path, *, is_running: bool = False) -> Path:
-    """Write `run_folder`/report.html, replacing an older one, and return its path.
-
-    Reads config.json, manifest.json, baseline.json, metrics.jsonl and evaluation.json
-    (metrics.curves.evaluation_record); each may be missing.
-    is_running: keep a report of the last minute, since training waits for it.
-    Raises InputError if the folder does not exist or one of the JSON files is damaged.
-    """
-    if is_running and is_recent(run_folder):
-        return run_folder / "report.html"
-    run = Run.read(run_folder, "loss")
-    return write_page(run_folder, "classification.html.j2", _content(run))
+    """Write `run_folder`/report.html and return its path; see write_run_report."""
+    template = "classification.html.j2"
+    return write_run_report(run_folder, template, _content, drawn="loss", is_running=is_running)
 
 
 def _content(run: Run) -> dict[str, Any]:
@@ -47,19 +35,17 @@ def _content(run: Run) -> dict[str, Any]:
         "verdict": verdict,
         "overview": _overview(splits),
         "baseline_description": run.baseline.get("description"),
-        "split": _first_split(run, splits),
+        "split": _drawn_split(run, splits),
         "training": _training(run),
     }
 
 
 def _splits(run: Run) -> Mapping[str, Row]:
-    """The evaluated splits, test first."""
     found = run.evaluation.get("splits", {})
     return {name: found[name] for name in (*_SPLITS, *found) if name in found}
 
 
 def _validated_baseline(run: Run) -> Row:
-    """Metrics of the baseline on validation; {} if unknown."""
     metrics = run.baseline.get("valid") or _splits(run).get("valid", {}).get("baseline")
     return metrics if isinstance(metrics, Mapping) else {}
 
@@ -74,13 +60,14 @@ def _primary_metric(run: Run) -> str:
     return "accuracy"
 
 
-def _first_split(run: Run, splits: Mapping[str, Row]) -> Row | None:
-    """What is drawn of one split: test if there is one."""
-    for split, evaluated in splits.items():
-        curves = run.evaluation.get("curves", {}).get(split, {})
-        baseline = evaluated.get("baseline") or {}
-        return split_content(_SPLITS.get(split, split), evaluated["model"], baseline, curves)
-    return None
+def _drawn_split(run: Run, splits: Mapping[str, Row]) -> Row | None:
+    """Figures of one split: test if there is one."""
+    if not splits:
+        return None
+    split, evaluated = next(iter(splits.items()))
+    curves = run.evaluation.get("curves", {}).get(split, {})
+    baseline = evaluated.get("baseline") or {}
+    return split_content(_SPLITS.get(split, split), evaluated["model"], baseline, curves)
 
 
 def _card(title: str, name: str, result: Row) -> Card:
@@ -90,7 +77,6 @@ def _card(title: str, name: str, result: Row) -> Card:
 
 
 def _evaluated_cards(run: Run, splits: Mapping[str, Row]) -> tuple[list[Card], str]:
-    """Cards and verdict of a run with an evaluation."""
     name = _primary_metric(run)
     cards = [
         _card(f"{_SPLITS.get(split, split)}, {PRIMARY_METRICS[name]}", name, evaluated["model"])
@@ -108,7 +94,6 @@ def _evaluated_cards(run: Run, splits: Mapping[str, Row]) -> tuple[list[Card], s
 
 
 def _running_cards(run: Run) -> tuple[list[Card], str]:
-    """Cards and verdict of a run without an evaluation."""
     name, baseline = _primary_metric(run), _validated_baseline(run)
     cards, verdict = [], "No validation yet."
     rows = [row for row in run.valid if is_number(row.get(name))]
@@ -124,7 +109,7 @@ def _running_cards(run: Run) -> tuple[list[Card], str]:
 
 
 def _overview(splits: Mapping[str, Row]) -> Row | None:
-    """Metrics of the model and the baseline, split by split."""
+    """Metrics of model and baseline on each split."""
     columns = {
         f"{_SPLITS.get(split, split)}, {title}": evaluated[who]
         for split, evaluated in splits.items()
@@ -140,7 +125,7 @@ def _overview(splits: Mapping[str, Row]) -> Row | None:
 
 
 def _training(run: Run) -> list[tuple[str, list[Any]]]:
-    """Title and figures of the loss and of the primary metric."""
+    """Titles and figures of the loss and the primary metric."""
     name, baseline = _primary_metric(run), _validated_baseline(run)
     scale, metric = (100.0, "accuracy, %") if name == "accuracy" else (1.0, PRIMARY_METRICS[name])
     levels = {

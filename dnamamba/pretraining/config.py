@@ -22,19 +22,19 @@ DEMO = "demo"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Recipe):
-    """The recipe of pretraining. Defaults are the Mamba paper's for DNA (E.3; what it leaves open
-    from E.2). learning_rate None: 2e-3 for Hyena and attention, else 8e-3. eval_every 0: a tenth of
-    the run."""
+    """Recipe of pretraining, by default the Mamba paper's for DNA (E.3, E.2).
+
+    learning_rate None: 2e-3 for Hyena and attention, else 8e-3. eval_every 0: a tenth of the run.
+    """
 
     batch_tokens: int = 1 << 20
     """Tokens in an optimiser step, over all ranks and micro-batches."""
 
     softmask_weight: float = 1.0
-    """Weight of soft-masked (lower-case, repeat) bases in the training loss; validation counts
-    every base once."""
+    """Weight of soft-masked (lower-case, repeat) bases in the training loss; 1 in validation."""
 
     eval_tokens: int = 1 << 22
-    """Tokens of a validation, rounded to whole windows spread evenly over the split."""
+    """Tokens of a validation, in whole windows spread evenly over the split."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,19 +61,14 @@ class PretrainConfig:
     """Everything that decides the result of a run."""
 
     genome: tuple[str, ...] = (DEMO,)
-    """FASTA files and stores; `demo` and `demo-apes` stand for simulated great apes."""
+    """FASTA files and stores, or `demo` or `demo-apes`: simulated great apes."""
 
     data: DataConfig
-    """Windows, splits and augmentation."""
-
     model: ModelConfig
-    """Architecture."""
-
     train: TrainConfig
-    """Recipe."""
 
     objective: ObjectiveName | None = None
-    """What is predicted; None: the next base, or hidden bases by models that read both ways."""
+    """None: next_token for causal models, else masked."""
 
     def __post_init__(self) -> None:
         seq_len = self.data.windows.seq_len
@@ -96,13 +91,12 @@ class PretrainConfig:
         device: str = "auto",
         **recipe: Any,
     ) -> "PretrainConfig":
-        """The settings of `dnamamba pretrain`: the paper's on a GPU, minutes of work on a CPU.
+        """Return the settings of `dnamamba pretrain`: the paper's on a GPU, small ones on a CPU.
 
         model: a preset; default `default_model(device)`, made for the windows' length.
         data: default windows of 1,024 bases, divided by `default_splits(genome)`.
-        recipe: settings of TrainConfig by name. By default 10,000 steps of 2^20 tokens and 2^22
-            tokens a validation on a GPU; on a CPU 300 steps of 2^13, and 2^17. A batch is whole
-            windows, at least one.
+        recipe: settings of TrainConfig. By default 10,000 steps of 2^20 tokens and 2^22 tokens a
+            validation on a GPU; on a CPU 300 steps of 2^13, and 2^17; batches of whole windows.
         Raises InputError for settings that do not fit together.
         """
         names = tuple(map(str, genome))
@@ -126,25 +120,25 @@ class PretrainConfig:
 
 
 def default_model(device: str = "auto") -> str:
-    """The preset that is trained if none is named."""
+    """Return the preset for a device."""
     return "mamba-1.4m" if choose_device(device).type == "cuda" else "mamba-demo"
 
 
 def default_splits(genome: Sequence[str]) -> SplitConfig:
-    """5 % of each contig for validation and for the test; of the simulated species, which share
-    chromosomes, chr5 and chr4."""
+    """Hold out 5 % of each contig for validation and for the test.
+
+    Simulated species share chromosomes, so theirs are chr5 and chr4.
+    """
     if is_demo(genome):
         return SplitConfig(valid_contigs=("chr5",), test_contigs=("chr4",))
     return SplitConfig()
 
 
 def is_demo(names: Sequence[str]) -> bool:
-    """Whether a name stands for simulated genomes. Raises InputError for one beside others."""
+    """Whether the names mean simulated genomes. Raises InputError for one beside others."""
     simulated = [name for name in names if name in DEMO_GENOMES]
     if simulated and len(names) > 1:
-        raise InputError(
-            f"{simulated[0]!r} stands for a genome set of its own; got {', '.join(names)}"
-        )
+        raise InputError(f"{simulated[0]!r} must be the only genome, got {', '.join(names)}")
     return bool(simulated)
 
 
@@ -155,5 +149,5 @@ def peak_learning_rate(model: ModelConfig) -> float:
 
 
 def read_pretrain_config(run: RunFolder) -> PretrainConfig:
-    """A run's settings. Raises InputError for a run of something else, or of another format."""
+    """Read a run's settings. Raises InputError for another kind of run or format."""
     return run.read_config(PretrainConfig, "pretrain")

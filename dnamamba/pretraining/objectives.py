@@ -24,24 +24,25 @@ IGNORED = -100
 
 
 def next_token_targets(codes: Tensor) -> Tensor:
-    """The token after each position, int64 (B, L - 1); IGNORED where it is not A, C, G or T.
+    """Return the token after each position, int64 (B, L - 1); IGNORED unless it is A, C, G or T.
 
-    codes: uint8 (B, L). N, ambiguity letters, padding and special tokens are never predicted.
+    codes: uint8 (B, L).
     """
     targets = (codes[:, 1:] & TOKEN_MASK).long()
     return targets.masked_fill_(~_is_base(codes[:, 1:]), IGNORED)
 
 
 def target_weights(codes: Tensor, softmask_weight: float = 1.0) -> Tensor:
-    """How much each next token counts, float32 (B, L - 1): 1, `softmask_weight` for a soft-masked
-    (lower-case, repeat) base, 0 where nothing is predicted."""
+    """Return the weight of each next token, float32 (B, L - 1).
+
+    1, `softmask_weight` for a soft-masked (lower-case, repeat) base, 0 if nothing is predicted.
+    """
     return _weigh(codes[:, 1:], _is_base(codes[:, 1:]), softmask_weight)
 
 
 def _weigh(codes: Tensor, is_target: Tensor, softmask_weight: float) -> Tensor:
     counted = is_target.float()
-    masked = (codes & SOFT_MASK_BIT) != 0
-    return torch.where(masked, counted * softmask_weight, counted)
+    return torch.where((codes & SOFT_MASK_BIT) != 0, counted * softmask_weight, counted)
 
 
 def _is_base(codes: Tensor) -> Tensor:
@@ -50,14 +51,13 @@ def _is_base(codes: Tensor) -> Tensor:
 
 
 class Objective(Loss):
-    """The loss of a language model, in nats, of codes uint8 (B, L).
+    """Loss of a language model in nats, of codes uint8 (B, L).
 
-    softmask_weight: what a soft-masked target counts in training mode; in evaluation mode every
-    base counts once, whatever its case.
+    softmask_weight: weight of soft-masked targets in training mode; 1 in evaluation mode.
     """
 
     masks_bases = False
-    """Whether the windows it is given have bases hidden (data/masking.py)."""
+    """Whether it needs windows with masked bases (data/masking.py)."""
 
     def __init__(
         self, model: nn.Module, *, softmask_weight: float = 1.0, recompute: Recompute = "nothing"
@@ -65,22 +65,24 @@ class Objective(Loss):
         super().__init__(model, recompute=recompute)
         self.softmask_weight = softmask_weight
 
+    def weight(self, codes: Tensor) -> Tensor:
+        return self._weights(codes).sum()
+
     @property
     def _softmask_weight_now(self) -> float:
         return self.softmask_weight if self.training else 1.0
+
+    def _weights(self, codes: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 class NextToken(Objective):
     """Next-base prediction with a causal language model."""
 
-    def weight(self, codes: Tensor) -> Tensor:
-        return self._weights(codes).sum()
-
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(codes & TOKEN_MASK, recompute=self.recompute)
         weights = self._weights(codes)
-        # A target for the last position too, one that is ignored: without its logits the others
-        # would be copied here and padded again in the backward.
+        # An ignored target for the last position saves a copy of all other positions' logits.
         targets = functional.pad(next_token_targets(codes), (0, 1), value=IGNORED)
         losses = _losses(logits, targets)
         return (losses[:, :-1] * weights).sum(), weights.sum()
@@ -90,19 +92,15 @@ class NextToken(Objective):
 
 
 class MaskedTokens(Objective):
-    """Prediction of hidden bases, for models that see both sides of them.
+    """Prediction of masked bases from both sides.
 
-    Codes say which (data/masking.py): 15 % of the bases, shown as [MASK] (80 %), as a base drawn
-    from A, C, G and T (10 %) or as they are (10 %). In evaluation mode those shown as [MASK] alone
-    count: of the others the model sees too much, and would seem to know more than it does.
+    Codes mark 15 % of the bases (data/masking.py), shown as [MASK] (80 %), as a random base (10 %)
+    or as they are (10 %). Evaluation counts only the first kind: the others give the base away.
 
     Source: Devlin et al. 2018 (arXiv 1810.04805).
     """
 
     masks_bases = True
-
-    def weight(self, codes: Tensor) -> Tensor:
-        return self._weights(codes).sum()
 
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(shown_tokens(codes), recompute=self.recompute)
@@ -118,12 +116,12 @@ class MaskedTokens(Objective):
 
 
 def is_hidden(codes: Tensor) -> Tensor:
-    """Where a masked language model has to predict, bool, as codes."""
+    """Mark the positions that a masked language model predicts, bool, as codes."""
     return _shown(codes) != Shown.NOT_HIDDEN
 
 
 def shown_tokens(codes: Tensor) -> Tensor:
-    """The token ids that a masked language model reads, uint8, as codes."""
+    """Return the token ids that a masked language model reads, uint8, as codes."""
     shown = _shown(codes)
     tokens = torch.where(shown == Shown.MASK, MASK_ID, codes & TOKEN_MASK)
     return torch.where(shown >= Shown.A, shown + (FIRST_BASE_ID - Shown.A), tokens)
@@ -150,9 +148,9 @@ OBJECTIVES: dict[ObjectiveName, type[Objective]] = {
 
 
 def choose_objective(asked: ObjectiveName | None, *, is_causal: bool) -> ObjectiveName:
-    """`asked`, or for None what fits the model: next_token where it sees one side alone.
+    """Return `asked`; for None next_token if the model is causal, else masked.
 
-    Raises InputError for next_token with a model that sees the base to be predicted.
+    Raises InputError for next_token with a model that is not causal.
     """
     if asked is None:
         return "next_token" if is_causal else "masked"

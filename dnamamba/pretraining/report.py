@@ -1,144 +1,95 @@
-"""report.html: what a run learned, in one file that opens anywhere.
+"""report.html of a pretraining run: its loss beside Markov models, in one file without links."""
 
-Everything is inline (styles, figures as SVG), so the file can be mailed, archived and read without
-a network. It is written from the run folder's own files and copes with those not there yet.
-"""
-
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dnamamba.files import is_number
 from dnamamba.reports import figures
-from dnamamba.reports.page import Card, Run, in_words, is_recent, points_of, write_page
+from dnamamba.reports.page import Run, in_words, points_of, write_run_report
 from dnamamba.reports.svg import draw_both
-
-UNIFORM_BITS = 2.0
-_REFERENCE_ORDER = 3
 
 
 def write_report(run_folder: Path, *, is_running: bool = False) -> Path:
-    """Write `run_folder`/report.html, replacing an older one, and return its path.
-
-    Reads config.json, manifest.json, baseline.json and metrics.jsonl; each may be missing.
-    is_running: keep a report of the last minute, since training waits for it.
-    Raises InputError if the folder does not exist or one of the JSON files is damaged.
-    """
-    if is_running and is_recent(run_folder):
-        return run_folder / "report.html"
-    run = Run.read(run_folder, "bits_per_base")
-    valid = [row for row in run.valid if is_number(row.get("bits_per_base"))]
-    return write_page(run_folder, "pretraining.html.j2", _content(replace(run, valid=valid)))
+    """Write `run_folder`/report.html and return its path; see write_run_report."""
+    template = "pretraining.html.j2"
+    return write_run_report(
+        run_folder, template, _content, drawn="bits_per_base", is_running=is_running
+    )
 
 
 def _content(run: Run) -> dict[str, Any]:
     """Variables of templates/pretraining.html.j2."""
-    orders = _orders(run)
-    references = _references(run)
-    bits = run.valid[-1]["bits_per_base"] if run.valid else None
-    if not _is_comparable(run):
-        bits = None
-    tokens = _tokens_per_step(run)
-    done = in_words(run.last_step * (tokens or 0), "tokens")
-    return run.content(done, ["bases_per_s", "tokens_per_s"]) | {
-        "cards": _cards(run),
-        "verdict": _verdict(run),
-        "is_weighted": _is_weighted(run),
-        "loss": draw_both(
-            "Loss in bits per base",
-            figures.learning_curve,
-            points_of(run.train, "bits_per_base"),
-            points_of(run.valid, "bits_per_base"),
-            baselines={f"Markov order {k}": orders[k] for k in references}
-            | {"uniform": UNIFORM_BITS},
-            tokens_per_step=tokens,
-            y_label="bits per base",
-        )
-        if run.train or run.valid
-        else [],
-        "has_difference": bits is not None,
+    valid = [row for row in run.valid if is_number(row.get("bits_per_base"))]
+    orders = {row["order"]: row["bits_per_base"] for row in run.baseline.get("orders", [])}
+    best = run.baseline.get("best_order")
+    # A masked model sees both sides, so it is not compared with models of the next base.
+    is_comparable = run.config.get("objective") != "masked"
+    references = {k: orders[k] for k in (best, 3) if k in orders} if is_comparable else {}
+    bits = valid[-1]["bits_per_base"] if valid else None
+    train = run.config.get("train")
+    weight = train.get("softmask_weight") if isinstance(train, dict) else None
+    counted = [row for row in (*run.train, *valid) if row.get("tokens") and row["step"]]
+    tokens = counted[-1]["tokens"] / counted[-1]["step"] if counted else None
+    levels = {f"Markov order {k}": value for k, value in references.items()}
+    loss = draw_both(
+        "Loss in bits per base",
+        figures.learning_curve,
+        points_of(run.train, "bits_per_base"),
+        points_of(valid, "bits_per_base"),
+        baselines=levels | {"uniform": 2.0},
+        tokens_per_step=tokens,
+        y_label="bits per base",
+    )
+    compared = bits if is_comparable else None
+    cards = [_validation_card(valid[-1])] if valid else []
+    for k, value in references.items():
+        title = f"Markov order {k}" + (", the best order" if k == best else "")
+        cards.append((title, f"{value:.4f}", f"perplexity {2.0**value:.4f}"))
+    return run.content(
+        in_words(run.last_step * (tokens or 0), "tokens"), ["bases_per_s", "tokens_per_s"]
+    ) | {
+        "cards": cards,
+        "verdict": _verdict(valid, references, best, is_comparable=is_comparable),
+        "is_weighted": is_number(weight) and weight != 1,
+        "loss": loss if run.train or valid else [],
+        "has_difference": compared is not None,
         "markov": [
             [
-                f"{order}, the best" if order == run.baseline.get("best_order") else order,
-                f"{reference:.4f}",
-                "" if bits is None else f"{reference - bits:+.4f}",
+                f"{k}, the best" if k == best else k,
+                f"{value:.4f}",
+                "" if compared is None else f"{value - compared:+.4f}",
             ]
-            for order, reference in sorted(orders.items())
+            for k, value in sorted(orders.items())
         ],
     }
 
 
-def _orders(run: Run) -> dict[int, float]:
-    """Bits per base of each Markov order."""
-    return {row["order"]: row["bits_per_base"] for row in run.baseline.get("orders", [])}
+def _validation_card(row: dict[str, Any]) -> tuple[str, str, str]:
+    bits = row["bits_per_base"]
+    note = f"perplexity {row.get('perplexity', 2.0**bits):.4f}, step {row['step']:,}"
+    return "Validation, bits per base", f"{bits:.4f}", note
 
 
-def _is_comparable(run: Run) -> bool:
-    """Whether the model predicts next bases, as the Markov models do."""
-    return run.config.get("objective") != "masked"
-
-
-def _references(run: Run) -> dict[int, str]:
-    """The Markov orders that the model is compared with, the best first."""
-    best, orders = run.baseline.get("best_order"), _orders(run)
-    if not _is_comparable(run):
-        return {}
-    names = {best: f"the best Markov model (order {best})"} if best in orders else {}
-    if _REFERENCE_ORDER in orders:
-        names.setdefault(_REFERENCE_ORDER, f"the Markov model of order {_REFERENCE_ORDER}")
-    return names
-
-
-def _tokens_per_step(run: Run) -> float | None:
-    """None if no row has its number of tokens."""
-    rows = [row for row in (*run.train, *run.valid) if row.get("tokens") and row["step"]]
-    return rows[-1]["tokens"] / rows[-1]["step"] if rows else None
-
-
-def _is_weighted(run: Run) -> bool:
-    """Whether soft-masked bases count less in the training loss."""
-    config = run.config.get("train")
-    weight = config.get("softmask_weight") if isinstance(config, dict) else None
-    return is_number(weight) and weight != 1
-
-
-def _cards(run: Run) -> list[Card]:
-    cards = []
-    if run.valid:
-        bits, step = run.valid[-1]["bits_per_base"], run.valid[-1]["step"]
-        perplexity = run.valid[-1].get("perplexity", 2.0**bits)
-        note = f"perplexity {perplexity:.4f}, step {step:,}"
-        cards.append(("Validation, bits per base", f"{bits:.4f}", note))
-    orders, best = _orders(run), run.baseline.get("best_order")
-    for k in _references(run):
-        title = f"Markov order {k}" + (", the best order" if k == best else "")
-        cards.append((title, f"{orders[k]:.4f}", f"perplexity {2.0 ** orders[k]:.4f}"))
-    return cards
-
-
-def _verdict(run: Run) -> str:
+def _verdict(
+    valid: list[Any], references: dict[int, float], best: int | None, *, is_comparable: bool
+) -> str:
     """The model beside its baselines, in words."""
-    if not run.valid:
+    if not valid:
         return "No validation yet."
-    bits, orders = run.valid[-1]["bits_per_base"], _orders(run)
-    compared = [_comparison(bits, name, orders[k]) for k, name in _references(run).items()]
+    bits, compared = valid[-1]["bits_per_base"], []
+    for k, value in references.items():
+        name = f"best Markov model (order {k})" if k == best else f"Markov model of order {k}"
+        by = f"{abs(value - bits):.4f} bits per base {'better' if bits < value else 'worse'} than"
+        compared.append(f"{'level with' if abs(value - bits) < 0.00005 else by} the {name}")
     sentences = [f"The model is {' and '.join(compared)}."] if compared else []
-    if not _is_comparable(run):
+    if not is_comparable:
         sentences = [
             "The model predicts masked bases from both sides, the Markov models next bases from "
             "one side: their numbers cannot be compared."
         ]
-    lowest = min(run.valid, key=lambda row: row["bits_per_base"])
+    lowest = min(valid, key=lambda row: row["bits_per_base"])
     if lowest["bits_per_base"] < bits:
         sentences.append(
             f"Its lowest validation was {lowest['bits_per_base']:.4f} at step {lowest['step']:,}."
         )
     return " ".join(sentences)
-
-
-def _comparison(bits: float, name: str, reference: float) -> str:
-    difference = reference - bits
-    if abs(difference) < 0.00005:
-        return f"level with {name}"
-    word = "better" if difference > 0 else "worse"
-    return f"{abs(difference):.4f} bits per base {word} than {name}"

@@ -1,4 +1,4 @@
-"""Pretraining a DNA language model: genome, windows, model and Markov baseline of a run."""
+"""Pretrain a DNA language model."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -55,11 +55,7 @@ def pretrain(
 
 
 def resume(path: Path, options: RunOptions | None = None) -> Outcome:
-    """Continue a run from its newest checkpoint, as if it had never stopped.
-
-    On the same kind of CPU the weights come out bit for bit the same, with any number of workers.
-    Raises InputError if there is no run, or its genome or BED has changed.
-    """
+    """Continue a run as if it had never stopped; see training.run.resume_run."""
     return resume_run(Pretraining, path, options)
 
 
@@ -69,15 +65,13 @@ def plan_pretraining(config: PretrainConfig, options: RunOptions | None = None) 
 
 
 def open_named_genome(names: tuple[str, ...]) -> Genome:
-    """Open files by path; `demo` and `demo-apes` make simulated genomes in the cache folder."""
+    """Open files, or for `demo` and `demo-apes` simulated genomes in the cache folder."""
     if not is_demo(names):
         return open_genome(names)
     return open_genome(list(cached_demo_genomes(names[0]).values()))
 
 
 class Pretraining(TrainingRun[PretrainConfig]):
-    """A run that trains a language model."""
-
     purpose = "pretrain"
     config_type = PretrainConfig
 
@@ -125,7 +119,7 @@ class Pretraining(TrainingRun[PretrainConfig]):
             genome.statistics()
             return genome
 
-        # Rank 0 first: it makes demo genomes, indexes and scans, which the others then find.
+        # Rank 0 makes demo genomes, indexes and scans; the others find them.
         genome = self.compute.on_main_first(open_and_scan)
         return open_and_scan() if genome is None else genome
 
@@ -139,22 +133,21 @@ class Pretraining(TrainingRun[PretrainConfig]):
         return ", ".join(Path(name).name for name in self.config.genome)
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "data": {
-                "description": self.description(),
-                "files": self.files(),
-                "contigs": len(self.genome.contigs),
-                "bases": sum(self.genome.contigs.values()),
-                "windows": self.plan.windows,
-            }
+        data = {
+            "description": self.description(),
+            "files": self.files(),
+            "contigs": len(self.genome.contigs),
+            "bases": sum(self.genome.contigs.values()),
+            "windows": self.plan.windows,
         }
+        return {"data": data}
 
     def fit_baseline(self) -> Callable[[RunFolder], None]:
-        """Markov models of the training windows, evaluated on the model's validation windows."""
+        """Fit Markov models to the training windows; evaluate on the model's validation windows."""
         train_set, valid_set = self.datasets[Split.TRAIN], self.datasets[Split.VALID]
         samples = evaluation_samples(train_set, _BASELINE_BASES)
         n_bases = len(samples) * self.plan.seq_len
-        # Contexts that come up less than once on average only cost memory.
+        # Contexts that occur less than once on average only cost memory.
         order = min(_BASELINE_ORDERS, max(1, int(math.log(max(n_bases, 4), 4))))
         markov = MarkovBaseline(order, both_strands=self.config.data.rc_augment)
         markov.fit(read_windows(train_set, samples))
@@ -174,14 +167,14 @@ class Pretraining(TrainingRun[PretrainConfig]):
 
 
 def read_windows(dataset: WindowDataset, samples: list[int]) -> Iterator[Codes]:
-    """Windows by sample number, a few megabytes at a time."""
+    """Yield windows by sample number, a few megabytes at a time."""
     size = max(1, (1 << 22) // dataset.index.config.seq_len)
     for first in range(0, len(samples), size):
         yield dataset.read(samples[first : first + size])
 
 
 def conclusion(path: Path, outcome: Outcome) -> list[str]:
-    """What a finished or stopped run prints, in lines."""
+    """Return the lines that a finished or stopped run prints."""
     run = RunFolder.open(path)
     lines = how_to_resume(outcome, "pretrain", path)
     rows = [row for row in run.metrics.rows() if row["split"] == Split.VALID]
@@ -189,12 +182,10 @@ def conclusion(path: Path, outcome: Outcome) -> list[str]:
         bits = rows[-1]["bits_per_base"]
         lines.append(f"Validation: {bits:.4f} bits per base after step {rows[-1]['step']}")
         if run.read_json("config").get("objective") == "masked":
-            lines.append("  of hidden bases, from both sides; the Markov models predict next ones")
+            lines.append("  of masked bases, from both sides; Markov models predict the next one")
         else:
             lines += _against_baseline(bits, run.read_json("baseline"))
-    lines.append(f"Model:  {run.model}")
-    lines.append(f"Report: {run.path / 'report.html'}")
-    return lines
+    return [*lines, f"Model:  {run.model}", f"Report: {run.path / 'report.html'}"]
 
 
 def _against_baseline(bits: float, baseline: Mapping[str, Any]) -> list[str]:

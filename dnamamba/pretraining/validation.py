@@ -54,7 +54,7 @@ class LanguageValidator:
 
 
 def describe_row(row: Mapping[str, Any]) -> str:
-    """A row of metrics in a few words."""
+    """Describe a row of metrics in a few words."""
     bits = f"{row['bits_per_base']:.4f} bits/base"
     return bits if row["split"] == Split.TRAIN else f"{bits}, perplexity {row['perplexity']:.4f}"
 
@@ -69,18 +69,17 @@ def evaluate(
     micro_batch: int,
     stop: StopRequest | None = None,
 ) -> tuple[float, int] | None:
-    """Mean loss in nats over every base of the evaluation windows, and how many there were.
+    """Return the mean loss in nats over all targets of the evaluation windows, and their number.
 
     The windows are spread evenly over the split and shared by all ranks. stop: checked between
-    micro-batches; returns None if any rank is asked to stop.
+    micro-batches; the result is None if any rank is asked to stop.
     """
-    samples = evaluation_samples(dataset, eval_tokens)
-    rank, world_size = compute.ranks.rank, compute.ranks.world_size
-    mine = samples[rank::world_size]
+    samples, world_size = evaluation_samples(dataset, eval_tokens), compute.ranks.world_size
+    mine = samples[compute.ranks.rank :: world_size]
     totals = torch.zeros(2, dtype=torch.float64, device=compute.device)
     objective.eval()
     try:
-        # Every rank takes as many turns as rank 0, the last perhaps with nothing.
+        # Every rank takes as many turns as rank 0, so that all meet at `any_rank`.
         for first in range(0, len(samples[::world_size]), micro_batch):
             if stop is not None and compute.any_rank(stop.signal is not None):
                 return None

@@ -1,10 +1,7 @@
-"""report.html of a probe: what embeddings say about a label, beside words of a few bases.
-
-One file with everything inline, made from probe.json alone.
-"""
+"""report.html of a probe: how well embeddings predict a label, beside k-mers, in one file."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,9 +30,9 @@ _MODELS = {
 
 
 def write_probe_report(folder: Path) -> Path:
-    """Write `folder`/report.html, replacing an older one, and return its path.
+    """Write `folder`/report.html from probe.json and return its path.
 
-    Raises InputError if the folder has no probe.json, or a damaged one.
+    Raises InputError if probe.json is missing or damaged.
     """
     record = read_json(folder / "probe.json", missing_ok=True)
     if not record:
@@ -85,11 +82,9 @@ def _done(record: Row) -> str:
         f"{_model_name(config['model'])} on {record['chosen']['features']}",
         f"{way} {n:,} rows held out",
     ]
-    model = record["source"].get("model")
-    return " · ".join([*details, *([f"model {Path(str(model)).name}"] if model else [])])
-
-
-# --- how good
+    if model := record["source"].get("model"):
+        details.append(f"model {Path(str(model)).name}")
+    return " · ".join(details)
 
 
 def _cards(record: Row) -> list[Card]:
@@ -109,7 +104,6 @@ def _card(title: str, name: str, result: Row, n: str = "") -> Card:
 
 
 def _metrics(evaluated: Row) -> Row:
-    """Each metric with its interval, beside the baseline's."""
     model, baseline, comparison = (evaluated[key] for key in ("model", "baseline", "comparison"))
     head = ["", "embeddings", "95 %"]
     head += ["k-mer baseline", "95 %", "difference", "95 %"] if baseline else []
@@ -141,29 +135,19 @@ def _layers(record: Row) -> Row | None:
     if len(rows) < 2:
         return None
     name = primary_metric_name(_task(record))
-    lines = [
-        [
-            row["name"],
-            f"{row['validation_loss']:.4f}",
-            "best" if row["is_best"] else "",
-            f"{row['chosen_in']} of {len(record['folds'])}",
-            shown(name, row["headline"]),
-        ]
-        for row in rows
-    ]
-    head = ["", "validation loss", "by validation", "folds that took it"]
-    return {
-        "figures": draw_both("Validation loss of each layer", figures.probe_layers, rows),
-        "head": [*head, f"held out, {PRIMARY_METRICS[name]}"],
-        "lines": lines,
+    columns = {
+        "": lambda row: row["name"],
+        "validation loss": lambda row: f"{row['validation_loss']:.4f}",
+        "by validation": lambda row: "best" if row["is_best"] else "",
+        "folds that took it": lambda row: f"{row['chosen_in']} of {len(record['folds'])}",
+        f"held out, {PRIMARY_METRICS[name]}": lambda row: shown(name, row["headline"]),
     }
+    drawn = draw_both("Validation loss of each layer", figures.probe_layers, rows)
+    return {"figures": drawn, **_table(rows, columns)}
 
 
 def _task(record: Row) -> Task:
     return Task(kind=record["task"]["kind"], labels=tuple(record["task"]["labels"]))
-
-
-# --- what embeddings look like
 
 
 def _components(record: Row) -> Row | None:
@@ -187,7 +171,7 @@ def _components(record: Row) -> Row | None:
 
 
 def _groups(record: Row) -> tuple[list[int], list[str], list[str]]:
-    """The group of each dot, and each group's name and colour."""
+    """Return the group of each dot, and the groups' names and colours."""
     task, targets = _task(record), record["components"]["targets"]
     if not task.has_classes:
         edges = np.unique(np.percentile(targets, [0, 20, 40, 60, 80, 100]))
@@ -204,27 +188,30 @@ def _groups(record: Row) -> tuple[list[int], list[str], list[str]]:
     return [group.get(target, len(largest)) for target in targets], names, colours
 
 
-# --- what was done
-
-
 def _folds(record: Row) -> Row:
     rows = record["folds"]
     name = primary_metric_name(_task(record))
-    has_groups, has_baseline = "groups" in rows[0], "baseline" in rows[0]
-    head = ["fold", "fitted to", "held out", *(["groups"] if has_groups else [])]
     strength = STRENGTH_NAMES.get(record["settings"]["model"], "C")
-    head += [PRIMARY_METRICS[name], "features", strength]
-    head += ["k-mer baseline", "words"] if has_baseline else []
-    lines = []
-    for row in rows:
-        line = [row["fold"], f"{row['train']:,}", f"{row['test']:,}"]
-        line += [f"{row['groups']:,}"] if has_groups else []
-        model = row["model"]
-        line += [shown(name, model["headline"]), model["features"], f"{model['strength']:g}"]
-        if has_baseline:
-            line += [shown(name, row["baseline"]["headline"]), row["baseline"]["features"]]
-        lines.append(line)
-    return {"head": head, "lines": lines}
+    columns: dict[str, Callable[[Row], str]] = {
+        "fold": lambda row: row["fold"],
+        "fitted to": lambda row: f"{row['train']:,}",
+        "held out": lambda row: f"{row['test']:,}",
+        "groups": lambda row: f"{row['groups']:,}",
+        PRIMARY_METRICS[name]: lambda row: shown(name, row["model"]["headline"]),
+        "features": lambda row: row["model"]["features"],
+        strength: lambda row: f"{row['model']['strength']:g}",
+        "k-mer baseline": lambda row: shown(name, row["baseline"]["headline"]),
+        "words": lambda row: row["baseline"]["features"],
+    }
+    missing = [] if "groups" in rows[0] else ["groups"]
+    missing += [] if "baseline" in rows[0] else ["k-mer baseline", "words"]
+    return _table(rows, {title: cell for title, cell in columns.items() if title not in missing})
+
+
+def _table(rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]]) -> dict[str, Any]:
+    """columns: title -> the cell of a row."""
+    lines = [[cell(row) for cell in columns.values()] for row in rows]
+    return {"head": list(columns), "lines": lines}
 
 
 def _settings(record: Row) -> Row:

@@ -1,12 +1,10 @@
-"""The figures of reports and notebooks: functions of data and an `Axes`, which return the `Axes`.
-
-    from dnamamba.reports import figures
+"""Figures of reports and notebooks: each takes data and an `Axes` and returns the `Axes`.
 
     ax = figures.learning_curve(train, valid, baselines={"Markov order 3": 1.95})
     ax.figure.savefig("loss.svg")
 
-Without `ax` a new pyplot figure is made. Names that come from data are drawn as they are: a `$`
-starts no formula. Matplotlib is imported when the first figure is drawn.
+Without `ax` a figure makes its own by pyplot. Names from data are drawn literally: `$` starts no
+formula.
 """
 
 from __future__ import annotations
@@ -27,13 +25,12 @@ Row = Mapping[str, Any]
 INK, QUIET, RULE, PAPER = "#1b1f24", "#5a6470", "#d9dee4", "#ffffff"
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#c44e00", "#00795a", "#94507e"
 CLASSES = (BLUE, ORANGE, GREEN, PURPLE, INK, RULE)
-# From low to high numbers.
-TONES = (BLUE, "#316999", "#626080", "#935766", ORANGE)
+TONES = (BLUE, "#316999", "#626080", "#935766", ORANGE)  # from low to high numbers
 _DOTTED = (0, (1, 3))
-# Curves differ in their dashes too, for eyes and printers without colours.
+# Dashes tell curves apart without colours.
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 2)), (0, (6, 2, 1.5, 2)), (0, (3, 3)), "-.")
 TIP = "tip:"
-"""What starts the gid of an artist that reports give a tooltip."""
+"""Prefix of the gid of an artist with a tooltip."""
 
 MOST_CLASSES_DRAWN = 40
 _MOST_WITH_COUNTS, _MOST_WITH_SHARES = 8, 15
@@ -52,11 +49,10 @@ def learning_curve(
     y_label: str = "loss",
     ax: Axes | None = None,
 ) -> Axes:
-    """Training and validation over steps, and baselines as horizontal lines, the last one dotted.
+    """Draw training and validation over steps, and baselines as horizontal lines.
 
-    train, valid: (step, value) points; 40 or more of training are smoothed too. The fall of the
-    first steps, which would hide the rest, may leave the frame.
-    tokens_per_step: if given, the x axis is in tokens, with a second one above it in steps.
+    train, valid: (step, value) points; 40 or more of training are smoothed too. The first steps may
+    leave the frame. tokens_per_step: gives an x axis in tokens, and one above it in steps.
     """
     ax, baselines = _dressed(ax), baselines or {}
     last = max((step for step, _ in (*train, *valid)), default=0) or 1
@@ -96,7 +92,7 @@ def learning_curve(
 
 
 def over_steps(points: Sequence[tuple[float, float]], *, ax: Axes | None = None) -> Axes:
-    """A number that is never negative over (step, value) points: learning rate, throughput."""
+    """Draw (step, value) points of a number >= 0: learning rate, throughput."""
     ax = _dressed(ax)
     x, y = np.array(points, dtype=float).T[:, _thinned(len(points))]
     scale, word = scale_of(x[-1])
@@ -106,7 +102,7 @@ def over_steps(points: Sequence[tuple[float, float]], *, ax: Axes | None = None)
 
 
 def _settled(train: Sequence[Any], valid: Sequence[Any], levels: Row) -> tuple[float, float]:
-    """The y axis without the first steps and a few of the noisiest rows."""
+    """Limits of y without the first steps and the noisiest rows."""
     settled = sorted(y for _, y in train[len(train) // 10 :])
     spare = len(settled) // 50
     values = settled[spare : len(settled) - spare] + [y for _, y in (train and valid[1:]) or valid]
@@ -116,10 +112,7 @@ def _settled(train: Sequence[Any], valid: Sequence[Any], levels: Row) -> tuple[f
 
 
 def _smoothed(values: NDArray[Any]) -> NDArray[Any]:
-    """The mean of each value's neighbours, a twentieth of all, as many before as after it.
-
-    Fewer at the start; the last values look back more than ahead.
-    """
+    """Mean of a twentieth of all values around each one; of fewer at both ends."""
     sums, i = np.append(0, np.cumsum(values)), np.arange(len(values))
     reach = np.minimum(i, len(values) // 40)
     first, last = i - reach, np.minimum(i + reach + 1, len(values))
@@ -127,7 +120,7 @@ def _smoothed(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _thinned(n: int) -> NDArray[Any]:
-    """Indices of at most 600 of n points, both ends among them."""
+    """Indices of at most 600 of n points, with both ends."""
     return np.unique(np.linspace(0, n - 1, min(n, _MOST_POINTS)).astype(int))
 
 
@@ -135,10 +128,9 @@ def _thinned(n: int) -> NDArray[Any]:
 
 
 def roc_curves(curves: Sequence[Row], *, ax: Axes | None = None) -> Axes:
-    """ROC curves; the diagonal is chance.
+    """Draw ROC curves; the diagonal is chance.
 
-    curves: rows with `name`, `area` and `points` (false, true positive rate), as in
-    evaluation.json.
+    curves: rows of evaluation.json: `name`, `area`, `points` (false, true positive rate).
     """
     ax = _dressed(ax)
     ax.plot([0, 1], [0, 1], color=QUIET, ls=_DOTTED)
@@ -146,7 +138,7 @@ def roc_curves(curves: Sequence[Row], *, ax: Axes | None = None) -> Axes:
 
 
 def precision_recall_curves(curves: Sequence[Row], *, ax: Axes | None = None) -> Axes:
-    """Precision over recall; chance is drawn if it is the same for all curves.
+    """Draw precision over recall, and chance if it is the same for all curves.
 
     curves: rows with `name`, `area`, `points` (recall, precision) and the `share` of positives.
     """
@@ -168,7 +160,7 @@ def _curves(ax: Axes, curves: Sequence[Row], x_label: str, y_label: str) -> Axes
 
 
 def confusion_matrix(labels: Sequence[str], counts: ArrayLike, *, ax: Axes | None = None) -> Axes:
-    """Rows are true classes, columns predicted ones; a darker cell is a larger share of its row.
+    """Draw true (rows) by predicted classes; darker is a larger share of the row.
 
     labels: C names. counts: (C, C) examples.
     """
@@ -204,7 +196,7 @@ def confusion_matrix(labels: Sequence[str], counts: ArrayLike, *, ax: Axes | Non
 
 
 def confusion_size(labels: Sequence[str]) -> tuple[int, int]:
-    """Width and height in points that give a confusion matrix readable cells."""
+    """Return width and height in points that make a confusion matrix readable."""
     names = [short_name(label) for label in labels]
     cells, longest = min(76.0 * len(names), 560), 7 * max(map(len, names))
     top = 40 + (0.75 * longest if _are_turned(names) else 16)
@@ -216,7 +208,7 @@ def _are_turned(names: Sequence[str]) -> bool:
 
 
 def reliability(rows: Sequence[Row], *, ax: Axes | None = None) -> Axes:
-    """How often each confidence is right, with 95 % intervals; bars are shares of examples.
+    """Draw accuracy over confidence, with 95 % intervals; bars are shares of examples.
 
     rows: with `from`, `to`, `confidence`, `accuracy`, `interval` and `n`.
     """
@@ -240,7 +232,7 @@ def dots_with_intervals(
     second: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """Numbers (N,) with their intervals (N, 2): low and high. second: as of a baseline, hollow."""
+    """Draw numbers (N,) with intervals (N, 2). second: hollow, as of a baseline."""
     ax = _dressed(ax) if ax is None else ax
     colour = ORANGE if second else BLUE
     ax.vlines(x, *np.asarray(intervals, dtype=float).T, color=colour, lw=1.5)
@@ -257,10 +249,10 @@ def accuracy_by_length(
     chance: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Accuracy in % by length of the sequence, with 95 % intervals.
+    """Draw accuracy in % by length of the sequence, with 95 % intervals.
 
-    model, baseline: rows with `from` and `to` (bases), `accuracy`, `interval` and `n`.
-    chance: an accuracy, 0 to 1.
+    model, baseline: rows with `from` and `to` (bases), `accuracy`, `interval` and `n`. chance: 0 to
+    1.
     """
     ax = _dressed(ax)
     for rows, aside, second in ((model, -0.06, False), (baseline, 0.06, True)):
@@ -281,7 +273,7 @@ def accuracy_by_length(
 
 
 def length_name(row: Row) -> str:
-    """`1k`, `1M` or `200 to 255`. row: with `from` and `to`, in bases."""
+    """Format as `1k` or `200 to 255`. row: with `from` and `to`, in bases."""
     low, high = format_size(row["from"]), format_size(row["to"])
     return low if low == high else f"{low} to {high}"
 
@@ -290,7 +282,7 @@ def length_name(row: Row) -> str:
 
 
 def predicted_over_true(points: ArrayLike, *, name: str = "", ax: Axes | None = None) -> Axes:
-    """Dots (N, 2): true, predicted; the line is where both are equal. name: of the number."""
+    """Draw dots (N, 2): true, predicted; on the line both are equal. name: of the number."""
     ax = _dressed(ax)
     values = np.asarray(points, dtype=float)
     pad = 0.04 * np.ptp(values) or 1.0
@@ -311,16 +303,15 @@ def scatter(
     axis_labels: tuple[str, str] = ("", ""),
     ax: Axes | None = None,
 ) -> Axes:
-    """Dots (N, 2) coloured by group; a few that lie far out may leave the frame.
+    """Draw dots (N, 2) coloured by group; a few far out may leave the frame.
 
-    groups: (N,) of each dot the index of its group in `names`. colours: one for each group.
+    groups: (N,) indices into `names`. colours: one a group.
     """
     ax = _dressed(ax)
     values, group = np.asarray(points, dtype=float), np.asarray(groups)
     for i, (name, colour) in enumerate(zip(names, colours, strict=False)):
-        ax.plot(
-            *values[group == i].T, "o", color=colour, ms=4, mew=0, alpha=0.6, label=short_name(name)
-        )
+        style: Any = {"color": colour, "ms": 4, "mew": 0, "alpha": 0.6, "label": short_name(name)}
+        ax.plot(*values[group == i].T, "o", **style)
     low, high = np.percentile(values, (0.5, 99.5), axis=0)
     pad = np.where(high > low, 0.06 * (high - low), 1.0)
     (left, bottom), (right, top) = low - pad, high + pad
@@ -329,9 +320,9 @@ def scatter(
 
 
 def probe_layers(rows: Sequence[Row], *, ax: Axes | None = None) -> Axes:
-    """Validation loss of each layer of a probe; the best one is filled.
+    """Draw the validation loss of a probe's layers; the best one is filled.
 
-    rows: with `name`, `validation_loss` and `is_best`, as in probe.json.
+    rows: of probe.json, with `name`, `validation_loss` and `is_best`.
     """
     ax = _dressed(ax)
     ax.plot([row["validation_loss"] for row in rows], color=BLUE, lw=1)
@@ -347,7 +338,7 @@ def probe_layers(rows: Sequence[Row], *, ax: Axes | None = None) -> Axes:
 def time_over_length(
     lines: Mapping[str, Sequence[tuple[float, float]]], *, ax: Axes | None = None
 ) -> Axes:
-    """Times of operators over sequence length, both axes logarithmic.
+    """Draw times over sequence length, both axes logarithmic.
 
     lines: name -> (bases, milliseconds) points, one or more.
     """
@@ -358,13 +349,8 @@ def time_over_length(
     for (name, line), colour in zip(lines.items(), CLASSES, strict=False):
         ms = line[-1][1]
         end = f"{ms:.3g} ms" if ms < 999.5 else f"{ms / 1e3:,.3g} s"
-        ax.plot(
-            *np.array(line, dtype=float).T,
-            "o-",
-            color=colour,
-            lw=2,
-            label=f"{short_name(name, 30)} {end}",
-        )
+        label = f"{short_name(name, 30)} {end}"
+        ax.plot(*np.array(line, dtype=float).T, "o-", color=colour, lw=2, label=label)
     lengths = sorted({x for line in lines.values() for x, _ in line})
     ax.set_xticks(lengths, [format_size(int(x)) for x in lengths])
     ax.xaxis.set_minor_locator(NullLocator())
@@ -376,11 +362,11 @@ def time_over_length(
     return _finished(ax)
 
 
-# --- what all share
+# --- shared
 
 
 def _dressed(ax: Axes | None) -> Axes:
-    """The axes, or new ones, with light horizontal lines and no frame."""
+    """Give axes, or new ones, light horizontal lines and no frame."""
     if ax is None:
         from matplotlib import pyplot
 
@@ -397,7 +383,7 @@ def _dressed(ax: Axes | None) -> Axes:
 
 
 def _finished(ax: Axes, above: float = 6) -> Axes:
-    """The axes with a legend, `above` points over them."""
+    """Add a legend `above` points over the axes."""
     handles, names = ax.get_legend_handles_labels()
     if names:
         width, height = 72 * ax.get_figure(root=True).get_size_inches()  # type: ignore[union-attr]
@@ -412,13 +398,13 @@ def _finished(ax: Axes, above: float = 6) -> Axes:
 
 
 def scale_of(value: float) -> tuple[float, str]:
-    """The power of a thousand that a number is read in, and its word followed by a space."""
+    """Return the power of a thousand to read a number in, and its word with a space."""
     words = {1e12: "trillion ", 1e9: "billion ", 1e6: "million ", 1e3: "thousand "}
     return next(((scale, word) for scale, word in words.items() if value >= scale), (1.0, ""))
 
 
 def short_name(name: str, longest: int = 18) -> str:
-    """A name from data on one line, cut off with an ellipsis."""
+    """Cut a name off with an ellipsis."""
     name = plain_text(name)
     name = name if len(name) <= longest else name[: longest - 1] + "…"
     return f"\u200b{name}" if name.startswith("_") else name  # else no legend would have it
@@ -429,6 +415,6 @@ def _tip(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """On one line, without control characters and broken letters, which no SVG may hold."""
+    """Replace line ends, control characters and broken letters, which no SVG may hold."""
     text = str(text).encode("utf8", "replace").decode("utf8")
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

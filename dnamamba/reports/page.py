@@ -1,9 +1,9 @@
-"""What reports share: templates, what a run folder holds, settings and numbers in words."""
+"""Pages of reports: templates, the files of a run, settings and numbers in words."""
 
 import functools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,19 +24,13 @@ Card = tuple[str, str, str]
 
 
 def write_page(folder: Path, template: str, content: Row) -> Path:
-    """Write `folder`/report.html, whole or not at all, and return its path.
+    """Write `folder`/report.html, replacing an older one, and return its path.
 
     template: one of templates/. content: its variables; all but SVG is escaped.
     """
     path = folder / "report.html"
     write_text(path, _templates().get_template(template).render(content))
     return path
-
-
-def is_recent(folder: Path) -> bool:
-    """Whether `folder`/report.html was written in the last minute."""
-    path = folder / "report.html"
-    return path.exists() and time.time() - path.stat().st_mtime < 60
 
 
 @functools.cache
@@ -52,12 +46,9 @@ def _templates() -> "Environment":
     )
 
 
-# --- a run
-
-
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The files of a run folder; {} and [] stand for those that are missing."""
+    """The files of a run folder; {} and [] for missing ones."""
 
     name: str
     config: Row
@@ -69,10 +60,6 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path, drawn: str) -> "Run":
-        """drawn: the number without which a row of training is left out.
-
-        Raises InputError if the folder does not exist or one of the JSON files is damaged.
-        """
         if not folder.is_dir():
             raise InputError(f"expected a run folder, there is none at {folder}")
         names = ("config", "manifest", "baseline", "evaluation")
@@ -87,15 +74,20 @@ class Run:
         return max((row["step"] for row in (*self.train, *self.valid)), default=0)
 
     def content(self, done: str, rates: Sequence[str]) -> dict[str, Any]:
-        """Variables that the pages of all runs have.
+        """Return the variables that the pages of all runs have.
 
-        done: `5 million tokens`, or "". rates: keys of the throughput (`..._per_s`), the first one
-        logged is drawn.
+        done: `5 million tokens`, or "". rates: keys of the throughput (`..._per_s`); the page draws
+        the first one that was logged.
         """
         model = self._model_name()
         data = self.manifest.get("data")
         described = data.get("description") if isinstance(data, Mapping) else data
         rate = next((key for key in rates if any(key in row for row in self.train)), rates[-1])
+        small = {
+            "learning_rate": "Learning rate",
+            rate: "Throughput, " + rate.replace("_per_s", " per second"),
+            "grad_norm": "Gradient norm",
+        }
         return {
             "title": f"{model}: {self.name}",
             "heading": model,
@@ -103,11 +95,7 @@ class Run:
             "progress": " · ".join(filter(None, [*self._progress(), done, self._duration()])),
             "small": [
                 (title, draw(title, figures.over_steps, points, size=(300, 170)))
-                for key, title in (
-                    ("learning_rate", "Learning rate"),
-                    (rate, "Throughput, " + rate.replace("_per_s", " per second")),
-                    ("grad_norm", "Gradient norm"),
-                )
+                for key, title in small.items()
                 if (points := points_of(self.train, key))
             ],
             "settings": flat_settings(self.config),
@@ -115,25 +103,24 @@ class Run:
         }
 
     def _model_name(self) -> str:
-        """The mixer, layers, width and parameters, as far as they are recorded."""
+        """Mixer, layers, width and parameters, as far as they are recorded."""
         model, parameters = self.config.get("model"), self.manifest.get("parameters")
-        # A path names the machine it was on; its last part names the run or the model.
         parts = [Path(model).name] if isinstance(model, str) else []
         if isinstance(model, Mapping):
             mixer = model.get("mixer")
             kind = mixer.get("kind") if isinstance(mixer, Mapping) else mixer
             parts = [str(kind)] if kind else []
-            named = (("n_layers", "{} layers"), ("d_model", "width {}"))
-            parts += [text.format(model[key]) for key, text in named if key in model]
+            parts += [f"{model['n_layers']} layers"] if "n_layers" in model else []
+            parts += [f"width {model['d_model']}"] if "d_model" in model else []
         if isinstance(parameters, int):
             parts.append(f"{parameters:,} parameters")
         return ", ".join(parts) or f"Run {self.name}"
 
     def _progress(self) -> list[str]:
-        """How far the run came, and how and when it ended."""
+        """The last step, and how and when the run ended."""
         ended = self.manifest.get("ended")
         if not isinstance(ended, Mapping) or self.last_step > ended.get("step", 0):
-            ended = {}  # still going, or going again: what ended was an earlier part
+            ended = {}  # an earlier part ended; the run was resumed
         by, step = ended.get("stopped_by"), f"{ended.get('step', self.last_step):,}"
         if not ended:
             state = f"Running, or cut off: last seen at step {step}"
@@ -145,7 +132,7 @@ class Run:
         return [state + (f" of {planned:,}" if isinstance(planned, int) else ""), at]
 
     def _duration(self) -> str:
-        """Time of training; the clock of a resumed run starts over."""
+        """Time of training; each resumption starts a new clock."""
         times = [row["elapsed_s"] for row in self.train if "elapsed_s" in row]
         seconds = sum(now for now, then in pairwise(times) if then < now) + sum(times[-1:])
         hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
@@ -156,13 +143,33 @@ class Run:
         return f"{seconds:.0f} s" if seconds else ""
 
 
+def write_run_report(
+    folder: Path,
+    template: str,
+    content: Callable[[Run], Row],
+    *,
+    drawn: str,
+    is_running: bool,
+) -> Path:
+    """Write the report of a run from its files, each of which may be missing.
+
+    content: the template's variables. drawn: the number without which rows of training are left
+    out. is_running: keep a report of the last minute, since training waits.
+    Raises InputError if the folder is missing or a JSON file is damaged.
+    """
+    path = folder / "report.html"
+    if is_running and path.exists() and time.time() - path.stat().st_mtime < 60:
+        return path
+    return write_page(folder, template, content(Run.read(folder, drawn)))
+
+
 def points_of(rows: Sequence[Row], name: str, scale: float = 1) -> list[tuple[float, float]]:
-    """(step, scaled number) of the rows that have the number."""
+    """Return (step, scaled number) of the rows that have the number."""
     return [(row["step"], scale * row[name]) for row in rows if is_number(row.get(name))]
 
 
 def flat_settings(value: Any, key: str = "") -> list[tuple[str, str]]:
-    """Nested objects and lists of objects as (dotted key, text)."""
+    """Flatten nested objects and lists of objects to (dotted key, text)."""
     if isinstance(value, Mapping) and (value or not key):
         named = [(f"{key}.{name}" if key else str(name), item) for name, item in value.items()]
         return [pair for name, item in named for pair in flat_settings(item, name)]
@@ -180,6 +187,6 @@ def _plain(value: Any) -> str:
 
 
 def in_words(value: float, unit: str) -> str:
-    """`1.2 million tokens`; "" for 0."""
+    """Format as `1.2 million tokens`; "" for 0."""
     scale, word = figures.scale_of(value)
     return f"{value / scale:,.3g} {word}{unit}" if value else ""

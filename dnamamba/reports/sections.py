@@ -1,4 +1,4 @@
-"""What reports say of a labelled task: metrics with intervals, and sections of one split."""
+"""Sections of reports on a labelled task: metrics with intervals, and figures of one split."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,13 +28,13 @@ _MOST_PAIRS, _MOST_NUMBERS = 12, 6
 
 
 def split_content(name: str, result: Row, baseline: Row, curves: Row) -> dict[str, Any]:
-    """Variables of templates/split.html.j2.
+    """Return the variables of templates/split.html.j2.
 
-    name: of the split. result: the model's metrics. baseline: its metrics, or {}. curves: points.
+    name: of the split. result, baseline: metrics of the model, and of the baseline or {}.
     """
     bins, lengths = result.get("reliability"), result.get("by_length")
     others, chance = baseline.get("by_length") or [], result["chance"]
-    by_length = figures.accuracy_by_length
+    by_length, over_true = figures.accuracy_by_length, figures.predicted_over_true
     dots = [(row["name"], row["points"]) for row in curves.get("dots", []) if row["points"]]
     return {
         "name": name,
@@ -47,10 +47,7 @@ def split_content(name: str, result: Row, baseline: Row, curves: Row) -> dict[st
         if lengths
         else [],
         "dots": [
-            (
-                name,
-                draw(f"Predicted and true {name}", figures.predicted_over_true, points, name=name),
-            )
+            (name, draw(f"Predicted and true {name}", over_true, points, name=name))
             for name, points in dots[:_MOST_NUMBERS]
         ],
     }
@@ -67,7 +64,7 @@ def _label_table(rows: Sequence[Row]) -> Row:
 
 
 def _confusion(result: Row) -> dict[str, Any]:
-    """The matrix; if there are many classes, the pairs that are confused most."""
+    """The matrix, and for many classes a table of the pairs most often confused."""
     matrix, labels = result.get("confusion"), [row["label"] for row in result["labels"]]
     if not matrix:
         return {"confusion": None, "pairs": None, "width": 0}
@@ -85,15 +82,10 @@ def _confusion(result: Row) -> dict[str, Any]:
     drawn: Any = ""
     if len(labels) <= figures.MOST_CLASSES_DRAWN:
         drawn = draw("Confusion matrix", figures.confusion_matrix, labels, matrix, size=size)
-    return {
-        "confusion": drawn,
-        "width": size[0],
-        "pairs": lines if len(labels) > 8 else None,
-    }
+    return {"confusion": drawn, "width": size[0], "pairs": lines if len(labels) > 8 else None}
 
 
 def _curves(curves: Row) -> dict[str, Any]:
-    """ROC and precision over recall of the labels that are kept."""
     roc, pr = curves.get("roc", []), curves.get("pr", [])
     size = (400, 370 + 12 * len(roc))
     titled = (
@@ -108,7 +100,7 @@ def _curves(curves: Row) -> dict[str, Any]:
 
 
 def limits_note(name: str, interval: Sequence[float] | None, n: str = "") -> str:
-    """`95 %: 0.71 to 0.79, 200 examples`. n: how many of what."""
+    """Format as `95 %: 0.71 to 0.79, 200 examples`. n: `200 examples`."""
     limits = [f"95 %: {shown(name, interval[0])} to {shown(name, interval[1])}"] if interval else []
     return ", ".join(filter(None, [*limits, n]))
 

@@ -1,4 +1,4 @@
-"""Figures as SVG inside a page: their colours follow the page, their ids are their own."""
+"""Figures as SVG for a page, whose colours they follow."""
 
 import io
 import re
@@ -45,7 +45,6 @@ def draw(
 
 
 def _drawn(size: tuple[int, int], figure: Callable[["Axes"], Any]) -> bytes:
-    """An SVG file by matplotlib."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -87,7 +86,7 @@ def _tidy(root: ET.Element) -> None:
 
 
 def _rename_ids(root: ET.Element, figure: str) -> None:
-    """Keep ids that are referred to, under names of this figure; make tooltips titles."""
+    """Make ids that are referred to unique to this figure, and tooltips titles."""
     names: dict[str, str] = {}
 
     def renamed(found: re.Match[str]) -> str:

@@ -1,10 +1,9 @@
-"""Training state on disk: tensors as safetensors, details as JSON, whole or not there at all.
+"""Training state on disk, written whole or not at all.
 
 step_00000008/state.safetensors   `model.<name>` and `optimizer.<index>.<key>`
-step_00000008/checkpoint.json     format_version, step, torch's version, what the caller adds
+step_00000008/checkpoint.json     format_version, step, torch's version, the caller's extra
 
-Neither file can carry code, so it is safe to resume somebody else's run. Weights for use are saved
-apart, by the model.
+Neither file can carry code, so resuming somebody else's run is safe.
 """
 
 import json
@@ -44,10 +43,9 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step_N`, delete all but the newest `keep` up to it, and return its path.
 
-    step: optimiser steps done. The stream's position and the learning rate follow from it.
-    extra: JSON values to keep beside it. optimizer: one whose state is tensors, like AdamW's.
-    A checkpoint of this step that loads already is the same by construction, so it stays.
-    Raises OSError, and leaves nothing half made, if the disk fails.
+    step: optimiser steps done. extra: JSON values to keep. The optimizer's state must be tensors.
+    Keeps a checkpoint of this step that loads: it is the same by construction. Raises OSError, and
+    leaves nothing half made, if the disk fails.
     """
     target = folder / f"step_{step:08d}"
     building = folder / f"{_BUILDING}{target.name}"
@@ -58,16 +56,18 @@ def save_checkpoint(
         "extra": dict(extra or {}),
     }
     try:
-        _remove_leftovers(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(f"{_BUILDING}*"):
+            shutil.rmtree(leftover)
         if not _loads(target, model, optimizer):
-            _write(building, details, _model_tensors(model) | _optimizer_tensors(optimizer))
-            shutil.rmtree(target, ignore_errors=True)  # of use only if it had loaded
+            _write(building, details, _tensors(model, optimizer))
+            shutil.rmtree(target, ignore_errors=True)  # it does not load
             os.replace(building, target)
             sync_to_disk(folder)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(building, ignore_errors=True)
         raise OSError(f"{target} cannot be written: {error}") from error
-    # A later one is damaged, or training would have gone on from it: it does not count.
+    # Later ones are damaged, or training would have continued from them.
     for old in [path for path in list_checkpoints(folder) if _step_of(path) <= step][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -78,10 +78,9 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Load weights and optimiser state in place, onto the parameters' devices.
 
-    Learning rate, weight decay and the like stay those of `optimizer`. Returns the facts of
-    checkpoint.json, among them "step" and "extra".
-    Raises InputError, before anything is changed, for a checkpoint that is damaged, of another
-    format or of another model.
+    Keeps the optimizer's own learning rate and weight decay. Returns the content of
+    checkpoint.json, with "step" and "extra". Raises InputError, before it changes anything, for a
+    checkpoint that is damaged, of another format or of another model.
     """
     details, tensors = _read(path, model, optimizer)
     state: dict[int, dict[str, Tensor]] = defaultdict(dict)
@@ -89,7 +88,7 @@ def load_checkpoint(
         tensor.copy_(tensors[name])
     for name, tensor in tensors.items():
         if found := _OPTIMIZER_TENSOR.fullmatch(name):
-            # safetensors may map the file, which training would write to.
+            # Without the copy, training could write to the file that safetensors maps.
             state[int(found[1])][found[2]] = tensor.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
@@ -99,9 +98,9 @@ def load_checkpoint(
 def load_newest(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
-    """Load the newest checkpoint that can be loaded; None without any.
+    """Load the newest sound checkpoint, warning about damaged ones; None if there is none.
 
-    A damaged one is skipped with a warning. Raises InputError if none of them loads.
+    Raises InputError if all are damaged.
     """
     errors = []
     for path in reversed(list_checkpoints(folder)):
@@ -116,22 +115,17 @@ def load_newest(
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in a folder, oldest first."""
-    if not folder.is_dir():
-        return []
-    found = (path for path in folder.iterdir() if _FOLDER.fullmatch(path.name))
-    return sorted((path for path in found if (path / DETAILS_NAME).exists()), key=_step_of)
+    """Return the whole checkpoints in a folder, oldest first."""
+    found = [path.parent for path in folder.glob(f"step_*/{DETAILS_NAME}")]
+    return sorted((path for path in found if _FOLDER.fullmatch(path.name)), key=_step_of)
 
 
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-# --- tensors and their names
-
-
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers; of tied ones the first alone."""
+    """Parameters and persistent buffers, tied ones once."""
     tensors: dict[str, Tensor] = {}
     seen: set[object] = set()
     for name, tensor in model.state_dict().items():
@@ -143,31 +137,21 @@ def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of each parameter, numbered in the order of the optimiser's groups."""
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All state; parameters are numbered in the order of the optimiser's groups."""
     state = optimizer.state_dict()["state"]
-    return {
+    return _model_tensors(model) | {
         f"optimizer.{index}.{key}": value
         for index, values in state.items()
         for key, value in values.items()
     }
 
 
-# --- writing
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process left half written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(f"{_BUILDING}*"):
-        shutil.rmtree(path)
-
-
 def _write(building: Path, details: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     building.mkdir()
     save_file({name: t.contiguous() for name, t in tensors.items()}, building / STATE_NAME)
     (building / DETAILS_NAME).write_text(json.dumps(details, indent=2) + "\n", encoding="utf8")
-    # safetensors makes files for their owner alone; runs are shared as the umask says.
+    # safetensors makes files that only their owner can read.
     shutil.copymode(building / DETAILS_NAME, building / STATE_NAME)
     for path in (building / STATE_NAME, building / DETAILS_NAME, building):
         sync_to_disk(path)
@@ -181,15 +165,10 @@ def _loads(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> bo
     return True
 
 
-# --- reading
-
-
 def _read(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Facts and tensors, checked against the model and the optimiser they are for."""
-    details = _read_details(path / DETAILS_NAME)
-    file = path / STATE_NAME
+    details, file = _read_details(path / DETAILS_NAME), path / STATE_NAME
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -197,9 +176,15 @@ def _read(
             f"{file} is missing or damaged ({error}); copy it again, or delete {path} to go on "
             "from an older checkpoint"
         ) from error
-    _check_model(path, tensors, _model_tensors(model))
     parameters = [value for group in optimizer.param_groups for value in group["params"]]
-    _check_optimizer(path, tensors, parameters)
+    expected = _model_tensors(model)
+    problems = _model_problems(tensors, expected) or _optimizer_problems(tensors, parameters)
+    if problems:
+        more = f"; and {len(problems) - 5} more" * (len(problems) > 5)
+        raise InputError(
+            f"{path} does not fit this run's model: {'; '.join(problems[:5])}{more}. Resume it "
+            "with the config it was written with, or start a new run"
+        )
     return details, tensors
 
 
@@ -225,18 +210,18 @@ def _read_details(file: Path) -> dict[str, Any]:
     return details
 
 
-def _check_model(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _model_problems(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     problems = [f"{name} is missing" for name in expected if name not in found]
     for name, tensor in found.items():
         if name not in expected and not name.startswith("optimizer."):
             problems.append(f"{name} is not known")
         elif name in expected and _kind(tensor) != _kind(expected[name]):
             problems.append(f"{name} is {_kind(tensor)}, not {_kind(expected[name])}")
-    _refuse(path, problems)
+    return problems
 
 
-def _check_optimizer(path: Path, found: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> None:
-    """Also for safety: a fused optimiser trusts its state to have the parameter's size."""
+def _optimizer_problems(found: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> list[str]:
+    """A fused optimiser trusts its state's sizes, so wrong ones would corrupt memory."""
     problems = []
     keys: dict[int, set[str]] = defaultdict(set)
     for name, tensor in found.items():
@@ -252,20 +237,9 @@ def _check_optimizer(path: Path, found: Mapping[str, Tensor], parameters: Sequen
         if tuple(tensor.shape) != shape:
             problems.append(f"{name} is {tuple(tensor.shape)}, not {shape}")
     every = set().union(*keys.values())
-    for index, own in keys.items():
-        problems += [f"optimizer.{index}.{key} is missing" for key in sorted(every - own)]
-    _refuse(path, problems)
+    missing = [(index, key) for index, own in keys.items() for key in sorted(every - own)]
+    return problems + [f"optimizer.{index}.{key} is missing" for index, key in missing]
 
 
 def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _refuse(path: Path, problems: Sequence[str]) -> None:
-    if not problems:
-        return
-    shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" * (len(problems) > 5))
-    raise InputError(
-        f"{path} does not fit this run's model: {shown}. Resume it with the config it was written "
-        "with, or start a new run"
-    )

@@ -10,48 +10,46 @@ from dnamamba.training.optimizer import cosine_with_warmup
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Optimiser, schedule, and how often a run validates and saves, whatever it learns.
+    """Optimiser, schedule, and intervals of validation and saving.
 
-    Defaults are the Mamba paper's for pretraining (E.2, E.3). A run fills in what is None or 0.
+    Defaults are the Mamba paper's for pretraining (E.2, E.3). A run resolves what is None or 0.
     """
 
     max_steps: int = 10_000
-    """Optimiser steps in all."""
+    """Optimiser steps."""
 
     micro_batch: int | None = None
-    """Windows in one forward pass of one rank; None: what memory allows. Changes rounding only."""
+    """Windows in a rank's forward pass; None: what memory allows. Changes rounding only."""
 
     learning_rate: float | None = None
-    """Peak of the schedule; None: what suits the kind of mixer."""
+    """Peak of the schedule; None: the mixer's default."""
 
     min_learning_rate: float = 1e-5
-    """Where the cosine ends."""
+    """End of the cosine."""
 
     warmup_fraction: float = 0.1
     """Share of the steps in linear warm-up."""
 
     weight_decay: float = 0.1
-    """AdamW's, for matrices and the embedding."""
+    """AdamW's, on matrices and the embedding."""
 
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's."""
 
     grad_clip: float = 1.0
-    """Largest norm of the gradient; 0 for no clipping."""
+    """Largest gradient norm; 0: no clipping."""
 
     recompute: Recompute | None = None
-    """What the backward pass computes again instead of keeping it (models/recompute.py); None: what
-    memory requires."""
+    """What the backward pass computes again (models/recompute.py); None: what memory requires."""
 
     eval_every: int = 0
-    """Steps between validations, besides one at the start and one at the end; 0: the default of
-    what is trained."""
+    """Steps between validations; one more at each end. 0: the default of the task."""
 
     save_every: int = 500
     """Steps between checkpoints."""
 
     keep_checkpoints: int = 2
-    """Checkpoints kept; older ones are deleted."""
+    """Newest checkpoints kept."""
 
     log_every: int = 10
     """Steps between rows of metrics.jsonl."""
@@ -60,7 +58,7 @@ class Recipe:
     """`bf16` autocast (parameters, states and sums stay fp32), `fp32`, or `auto`: bf16 on GPUs."""
 
     seed: int = 0
-    """Initial weights. Data order has its own seed."""
+    """Of the initial weights; data order has its own."""
 
     def __post_init__(self) -> None:
         self._check_at_least_one("max_steps", "save_every", "keep_checkpoints", "log_every")
@@ -108,7 +106,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and with what help a run computes; none changes its result."""
+    """Where a run computes; none of it changes the result."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -117,17 +115,16 @@ class RunOptions:
     """Loader processes; None: 0 on a CPU, 4 beside a GPU."""
 
     micro_batch: int | None = None
-    """Windows in one pass, in place of the recipe's."""
+    """Overrides the recipe's."""
 
     recompute: Recompute | None = None
-    """What the backward pass computes again, in place of the recipe's."""
+    """Overrides the recipe's."""
 
     def __post_init__(self) -> None:
         if self.n_workers is not None and self.n_workers < 0:
             raise InputError(f"workers must be >= 0, got {self.n_workers}")
 
     def workers_beside(self, device_type: str) -> int:
-        """`n_workers`, or what suits the device."""
         if self.n_workers is not None:
             return self.n_workers
         return 0 if device_type == "cpu" else 4

@@ -1,7 +1,6 @@
 """Forward and backward of a micro-batch as a CUDA graph: one launch instead of thousands.
 
-Python takes a few milliseconds a training step for the hundred launches of each layer. During
-short passes the GPU waits for them.
+Short passes would wait for Python, which needs milliseconds to launch the kernels of all layers.
 """
 
 from collections.abc import Callable
@@ -25,8 +24,8 @@ passes are not launch-bound."""
 class CudaGraphPass:
     """Runs passes; captures and replays one whose shapes repeat.
 
-    Zero the gradients instead of dropping them: a graph adds to those that were there at its
-    capture. The pass must not read a tensor's value in Python.
+    Zero the gradients, never drop them: a graph adds to those of its capture. The pass must not
+    read a tensor's value in Python.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,8 +34,7 @@ class CudaGraphPass:
         self._shapes, self._times = _shapes(torch.empty(0)), 0
 
     def __call__(self, run: RunPass, batch: Batch, weight: Tensor) -> Tensor:
-        """run: the same at every call. It is not kept: a reference cycle with its owner would hold
-        GPU memory until Python's collector runs."""
+        """run: the same at every call; not kept, as a reference cycle would hold GPU memory."""
         if _shapes(batch) != self._shapes:
             self._shapes, self._times, self._captured = _shapes(batch), 0, None
         self._times += 1

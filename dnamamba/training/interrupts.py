@@ -18,8 +18,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
-            # Python delivers signals to the main thread alone.
-            return self
+            return self  # Python delivers signals to the main thread alone
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._remember)
         return self

@@ -11,12 +11,12 @@ from dnamamba.files import write_text
 
 
 def bits_per_base(nats: float) -> float:
-    """A loss in nats per base in bits; 2 is uniform over A, C, G and T."""
+    """Convert a loss in nats; 2 is uniform over A, C, G and T."""
     return nats / math.log(2)
 
 
 def perplexity(nats: float) -> float:
-    """exp of a loss in nats per base; 4 is uniform over A, C, G and T. Infinite past overflow."""
+    """exp of a loss in nats; 4 is uniform over A, C, G and T. Infinite past overflow."""
     return math.exp(nats) if nats < 700 else math.inf
 
 

@@ -15,7 +15,7 @@ def build_optimizer(
     betas: tuple[float, float],
     no_decay: Collection[str],
 ) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, in its fused form (one pass over all parameters)."""
+    """Fused AdamW over `parameter_groups`."""
     groups = parameter_groups(model, weight_decay, no_decay)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
 
@@ -23,10 +23,7 @@ def build_optimizer(
 def parameter_groups(
     model: nn.Module, weight_decay: float, no_decay: Collection[str]
 ) -> list[dict[str, object]]:
-    """Two groups: decayed, and not. A tied parameter is counted once.
-
-    no_decay: names of parameters kept out of the decay; the model must have all of them.
-    """
+    """Two groups: decayed parameters, and those named in no_decay; tied ones count once."""
     named = dict(model.named_parameters())
     assert set(no_decay) <= set(named), f"unknown parameters: {set(no_decay) - set(named)}"
     decayed = [value for name, value in named.items() if name not in no_decay]
@@ -43,8 +40,7 @@ def cosine_with_warmup(
     """Learning rate of optimiser step `step` (0-based).
 
     Linear warm-up that reaches `peak` at step warmup_steps - 1, then a half cosine that reaches
-    `floor` at the last step (Mamba paper, E.2 and E.3: 10 % warm-up, cosine to 1e-5). A pure
-    function of the step, so a resumed run needs no state for it.
+    `floor` at the last step (Mamba paper, E.2 and E.3). Needs no state to resume.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

@@ -1,8 +1,7 @@
-"""Progress of a run: a live line on a terminal, plain lines in the log elsewhere."""
+"""Progress of a run: a live line on a terminal, else lines in the log."""
 
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -12,14 +11,13 @@ from dnamamba.runtime import logger
 
 
 def format_rate(per_second: float) -> str:
-    """1234567.0 -> `1.23 Mb/s`: bases a second, in thousands or millions."""
-    if per_second >= 1e6:
-        return f"{per_second / 1e6:.2f} Mb/s"
-    return f"{per_second / 1e3:.1f} kb/s"
+    """Format bases a second: 1234567.0 -> `1.23 Mb/s`."""
+    millions = per_second / 1e6
+    return f"{millions:.2f} Mb/s" if millions >= 1 else f"{per_second / 1e3:.1f} kb/s"
 
 
 class TrainingProgress:
-    """Shows training and validation rows as metrics.jsonl gets them."""
+    """Shows the rows of metrics.jsonl. summary: a row in a few words."""
 
     def __init__(
         self,
@@ -29,7 +27,6 @@ class TrainingProgress:
         summary: Callable[[Mapping[str, Any]], str],
         enabled: bool = True,
     ):
-        """summary: a row of metrics in a few words."""
         console = Console(stderr=True)
         self.enabled = enabled
         self._live = enabled and console.is_terminal
@@ -55,16 +52,10 @@ class TrainingProgress:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def trained(self, row: dict[str, Any]) -> None:
-        """Show a training row."""
         if not self.enabled:
             return
         note = f"{self._summary(row)}, {format_rate(row['tokens_per_s'])}"
@@ -83,15 +74,10 @@ class TrainingProgress:
             self._progress.update(self._task, completed=step)
 
     def validated(self, row: dict[str, Any]) -> None:
-        """Show a validation row."""
-        if not self.enabled:
-            return
-        self._say(f"step {row['step']}: validation {self._summary(row)}")
-
-    def _say(self, text: str) -> None:
+        text = f"step {row['step']}: validation {self._summary(row)}"
         if self._live:
             self._progress.console.print(text, highlight=False)
-        else:
+        elif self.enabled:
             logger.info(text)
 
     def _eta(self, row: dict[str, Any]) -> str:

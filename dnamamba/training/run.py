@@ -1,8 +1,7 @@
-"""A training run from its start to its report: the cycle that pretraining and classification share.
+"""The life of a training run, shared by pretraining and classification.
 
-`start_run` makes a run folder, `resume_run` goes on with one. Both then train, note in the manifest
-how the run ended, and write the report. A use says in a TrainingRun what is trained, on which data
-and beside which baseline.
+`start_run` makes a run folder, `resume_run` continues one. Both train, record in the manifest how
+the run ended, and write the report. A TrainingRun has the data, the model and the baseline.
 """
 
 from abc import ABC, abstractmethod
@@ -39,14 +38,14 @@ class TrainingRun(ABC, Generic[C]):
     """Data, model and plan of a run. The constructor sets every attribute below."""
 
     purpose: ClassVar[str]
-    """What config.json calls the use: `pretrain` or `classify`."""
+    """The use in config.json: `pretrain` or `classify`."""
 
     config_type: ClassVar[type[Any]]
     """The dataclass that config.json holds."""
 
     compute: Compute
     config: C
-    """Settings with everything that was left open filled in."""
+    """With all settings resolved."""
 
     plan: Plan
     objective: Loss
@@ -62,26 +61,25 @@ class TrainingRun(ABC, Generic[C]):
         *,
         resumed: RunFolder | None = None,
     ) -> None:
-        """Open the data, build the model, plan. resumed: the run that is gone on with, if any."""
+        """Open the data, build the model, plan. resumed: the run to continue, if any."""
 
     @abstractmethod
     def files(self) -> list[dict[str, Any]]:
-        """Name, size and checksum of every file that decides the examples."""
+        """Return name, size and checksum of every file that decides the examples."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """The manifest's entries on data and model; `data` holds `files`."""
+        """Return the manifest's entries on data (with `files`) and model."""
 
     @abstractmethod
     def fit_baseline(self) -> Callable[[RunFolder], None]:
-        """Fit and evaluate the baseline; returns what writes it, baseline.json last."""
+        """Fit and evaluate the baseline; return a function that writes it, baseline.json last."""
 
     @abstractmethod
     def announce(self, baseline: Mapping[str, Any]) -> None:
         """Log data, plan and baseline. baseline: baseline.json."""
 
     def has_baseline(self, folder: RunFolder) -> bool:
-        """Whether all files of the baseline are there."""
         return (folder.path / "baseline.json").exists()
 
     def check_unchanged(self, folder: RunFolder, manifest: Mapping[str, Any]) -> None:
@@ -89,12 +87,12 @@ class TrainingRun(ABC, Generic[C]):
         before, now = manifest.get("data", {}).get("files"), self.files()
         if before != now:
             raise InputError(
-                f"the data are not those {folder.path} was started with: expected {before}, got "
+                f"the data must be those {folder.path} was started with: expected {before}, got "
                 f"{now}"
             )
 
     def fit(self, folder: RunFolder, n_workers: int) -> Outcome:
-        """Train from the newest checkpoint, or from the start without one."""
+        """Train from the newest checkpoint, or from the start."""
         trainer = Trainer(
             objective=self.objective,
             stream=self.stream,
@@ -108,7 +106,7 @@ class TrainingRun(ABC, Generic[C]):
         return trainer.fit()
 
     def finish(self, folder: RunFolder) -> None:
-        """What every rank does once training has reached its end."""
+        """Do what follows a finished training, on every rank."""
 
     def plan_recipe(
         self,
@@ -127,14 +125,13 @@ class TrainingRun(ABC, Generic[C]):
         """
         if resumes:
             recipe = shareable(recipe, work.batch_size, self.compute)
-        given = options.micro_batch
         self.plan = make_plan(
             self.objective,
             self.compute,
             model,
             work,
             probe=probe,
-            micro_batch=recipe.micro_batch if given is None else given,
+            micro_batch=recipe.micro_batch if options.micro_batch is None else options.micro_batch,
             recompute=options.recompute or recipe.recompute,
         )
         self.objective.recompute = self.plan.recompute
@@ -146,15 +143,12 @@ class TrainingRun(ABC, Generic[C]):
         )
 
     def manifest(self) -> dict[str, Any]:
-        return {
-            **describe_start(self.compute),
-            **self.describe(),
-            "parameters": self.plan.parameters,
-        }
+        start, plan = describe_start(self.compute), {"parameters": self.plan.parameters}
+        return start | self.describe() | plan
 
 
 def plan_run(use: type[TrainingRun[C]], config: C, options: RunOptions | None = None) -> Plan:
-    """What `start_run` would do, without a step of it."""
+    """Plan what `start_run` would do."""
     options = options or RunOptions()
     with open_compute(options.device, config.train.precision) as compute:
         return use(config, options, compute).plan
@@ -170,8 +164,8 @@ def start_run(
 ) -> Outcome:
     """Train into a new run folder.
 
-    Raises InputError if the data or settings cannot be used or `out` holds a run already (unless
-    `force`), TrainingError if the loss stops being finite.
+    Raises InputError for unusable data or settings or an `out` that holds a run (unless `force`),
+    TrainingError if the loss stops being finite.
     """
     options = options or RunOptions()
     with open_compute(options.device, config.train.precision) as compute:
@@ -183,7 +177,7 @@ def start_run(
 def resume_run(use: type[TrainingRun[C]], path: Path, options: RunOptions | None = None) -> Outcome:
     """Continue a run from its newest checkpoint, as if it had never stopped.
 
-    On the same kind of CPU the weights come out bit for bit the same, with any number of workers.
+    On the same kind of CPU the weights come out bit for bit equal, with any number of workers.
     Raises InputError if there is no such run or its data have changed.
     """
     options = options or RunOptions()
@@ -196,8 +190,7 @@ def resume_run(use: type[TrainingRun[C]], path: Path, options: RunOptions | None
 
 
 def _write_start(run: TrainingRun[Any], out: Path, force: bool) -> None:
-    # Before an earlier run is cleared out of the way: what cannot start must not cost it.
-    write_baseline = run.fit_baseline()
+    write_baseline = run.fit_baseline()  # may fail, so before an earlier run is deleted
     folder = RunFolder.create(out, force=force)
     folder.write_config(run.config, run.purpose)
     folder.write_json("manifest", run.manifest())
@@ -206,7 +199,7 @@ def _write_start(run: TrainingRun[Any], out: Path, force: bool) -> None:
 
 
 def _check_unchanged(run: TrainingRun[Any], folder: RunFolder) -> None:
-    """Refuse other files; write again what a kill kept from being written."""
+    """Refuse changed files; write what a kill kept from being written."""
     if (folder.path / "manifest.json").exists():
         run.check_unchanged(folder, folder.read_json("manifest"))
     else:
@@ -232,13 +225,13 @@ def _train(run: TrainingRun[Any], folder: RunFolder, options: RunOptions) -> Out
 
 
 def announce_plan(description: str, plan: Plan, **more: str) -> None:
-    """Log the data, what else is named, and the plan's rows."""
+    """Log the data, further rows by name, and the plan's rows."""
     for name, value in [("data", description), *more.items(), *plan.rows()]:
         logger.info("%s: %s", name, value)
 
 
 def how_to_resume(outcome: Outcome, command: str, path: Path) -> list[str]:
-    """The line on going on with a run that a signal ended; none for one that finished."""
+    """Say how to continue a run that a signal ended; [] for one that finished."""
     if outcome.stopped_by is None:
         return []
     return [

@@ -1,13 +1,13 @@
-"""A run is a folder with all it takes to continue it, read it or use its model.
+"""A run is a folder with all that continuing it, reading it or using its model needs.
 
 config.json     resolved settings; `--resume` starts from them
 manifest.json   versions, device, kernel backend, genome checksums, how the run ended
 metrics.jsonl   one object a line
-baseline.json   baseline of the model: Markov models, or k-mers (then baseline.npz too)
-evaluation.json of a classifier: model and baseline on validation and test
+baseline.json   Markov models, or a k-mer classifier (with baseline.npz)
+evaluation.json classifiers: model and baseline on validation and test
 checkpoints/    training state, the newest ones
 model/          safetensors and config, for use
-report.html     the loss curve
+report.html     figures and tables of the above
 """
 
 import shutil
@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 FORMAT_VERSION = 1
 COMMANDS = {"pretrain": "pretrain", "classify": "classify train"}
-"""What config.json calls the purpose of a run, and the command that makes such runs."""
+"""The purpose of a run in config.json -> the command that makes such runs."""
 
 
 def describe_start(compute: Compute) -> dict[str, Any]:
-    """The first entries of a manifest: version, time, machine, device, ranks."""
+    """Return the first entries of a manifest."""
     return {
         "dnamamba": __version__,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,7 +52,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, force: bool = False) -> "RunFolder":
-        """Make a new one; `force` deletes an earlier run.
+        """Make a new run folder; `force` deletes an earlier run.
 
         Raises InputError if a run (without `force`) or anything else is in the way.
         """
@@ -73,31 +73,25 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """Open an existing one. Raises InputError if there is no run."""
+        """Open a run folder. Raises InputError if there is no run."""
         if not (path / "config.json").exists():
             raise InputError(f"no run in {path} (it has no config.json)")
         return cls(path)
 
     def _is_run(self) -> bool:
-        """Whether config.json is one of ours: other projects have files of that name."""
+        """Whether config.json is ours: other projects have files of that name."""
         try:
-            config = self.read_json("config")
+            return {"format_version", "train"} <= self.read_json("config").keys()
         except InputError:
             return False
-        return "format_version" in config and "train" in config
 
     def _clear(self) -> None:
         for folder in (self.checkpoints, self.model):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (
-            self.metrics.path,
-            self.path / "report.html",
-            self.path / "baseline.npz",
-        ):
-            file.unlink(missing_ok=True)
-        # The config last: until then the folder is still known as a run.
-        for name in ("manifest", "baseline", "evaluation", "bad_batch", "config"):
-            (self.path / f"{name}.json").unlink(missing_ok=True)
+        # The config last: until then the folder is a run that --force may delete.
+        names = ("metrics.jsonl", "report.html", "baseline.npz", "manifest.json", "baseline.json")
+        for name in (*names, "evaluation.json", "bad_batch.json", "config.json"):
+            (self.path / name).unlink(missing_ok=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `name.json` whole or not at all."""

@@ -1,5 +1,6 @@
-"""One optimiser step: forward, backward, clipping, AdamW. What training does, benchmarks time."""
+"""One optimiser step, as training takes it and benchmarks time it."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,10 +16,7 @@ from dnamamba.training.loss import Loss
 
 
 class TrainingStep:
-    """Steps of a loss that is on compute's device, alone or as one of many ranks.
-
-    grad_clip: largest norm of the gradient; 0 for no clipping.
-    """
+    """Steps of a loss on compute's device. grad_clip: largest gradient norm; 0: no clipping."""
 
     def __init__(
         self,
@@ -44,10 +42,10 @@ class TrainingStep:
     def update(
         self, batches: Sequence[Batch], weight: Tensor, learning_rate: float
     ) -> tuple[float, float]:
-        """Returns the weighted mean loss and the gradient's norm from before the weights change.
+        """Change the weights; return the mean loss and the gradient's norm from before.
 
-        The weights change only if both are finite. batches: this rank's micro-batches. weight: of
-        the whole batch over all ranks.
+        Changes nothing unless both are finite. batches: this rank's micro-batches. weight: of the
+        whole batch over all ranks.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -57,8 +55,11 @@ class TrainingStep:
         weight = torch.where(weight == 0, 1.0, weight)
         total = torch.zeros((), device=self.compute.device)
         for number, part in enumerate(batches, start=1):
-            with self._sync_when(number == len(batches)):
-                total += self._pass(part, weight)
+            with self._sync_if(number == len(batches)):
+                if self._graph is None:
+                    total += self._run_pass(part, weight)
+                else:
+                    total += self._graph(self._run_pass, part, weight)
         loss = self.compute.sum_over_ranks(total) / weight
         limit = self.grad_clip or float("inf")
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
@@ -67,11 +68,6 @@ class TrainingStep:
             self.optimizer.step()
         return loss_value, norm_value
 
-    def _pass(self, batch: Batch, weight: Tensor) -> Tensor:
-        if self._graph is None:
-            return self._run_pass(batch, weight)
-        return self._graph(self._run_pass, batch, weight)
-
     def _run_pass(self, batch: Batch, weight: Tensor) -> Tensor:
         with self.compute.autocast():
             loss_sum, _ = self._wrapped(batch)
@@ -79,12 +75,11 @@ class TrainingStep:
         (loss_sum / weight * self.compute.ranks.world_size).backward()
         return loss_sum.detach()
 
-    def _sync_when(self, last: bool) -> AbstractContextManager[Any]:
+    def _sync_if(self, last: bool) -> AbstractContextManager[Any]:
         if last or not isinstance(self._wrapped, DistributedDataParallel):
             return nullcontext()
         return self._wrapped.no_sync()
 
 
 def is_finite(*values: float) -> bool:
-    """Whether none is infinite or NaN."""
-    return all(abs(value) < float("inf") for value in values)
+    return all(map(math.isfinite, values))

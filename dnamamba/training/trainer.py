@@ -1,7 +1,7 @@
 """The training loop: accumulation, clipping, validation, checkpoints, stopping and resuming.
 
-One loop for every loss, for one process or many under torchrun. The step's number alone decides
-which bases it reads (data/windows.py): it is the only state beside the weights and the optimiser.
+One loop for every loss, in one process or many under torchrun. The step's number decides which
+bases it reads (data/windows.py), so it is the only state beside weights and optimiser.
 """
 
 import time
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -33,8 +33,8 @@ from dnamamba.training.step import TrainingStep, is_finite
 
 @dataclass(frozen=True)
 class Stream:
-    """Training data. batch_size: samples in an optimiser step, over all ranks. tokens_after: bases
-    read after so many steps."""
+    """Training data. batch_size: samples in a step, over all ranks. tokens_after: step -> bases
+    read so far."""
 
     dataset: DescribedDataset
     batch_size: int
@@ -45,36 +45,42 @@ class Validator(Protocol):
     """Evaluates a model while it trains, in the metrics of its task."""
 
     patience_steps: int | None
-    """Training ends after so many steps without a better validation; None: at the last step."""
+    """Steps without a better validation that end the training; None: train to the last step."""
 
     def units(self, loss: float) -> dict[str, float]:
-        """A training loss in the units of the field, for a row of metrics."""
+        """Convert a training loss to the units of the field."""
         ...
 
     def validate(self, micro_batch: int, stop: StopRequest) -> dict[str, Any] | None:
-        """Metrics of a validation, `loss` among them, the same on all ranks; None if any rank is
-        asked to stop meanwhile."""
+        """Return metrics with a `loss`, equal on all ranks; None if a rank was asked to stop."""
         ...
 
     def score(self, row: Mapping[str, Any]) -> float | None:
-        """What the best model is chosen by, higher is better; None: the last model is kept."""
+        """Score for choosing the best model, higher is better; None: keep the last model."""
         ...
 
     def summary(self, row: Mapping[str, Any]) -> str:
-        """A row of metrics in a few words."""
+        """Describe a row of metrics in a few words."""
         ...
 
     def write_report(self, folder: Path, *, is_running: bool = False) -> object:
-        """Write report.html. is_running: unless it was written a moment ago."""
+        """Write report.html. is_running: skip it if there is a recent one."""
         ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """step: optimiser steps done. stopped_by: the signal that ended the run early, if one did."""
+    """step: optimiser steps done. stopped_by: the signal that ended the run early, if any."""
 
     step: int
     stopped_by: Signals | None = None
+
+
+class _Best(NamedTuple):
+    """The best validation so far."""
+
+    score: float
+    step: int
 
 
 class Trainer:
@@ -120,19 +126,22 @@ class Trainer:
         if details is not None:
             self.step = details["step"]
             self._interval = IntervalMean(details["extra"].get("losses", []))
-            self._best = _Best.from_json(details["extra"].get("best"))
+            best = details["extra"].get("best")
+            self._best = best and _Best(*best)
         if self.compute.ranks.is_main:
             self.run.metrics.rewind(self.step if details is not None else -1)
         self.compute.wait_for_ranks()
 
     def fit(self) -> Outcome:
-        """Train to the last step, or until a signal asks to stop; then save.
+        """Train to the last step or a signal, then save.
 
         Raises TrainingError if a loss or gradient is not finite, or memory runs out.
         """
-        is_main = self.compute.ranks.is_main
         progress = TrainingProgress(
-            self.config.max_steps, self.step, summary=self.validator.summary, enabled=is_main
+            self.config.max_steps,
+            self.step,
+            summary=self.validator.summary,
+            enabled=self.compute.ranks.is_main,
         )
         with progress, StopRequest() as stop:
             try:
@@ -146,20 +155,19 @@ class Trainer:
         return Outcome(self.step, stopped_by)
 
     def _train(self, progress: TrainingProgress, stop: StopRequest) -> Signals | None:
-        config = self.config
-        batches = self._batches()
-        on_gpu = self.compute.device.type == "cuda"
-        dataset = self.stream.dataset
-        loader = build_loader(dataset, batches, n_workers=self.n_workers, pin_memory=on_gpu)
+        config, device, batches = self.config, self.compute.device, self._batches()
+        loader = build_loader(
+            self.stream.dataset,
+            batches,
+            n_workers=self.n_workers,
+            pin_memory=device.type == "cuda",
+        )
         micro_batches = iter(loader)
         if self._is_validation_missing() and not self._validate(progress, stop):
             return stop.signal or Signals.SIGTERM
         self._interval.restart_clock()
         while self.step < config.max_steps and not self._is_patience_spent():
-            parts = [
-                to_device(next(micro_batches), self.compute.device)
-                for _ in range(batches.n_micro_batches)
-            ]
+            parts = [to_device(next(micro_batches), device) for _ in range(batches.n_micro_batches)]
             weight, must_stop = self._agree(parts, stop)
             if must_stop:
                 return stop.signal or Signals.SIGTERM
@@ -185,18 +193,15 @@ class Trainer:
 
     def _is_validation_missing(self) -> bool:
         """Whether this step's validation is due and has no row yet, as at the start."""
-        rows = self.run.metrics.rows() if self.compute.ranks.is_main else []
-        there = any(row["step"] == self.step and row["split"] == Split.VALID for row in rows)
-        missing = self.compute.ranks.is_main and not there
+        missing = self.compute.ranks.is_main and not any(
+            row["step"] == self.step and row["split"] == Split.VALID
+            for row in self.run.metrics.rows()
+        )
         return self._is_validation_step() and self.compute.any_rank(missing)
 
     def _is_patience_spent(self) -> bool:
-        patience = self.validator.patience_steps
-        return (
-            patience is not None
-            and self._best is not None
-            and self.step - self._best.step >= patience
-        )
+        patience, best = self.validator.patience_steps, self._best
+        return patience is not None and best is not None and self.step - best.step >= patience
 
     def _tokens(self, step: int | None = None) -> int:
         return self.stream.tokens_after(self.step if step is None else step)
@@ -212,17 +217,16 @@ class Trainer:
         )
 
     def _agree(self, parts: Sequence[Batch], stop: StopRequest) -> tuple[Tensor, bool]:
-        """The weight of the batch over all ranks, and whether any rank is asked to stop."""
+        """Return the batch's weight over all ranks, and whether any rank is asked to stop."""
         local = torch.stack([self.objective.weight(part) for part in parts])
         asked = local.new_tensor(float(stop.signal is not None))
         both = self.compute.sum_over_ranks(torch.stack([local.sum(), asked]))
         return both[0], bool(both[1] > 0)
 
     def _update(self, parts: Sequence[Batch], weight: Tensor) -> tuple[float, float]:
-        """One optimiser step; returns the weighted mean loss and the gradient norm."""
-        rate = self.config.learning_rate_at(self.step)
+        """Take an optimiser step; return the weighted mean loss and the gradient norm."""
+        rate, ranks = self.config.learning_rate_at(self.step), self.compute.ranks
         # Dropout must be the same after a restart; nothing else is random here.
-        ranks = self.compute.ranks
         torch.manual_seed(self.config.seed + self.step * ranks.world_size + ranks.rank)
         loss, norm = self._training_step.update(parts, weight, rate)
         if not is_finite(loss, norm):
@@ -230,26 +234,18 @@ class Trainer:
         return loss, norm
 
     def _refuse_batch(self, loss: float, norm: float) -> None:
-        """Save the weights from before this step, list the batch, and stop."""
-        batches = self._batches()
-        samples = range(self.step * batches.batch_size, (self.step + 1) * batches.batch_size)
+        """Save the unchanged weights, list the batch, and stop."""
+        size = self.stream.batch_size
+        windows = self.stream.dataset.describe(range(self.step * size, (self.step + 1) * size))
         if self.compute.ranks.is_main:
             self._write_checkpoint()
-            self.run.write_json(
-                "bad_batch",
-                {
-                    "step": self.step,
-                    "loss": str(loss),
-                    "grad_norm": str(norm),
-                    "windows": self.stream.dataset.describe(samples),
-                },
-            )
-        first = self.stream.dataset.describe(samples[:1])[0]
-        # The others must not end the run while rank 0 writes.
+            record = {"step": self.step, "loss": str(loss), "grad_norm": str(norm)}
+            self.run.write_json("bad_batch", record | {"windows": windows})
+        # The other ranks must not end the run while rank 0 writes.
         self.compute.wait_for_ranks()
         raise TrainingError(
             f"step {self.step}: loss {loss}, gradient norm {norm}. The weights were not changed by "
-            f"this batch and are saved; its {len(samples)} windows, from {first} on, are listed in "
+            f"this batch and are saved; its {size} windows, from {windows[0]} on, are listed in "
             f"{self.run.path / 'bad_batch.json'}. A lower --learning-rate or a longer "
             "--warmup-fraction usually helps"
         )
@@ -273,7 +269,7 @@ class Trainer:
         progress.trained(row)
 
     def _validate(self, progress: TrainingProgress, stop: StopRequest) -> bool:
-        """Validate and log; False, with nothing logged, if a rank is asked to stop meanwhile."""
+        """Validate and log; return False, logging nothing, if a rank is asked to stop."""
         numbers = self.validator.validate(self.micro_batch, stop)
         if numbers is None:
             return False
@@ -317,18 +313,6 @@ class Trainer:
             keep=self.config.keep_checkpoints,
             extra={
                 "losses": self._interval.losses,
-                "best": self._best and [self._best.score, self._best.step],
+                "best": self._best,
             },
         )
-
-
-@dataclass(frozen=True)
-class _Best:
-    """The best validation so far, and the step it was at."""
-
-    score: float
-    step: int
-
-    @classmethod
-    def from_json(cls, saved: Any) -> "_Best | None":
-        return None if saved is None else cls(float(saved[0]), int(saved[1]))
