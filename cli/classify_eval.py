@@ -1,6 +1,5 @@
 """`dnamamba classify eval`."""
 
-from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dnamamba.cli.label_options import LabelOptions, evaluation_options
-from dnamamba.cli.options import DEVICE, FILE, choice, file_option, integer, option, typed_options
+from dnamamba.cli.options import (
+    DEVICE,
+    FILE,
+    choice,
+    echo_once,
+    file_option,
+    integer,
+    option,
+    refuse_typed,
+    typed_options,
+)
 
 if TYPE_CHECKING:
     from dnamamba.classification.config import LabelSource
@@ -40,9 +49,9 @@ def evaluate(
 ) -> None:
     """Evaluate a classifier, on its own validation and test or on other labelled sequences.
 
-    RUN: a run of `dnamamba classify train`. Without --species, --table, --records or --regions it
-    is evaluated on what the run held out. Of a table, records or regions all are evaluated, of
-    species the test split.
+    RUN: a run of `dnamamba classify train`. Without --species, --table, --records or --regions the
+    sequences are those that the run held out. All rows of a table, records or regions are
+    evaluated; of species the test split.
 
     \b
     Examples:
@@ -52,7 +61,6 @@ def evaluate(
     """
     from dnamamba.classification.evaluate import evaluate_classifier
     from dnamamba.intervals import parse_size
-    from dnamamba.runtime import read_ranks
     from dnamamba.training.config import RunOptions
 
     folder = out or run / "evaluation"
@@ -64,36 +72,26 @@ def evaluate(
         rc=rc,
         options=RunOptions(device=device, micro_batch=micro_batch),
     )
-    if read_ranks().is_main:
-        for line in [*lines, f"Report: {folder / 'report.html'}"]:
-            click.echo(line)
+    echo_once(lambda: [*lines, f"Report: {folder / 'report.html'}"])
 
 
 def _source_config(run: Path, source: LabelOptions) -> "LabelSource | None":
-    """The config of the sequences that are named; None for the run's own."""
+    """Config of the named sequences; None for the run's own."""
     from dnamamba.models.loading import task_of_model
 
-    typed = typed_options()
     if source.named is None:
-        _refuse(
-            set(typed) - set(_OF_ALL),
-            "is for other sequences than the run's own: name them by --species, --table, --records "
-            "or --regions, or leave it out",
+        refuse_typed(
+            typed_options().keys() - set(_OF_ALL),
+            "is for other sequences than the run's own, named by --species, --table, --records or "
+            "--regions",
         )
         return None
     if source.named != "species":
-        _refuse(
+        refuse_typed(
             ("valid_contigs", "test_contigs", "data_seed"),
-            "holds some sequences out, and of these all are evaluated: leave it out",
+            "holds sequences out, but all of these are evaluated",
         )
-    elif "lengths" in typed:
-        _refuse(("seq_len",), "and --lengths both say how long windows are: leave one out")
+    elif "lengths" in typed_options():
+        refuse_typed(("seq_len",), "and --lengths both say how long windows are")
     task = task_of_model(run)
     return replace(source, task=task.kind.replace("_", "-") if task else source.task).config()
-
-
-def _refuse(names: Container[str], why: str) -> None:
-    """Options that would be ignored."""
-    for name, flag in typed_options().items():
-        if name in names:
-            raise click.UsageError(f"{flag} {why}")

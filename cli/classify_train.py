@@ -9,17 +9,15 @@ from dnamamba.cli.label_options import LabelOptions, source_options
 from dnamamba.cli.options import (
     RunTarget,
     choice,
-    conclude,
     grouped,
     number,
     optimiser_options,
-    print_plan,
-    refuse_settings,
+    refuse_typed,
     repeat_options,
     run_options,
+    run_training,
     switch,
     target_options,
-    typed_options,
     typed_values,
     whole,
 )
@@ -80,8 +78,8 @@ def train(
 
     MODEL: a run of `dnamamba pretrain`, a model's folder or repository on the Hub, or a preset
     (`dnamamba pretrain --model list`) for a model without pretraining. A run of `classify train`
-    is trained on, say at longer windows, and keeps its head if the labels are the same. Without
-    --species, --table, --records or --regions the species are the simulated great apes.
+    is trained further, say at longer windows, and keeps its head if the labels are the same.
+    Without --species, --table, --records or --regions it learns the simulated great apes.
 
     \b
     Examples:
@@ -95,17 +93,16 @@ def train(
     The test split is evaluated once, at the end, and nothing is chosen by it. The recipe is the
     Mamba paper's for great apes (E.3.4) by default.
     """
-    from dnamamba.classification import run as classification
     from dnamamba.classification.config import ClassifyConfig
+    from dnamamba.classification.run import Classification
 
-    if target.resume is not None:
-        refuse_settings()
-        out = target.resume
-        outcome = classification.resume_classifier(out, options)
-    else:
+    def configure() -> tuple[ClassifyConfig, Path]:
         if model is None:
             raise click.UsageError("name a MODEL: a run of `dnamamba pretrain`, or a preset")
-        _refuse_idle(recipe)
+        if recipe.get("tune") == "probe":
+            refuse_typed(_OF_STEPS, "has no meaning for a probe, which is fitted without steps")
+        if "epochs" in recipe and "max_steps" in recipe:
+            raise click.UsageError("--epochs and --steps both say how long: give one")
         config = ClassifyConfig.with_defaults(
             model,
             source.config(),
@@ -113,12 +110,9 @@ def train(
             steps_per_epoch=source.steps_per_epoch,
             **recipe,
         )
-        if target.dry_run:
-            print_plan(classification.plan_classification(config, options))
-            return
-        out = target.out or _default_out(config.model, source)
-        outcome = classification.train_classifier(config, out, options, force=target.force)
-    conclude(lambda: classification.conclusion(out, outcome), outcome)
+        return config, _default_out(config.model, source)
+
+    run_training(Classification, target, options, configure)
 
 
 _OF_STEPS = (
@@ -126,18 +120,6 @@ _OF_STEPS = (
     *("weight_decay", "grad_clip", "dropout", "eval_every", "eval_examples", "patience", "keep"),
     *("save_every", "log_every"),
 )
-
-
-def _refuse_idle(recipe: dict[str, Any]) -> None:
-    """Options that would be ignored, or that say one thing twice."""
-    for name, flag in typed_options().items():
-        if recipe.get("tune") == "probe" and name in _OF_STEPS:
-            raise click.UsageError(
-                f"a probe is fitted without steps, so {flag} has no meaning: leave it "
-                "out, or use --tune head"
-            )
-    if "epochs" in recipe and "max_steps" in recipe:
-        raise click.UsageError("--epochs and --steps both say how long: give one")
 
 
 def _default_out(model: str, source: LabelOptions) -> Path:

@@ -1,4 +1,4 @@
-"""Options that say where labelled sequences come from."""
+"""Options for the source of labelled sequences."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ from dnamamba.cli.options import (
     integer,
     number,
     option,
+    refuse_typed,
     size_option,
     species_config,
     split_names,
     switch,
-    typed_options,
     whole,
 )
 
@@ -50,8 +50,7 @@ _KNOWN_BY = {
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions(HeldOut):
-    """Labelled sequences, and what of them is held out; what is not an option of a command has its
-    default."""
+    """Labelled sequences, and which are held out. Defaults are for commands without the option."""
 
     species: LabelledFiles
     split: Any
@@ -79,7 +78,7 @@ class LabelOptions(HeldOut):
 
     @property
     def named(self) -> str | None:
-        """The source that is named: species, table, records or regions."""
+        """The named source: species, table, records or regions."""
         names = [name for name in ("species", "table", "records", "regions") if getattr(self, name)]
         if len(names) > 1:
             raise click.UsageError(
@@ -88,16 +87,15 @@ class LabelOptions(HeldOut):
         return names[0] if names else None
 
     def config(self) -> "LabelSource":
-        """What the options describe; the simulated great apes if no source is named."""
+        """Config of the named source; without one, of the simulated great apes."""
         source = self.named or "species"
         if source == "species" and self.task != "multiclass":
             raise click.UsageError(
                 f"species make a multiclass task, not {self.task}: name --table, --records or "
                 "--regions"
             )
-        for name, flag in typed_options().items():
-            if source not in _KNOWN_BY.get(name, (source,)):
-                raise click.UsageError(f"{flag} has no meaning for --{source}: leave it out")
+        foreign = [name for name, known_by in _KNOWN_BY.items() if source not in known_by]
+        refuse_typed(foreign, f"has no meaning for --{source}")
         build: Callable[[], LabelSource] = getattr(self, f"_{source}")
         return build()
 
@@ -131,10 +129,8 @@ class LabelOptions(HeldOut):
     def _records(self) -> "RecordsConfig":
         from dnamamba.data.labelled.config import LabelFiles, RecordsConfig
 
-        entries = tuple(
-            LabelFiles(label=label, files=tuple(map(absolute, files)))
-            for label, files in self.records
-        )
+        named = [(label, tuple(map(absolute, files))) for label, files in self.records]
+        entries = tuple(LabelFiles(label=label, files=files) for label, files in named)
         return RecordsConfig(records=entries, **self._common())
 
     def _regions(self) -> "RegionsConfig":
@@ -151,7 +147,6 @@ class LabelOptions(HeldOut):
         )
 
     def _common(self) -> dict[str, Any]:
-        """Settings of LabelledConfig."""
         from dnamamba.data.labelled.config import SplitShares
 
         shares = {"valid_fraction": self.valid_fraction, "test_fraction": self.test_fraction}
@@ -227,7 +222,7 @@ _TASK_AND_HELD_OUT: list[Decorator] = [
 source_options = grouped(
     "source", LabelOptions, [*SPECIES_OPTIONS, *_FILES, *_WINDOWS, *_TASK_AND_HELD_OUT]
 )
-"""What a classifier is trained on: the argument `source`, a LabelOptions."""
+"""Training data: the argument `source`, a LabelOptions."""
 
 evaluation_options = grouped("source", LabelOptions, [*SPECIES_OPTIONS, *_FILES, *_WINDOWS])
-"""What a classifier, which knows its task, is evaluated on: the same argument."""
+"""Data to evaluate on; the classifier knows its task."""

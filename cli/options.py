@@ -1,7 +1,7 @@
 """Option types, and groups of options that reach a command as one typed argument."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,27 +16,14 @@ if TYPE_CHECKING:
     from dnamamba.data.species.dataset import SpeciesConfig
     from dnamamba.data.window_dataset import DataConfig
     from dnamamba.training.config import RunOptions
-    from dnamamba.training.memory_plan import Plan
-    from dnamamba.training.trainer import Outcome
+    from dnamamba.training.run import TrainingRun
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
 
-class Size(click.ParamType):
-    """131072, 1_000_000, 450k or 1M; see intervals.parse_size."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        try:
-            return parse_size(value)
-        except InputError as error:
-            self.fail(str(error), param, ctx)
-
-
 class Parsed(click.ParamType):
-    """What a function makes of a text; its InputError is a mistake in usage."""
+    """A value that a function reads from text; its InputError is a usage error."""
 
     def __init__(self, parse: Callable[[str], Any], name: str) -> None:
         self.parse, self.name = parse, name
@@ -48,18 +35,18 @@ class Parsed(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-SIZE = Size()
+SIZE = Parsed(parse_size, "size")
+"""131072, 1_000_000, 450k or 1M; see intervals.parse_size."""
 FILE = click.Path(path_type=Path)
 
 
 def option(names: str, help: str, **settings: Any) -> Decorator:
-    """click.option that shows its default, if it has one. names: as in `--steps max_steps`."""
-    shows_default = "default" in settings
-    return click.option(*names.split(), help=help, show_default=shows_default, **settings)
+    """A click.option that shows its default. names: as in `--steps max_steps`."""
+    return click.option(*names.split(), help=help, show_default="default" in settings, **settings)
 
 
 def choice(names_and_words: str, help: str, **settings: Any) -> Decorator:
-    """An option whose value is one of some words, as in `--edge shift|pad|skip`."""
+    """An option with a choice of words, as in `--edge shift|pad|skip`."""
     names, _, words = names_and_words.rpartition(" ")
     return option(names, help, type=click.Choice(words.split("|")), **settings)
 
@@ -73,15 +60,14 @@ file_option = functools.partial(option, type=FILE)
 
 
 def apply_options(options: Sequence[Decorator], command: Command) -> Command:
-    """Decorate a command with options, which its help then shows in this order."""
+    """Decorate a command with options, in the order of its help."""
     for decorate in reversed(options):
         command = decorate(command)
     return command
 
 
 def grouped(name: str, build: Callable[..., Any], options: Sequence[Decorator]) -> Decorator:
-    """Give a command options whose values reach it as one argument, `name`: what `build` makes of
-    them, called with a keyword for each."""
+    """Give a command options whose values reach it as one argument, `name`, made by `build`."""
 
     def holder() -> None: ...
 
@@ -100,7 +86,7 @@ def grouped(name: str, build: Callable[..., Any], options: Sequence[Decorator]) 
 
 
 def typed_options() -> dict[str, str]:
-    """What is on this command line: the parameters' names and how they are called there."""
+    """Return name -> flag of the parameters on this command line."""
     context = click.get_current_context()
     return {
         parameter.name: parameter.opts[0]
@@ -111,22 +97,26 @@ def typed_options() -> dict[str, str]:
 
 
 def typed_values(**values: Any) -> dict[str, Any]:
-    """Those that are on the command line, for a config whose defaults are the library's."""
+    """Keep the values on the command line; the library has the defaults of the others."""
     typed = typed_options()
     return {name: value for name, value in values.items() if name in typed}
 
 
+def refuse_typed(names: Container[str], why: str) -> None:
+    """Raise UsageError for an option on the command line that would be ignored."""
+    for name, flag in typed_options().items():
+        if name in names:
+            raise click.UsageError(f"{flag} {why}: leave it out")
+
+
 def split_names(text: str | None) -> tuple[str, ...]:
-    """Comma-separated names; none of an option that was left out."""
+    """Split comma-separated names; () for None."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-# --- windows and what is held out
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Length of windows, contigs or BED rows held out, and which windows are skipped."""
+    """Length of windows, contigs or BED rows held out, windows skipped."""
 
     seq_len: int | None = None
     bed: Path | None = None
@@ -153,7 +143,7 @@ class WindowOptions(HeldOut):
     test_fraction: float
 
     def data_config(self, genome: Sequence[str], *, rc_augment: bool = True) -> "DataConfig":
-        """genome: names of files; the simulated ones hold whole chromosomes out by default."""
+        """genome: names of files; simulated ones hold out whole chromosomes by default."""
         from dnamamba.data.splits import SplitConfig
         from dnamamba.data.window_dataset import DataConfig
         from dnamamba.data.windows import WindowConfig
@@ -161,11 +151,9 @@ class WindowOptions(HeldOut):
 
         fractions = {"valid_fraction", "test_fraction"} & set(typed_options())
         named = self.bed is not None or bool(self.valid_contigs or self.test_contigs)
-        if fractions and named:
-            raise click.UsageError(
-                "--valid-fraction and --test-fraction divide each contig; with a BED or contigs "
-                "held out they have no meaning: leave them out"
-            )
+        if named:
+            why = "divides each contig, which has no meaning with a BED or contigs held out"
+            refuse_typed(fractions, why)
         splits = SplitConfig(
             bed=self.bed_path,
             valid_contigs=split_names(self.valid_contigs),
@@ -213,19 +201,16 @@ window_options = grouped(
         integer("--data-seed", "Order, phase and strand of training windows.", default=0),
     ],
 )
-"""For commands that read windows of a genome: the argument `windows`, a WindowOptions."""
-
-
-# --- species
+"""The argument `windows`, a WindowOptions."""
 
 
 def parse_labelled(text: str) -> tuple[str, tuple[str, ...]]:
-    """Read `human=human.h5` or `human=a.fa,b.fa`: a label and its files."""
+    """Read a label and its files: `human=human.h5` or `human=a.fa,b.fa`."""
     label, _, files = text.partition("=")
     names = split_names(files)
     if not label.strip() or not names:
         raise InputError(
-            f"a label and its files look like human=human.h5 or human=a.fa,b.fa, got {text!r}"
+            f"a label and its files must look like human=human.h5 or human=a.fa,b.fa, got {text!r}"
         )
     return label.strip(), names
 
@@ -251,16 +236,14 @@ SPECIES_OPTIONS = [
 
 
 def species_config(species: LabelledFiles, split: Any, windows: HeldOut) -> "SpeciesConfig":
-    """The genomes named, or without any the simulated great apes."""
+    """Config of the named genomes; without any, of the simulated great apes."""
     from dnamamba.classification.config import demo_apes_config
     from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
 
-    for name, flag in typed_options().items():
-        if name in ("rule", "edge", "keep_overlap", "valid_fraction", "test_fraction"):
-            raise click.UsageError(
-                f"{flag} is for windows that tile a genome; those of --species are drawn at "
-                "random from whole contigs or rows of a BED: leave it out"
-            )
+    refuse_typed(
+        ("rule", "edge", "keep_overlap", "valid_fraction", "test_fraction"),
+        "is for windows that tile a genome; those of --species are drawn at random",
+    )
     seq_len = windows.seq_len or 1024
     named = tuple(SpeciesFiles(label, tuple(map(absolute, files))) for label, files in species)
     config = SpeciesConfig(species=named, seq_len=seq_len) if named else demo_apes_config(seq_len)
@@ -280,16 +263,12 @@ def species_config(species: LabelledFiles, split: Any, windows: HeldOut) -> "Spe
 
 
 def absolute(path: Path | str) -> str:
-    """A path that is the same from any folder."""
     return str(Path(path).resolve())
-
-
-# --- runs: pretrain and classify train
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunTarget:
-    """Which folder a run goes into, and whether it is new."""
+    """The folder of a new or resumed run."""
 
     out: Path | None
     force: bool
@@ -298,7 +277,7 @@ class RunTarget:
 
 
 def target_options(default_out: str) -> Decorator:
-    """The argument `target`, a RunTarget. default_out: what the folder is called."""
+    """Options for the argument `target`, a RunTarget."""
     options = [
         file_option("--out", f"Run folder. [default: {default_out}]"),
         switch("--force", "Start over in a run folder that exists."),
@@ -309,7 +288,7 @@ def target_options(default_out: str) -> Decorator:
 
 
 def optimiser_options(*, min_learning_rate: float, warmup_fraction: float) -> list[Decorator]:
-    """The schedule's end and start, AdamW's decay, clipping; with a command's own defaults."""
+    """Options of schedule, decay and clipping with a command's defaults."""
     return [
         number("--min-learning-rate", "Where the cosine ends.", default=min_learning_rate),
         number("--warmup-fraction", "Share of steps in warm-up.", default=warmup_fraction),
@@ -319,7 +298,7 @@ def optimiser_options(*, min_learning_rate: float, warmup_fraction: float) -> li
 
 
 def repeat_options(*, seeded: str) -> list[Decorator]:
-    """What makes two runs alike. seeded: what --seed decides."""
+    """Options of reproducibility. seeded: help of --seed."""
     return [
         integer("--seed", seeded, default=0),
         choice(
@@ -360,31 +339,41 @@ run_options = grouped(
 """The argument `options`, a RunOptions."""
 
 
-def refuse_settings() -> None:
-    """Beside --resume: settings that would change the result."""
-    for name, flag in typed_options().items():
-        if name not in ("resume", *_RUN_SETTINGS):
-            raise click.UsageError(
-                f"--resume continues a run with its own settings: leave out {flag}"
-            )
+def run_training(
+    use: "type[TrainingRun[Any]]",
+    target: RunTarget,
+    options: "RunOptions",
+    configure: Callable[[], tuple[Any, Path]],
+) -> None:
+    """Resume, plan or start a run, and print what came out.
 
+    configure: returns the config of a new run and its default folder. A run that a signal ended
+    exits with the shell's code for that: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+    from dnamamba.training.run import plan_run, resume_run, start_run
 
-def print_plan(plan: "Plan") -> None:
-    """What a run would take, by rank 0."""
-    from dnamamba.runtime import read_ranks
-
-    if read_ranks().is_main:
-        for name, value in plan.rows():
-            click.echo(f"{name:>15}  {value}")
-
-
-def conclude(lines: Callable[[], Sequence[str]], outcome: "Outcome") -> None:
-    """What came out, by rank 0; a run that a signal ended leaves with the shell's code for that:
-    130 for Ctrl-C, 143 for SIGTERM."""
-    from dnamamba.runtime import read_ranks
-
-    if read_ranks().is_main:
-        for line in lines():
-            click.echo(line)
+    if target.resume is not None:
+        allowed = ("resume", *_RUN_SETTINGS)
+        others = typed_options().keys() - allowed
+        refuse_typed(others, "would change a run, which --resume continues with its own settings")
+        out = target.resume
+        outcome = resume_run(use, out, options)
+    else:
+        config, default_out = configure()
+        if target.dry_run:
+            plan = plan_run(use, config, options)
+            echo_once(lambda: [f"{name:>15}  {value}" for name, value in plan.rows()])
+            return
+        out = target.out or default_out
+        outcome = start_run(use, config, out, options, force=target.force)
+    echo_once(lambda: use.conclusion(out, outcome))
     if outcome.stopped_by is not None:
         click.get_current_context().exit(128 + outcome.stopped_by)
+
+
+def echo_once(lines: Callable[[], Sequence[str]]) -> None:
+    """Print lines on rank 0."""
+    from dnamamba.runtime import read_ranks
+
+    if read_ranks().is_main:
+        click.echo("\n".join(lines()))

@@ -9,16 +9,14 @@ from dnamamba.cli.options import (
     RunTarget,
     WindowOptions,
     choice,
-    conclude,
     grouped,
     integer,
     number,
     optimiser_options,
     option,
-    print_plan,
-    refuse_settings,
     repeat_options,
     run_options,
+    run_training,
     size_option,
     switch,
     target_options,
@@ -70,9 +68,9 @@ def pretrain(
 ) -> None:
     """Train a DNA language model.
 
-    DATA: FASTA files (plain or BGZF) or stores made by `dnamamba data prepare`; without any, the
-    simulated great-ape demo genomes (`demo`; larger ones are `demo-apes`). Several files are
-    several genomes, or parts of one.
+    DATA: FASTA files (plain or BGZF) or stores made by `dnamamba data prepare`; `demo` (default)
+    or the larger `demo-apes` are simulated great apes. Several files are several genomes, or parts
+    of one.
 
     \b
     Examples:
@@ -86,33 +84,25 @@ def pretrain(
     and stops; --resume goes on from there.
     """
     from dnamamba.models import preset_names
-    from dnamamba.pretraining import run as pretraining
     from dnamamba.pretraining.config import DEMO, PretrainConfig, default_model
+    from dnamamba.pretraining.run import Pretraining
 
-    if model == "list":
-        click.echo("\n".join(preset_names()))
-        return
-    if target.resume is not None:
-        refuse_settings()
-        out = target.resume
-        outcome = pretraining.resume(out, options)
-    else:
-        model = model or default_model(options.device)
-        genome = data or (DEMO,)
+    def configure() -> tuple[PretrainConfig, Path]:
+        name, genome = model or default_model(options.device), data or (DEMO,)
         config = PretrainConfig.with_defaults(
             genome,
-            model=model,
+            model=name,
             data=windows.data_config(genome, rc_augment=not no_rc_augment),
             objective=objective and objective.replace("-", "_"),
             device=options.device,
             **recipe,
         )
-        if target.dry_run:
-            print_plan(pretraining.plan_pretraining(config, options))
-            return
-        out = target.out or _default_out(config.genome, model, windows.seq_len)
-        outcome = pretraining.pretrain(config, out, options, force=target.force)
-    conclude(lambda: pretraining.conclusion(out, outcome), outcome)
+        return config, _default_out(config.genome, name, windows.seq_len)
+
+    if model == "list":
+        click.echo("\n".join(preset_names()))
+    else:
+        run_training(Pretraining, target, options, configure)
 
 
 def _default_out(genome: tuple[str, ...], model_name: str, seq_len: int) -> Path:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from dnamamba.classification.loss import ClassWeights
+from dnamamba.configs import require_choice
 from dnamamba.data.labelled.config import RecordsConfig, RegionsConfig, TableConfig
 from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles, warmup_lengths
 from dnamamba.data_prep.demo.simulate import cached_demo_genomes, is_demo_genome
@@ -16,72 +17,66 @@ from dnamamba.training.config import Recipe
 from dnamamba.training.run_folder import RunFolder
 
 Tune = Literal["full", "head", "probe"]
+Keep = Literal["best", "last"]
+Rc = Literal["none", "average"]
 LabelSource = SpeciesConfig | TableConfig | RecordsConfig | RegionsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneConfig(Recipe):
-    """The recipe of a classifier. Defaults are the Mamba paper's for great apes (E.3.4): 10 epochs
-    of 1,024 steps of 64 windows, half of them warm-up, cosine to 1e-6. learning_rate None: see
-    `default_learning_rate`. eval_every 0: an epoch."""
+    """Recipe of a classifier, by default the Mamba paper's for great apes (E.3.4).
+
+    learning_rate None: see `default_learning_rate`. eval_every 0: an epoch.
+    """
 
     epochs: int | None = 10
-    """Passes over the training examples; an epoch of species is SpeciesConfig.epoch_size windows.
-    None: max_steps decides."""
+    """Passes over the training examples (species: epoch_size windows); None: use max_steps."""
 
     max_steps: int = 10 * 1024
-    """Optimiser steps in all; computed if epochs are given."""
+    """Optimiser steps; computed from epochs if given."""
 
     min_learning_rate: float = 1e-6
-    """Where the cosine ends."""
-
     warmup_fraction: float = 0.5
-    """Share of the steps in linear warm-up."""
 
     batch_size: int = 64
     """Sequences in an optimiser step, over all ranks and micro-batches."""
 
     tune: Tune = "full"
-    """`full`: all weights learn. `head`: the head alone, by the same steps. `probe`: the head
-    alone, fitted by scikit-learn to the model's embeddings of the sequences, without steps."""
+    """`full`: all weights learn. `head`: the head alone. `probe`: the head alone, fitted to the
+    embeddings of the sequences by scikit-learn, without steps."""
 
-    keep: Literal["best", "last"] = "best"
-    """The model that is kept: of the best validation, or of the last step."""
+    keep: Keep = "best"
+    """The model to keep: of the best validation, or of the last step."""
 
     patience: int | None = None
-    """Training ends after so many validations in a row without a better one; None: never."""
+    """Validations in a row without a better one that end the training; None: never."""
 
     eval_examples: int | None = None
     """Sequences of a validation, always the same ones; None: all."""
 
     class_weights: ClassWeights = "none"
-    """`balanced`: each class counts the same in the loss, however many examples it has."""
+    """`balanced`: each class has the same weight in the loss, whatever its number of examples."""
 
-    rc: Literal["none", "average"] | None = None
-    """`average`: validation and test use the mean of the predictions for both strands. None:
-    average for species, whose strand means nothing, and none for others."""
+    rc: Rc | None = None
+    """`average`: evaluate the mean prediction of both strands. None: average for species, whose
+    strand has no meaning, else none."""
 
     pool: Pool | None = None
-    """How a sequence becomes one vector (HeadConfig.pool); None: what fits the model."""
+    """How a sequence becomes one vector (HeadConfig.pool); None: the model's default."""
 
     extend_filters: bool = False
     """Allow sequences longer than a Hyena's filters, which end at l_max (HyenaConfig.beyond)."""
 
     dropout: float = 0.0
-    """Share of the channels that the head does not see in training."""
+    """Share of channels hidden from the head in training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch_size", "epochs", "patience", "eval_examples"):
-            if getattr(self, name) is not None:
-                self._check_at_least_one(name)
-        for name, choices in (
-            ("tune", get_args(Tune)),
-            ("keep", ("best", "last")),
-            ("rc", ("none", "average", None)),
-        ):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        self._check_at_least_one("batch_size", "epochs", "patience", "eval_examples")
+        require_choice("tune", self.tune, Tune)
+        require_choice("keep", self.keep, Keep)
+        if self.rc is not None:
+            require_choice("rc", self.rc, Rc)
         if self.patience is not None and self.keep == "last":
             raise InputError(
                 "patience waits for a better validation, so the best model is kept: leave out "
@@ -89,7 +84,7 @@ class FineTuneConfig(Recipe):
             )
 
     def for_examples(self, n_examples: int) -> "FineTuneConfig":
-        """Return a copy with max_steps and eval_every resolved. n_examples: those of an epoch."""
+        """Return a copy with max_steps and eval_every resolved. n_examples: of an epoch."""
         per_epoch = -(-n_examples // self.batch_size)
         max_steps = self.max_steps if self.epochs is None else self.epochs * per_epoch
         eval_every = self.eval_every or min(per_epoch, max_steps)
@@ -107,10 +102,9 @@ class ClassifyConfig:
     """Labelled sequences, and which are held out."""
 
     train: FineTuneConfig
-    """Recipe."""
 
     architecture: ModelConfig | None = None
-    """The model's, filled in by the run."""
+    """The model's; the run fills it in."""
 
     @classmethod
     def with_defaults(
@@ -122,12 +116,11 @@ class ClassifyConfig:
         steps_per_epoch: int | None = None,
         **recipe: Any,
     ) -> "ClassifyConfig":
-        """The settings of `dnamamba classify train`.
+        """Return the settings of `dnamamba classify train`.
 
-        data: default `demo_apes_config()`. An epoch of species is steps_per_epoch batches: by
-            default 1,024 batches of 64 windows on a GPU, 64 of 16 on a CPU. Others have batches of
-            64, and their examples are an epoch.
-        recipe: settings of FineTuneConfig by name; max_steps takes the place of epochs.
+        data: default `demo_apes_config()`. An epoch of species is steps_per_epoch batches, by
+            default 1,024 of 64 windows on a GPU, 64 of 16 on a CPU.
+        recipe: settings of FineTuneConfig; max_steps takes the place of epochs.
         """
         data = data or demo_apes_config()
         on_gpu = choose_device(device).type == "cuda"
@@ -143,17 +136,13 @@ class ClassifyConfig:
 
 
 def default_learning_rate(model: ModelConfig, tune: Tune) -> float:
-    """The paper's peak for full fine-tuning (E.3.4): 4e-5 with Hyena, else 1e-4; ten times as much
-    for a head."""
+    """Return the paper's peak (E.3.4): 4e-5 for Hyena, else 1e-4; ten times that for a head."""
     full = min(mixer.fine_tuning_learning_rate for mixer in model.mixers)
     return full if tune == "full" else 10 * full
 
 
 def demo_apes_config(seq_len: int = 1024) -> SpeciesConfig:
-    """The simulated great apes with many repeats of their own, made if they are not there yet.
-
-    Chromosomes of one name are homologous; those that pretraining holds out are held out here too.
-    """
+    """Make simulated great apes; chr5 and chr4 are held out, as in pretraining."""
     genomes = cached_demo_genomes("demo-apes")
     return SpeciesConfig(
         species=tuple(SpeciesFiles(label, (str(path),)) for label, path in genomes.items()),
@@ -166,23 +155,21 @@ def demo_apes_config(seq_len: int = 1024) -> SpeciesConfig:
 
 
 def describe_source(data: LabelSource) -> str:
-    """Where labelled sequences come from, for people."""
+    """Describe the source of labelled sequences."""
     if isinstance(data, SpeciesConfig):
         files = [Path(name) for entry in data.species for name in entry.files]
         if all(map(is_demo_genome, files)):
             return "windows of simulated great-ape demo genomes (not real sequence)"
         return f"windows of {', '.join(data.labels)} (split by {data.split})"
-    return ", ".join(Path(name).name for name in _source_names(data))
-
-
-def _source_names(data: TableConfig | RecordsConfig | RegionsConfig) -> list[str]:
     if isinstance(data, TableConfig):
-        return [name for name in (data.train, data.valid, data.test) if name is not None]
-    if isinstance(data, RecordsConfig):
-        return [name for entry in data.records for name in entry.files]
-    return [data.regions, *data.genome]
+        names = [name for name in (data.train, data.valid, data.test) if name is not None]
+    elif isinstance(data, RecordsConfig):
+        names = [name for entry in data.records for name in entry.files]
+    else:
+        names = [data.regions, *data.genome]
+    return ", ".join(Path(name).name for name in names)
 
 
 def read_classify_config(run: RunFolder) -> ClassifyConfig:
-    """A run's settings. Raises InputError for a run of something else, or of another format."""
+    """Read a run's settings. Raises InputError for another kind of run or format."""
     return run.read_config(ClassifyConfig, "classify")

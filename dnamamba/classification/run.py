@@ -1,4 +1,4 @@
-"""Training a classifier: labelled sequences, a pretrained model, a head and the k-mer baseline."""
+"""Train a classifier: labelled sequences, a pretrained model, a head and the k-mer baseline."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -52,12 +52,11 @@ from dnamamba.runtime import Compute, logger
 from dnamamba.task import Task
 from dnamamba.training.checkpoint import list_checkpoints
 from dnamamba.training.config import RunOptions
-from dnamamba.training.memory_plan import Plan, Workload, probe_length
+from dnamamba.training.memory_plan import Workload, probe_length
 from dnamamba.training.run import (
     TrainingRun,
     announce_plan,
     how_to_resume,
-    plan_run,
     resume_run,
     start_run,
 )
@@ -65,10 +64,10 @@ from dnamamba.training.run_folder import RunFolder
 from dnamamba.training.trainer import Outcome, Stream
 
 SCALING_EXAMPLES = 64
-"""Training examples whose features give the head's means and scales before the first step."""
+"""Training examples that give the means and scales of the head's features."""
 
 PROBE_EXAMPLES = 20_000
-"""A linear probe is fitted to at most so many: features of all of them are in memory at once."""
+"""Most training examples of a linear probe, whose features are all in memory."""
 
 
 def train_classifier(
@@ -76,28 +75,17 @@ def train_classifier(
 ) -> Outcome:
     """Train a classifier into a new run folder, and evaluate it beside the k-mer baseline.
 
-    Raises InputError if model, data or settings cannot be used or `out` holds a run already (unless
-    `force`), TrainingError if the loss stops being finite.
+    See training.run.start_run.
     """
     return start_run(Classification, config, out, options, force=force)
 
 
 def resume_classifier(path: Path, options: RunOptions | None = None) -> Outcome:
-    """Continue a run from its newest checkpoint, as if it had never stopped.
-
-    Raises InputError if there is no run of a classifier, or its data have changed.
-    """
+    """Continue a run as if it had never stopped; see training.run.resume_run."""
     return resume_run(Classification, path, options)
 
 
-def plan_classification(config: ClassifyConfig, options: RunOptions | None = None) -> Plan:
-    """What `train_classifier` would do, without a step of it."""
-    return plan_run(Classification, config, options)
-
-
 class Classification(TrainingRun[ClassifyConfig]):
-    """A run that trains a classifier."""
-
     purpose = "classify"
     config_type = ClassifyConfig
     objective: LabelLoss
@@ -135,19 +123,21 @@ class Classification(TrainingRun[ClassifyConfig]):
     def _read_start(
         self, config: ClassifyConfig, resumed: RunFolder | None
     ) -> DnaModel | DnaClassifier | None:
-        """A language model, or a classifier to go on with; before the data, so that a name that is
-        wrong costs nothing. None for a preset, whose filters are made for the sequences."""
+        """Read the model before the data, so that a wrong name costs nothing.
+
+        None for a preset, whose filters are made for the sequences.
+        """
         if resumed is not None and list_checkpoints(resumed.checkpoints) and config.architecture:
             return DnaModel(config.architecture)  # its weights are in the checkpoint
         return None if is_preset(config.model) else read_model(config.model)
 
     def _open_datasets(self, config: ClassifyConfig) -> Mapping[Split, LabelledDataset]:
-        # Rank 0 first: it indexes and scans, which the others then find.
+        # Rank 0 makes indexes and scans; the others find them.
         datasets = self.compute.on_main_first(lambda: open_datasets(config.data))
         return open_datasets(config.data) if datasets is None else datasets
 
     def _fill_in(self, config: ClassifyConfig, model: ModelConfig) -> FineTuneConfig:
-        """The recipe with steps, learning rate and strands resolved."""
+        """Resolve steps, learning rate and strands."""
         train = config.train.for_examples(self.datasets[Split.TRAIN].n_examples)
         train = train.with_peak(default_learning_rate(model, train.tune))
         if train.rc is not None:
@@ -156,10 +146,10 @@ class Classification(TrainingRun[ClassifyConfig]):
         return replace(train, rc="average" if is_species else "none")
 
     def _plan(self, train: FineTuneConfig, options: RunOptions, *, resumes: bool) -> FineTuneConfig:
-        """Plan, then freeze what does not learn; returns the recipe as planned."""
+        """Plan, then freeze what does not learn; return the recipe as planned."""
         model = self.classifier.config
         if train.tune != "full" and train.recompute is None:
-            # Nothing is kept of a frozen backbone, but the block at work takes its room.
+            # A frozen backbone keeps nothing beyond the block that is running.
             train = replace(train, recompute="blocks")
         work = Workload(
             seq_len=self.datasets[Split.TRAIN].seq_len,
@@ -177,8 +167,8 @@ class Classification(TrainingRun[ClassifyConfig]):
         train_set = self.datasets[Split.TRAIN]
         if isinstance(train_set, SpeciesDataset) and train_set.n_examples % batch_size:
             raise InputError(
-                f"an epoch of {train_set.n_examples:,} windows is not a whole number of batches of "
-                f"{batch_size}: choose --batch-size so that it is"
+                f"an epoch must be a whole number of batches of {batch_size}, got "
+                f"{train_set.n_examples:,} windows: choose another --batch-size"
             )
         return Stream(
             dataset=train_set,
@@ -207,20 +197,17 @@ class Classification(TrainingRun[ClassifyConfig]):
         return source_files(data)
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "data": {
-                "description": describe_source(self.config.data),
-                "files": self.files(),
-                "labels": list(self.task.labels),
-                "examples": self.plan.windows,
-            },
-            "pretrained": weights_of(self.config.model),
+        data = {
+            "description": describe_source(self.config.data),
+            "files": self.files(),
+            "labels": list(self.task.labels),
+            "examples": self.plan.windows,
         }
+        return {"data": data, "pretrained": weights_of(self.config.model)}
 
     def check_unchanged(self, folder: RunFolder, manifest: Mapping[str, Any]) -> None:
-        """Also the pretrained weights, until a checkpoint has them."""
-        model = self.config.model
-        is_needed = not list_checkpoints(folder.checkpoints)
+        """Check the pretrained weights too, until a checkpoint has them."""
+        model, is_needed = self.config.model, not list_checkpoints(folder.checkpoints)
         if is_needed and manifest.get("pretrained") != weights_of(model):
             raise InputError(
                 f"{model} is not the model {folder.path} was started with: its weights have "
@@ -229,8 +216,10 @@ class Classification(TrainingRun[ClassifyConfig]):
         super().check_unchanged(folder, manifest)
 
     def batches(self, split: Split, most: int | None = None) -> Iterator[Examples]:
-        """Examples of a split in their order, all or `most` of them; of species in training those
-        of the first epochs that have the full length, as many as the run takes."""
+        """Yield examples of a split in their order, all or `most`.
+
+        Species in training: as many as the run takes, from the first epoch of the full length.
+        """
         dataset = self.datasets[split]
         if split is not Split.TRAIN:
             yield from in_batches(dataset, evaluation_examples(dataset, most))
@@ -242,7 +231,6 @@ class Classification(TrainingRun[ClassifyConfig]):
         yield from in_batches(dataset, range(first, first + (n if most is None else min(n, most))))
 
     def fit_baseline(self) -> Callable[[RunFolder], None]:
-        """Logistic regression of k-mers, or what else fits the task."""
         splits = [split for split in self.datasets if split is not Split.TRAIN]
         seq_len = self.datasets[Split.TRAIN].seq_len
         is_species = isinstance(self.config.data, SpeciesConfig)
@@ -271,7 +259,7 @@ class Classification(TrainingRun[ClassifyConfig]):
         return super().fit(folder, n_workers)
 
     def _fit_probe(self, folder: RunFolder) -> Outcome:
-        """The head alone, by scikit-learn; every rank does the same."""
+        """Fit the head by scikit-learn, the same on every rank."""
         train = self._features(self.batches(Split.TRAIN, PROBE_EXAMPLES))
         valid = self._features(self.batches(Split.VALID))
         balanced = self.config.train.class_weights == "balanced"
@@ -281,11 +269,10 @@ class Classification(TrainingRun[ClassifyConfig]):
         return Outcome(0)
 
     def _features(self, batches: Iterator[Examples]) -> tuple[Any, Any]:
-        """See pooled_features."""
         return pooled_features(self.classifier, batches, self.compute, self.plan.micro_batch)
 
     def finish(self, folder: RunFolder) -> None:
-        """Write evaluation.json: the kept model on validation and test."""
+        """Evaluate the kept model on validation and test; write evaluation.json."""
         self.compute.wait_for_ranks()
         kept = DnaClassifier.from_pretrained(folder.model)
         self.classifier.load_state_dict(kept.state_dict())
@@ -305,12 +292,11 @@ class Classification(TrainingRun[ClassifyConfig]):
             baseline = read_baseline(folder, self.task)
             write_evaluation(folder, self.task, scores, baseline, batches)
 
-
-def conclusion(path: Path, outcome: Outcome) -> list[str]:
-    """What a finished or stopped run prints, in lines."""
-    if lines := how_to_resume(outcome, "classify train", path):
-        return lines
-    run = RunFolder.open(path)
-    evaluation = run.read_json("evaluation")
-    lines = describe_evaluation(evaluation, from_dict(Task, evaluation["task"]))
-    return [*lines, f"Report: {path / 'report.html'}", f"Model: {run.model}"]
+    @staticmethod
+    def conclusion(path: Path, outcome: Outcome) -> list[str]:
+        if lines := how_to_resume(outcome, "classify train", path):
+            return lines
+        run = RunFolder.open(path)
+        evaluation = run.read_json("evaluation")
+        lines = describe_evaluation(evaluation, from_dict(Task, evaluation["task"]))
+        return [*lines, f"Report: {path / 'report.html'}", f"Model: {run.model}"]

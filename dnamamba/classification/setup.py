@@ -1,4 +1,4 @@
-"""What a classifier's run is made of: datasets, the model to start from, head, class weights."""
+"""Parts of a classifier's run: datasets, model with head, class weights."""
 
 from collections.abc import Mapping
 
@@ -30,8 +30,7 @@ from dnamamba.tokenizer import FIRST_BASE_ID
 
 
 def open_datasets(data: LabelSource) -> Mapping[Split, LabelledDataset]:
-    """A dataset for each split; see SpeciesDataset and SequenceDataset. Warns if splits share
-    homologous chromosomes."""
+    """Open a dataset for each split; warn if splits share homologous chromosomes."""
     if isinstance(data, SpeciesConfig):
         genome = open_species(data)
         if (warning := leak_warning(genome.contigs, data)) is not None:
@@ -43,7 +42,7 @@ def open_datasets(data: LabelSource) -> Mapping[Split, LabelledDataset]:
 def build_classifier(
     train: FineTuneConfig, start: DnaModel | DnaClassifier, train_set: LabelledDataset
 ) -> DnaClassifier:
-    """A new head for the training set's task, on the language model of `start`.
+    """Put a new head for the training set's task on the language model of `start`.
 
     Raises InputError for sequences longer than the model's filters.
     """
@@ -69,7 +68,7 @@ def build_classifier(
 
 
 def _target_scaling(train_set: LabelledDataset) -> dict[str, tuple[float, ...]]:
-    """Mean and spread of a regression's numbers in training; nothing for other tasks."""
+    """Mean and spread of a regression's training targets; {} for other tasks."""
     if not task_kind(train_set.task).standardises:
         return {}
     assert isinstance(train_set, SequenceDataset)
@@ -82,7 +81,7 @@ def _target_scaling(train_set: LabelledDataset) -> dict[str, tuple[float, ...]]:
 
 
 def class_weights(kind: ClassWeights, train_set: LabelledDataset) -> Tensor | None:
-    """Factor of each class's loss; see loss.class_weights_of."""
+    """Return each class's factor of the loss (loss.class_weights_of); None for species."""
     if not isinstance(train_set, SequenceDataset):
         return None  # species are drawn alike, so they are balanced
     targets = train_set.sequences.targets
@@ -99,8 +98,7 @@ def probe_examples(task: Task, n_tokens: int, device: torch.device) -> Examples:
 
 
 def tokens_after(train_set: LabelledDataset, samples: int) -> int:
-    """Bases in so many training samples, padding included; windows of species may grow from epoch
-    to epoch."""
+    """Count the bases in training samples with padding; species may grow from epoch to epoch."""
     if not isinstance(train_set, SpeciesDataset):
         return samples * train_set.seq_len
     n = train_set.n_examples

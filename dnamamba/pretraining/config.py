@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dnamamba.configs import require_range
 from dnamamba.data.splits import SplitConfig
 from dnamamba.data.window_dataset import DataConfig
 from dnamamba.data.windows import WindowConfig
@@ -39,7 +40,7 @@ class TrainConfig(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_at_least_one("batch_tokens", "eval_tokens")
-        self._check_share("softmask_weight")
+        require_range("softmask_weight", self.softmask_weight, 0, 1)
 
     def batch_size(self, seq_len: int) -> int:
         """Windows in an optimiser step."""

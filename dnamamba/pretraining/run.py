@@ -165,27 +165,26 @@ class Pretraining(TrainingRun[PretrainConfig]):
             baseline["best_order"],
         )
 
+    @staticmethod
+    def conclusion(path: Path, outcome: Outcome) -> list[str]:
+        run = RunFolder.open(path)
+        lines = how_to_resume(outcome, "pretrain", path)
+        rows = [row for row in run.metrics.rows() if row["split"] == Split.VALID]
+        if rows:
+            bits = rows[-1]["bits_per_base"]
+            lines.append(f"Validation: {bits:.4f} bits per base after step {rows[-1]['step']}")
+            if run.read_json("config").get("objective") == "masked":
+                lines.append("  of hidden bases, from both sides; Markov models predict next ones")
+            else:
+                lines += _against_baseline(bits, run.read_json("baseline"))
+        return [*lines, f"Model:  {run.model}", f"Report: {run.path / 'report.html'}"]
+
 
 def read_windows(dataset: WindowDataset, samples: list[int]) -> Iterator[Codes]:
     """Yield windows by sample number, a few megabytes at a time."""
     size = max(1, (1 << 22) // dataset.index.config.seq_len)
     for first in range(0, len(samples), size):
         yield dataset.read(samples[first : first + size])
-
-
-def conclusion(path: Path, outcome: Outcome) -> list[str]:
-    """Return the lines that a finished or stopped run prints."""
-    run = RunFolder.open(path)
-    lines = how_to_resume(outcome, "pretrain", path)
-    rows = [row for row in run.metrics.rows() if row["split"] == Split.VALID]
-    if rows:
-        bits = rows[-1]["bits_per_base"]
-        lines.append(f"Validation: {bits:.4f} bits per base after step {rows[-1]['step']}")
-        if run.read_json("config").get("objective") == "masked":
-            lines.append("  of masked bases, from both sides; Markov models predict the next one")
-        else:
-            lines += _against_baseline(bits, run.read_json("baseline"))
-    return [*lines, f"Model:  {run.model}", f"Report: {run.path / 'report.html'}"]
 
 
 def _against_baseline(bits: float, baseline: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
+from dnamamba.configs import require_range, require_seed
 from dnamamba.errors import InputError
 from dnamamba.models.recompute import Recompute
 from dnamamba.training.optimizer import cosine_with_warmup
@@ -61,27 +62,20 @@ class Recipe:
     """Of the initial weights; data order has its own."""
 
     def __post_init__(self) -> None:
-        self._check_at_least_one("max_steps", "save_every", "keep_checkpoints", "log_every")
-        if self.micro_batch is not None:
-            self._check_at_least_one("micro_batch")
+        counts = ("max_steps", "micro_batch", "save_every", "keep_checkpoints", "log_every")
+        self._check_at_least_one(*counts)
         for name in ("learning_rate", "min_learning_rate", "weight_decay", "grad_clip"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise InputError(f"{name} must be finite and >= 0, got {value}")
-        if self.eval_every < 0:
-            raise InputError(f"eval_every must be >= 0, got {self.eval_every}")
-        if not 0 <= self.seed < 1 << 63:
-            raise InputError(f"seed must be >= 0 and below 2^63, got {self.seed}")
-        self._check_share("warmup_fraction")
+        require_range("eval_every", self.eval_every, 0)
+        require_seed(self.seed)
+        require_range("warmup_fraction", self.warmup_fraction, 0, 1)
 
     def _check_at_least_one(self, *names: str) -> None:
         for name in names:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
-
-    def _check_share(self, name: str) -> None:
-        if not 0 <= getattr(self, name) <= 1:
-            raise InputError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None:
+                require_range(name, value, 1)
 
     @property
     def warmup_steps(self) -> int:
@@ -89,8 +83,9 @@ class Recipe:
 
     def with_peak(self, learning_rate: float) -> Self:
         """Return a copy with this learning rate, unless it has one."""
-        given = self.learning_rate
-        return replace(self, learning_rate=learning_rate if given is None else given)
+        return (
+            self if self.learning_rate is not None else replace(self, learning_rate=learning_rate)
+        )
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of optimiser step `step` (0-based)."""
@@ -121,8 +116,8 @@ class RunOptions:
     """Overrides the recipe's."""
 
     def __post_init__(self) -> None:
-        if self.n_workers is not None and self.n_workers < 0:
-            raise InputError(f"workers must be >= 0, got {self.n_workers}")
+        if self.n_workers is not None:
+            require_range("workers", self.n_workers, 0)
 
     def workers_beside(self, device_type: str) -> int:
         if self.n_workers is not None:

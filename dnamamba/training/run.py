@@ -79,6 +79,11 @@ class TrainingRun(ABC, Generic[C]):
     def announce(self, baseline: Mapping[str, Any]) -> None:
         """Log data, plan and baseline. baseline: baseline.json."""
 
+    @staticmethod
+    @abstractmethod
+    def conclusion(path: Path, outcome: Outcome) -> list[str]:
+        """Return the lines that a finished or stopped run prints. path: of its folder."""
+
     def has_baseline(self, folder: RunFolder) -> bool:
         return (folder.path / "baseline.json").exists()
 
