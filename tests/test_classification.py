@@ -13,7 +13,6 @@ import torch
 from dnamamba.classification.config import ClassifyConfig, FineTuneConfig, read_classify_config
 from dnamamba.classification.run import (
     Classification,
-    conclusion,
     resume_classifier,
     train_classifier,
 )
@@ -98,7 +97,7 @@ def test_a_motif_is_learned(folder, tmp_path):
     outcome = train_classifier(config, tmp_path / "run", OPTIONS)
     found = RunFolder.open(tmp_path / "run").read_json("evaluation")["splits"]["test"]
     assert found["model"]["accuracy"] > 0.8
-    said = "\n".join(conclusion(tmp_path / "run", outcome))
+    said = "\n".join(Classification.conclusion(tmp_path / "run", outcome))
     assert "the baseline" in said
     assert "report.html" in said
 
@@ -109,7 +108,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(folder, finished, tmp_path, monkeypat
         stop_at(patched, step)
         outcome = train_classifier(tiny_classify(folder), tmp_path / "run", OPTIONS)
     assert (outcome.step, outcome.stopped_by) == (step, signal.SIGTERM)
-    assert "classify train --resume" in conclusion(tmp_path / "run", outcome)[0]
+    assert "classify train --resume" in Classification.conclusion(tmp_path / "run", outcome)[0]
     resume_classifier(tmp_path / "run", replace(OPTIONS, n_workers=1 if step == 3 else 0))
     assert_same_run(finished, RunFolder.open(tmp_path / "run"))
 
@@ -185,7 +184,7 @@ def test_other_kinds_of_tasks_take_the_same_path(folder, tmp_path, kind, tune):
     run = RunFolder.open(tmp_path / "run")
     result = run.read_json("evaluation")["splits"]["test"]["model"]
     assert result["kind"] == kind
-    assert conclusion(run.path, outcome)
+    assert Classification.conclusion(run.path, outcome)
 
 
 def test_species_are_told_apart_with_growing_windows(folder, tmp_path):

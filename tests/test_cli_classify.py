@@ -137,10 +137,10 @@ def test_dry_run_prints_the_plan_and_writes_nothing(folder, tmp_path):
         (["mamba-demo", "--table", "a.csv", "--records", "x=b.fa"], 2, "two sources"),
         (["mamba-demo", "--table", "a.csv", "--split", "hyenadna"], 2, "no meaning for --table"),
         (["mamba-demo", "--group-column", "gene"], 2, "no meaning for --species"),
-        (["mamba-demo", "--species", "human"], 2, "a label and its files look like"),
+        (["mamba-demo", "--species", "human"], 2, "a label and its files must look like"),
         (["mamba-demo", "--epochs", "2", "--steps", "5"], 2, "both say how long"),
         (["mamba-demo", "--task", "regression"], 2, "species make a multiclass task"),
-        (["--resume", "run", "--epochs", "5"], 2, "leave out --epochs"),
+        (["--resume", "run", "--epochs", "5"], 2, "--epochs would change a run"),
         (["--resume", "nowhere"], 1, "no run in nowhere"),
         (["pretrained", *TABLE, "--tune", "probe", "--epochs", "3"], 2, "fitted without steps"),
         (["pretrained", *TABLE, "--keep", "last", "--patience", "2"], 1, "waits for a better"),
@@ -186,7 +186,7 @@ def test_eval_judges_again(folder, undisturbed, tmp_path):
     [
         (["--seq-len", "20"], "--seq-len is for other sequences than the run's own"),
         (["--task", "regression"], "No such option"),
-        (["--table", "test.csv", "--data-seed", "1"], "of these all are evaluated: leave it out"),
+        (["--table", "test.csv", "--data-seed", "1"], "all of these are evaluated: leave it out"),
         (
             ["--species", "a=a.fa", "--seq-len", "20", "--lengths", "30,40"],
             "--seq-len and --lengths both say how long windows are",

@@ -177,11 +177,15 @@ def test_a_second_run_into_the_same_folder_is_refused(folder, undisturbed):
         (["--workers", "-1"], 1, "workers must be >= 0, got -1"),
         (["--seed", "-1"], 1, "seed must be >= 0"),
         (["--data-seed", "-1"], 1, "data seed must be >= 0"),
-        (["--valid-fraction", "0.1", "--valid-contigs", "chr1"], 2, "have no meaning: leave them"),
+        (
+            ["--valid-fraction", "0.1", "--valid-contigs", "chr1"],
+            2,
+            "has no meaning with a BED",
+        ),
         (["--micro-batch", "3"], 1, "do not divide a batch of 8"),
-        (["--resume", "run", "--steps", "5"], 2, "leave out --steps"),
+        (["--resume", "run", "--steps", "5"], 2, "--steps would change a run"),
         (["--resume", "nowhere"], 1, "no run in nowhere"),
-        (["--batch-tokens", "1000"], 1, "not a multiple of seq_len"),
+        (["--batch-tokens", "1000"], 1, "must be a multiple of seq_len"),
     ],
 )
 def test_mistakes_get_a_sentence_and_an_exit_code(arguments, code, message, folder):

@@ -16,7 +16,7 @@ from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names, preset
 from dnamamba.pretraining import validation as evaluation
 from dnamamba.pretraining.config import PretrainConfig, TrainConfig, read_pretrain_config
 from dnamamba.pretraining.objectives import NextToken
-from dnamamba.pretraining.run import conclusion, pretrain, resume
+from dnamamba.pretraining.run import Pretraining, pretrain, resume
 from dnamamba.training.checkpoint import list_checkpoints
 from dnamamba.training.config import RunOptions
 from dnamamba.training.optimizer import parameter_groups
@@ -95,7 +95,7 @@ def test_a_masked_run_goes_on_with_the_same_bases_hidden(store, tmp_path, monkey
 def test_masked_models_are_not_measured_by_models_of_next_bases(store, tmp_path):
     config = replace(tiny_config(store), objective="masked")
     outcome = pretrain(config, tmp_path / "run", OPTIONS)
-    said = "\n".join(conclusion(tmp_path / "run", outcome))
+    said = "\n".join(Pretraining.conclusion(tmp_path / "run", outcome))
     assert "of hidden bases, from both sides" in said
     assert not re.search("bits (better|worse)", said)
     report = (tmp_path / "run" / "report.html").read_text()
@@ -288,6 +288,6 @@ def test_bad_recipes_are_refused_at_once(change, message):
 
 
 def test_a_batch_is_whole_windows(store):
-    message = r"batch_tokens \(100\) is not a multiple of seq_len \(\d+\): the next one is \d+$"
+    message = r"batch_tokens must be a multiple of seq_len, \d+, got 100: the next one is \d+$"
     with pytest.raises(InputError, match=message):
         tiny_config(store, batch_tokens=100)

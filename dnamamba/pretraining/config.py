@@ -46,7 +46,7 @@ class TrainConfig(Recipe):
         """Windows in an optimiser step."""
         if self.batch_tokens % seq_len:
             raise InputError(
-                f"batch_tokens ({self.batch_tokens:,}) is not a multiple of seq_len ({seq_len:,}): "
+                f"batch_tokens must be a multiple of seq_len, {seq_len:,}, got {self.batch_tokens:,}: "
                 f"the next one is {-(-self.batch_tokens // seq_len) * seq_len:,}"
             )
         return self.batch_tokens // seq_len

@@ -5,7 +5,7 @@ from typing import Any
 
 from dnamamba.files import is_number
 from dnamamba.reports import figures
-from dnamamba.reports.page import Run, in_words, points_of, write_run_report
+from dnamamba.reports.page import Card, Row, Run, in_words, points_of, write_run_report
 from dnamamba.reports.svg import draw_both
 
 
@@ -64,14 +64,14 @@ def _content(run: Run) -> dict[str, Any]:
     }
 
 
-def _validation_card(row: dict[str, Any]) -> tuple[str, str, str]:
+def _validation_card(row: Row) -> Card:
     bits = row["bits_per_base"]
     note = f"perplexity {row.get('perplexity', 2.0**bits):.4f}, step {row['step']:,}"
     return "Validation, bits per base", f"{bits:.4f}", note
 
 
 def _verdict(
-    valid: list[Any], references: dict[int, float], best: int | None, *, is_comparable: bool
+    valid: list[Any], references: dict[Any, float], best: Any, *, is_comparable: bool
 ) -> str:
     """The model beside its baselines, in words."""
     if not valid:

@@ -83,9 +83,8 @@ class Recipe:
 
     def with_peak(self, learning_rate: float) -> Self:
         """Return a copy with this learning rate, unless it has one."""
-        return (
-            self if self.learning_rate is not None else replace(self, learning_rate=learning_rate)
-        )
+        given = self.learning_rate
+        return replace(self, learning_rate=learning_rate if given is None else given)
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of optimiser step `step` (0-based)."""
