@@ -1,4 +1,4 @@
-"""`dnamamba classify ...`: models that tell sequences apart."""
+"""`dnamamba classify ...`."""
 
 from dnamamba.cli.main import LazyGroup
 
@@ -10,15 +10,15 @@ classify = LazyGroup(
         ),
         "eval": (
             "classify_eval.evaluate",
-            "Judge a trained model, on what its run held out or on other sequences.",
+            "Evaluate a model on what its run held out, or on other sequences.",
         ),
         "predict": (
             "classify_predict.predict",
-            "What a model says about sequences, regions and variants.",
+            "Predict classes of sequences, regions and variants.",
         ),
     },
     name="classify",
-    help="""Train models that tell sequences apart, and use them.
+    help="""Train, evaluate and use classifiers of sequences.
 
     \b
     Examples:

@@ -42,13 +42,12 @@ _FORMAT = option(
 @_OUT
 @_FORMAT
 def import_(source: Path, out: Path, format_name: str | None) -> None:
-    """Read weights of another project and write them as a model folder.
+    """Write weights of another project as a model folder of dnamamba.
 
-    SOURCE is a folder with config.json and model.safetensors, its shards or pytorch_model.bin, or
-    one file (.safetensors, .bin, .pt, .pth, .ckpt). Pickles are read as tensors alone: one that
-    would run anything is refused. Logits of a fixed sequence are compared with transformers' class,
-    if it has one and is installed; then what was written is read again and compared. bf16 and fp16
-    weights become fp32.
+    SOURCE: a folder with config.json and model.safetensors, its shards or pytorch_model.bin, or one
+    file (.safetensors, .bin, .pt, .pth, .ckpt). Pickles that would run code are refused; bf16 and
+    fp16 become fp32. Logits of a fixed sequence are compared with transformers' class, if there is
+    one, and with what was written.
 
     \b
     Example:
@@ -70,8 +69,8 @@ def import_(source: Path, out: Path, format_name: str | None) -> None:
 def export(model: Path, out: Path, format_name: str | None) -> None:
     """Write a model in another project's layout, with a tokenizer for transformers.
 
-    MODEL is a model folder or a run. Checked as by import. The tokenizer gives the ids of
-    dnamamba's, one for each base, through transformers' AutoTokenizer.
+    MODEL: a model folder or a run; checked as by import. AutoTokenizer reads the tokenizer and
+    gives dnamamba's ids, one for each base.
 
     \b
     Example:
@@ -86,9 +85,9 @@ def export(model: Path, out: Path, format_name: str | None) -> None:
 @click.argument("source", metavar="MODEL_OR_SOURCE", type=FILE)
 @_FORMAT
 def check(source: Path, format_name: str | None) -> None:
-    """Show a model's format, sizes and dtypes, and what it says about a fixed sequence.
+    """Show a model's format, sizes, dtypes and likelihood of a fixed sequence, and try round trips.
 
-    Also whether its weights come back exactly from each layout that holds them. Writes nothing.
+    Writes nothing.
 
     \b
     Example:

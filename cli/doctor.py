@@ -13,8 +13,8 @@ from dnamamba.cli.options import DEVICE, file_option
 def doctor(device: str, out: Path) -> None:
     """Show versions, devices and kernels, and check them on this machine.
 
-    Runs every kernel backend against its float64 definition, gradients included, and measures how
-    fast the folder of runs can be written. Exit code 1 if something does not work.
+    Compares every kernel backend with its float64 definition, gradients included, and measures the
+    write speed of the folder of runs. Exit code 1 if something does not work.
 
     \b
     Example:

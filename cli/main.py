@@ -11,9 +11,9 @@ EXIT_FAILED = 1
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and one line, and imports them when called.
+    """A group that imports its commands when they are called.
 
-    lazy: name -> (module of dnamamba.cli and what it calls the command, short help).
+    lazy: name -> (`module.attribute` in dnamamba.cli, short help).
     """
 
     def __init__(self, lazy: dict[str, tuple[str, str]], name: str, help: str):
@@ -36,24 +36,15 @@ class LazyGroup(click.Group):
 
 cli = LazyGroup(
     {
-        "pretrain": (
-            "pretrain.pretrain",
-            "Train a DNA language model on a FASTA, or on demo genomes.",
-        ),
-        "classify": (
-            "classify.classify",
-            "Tell sequences apart: great apes, or any labelled ones.",
-        ),
+        "pretrain": ("pretrain.pretrain", "Train a DNA language model."),
+        "classify": ("classify.classify", "Classify sequences: great apes, or any labelled ones."),
         "embed": ("embed.embed", "Write embeddings of regions, or per-base tracks, of any length."),
-        "probe": ("probe.probe", "Judge what embeddings tell of labels, beside k-mers."),
+        "probe": ("probe.probe", "Predict labels from embeddings, beside k-mers."),
         "score": ("score.score", "Score the variants of a VCF: likelihood ratios and distances."),
-        "data": ("data.data", "Look into, download, prepare, simulate and check genomes."),
+        "data": ("data.data", "Inspect, download, prepare, simulate and check genomes."),
         "convert": ("convert.convert", "Read other projects' weights, and write ours for them."),
         "bench": ("bench.bench", "Measure how fast operators and training steps are here."),
-        "doctor": (
-            "doctor.doctor",
-            "Show versions, devices and kernels, and check them on this machine.",
-        ),
+        "doctor": ("doctor.doctor", "Check versions, devices and kernels of this machine."),
     },
     name="dnamamba",
     help="""Train and use DNA language models.
@@ -72,7 +63,7 @@ cli = click.version_option(__version__, prog_name="dnamamba")(cli)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one clear line and exit code 1 (2 for usage)."""
+    """Run the command line; a user's mistake gives one line and exit code 1 (2 for usage)."""
     from dnamamba.errors import InputError, TrainingError, WrongResultError
     from dnamamba.runtime import set_up_logging
 

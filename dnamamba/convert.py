@@ -1,7 +1,7 @@
 """Convert models of other projects to ours and back.
 
-A conversion is built in a folder beside its target, read again, compared, and renamed into place;
-one that fails leaves nothing.
+A conversion is built beside its target, read again, compared, and renamed; a failed one leaves
+nothing.
 """
 
 import json
@@ -40,7 +40,7 @@ OWN_FORMAT = "dnamamba"
 
 @dataclass(frozen=True)
 class Opened:
-    """A model and how it was stored. files: None for a model folder of our own."""
+    """A model and how it was stored. files: None for our own model folders."""
 
     model: DnaModel
     format: str
@@ -58,23 +58,20 @@ class Opened:
         ]
         if config.vocab_size not in (VOCABULARY.size, VOCABULARY.padded_size):
             parts.append("another vocabulary than DNA's, whose ids mean something else")
-        return [f"{self.source}: {self.format}", ", ".join(parts), f"weights: {self._dtypes()}"]
-
-    def _dtypes(self) -> str:
-        if self.files is None:
-            return "float32"
-        stored = self.files.dtypes
-        text = ", ".join(f"{count} {dtype}" for dtype, count in sorted(stored.items()))
-        if {"float16", "bfloat16"} & stored.keys():
-            text += "; widened to float32"
-        return text + "; float64 is rounded to float32" * ("float64" in stored)
+        dtypes = "float32"
+        if self.files is not None:
+            stored = self.files.dtypes
+            dtypes = ", ".join(f"{count} {dtype}" for dtype, count in sorted(stored.items()))
+            dtypes += "; widened to float32" * bool({"float16", "bfloat16"} & stored.keys())
+            dtypes += "; float64 is rounded to float32" * ("float64" in stored)
+        return [f"{self.source}: {self.format}", ", ".join(parts), f"weights: {dtypes}"]
 
 
 def open_model(source: Path, format_name: str | None = None) -> Opened:
-    """Read a model folder of ours, a run's, or weights of another project.
+    """Read a model folder, a run, or weights of another project as a float32 model.
 
-    format_name: the layout, if the names of the weights do not say it. The model is float32. Raises
-    InputError for files that are missing, broken, of no known format or do not fit it.
+    format_name: the layout; None: by the names of the weights. Raises InputError for files that are
+    missing, broken, of no known format or do not fit it.
     """
     named = None if format_name in (None, OWN_FORMAT) else find_format(str(format_name))
     if own := own_folder(source):
@@ -90,7 +87,7 @@ def open_model(source: Path, format_name: str | None = None) -> Opened:
 
 
 def own_folder(source: Path) -> Path | None:
-    """The model folder that a folder, run or weights file means; None if it is not ours."""
+    """Find the model folder of a folder, run or weights file; None if it is not ours."""
     if source.is_file() and source.name == WEIGHTS_NAME:
         source = source.parent
     path = enter_run(source) / CONFIG_NAME
@@ -98,60 +95,65 @@ def own_folder(source: Path) -> Path | None:
 
 
 def import_model(source: Path, out: Path, format_name: str | None = None) -> list[str]:
-    """Write weights of another project as a model folder of ours; returns lines to print.
+    """Write weights of another project as a model folder; return lines to print.
 
-    Raises InputError as `open_model` does and if `out` is in the way; WrongResultError if the model
-    computes something else than transformers' class, or than what was written.
+    Raises InputError as `open_model` does and if `out` is in the way; WrongResultError if logits
+    differ from those of transformers' class, or of the written folder.
     """
     check_target(out)
     opened = open_model(source, format_name)
-    lines = [*opened.lines(), *fingertakenlines(opened.model), _compare(opened)]
+    lines = _description(opened)
     with build_folder(out) as building:
         opened.model.save_pretrained(building)
         _check_same(opened.model, DnaModel.from_pretrained(building))
-    return [*lines, "written and read again: the same logits, bit for bit", _listing(out)]
+    return [*lines, *_listing(out)]
 
 
 def export_model(source: Path, out: Path, format_name: str | None = None) -> list[str]:
-    """Write a model of ours in another project's layout; returns lines to print.
+    """Write a model in another project's layout; return lines to print.
 
     format_name: the layout; default the first that can hold the model. Raises as `import_model`.
     """
     check_target(out)
     opened = open_model(source)
     chosen, weights, settings = _choose_written(opened.model, format_name)
-    lines = [*opened.lines(), *fingertakenlines(opened.model), f"written as {chosen.name}"]
+    lines = [*opened.lines(), fingerprint_line(opened.model), f"written as {chosen.name}"]
     with build_folder(out) as building:
         _write(building, weights, settings, opened.model)
         again = read_source(building)
         model = read_weights(chosen, again.weights, again.settings, str(out))
         _check_same(opened.model, model)
         lines.append(compare_with_theirs(model, again.weights, again.settings))
-    return [*lines, "written and read again: the same logits, bit for bit", _listing(out)]
+    return [*lines, *_listing(out)]
 
 
 def check_model(source: Path, format_name: str | None = None) -> list[str]:
     """Describe a model, its fingerprint, and the layouts that it survives a round trip by."""
     opened = open_model(source, format_name)
-    lines = [*opened.lines(), *fingertakenlines(opened.model), _compare(opened)]
-    for one in _suited(opened.model):
-        lines.append(f"round trip by {one.name}: {_round_trip(opened.model, one)}")
-    return lines
+    model = opened.model
+    trips = [f"round trip by {one.name}: {_round_trip(model, one)}" for one in _suited(model)]
+    return [*_description(opened), *trips]
 
 
-def fingertakenlines(model: DnaModel) -> list[str]:
-    """The model's likelihood of a fixed sequence, to compare with another copy's."""
+def _description(opened: Opened) -> list[str]:
+    if opened.files is None:
+        compared = "a model of dnamamba: there is no other implementation to compare with"
+    else:
+        files = opened.files
+        compared = compare_with_theirs(opened.model, files.weights, files.settings)
+    return [*opened.lines(), fingerprint_line(opened.model), compared]
+
+
+def fingerprint_line(model: DnaModel) -> str:
+    """Describe the model's likelihood of a fixed sequence, to compare copies by."""
     taken = take_fingerprint(model)
     bases = f"{model_ids(model).shape[1]} fixed bases"
     which = bases if model.is_causal else f"every eighth of {bases}, masked"
-    return [f"{which}: {taken.bits_per_base:.6f} bits per base, logits {taken.logits_hash}"]
-
-
-# --- formats
+    return f"{which}: {taken.bits_per_base:.6f} bits per base, logits {taken.logits_hash}"
 
 
 def _suited(model: DnaModel) -> list[Format]:
-    """The formats that can be written for a model's kind of mixer."""
+    """Formats that can be written for a model's kind of mixer."""
     kind = model.config.mixer_kind
     return [one for one in FORMATS if one.write is not None and kind in one.kinds]
 
@@ -201,23 +203,12 @@ def _round_trip(model: DnaModel, one: Format) -> str:
     except InputError as error:
         return f"not possible ({error})"
     before, after = model.state_dict(), again.state_dict()
-    differing = [name for name in before if not _equal(before[name], after.get(name))]
+    differing = [
+        name for name in before if name not in after or not torch.equal(before[name], after[name])
+    ]
     if differing:
         return f"differs in {', '.join(differing[:3])}"
     return "exact" if again.config == model.config else "weights exact, another config"
-
-
-def _equal(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and torch.equal(one, other)
-
-
-# --- checks and files
-
-
-def _compare(opened: Opened) -> str:
-    if opened.files is None:
-        return "a model of dnamamba: there is no other implementation to compare with"
-    return compare_with_theirs(opened.model, opened.files.weights, opened.files.settings)
 
 
 def _check_same(model: DnaModel, again: DnaModel) -> None:
@@ -238,12 +229,13 @@ def _write(
         write_tokenizer(folder)
 
 
-def _listing(folder: Path) -> str:
-    return f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}"
+def _listing(folder: Path) -> list[str]:
+    names = ", ".join(sorted(path.name for path in folder.iterdir()))
+    return ["written and read again: the same logits, bit for bit", f"{folder}: {names}"]
 
 
 def check_target(out: Path) -> None:
-    """Raises InputError unless `out` is an empty folder or nothing at all."""
+    """Raise InputError unless `out` is an empty folder or does not exist."""
     if out.is_symlink():
         raise InputError(f"--out {out} is a link, which would be lost: name the folder itself")
     if out.exists() and not out.is_dir():
@@ -256,7 +248,7 @@ def check_target(out: Path) -> None:
 
 @contextmanager
 def build_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that is renamed to it at the end, or deleted if anything fails."""
+    """Yield a folder beside `out`; rename it at the end, or delete it if anything fails."""
     out = out.absolute()
     made = [parent for parent in out.parents if not parent.exists()]
     building = out.parent / f".{out.name}.building-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""What this machine offers, which kernels run on it and why, and whether they are right here."""
+"""Versions and devices of this machine, and kernels checked on it."""
 
 import importlib.metadata
 import os
@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from dnamamba.kernels.backend import resolve_backend
 from dnamamba.kernels.scan.op import BACKENDS
 from dnamamba.runtime import cache_folder, choose_device, describe_machine
 
-# float32 against the float64 definition; sums over 300 steps round to a few 1e-6.
+# float32 against the float64 definition: rounding over 300 steps adds up to a few 1e-6.
 _TOLERANCE = 1e-4
 _WRITE_BYTES = 64 << 20
 _PACKAGES = ("triton", "llvmlite", "h5py", "pyfaidx", "biopython", "safetensors", "scikit-learn")
@@ -27,7 +28,7 @@ _PACKAGES = ("triton", "llvmlite", "h5py", "pyfaidx", "biopython", "safetensors"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination. ok: False where something does not work."""
+    """One line of the output. ok: False if something does not work."""
 
     name: str
     detail: str
@@ -35,10 +36,8 @@ class Finding:
 
 
 def examine(device: str = "auto", out: Path = Path("runs")) -> list[Finding]:
-    """Versions, device, kernels with a parity check each, and the write speed of a run folder."""
-    automatic = choose_device()
-    chosen = choose_device(device)
-    used = f"auto takes {automatic}"
+    """Report versions, devices, checked kernels, and the write speed of a run folder."""
+    chosen, used = choose_device(device), f"auto takes {choose_device()}"
     if device != "auto":
         used += f"; this check uses {chosen}, as --device asks"
     return [
@@ -67,10 +66,8 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
-        yield Finding(
-            f"cuda:{i}",
-            f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB, sm_{gpu.major}{gpu.minor}",
-        )
+        memory = f"{gpu.total_memory / 2**30:.1f} GiB"
+        yield Finding(f"cuda:{i}", f"{gpu.name}, {memory}, sm_{gpu.major}{gpu.minor}")
     yield Finding("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
 
 
@@ -98,7 +95,7 @@ def _kernels(device: torch.device) -> Iterator[Finding]:
 
 
 def _scan_operands(device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Values a Mamba layer might meet, the same on every call. B 2, L 300, D 24, N 16."""
+    """Operands as of a Mamba layer, equal at every call; B 2, L 300, D 24, N 16."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -120,21 +117,9 @@ def _scan_operands(device: torch.device, dtype: torch.dtype = torch.float32) -> 
 
 
 def _run_scan(operands: dict[str, Tensor], backend: str) -> list[Tensor]:
-    """Output, last state and the gradient of every operand."""
-    out, last = selective_scan(
-        operands["u"],
-        operands["delta"],
-        operands["A"],
-        operands["B"],
-        operands["C"],
-        operands["D"],
-        operands["z"],
-        operands["delta_bias"],
-        delta_softplus=True,
-        initial_state=operands["initial_state"],
-        return_last_state=True,
-        backend=backend,
-    )
+    """Return output, last state and the gradient of every operand."""
+    options: Any = {"delta_softplus": True, "return_last_state": True, "backend": backend}
+    out, last = selective_scan(**operands, **options)
     gradients = torch.autograd.grad(out.square().sum() + last.sum(), list(operands.values()))
     return [out.detach(), last.detach(), *gradients]
 

@@ -1,6 +1,6 @@
-"""Device, precision, seeds, ranks, logging and folders: the only reader of environment variables.
+"""Device, precision, ranks, logging and folders: the only reader of environment variables.
 
-torch is imported inside functions, so that `--help` and data preparation do without it.
+Functions import torch themselves, so that `--help` and data preparation do without it.
 """
 
 import contextlib
@@ -26,13 +26,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those torchrun started; 0 of 1 without it."""
+    """This process among those of torchrun; local: of this machine."""
 
     rank: int
     local_rank: int
     world_size: int
     local_world_size: int
-    """Processes on this machine."""
 
     @property
     def is_main(self) -> bool:
@@ -40,20 +39,14 @@ class Ranks:
 
 
 def read_ranks() -> Ranks:
-    """Read RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE as torchrun sets them."""
-    return Ranks(
-        rank=int(os.environ.get("RANK", 0)),
-        local_rank=int(os.environ.get("LOCAL_RANK", 0)),
-        world_size=int(os.environ.get("WORLD_SIZE", 1)),
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-    )
+    """Read RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE, as torchrun sets them."""
+    defaults = {"rank": 0, "local_rank": 0, "world_size": 1, "local_world_size": 1}
+    return Ranks(**{key: int(os.environ.get(key.upper(), n)) for key, n in defaults.items()})
 
 
 def cache_folder() -> Path:
-    """Where indexes of files in read-only folders, scans of files, demo genomes and the CPU's
-    machine code are kept: DNAMAMBA_CACHE, else XDG's."""
-    named = os.environ.get("DNAMAMBA_CACHE")
-    if named:
+    """Folder of indexes, scans, demo genomes and machine code: DNAMAMBA_CACHE, else XDG's."""
+    if named := os.environ.get("DNAMAMBA_CACHE"):
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "dnamamba"
@@ -84,15 +77,15 @@ def set_up_logging() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]
-    # One voice for all ranks: the others speak up only when something is wrong.
+    # Other ranks log only what is wrong.
     logger.setLevel(logging.INFO if read_ranks().is_main else logging.WARNING)
     logger.propagate = False
 
 
 def choose_device(name: str = "auto", local_rank: int = 0) -> "torch.device":
-    """`auto` takes CUDA where there is one, else the CPU; `cuda`, `cuda:1`, `cpu` as they are.
+    """Return the device: `auto` is CUDA if there is one, else the CPU; or cpu, cuda, cuda:N.
 
-    Raises InputError when the device asked for is not there.
+    Raises InputError if there is no such device.
     """
     import torch
 
@@ -103,7 +96,7 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> "torch.device":
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"--device is auto, cpu, cuda or cuda:N, got {name!r}") from error
+        raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
@@ -113,21 +106,21 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> "torch.device":
             )
         torch.cuda.set_device(device)
     elif device.type != "cpu":
-        raise InputError(f"--device is auto, cpu, cuda or cuda:N, got {name!r}")
+        raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
     return device
 
 
 def choose_precision(name: str, device: "torch.device") -> "torch.dtype | None":
-    """The autocast dtype: bfloat16, or None for plain float32.
+    """Return the autocast dtype: bfloat16, or None for float32.
 
-    `auto` is bf16 on GPUs and fp32 on CPUs. Parameters stay in float32 either way.
+    `auto` is bf16 on GPUs and fp32 on CPUs. Parameters stay float32.
     """
     import torch
 
     if name == "auto":
         name = "bf16" if device.type == "cuda" else "fp32"
     if name not in ("bf16", "fp32"):
-        raise InputError(f"--precision is auto, bf16 or fp32, got {name!r}")
+        raise InputError(f"--precision must be auto, bf16 or fp32, got {name!r}")
     return torch.bfloat16 if name == "bf16" else None
 
 
@@ -140,14 +133,14 @@ class Compute:
     ranks: Ranks
 
     def autocast(self) -> "torch.autocast":
-        """The context forward passes run in."""
+        """Return the context of forward passes."""
         import torch
 
         enabled = self.autocast_dtype is not None
         return torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled)
 
     def sum_over_ranks(self, values: "torch.Tensor") -> "torch.Tensor":
-        """Add a tensor up over all ranks, in place; as it is with one."""
+        """Add a tensor up over all ranks, in place."""
         import torch.distributed
 
         if self.ranks.world_size > 1:
@@ -155,7 +148,7 @@ class Compute:
         return values
 
     def any_rank(self, value: bool) -> bool:
-        """Whether it holds on some rank; every rank has to ask."""
+        """Whether it is true on any rank; every rank has to ask."""
         import torch
 
         if self.ranks.world_size == 1:
@@ -169,10 +162,9 @@ class Compute:
             torch.distributed.barrier()
 
     def on_main_first(self, action: Callable[[], T]) -> T | None:
-        """Do something on rank 0 while the others wait; returns its result there, None elsewhere.
+        """Run on rank 0 while the others wait; return the result there, None elsewhere.
 
-        What rank 0 cannot do because of the user's files or settings stops all ranks alike, with
-        its message on rank 0.
+        An InputError or OSError of rank 0 stops all ranks, with its message on rank 0.
         """
         result, failure = None, None
         if self.ranks.is_main:
@@ -192,10 +184,9 @@ class Compute:
 def open_compute(
     device: str = "auto", precision: str = "auto", patience: timedelta | None = None
 ) -> Iterator[Compute]:
-    """Choose device and precision and, under torchrun, join the other ranks; leaves on exit.
+    """Choose device and precision and, under torchrun, join the other ranks until the exit.
 
-    patience: how long a rank waits for the others before it fails; None: as long as torch does,
-    which is made for ranks that do the same at the same time.
+    patience: how long a rank waits for the others; None: torch's default, for ranks in step.
     """
     import torch.distributed
 
@@ -214,8 +205,7 @@ def open_compute(
 
 
 def available_bytes(device: "torch.device", ranks: Ranks) -> int:
-    """Memory free on a device now, with what torch keeps for reuse; of a CPU, this rank's share of
-    `available_host_bytes`."""
+    """Return a GPU's free memory, including torch's cache, or a rank's share of the host's."""
     import torch
 
     if device.type == "cuda":
@@ -225,10 +215,9 @@ def available_bytes(device: "torch.device", ranks: Ranks) -> int:
 
 
 def available_host_bytes() -> int:
-    """Memory that programs of this machine may still take.
+    """Return the memory that can be had without swapping, within a container's limit.
 
-    Linux tells what can be had without swapping, page cache included, and a container's limit;
-    elsewhere half of what is built in is a guess.
+    Guesses half of the machine's memory if it is not Linux.
     """
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
     meminfo = Path("/proc/meminfo")
@@ -238,16 +227,16 @@ def available_host_bytes() -> int:
     group = Path("/sys/fs/cgroup")
     limit, used = group / "memory.max", group / "memory.current"
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        # Files' pages not used of late count as used, but are given back when needed.
         statistics = group / "memory.stat"
-        text_of = statistics.read_text() if statistics.exists() else ""
-        given_back = dict(line.split() for line in text_of.splitlines()).get("inactive_file", "0")
+        lines = statistics.read_text().splitlines() if statistics.exists() else []
+        # Inactive pages of files count as used, but are given back when needed.
+        given_back = dict(line.split() for line in lines).get("inactive_file", "0")
         found.append(int(text) - int(used.read_text()) + int(given_back))
     return max(0, min(found))
 
 
 def describe_machine() -> dict[str, object]:
-    """Versions and devices, for manifests and `dnamamba doctor`."""
+    """Return versions and devices, for manifests and `dnamamba doctor`."""
     import numpy
     import torch
 

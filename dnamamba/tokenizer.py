@@ -1,14 +1,12 @@
-"""The DNA vocabulary: ids, encoding, decoding and complement, all by lookup table on bytes.
+"""The DNA vocabulary: ids, encoding, decoding and complement, by lookup table on bytes.
 
 Ids are HyenaDNA's (hyena-dna, src/dataloaders/datasets/hg38_char_tokenizer.py), so its models and
-those of its relatives read our tokens. Bases travel as one byte, a *code*: the token id in the low
-four bits and the soft-mask (a lower-case letter in the FASTA) in the highest; between them is what
-a masked language model is shown of a base it has to predict (data/masking.py). The soft-mask is
-dropped only where the loss is weighted, so nothing upstream chooses between case and memory.
+their relatives read our tokens. A base is one byte, a *code*: the token id in the low four bits,
+the soft-mask (lower case in the FASTA) in the highest, and between them what a masked language
+model is shown (data/masking.py).
 
-Encoding reads both cases, U as T, and every IUPAC ambiguity letter as N. Letters outside IUPAC
-become [UNK], which is treated like N: never a target of the loss, counted by the limit on N in a
-window. `dnamamba data info` shows how many there are.
+Encoding reads both cases, U as T, and IUPAC ambiguity letters as N. Other letters become [UNK],
+which counts as N: never a target of the loss. `dnamamba data info` shows how many there are.
 """
 
 from dataclasses import dataclass
@@ -25,17 +23,15 @@ SHOWN_SHIFT, SHOWN_MASK = 4, 0x7
 
 
 class Shown(IntEnum):
-    """What a masked language model is shown at a position, in a code's bits from SHOWN_SHIFT on."""
+    """What a masked language model reads at a position, in a code's bits from SHOWN_SHIFT on."""
 
     NOT_HIDDEN = 0
-    """The token, which is not to be predicted,"""
+    """The token, without predicting it."""
 
     ITSELF = 1
-    """the token, which is,"""
+    """The token, which it predicts; likewise below."""
 
     MASK = 2
-    """[MASK], or a base that was drawn:"""
-
     A = 3
     C = 4
     G = 5
@@ -44,7 +40,7 @@ class Shown(IntEnum):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token names and ids; `tokens[i]` has id i. `padded_size` rows stand in an embedding."""
+    """Token names; `tokens[i]` has id i. padded_size: rows of an embedding."""
 
     tokens: tuple[str, ...]
     padded_size: int
@@ -58,7 +54,7 @@ class Vocabulary:
 
     @property
     def base_ids(self) -> tuple[int, int, int, int]:
-        """Ids of A, C, G and T: the only tokens that are ever predicted."""
+        """Ids of A, C, G and T, the only targets."""
         a, c, g, t = (self.id(base) for base in "ACGT")
         return a, c, g, t
 
@@ -100,8 +96,7 @@ def _complement_table() -> Codes:
 
 def _decode_table() -> Codes:
     table = np.full(256, ord("?"), np.uint8)
-    for token in range(VOCABULARY.size):
-        name = VOCABULARY.tokens[token]
+    for token, name in enumerate(VOCABULARY.tokens):
         letter = name if len(name) == 1 else "N" if token == UNK_ID else "-"
         table[token] = ord(letter)
         table[token | SOFT_MASK_BIT] = ord(letter.lower())
@@ -153,16 +148,16 @@ def reverse_complement(codes: Codes) -> Codes:
 
 
 def token_ids(codes: Codes) -> Codes:
-    """Codes without soft-mask and what is shown (uint8)."""
+    """Return the token ids of codes, uint8."""
     return codes & np.uint8(TOKEN_MASK)
 
 
 def is_soft_masked(codes: Codes) -> NDArray[np.bool_]:
-    """True where the base was lower case."""
+    """Mark bases that were lower case."""
     return (codes & SOFT_MASK_BIT) != 0
 
 
 def is_base(codes: Codes) -> NDArray[np.bool_]:
-    """True for A, C, G and T of either case: the positions that count in a loss."""
+    """Mark A, C, G and T of either case: the positions that count in a loss."""
     ids = token_ids(codes)
     return (ids >= FIRST_BASE_ID) & (ids <= LAST_BASE_ID)

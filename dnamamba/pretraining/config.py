@@ -45,9 +45,10 @@ class TrainConfig(Recipe):
     def batch_size(self, seq_len: int) -> int:
         """Windows in an optimiser step."""
         if self.batch_tokens % seq_len:
+            following = -(-self.batch_tokens // seq_len) * seq_len
             raise InputError(
-                f"batch_tokens must be a multiple of seq_len, {seq_len:,}, got {self.batch_tokens:,}: "
-                f"the next one is {-(-self.batch_tokens // seq_len) * seq_len:,}"
+                f"batch_tokens must be a multiple of seq_len, {seq_len:,}, got "
+                f"{self.batch_tokens:,}: the next one is {following:,}"
             )
         return self.batch_tokens // seq_len
 
