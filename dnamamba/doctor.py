@@ -37,7 +37,8 @@ class Finding:
 
 def examine(device: str = "auto", out: Path = Path("runs")) -> list[Finding]:
     """Report versions, devices, checked kernels, and the write speed of a run folder."""
-    chosen, used = choose_device(device), f"auto takes {choose_device()}"
+    used = f"auto takes {choose_device()}"
+    chosen = choose_device(device)
     if device != "auto":
         used += f"; this check uses {chosen}, as --device asks"
     return [
