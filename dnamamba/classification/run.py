@@ -38,7 +38,7 @@ from dnamamba.classification.validation import (
     score_all,
 )
 from dnamamba.configs import from_dict
-from dnamamba.data.batches import Examples, LabelledDataset
+from dnamamba.data.batches import Examples
 from dnamamba.data.labelled.sources import source_files
 from dnamamba.data.species.dataset import SpeciesConfig, SpeciesDataset
 from dnamamba.errors import InputError
@@ -102,16 +102,17 @@ class Classification(TrainingRun[ClassifyConfig]):
         self.compute = compute
         torch.manual_seed(config.train.seed)
         start = self._read_start(config, resumed)
-        self.datasets = self._open_datasets(config)
+        # Rank 0 makes indexes and scans; the others find them.
+        opened = compute.on_main_first(lambda: open_datasets(config.data))
+        self.datasets = opened or open_datasets(config.data)
         train_set = self.datasets[Split.TRAIN]
         self.task: Task = train_set.task
         if start is None:
             start = read_model(config.model, train_set.seq_len)
         train = self._fill_in(config, start.config)
         self.classifier = build_classifier(train, start, train_set).to(compute.device)
-        self.has_trained_head = isinstance(start, DnaClassifier) and self.classifier.adopt_head(
-            start
-        )
+        adopts = isinstance(start, DnaClassifier) and self.classifier.adopt_head(start)
+        self.has_trained_head = adopts
         if self.has_trained_head:
             logger.info("head: that of %s, which has the same labels", config.model)
         self.objective = LabelLoss(self.classifier, class_weights(train.class_weights, train_set))
@@ -130,11 +131,6 @@ class Classification(TrainingRun[ClassifyConfig]):
         if resumed is not None and list_checkpoints(resumed.checkpoints) and config.architecture:
             return DnaModel(config.architecture)  # its weights are in the checkpoint
         return None if is_preset(config.model) else read_model(config.model)
-
-    def _open_datasets(self, config: ClassifyConfig) -> Mapping[Split, LabelledDataset]:
-        # Rank 0 makes indexes and scans; the others find them.
-        datasets = self.compute.on_main_first(lambda: open_datasets(config.data))
-        return open_datasets(config.data) if datasets is None else datasets
 
     def _fill_in(self, config: ClassifyConfig, model: ModelConfig) -> FineTuneConfig:
         """Resolve steps, learning rate and strands."""
@@ -244,18 +240,16 @@ class Classification(TrainingRun[ClassifyConfig]):
         announce_plan(describe_source(self.config.data), self.plan, labels=labels)
         name, score = primary_metric(baseline["valid"], self.task)
         logger.info("baseline: %s", baseline["description"])
-        logger.info(
-            "baseline on validation: %s %s", name, "none" if score is None else f"{score:.4f}"
-        )
+        shown = "none" if score is None else f"{score:.4f}"
+        logger.info("baseline on validation: %s %s", name, shown)
 
     def fit(self, folder: RunFolder, n_workers: int) -> Outcome:
         if self.config.train.tune == "probe":
             return self._fit_probe(folder)
         if not list_checkpoints(folder.checkpoints):
             features, _ = self._features(self.batches(Split.TRAIN, SCALING_EXAMPLES))
-            self.classifier.scale_features(
-                *spread(features.astype(np.float64)), keeps_answers=self.has_trained_head
-            )
+            scaling = spread(features.astype(np.float64))
+            self.classifier.scale_features(*scaling, keeps_answers=self.has_trained_head)
         return super().fit(folder, n_workers)
 
     def _fit_probe(self, folder: RunFolder) -> Outcome:

@@ -120,8 +120,7 @@ class Pretraining(TrainingRun[PretrainConfig]):
             return genome
 
         # Rank 0 makes demo genomes, indexes and scans; the others find them.
-        genome = self.compute.on_main_first(open_and_scan)
-        return open_and_scan() if genome is None else genome
+        return self.compute.on_main_first(open_and_scan) or open_and_scan()
 
     def files(self) -> list[dict[str, Any]]:
         bed = self.config.data.splits.bed

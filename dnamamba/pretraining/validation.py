@@ -1,6 +1,7 @@
 """Evaluate a language model on held-out windows."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,15 @@ from dnamamba.training.interrupts import StopRequest
 from dnamamba.training.metrics_log import bits_per_base, perplexity
 
 
+@dataclass
 class LanguageValidator:
     """Loss on the validation windows (see trainer.Validator)."""
 
+    objective: Objective
+    dataset: WindowDataset
+    compute: Compute
+    eval_tokens: int
     patience_steps: int | None = None
-
-    def __init__(
-        self, objective: Objective, dataset: WindowDataset, compute: Compute, eval_tokens: int
-    ) -> None:
-        self.objective, self.dataset, self.compute = objective, dataset, compute
-        self.eval_tokens = eval_tokens
 
     def units(self, loss: float) -> dict[str, float]:
         return {"bits_per_base": bits_per_base(loss), "perplexity": perplexity(loss)}

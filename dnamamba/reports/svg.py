@@ -4,7 +4,7 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
 from dnamamba.reports import figures
@@ -35,22 +35,24 @@ def draw(
     """
     from markupsafe import Markup
 
-    root = ET.fromstring(_drawn(size, lambda ax: figure(*data, **options, ax=ax)))
-    _tidy(root)
-    _rename_ids(root, re.sub(r"\W+", "-", f"{title} {size[0]}".lower()))
+    salt = f"{title} {size[0]}"  # makes ids unique in the page
+    svg = _drawn(size, salt, lambda ax: figure(*data, **options, ax=ax))
+    root, used = ET.fromstring(svg), set(re.findall(r"#(\w+)", svg))
+    for element in list(root.iter()):
+        _tidy(element, used)
     root.attrib.clear()
     label = figures.plain_text(title)
     root.attrib |= {"role": "img", "aria-label": label, "viewBox": f"0 0 {size[0]} {size[1]}"}
     return Markup(ET.tostring(root, encoding="unicode"))
 
 
-def _drawn(size: tuple[int, int], figure: Callable[["Axes"], Any]) -> bytes:
+def _drawn(size: tuple[int, int], salt: str, figure: Callable[["Axes"], Any]) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     file = io.BytesIO()
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": salt}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser's fonts have them
         whole = Figure((size[0] / 72, size[1] / 72), dpi=72, layout="constrained")
         whole.patch.set_visible(False)
@@ -58,7 +60,7 @@ def _drawn(size: tuple[int, int], figure: Callable[["Axes"], Any]) -> bytes:
         axes.patch.set_visible(False)
         figure(axes)
         FigureCanvasSVG(whole).print_svg(file)  # savefig draws twice
-    return file.getvalue()
+    return file.getvalue().decode()
 
 
 def draw_both(title: str, figure: Callable[..., Any], *data: Any, **options: Any) -> "list[Markup]":
@@ -66,41 +68,23 @@ def draw_both(title: str, figure: Callable[..., Any], *data: Any, **options: Any
     return [draw(title, figure, *data, size=size, **options) for size in (_WIDE, _NARROW)]
 
 
-def _tidy(root: ET.Element) -> None:
-    """Drop fonts, white space and decimals; make colours variables."""
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        for child in element.findall("{*}metadata") + element.findall("{*}style"):
-            element.remove(child)
-        for name, value in element.items():
-            if name == "style":
-                value = re.sub(r"#[0-9a-f]{6}", lambda hex: _VARIABLES.get(hex[0], hex[0]), value)
-                element.set(name, re.sub(r"font-family: [^;]*;? ?", "", value))
-            elif value.startswith("rotate(-0 "):
-                del element.attrib[name]
-            elif name in ("d", "x", "y", "transform"):
-                element.set(name, _SHORT.sub(r"\1", value))
-        element.tail = None
-        if element.tag != "text":
-            element.text = None
-
-
-def _rename_ids(root: ET.Element, figure: str) -> None:
-    """Make ids that are referred to unique to this figure, and tooltips titles."""
-    names: dict[str, str] = {}
-
-    def renamed(found: re.Match[str]) -> str:
-        return "#" + names.setdefault(found[1], f"{figure}-{len(names)}")
-
-    for element in root.iter():
-        for name in [name for name in element.attrib if name.endswith(("href", "clip-path"))]:
-            link = re.sub(r"#([^)]+)", renamed, element.attrib.pop(name))
-            element.set(name.rpartition("}")[2], link)
-    for element in root.iter():
-        identity = element.attrib.pop("id", "")
-        if identity in names:
-            element.set("id", names[identity])
-        elif identity.startswith(figures.TIP):
+def _tidy(element: ET.Element, used: Container[str]) -> None:
+    """Drop fonts, white space, decimals and unused ids; make colours variables, tooltips titles."""
+    element.tag, element.tail = element.tag.rpartition("}")[2], None
+    element.text = element.text if element.tag == "text" else None
+    for child in element.findall("{*}metadata") + element.findall("{*}style"):
+        element.remove(child)
+    for name, value in element.items():
+        if name == "style":
+            value = re.sub(r"#[0-9a-f]{6}", lambda hex: _VARIABLES.get(hex[0], hex[0]), value)
+            element.set(name, re.sub(r"font-family: [^;]*;? ?", "", value))
+        elif (name == "id" and value not in used) or value.startswith("rotate(-0 "):
+            del element.attrib[name]
+        elif name in ("d", "x", "y", "transform"):
+            element.set(name, _SHORT.sub(r"\1", value))
+        elif name.startswith("{"):  # xlink:href
+            element.set(name.rpartition("}")[2], element.attrib.pop(name))
+        if name == "id" and value.startswith(figures.TIP):
             tip = ET.Element("title")
-            tip.text = identity.removeprefix(figures.TIP)
+            tip.text = value.removeprefix(figures.TIP)
             element.insert(0, tip)

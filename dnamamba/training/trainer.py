@@ -83,27 +83,21 @@ class _Best(NamedTuple):
     step: int
 
 
+@dataclass(kw_only=True, eq=False)
 class Trainer:
     """Trains the model of a loss on a stream of batches, into a run folder."""
 
-    def __init__(
-        self,
-        *,
-        objective: Loss,
-        stream: Stream,
-        validator: Validator,
-        config: Recipe,
-        run: RunFolder,
-        compute: Compute,
-        n_workers: int = 0,
-    ):
-        self.config = config
-        self.run = run
-        self.compute = compute
-        self.stream = stream
-        self.validator = validator
-        self.n_workers = n_workers
-        self.objective = objective.to(compute.device)
+    objective: Loss
+    stream: Stream
+    validator: Validator
+    config: Recipe
+    run: RunFolder
+    compute: Compute
+    n_workers: int = 0
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.objective = self.objective.to(self.compute.device)
         self.optimizer = build_optimizer(
             self.objective,
             learning_rate=config.learning_rate_at(0),
@@ -117,7 +111,7 @@ class Trainer:
         self._interval = IntervalMean()
         self._started = time.monotonic()
         self._training_step = TrainingStep(
-            self.objective, self.optimizer, compute, grad_clip=config.grad_clip
+            self.objective, self.optimizer, self.compute, grad_clip=config.grad_clip
         )
 
     def restore(self) -> None:
