@@ -119,8 +119,9 @@ def _scan_operands(device: torch.device, dtype: torch.dtype = torch.float32) -> 
 
 def _run_scan(operands: dict[str, Tensor], backend: str) -> list[Tensor]:
     """Return output, last state and the gradient of every operand."""
-    options: Any = {"delta_softplus": True, "return_last_state": True, "backend": backend}
-    out, last = selective_scan(**operands, **options)
+    options = {"delta_softplus": True, "return_last_state": True, "backend": backend}
+    arguments: dict[str, Any] = operands | options
+    out, last = selective_scan(**arguments)
     gradients = torch.autograd.grad(out.square().sum() + last.sum(), list(operands.values()))
     return [out.detach(), last.detach(), *gradients]
 

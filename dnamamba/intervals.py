@@ -71,7 +71,7 @@ class Interval:
         region = match_region(text.strip())
         if region is None or region.brackets:
             raise InputError(
-                f"a region looks like chr1:1,001-2,000 (1-based, end included), got {text!r}"
+                f"a region must look like chr1:1,001-2,000 (1-based, end included), got {text!r}"
             )
         start, end = int(region.start), int(region.end)
         if start < 1 or end < start:
@@ -132,7 +132,9 @@ def parse_size(text: str | int) -> int:
     """
     match = _SIZE.fullmatch(str(text).strip())
     if match is None:
-        raise InputError(f"a size looks like 1024, 1_000_000, 450k or 1M (= 2^20), got {text!r}")
+        raise InputError(
+            f"a size must look like 1024, 1_000_000, 450k or 1M (= 2^20), got {text!r}"
+        )
     number, unit = re.sub("[,_]", "", match[1]), _UNITS[match[2].lower()]
     size = float(number) * unit if "." in number else int(number) * unit
     if size != int(size) or size < 1:

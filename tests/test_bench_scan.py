@@ -158,7 +158,7 @@ def test_a_kernel_that_is_wrong_at_one_shape_alone_is_found(install, capsys):
             2,
             "must be BATCHxD_INNERxSEQ_LEN, e.g. 8x512x128k; got '8x512'",
         ),
-        (["--shape", "8x512x1q"], 2, "in '8x512x1q': a size looks like"),
+        (["--shape", "8x512x1q"], 2, "in '8x512x1q': a size must look like"),
         (["--shape", "1x64x64", "--batch", "2"], 2, "leave out --batch"),
         (["--backend", "cuda"], 1, "backend must be one of auto, cpu, triton, chunked, reference"),
         (["--backend", "triton"], 1, "cannot run this: it needs a CUDA device"),

@@ -170,7 +170,7 @@ def test_a_second_run_into_the_same_folder_is_refused(folder, undisturbed):
     [
         (["nothing.fa"], 1, "no such file"),
         (["--model", "mamba-9t"], 1, "no model is called 'mamba-9t'; there are mamba-demo"),
-        (["--seq-len", "12x"], 2, "a size looks like 1024, 1_000_000, 450k or 1M"),
+        (["--seq-len", "12x"], 2, "a size must look like 1024, 1_000_000, 450k or 1M"),
         (["--windows", "mamba"], 1, "the mamba rule lays windows on the rows of a BED"),
         (["--device", "gpu"], 1, "auto, cpu, cuda or cuda:N, got 'gpu'"),
         (["--steps", "0"], 2, "'--steps': 0 is not in the range x>=1"),

@@ -77,7 +77,7 @@ def test_the_last_range_is_the_region_and_the_rest_the_name():
 
 @pytest.mark.parametrize("text", ["chr1", "chr1:5", "chr1:5-", ":1-2", "chr1:a-b", "", "c:,-5"])
 def test_parse_says_what_a_region_looks_like(text):
-    with pytest.raises(InputError, match="a region looks like chr1:1,001-2,000"):
+    with pytest.raises(InputError, match="a region must look like chr1:1,001-2,000"):
         Interval.parse(text)
 
 

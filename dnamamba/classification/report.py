@@ -28,32 +28,27 @@ def write_label_report(run_folder: Path, *, is_running: bool = False) -> Path:
 def _content(run: Run) -> dict[str, Any]:
     """Variables of templates/classification.html.j2."""
     seen = next((row["examples"] for row in reversed(run.train) if "examples" in row), 0)
-    splits = _splits(run)
-    cards, verdict = _evaluated_cards(run, splits) if splits else _running_cards(run)
+    found = run.evaluation.get("splits", {})
+    splits = {name: found[name] for name in (*_SPLITS, *found) if name in found}
+    validated = run.baseline.get("valid") or splits.get("valid", {}).get("baseline")
+    baseline = validated if isinstance(validated, Mapping) else {}
+    name = _primary_metric(*(split["model"] for split in splits.values()), baseline, *run.valid)
+    cards, verdict = (
+        _evaluated_cards(splits, name) if splits else _running_cards(run, name, baseline)
+    )
     return run.content(in_words(seen, "examples"), ["examples_per_s", "tokens_per_s"]) | {
         "cards": cards,
         "verdict": verdict,
         "overview": _overview(splits),
         "baseline_description": run.baseline.get("description"),
         "split": _drawn_split(run, splits),
-        "training": _training(run),
+        "training": _training(run, name, baseline),
     }
 
 
-def _splits(run: Run) -> Mapping[str, Row]:
-    found = run.evaluation.get("splits", {})
-    return {name: found[name] for name in (*_SPLITS, *found) if name in found}
-
-
-def _validated_baseline(run: Run) -> Row:
-    metrics = run.baseline.get("valid") or _splits(run).get("valid", {}).get("baseline")
-    return metrics if isinstance(metrics, Mapping) else {}
-
-
-def _primary_metric(run: Run) -> str:
+def _primary_metric(*rows: Row) -> str:
     """Name of the model-selection metric."""
-    evaluated = [split["model"] for split in _splits(run).values()]
-    for row in (*evaluated, _validated_baseline(run), *run.valid):
+    for row in rows:
         for name in PRIMARY_METRICS:
             if name in row and (name != "auprc" or "accuracy" not in row):
                 return name
@@ -76,8 +71,7 @@ def _card(title: str, name: str, result: Row) -> Card:
     return title, shown(name, result[name]), note
 
 
-def _evaluated_cards(run: Run, splits: Mapping[str, Row]) -> tuple[list[Card], str]:
-    name = _primary_metric(run)
+def _evaluated_cards(splits: Mapping[str, Row], name: str) -> tuple[list[Card], str]:
     cards = [
         _card(f"{_SPLITS.get(split, split)}, {PRIMARY_METRICS[name]}", name, evaluated["model"])
         for split, evaluated in splits.items()
@@ -93,8 +87,7 @@ def _evaluated_cards(run: Run, splits: Mapping[str, Row]) -> tuple[list[Card], s
     return cards, verdict.strip()
 
 
-def _running_cards(run: Run) -> tuple[list[Card], str]:
-    name, baseline = _primary_metric(run), _validated_baseline(run)
+def _running_cards(run: Run, name: str, baseline: Row) -> tuple[list[Card], str]:
     cards, verdict = [], "No validation yet."
     rows = [row for row in run.valid if is_number(row.get(name))]
     if rows:
@@ -124,9 +117,8 @@ def _overview(splits: Mapping[str, Row]) -> Row | None:
     return {"head": ["", *columns], "lines": lines} if splits else None
 
 
-def _training(run: Run) -> list[tuple[str, list[Any]]]:
+def _training(run: Run, name: str, baseline: Row) -> list[tuple[str, list[Any]]]:
     """Titles and figures of the loss and the primary metric."""
-    name, baseline = _primary_metric(run), _validated_baseline(run)
     scale, metric = (100.0, "accuracy, %") if name == "accuracy" else (1.0, PRIMARY_METRICS[name])
     levels = {
         title: scale * baseline[key]

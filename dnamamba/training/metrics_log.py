@@ -24,19 +24,14 @@ class IntervalMean:
     """Mean loss and throughput since the last row."""
 
     def __init__(self, losses: Iterable[float] = ()) -> None:
-        """losses: of an interval begun before a restart; their time is not counted."""
-        self._losses = list(losses)
+        """losses: since the last row before a restart; their time is not counted."""
+        self.losses = list(losses)
         self._tokens = 0
         self.restart_clock()
 
     def add(self, loss: float, tokens: int) -> None:
-        self._losses.append(loss)
+        self.losses.append(loss)
         self._tokens += tokens
-
-    @property
-    def losses(self) -> list[float]:
-        """Losses since the last row; a checkpoint keeps them."""
-        return list(self._losses)
 
     def restart_clock(self) -> None:
         """Leave a validation or a checkpoint out of the throughput."""
@@ -44,9 +39,9 @@ class IntervalMean:
 
     def take(self) -> tuple[float, float]:
         """Return (mean loss, tokens a second), and start over."""
-        mean = sum(self._losses) / len(self._losses)
+        mean = sum(self.losses) / len(self.losses)
         rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
-        self._losses, self._tokens = [], 0
+        self.losses, self._tokens = [], 0
         self.restart_clock()
         return mean, rate
 

@@ -64,9 +64,8 @@ class TrainingProgress:
         if self._live:
             self._progress.update(self._task, completed=row["step"], note=note)
         else:
-            logger.info(
-                "step %s/%s: train %s, %s", row["step"], self._max_steps, note, self._eta(row)
-            )
+            step = f"step {row['step']}/{self._max_steps}"
+            logger.info("%s: train %s, %s", step, note, self._eta(row))
 
     def advanced(self, step: int) -> None:
         """Show a step that has no row."""
