@@ -71,7 +71,7 @@ def test_a_misspelt_setting_is_refused():
 
 
 def test_a_demo_genome_beside_files_is_refused():
-    with pytest.raises(InputError, match="'demo' stands for a genome set of its own"):
+    with pytest.raises(InputError, match="'demo' must be the only genome"):
         PretrainConfig.with_defaults(("demo", "genome.fa"), device="cpu")
 
 
