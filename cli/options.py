@@ -247,19 +247,15 @@ def species_config(species: LabelledFiles, split: Any, windows: HeldOut) -> "Spe
     seq_len = windows.seq_len or 1024
     named = tuple(SpeciesFiles(label, tuple(map(absolute, files))) for label, files in species)
     config = SpeciesConfig(species=named, seq_len=seq_len) if named else demo_apes_config(seq_len)
+    changes: dict[str, Any] = {"warmup_lengths": (), "seed": windows.data_seed}
     valid, test = split_names(windows.valid_contigs), split_names(windows.test_contigs)
-    by_default: Any = "bed" if windows.bed else "contigs" if valid or test else None
-    if split or by_default:
-        config = replace(
-            config,
-            split=split or by_default,
-            valid_contigs=valid,
-            test_contigs=test,
-            bed=windows.bed_path,
-        )
+    split = split or ("bed" if windows.bed else "contigs" if valid or test else None)
+    if split:
+        changes |= {"split": split, "valid_contigs": valid, "test_contigs": test}
+        changes["bed"] = windows.bed_path
     if windows.max_n_fraction is not None:
-        config = replace(config, max_n_fraction=windows.max_n_fraction)
-    return replace(config, warmup_lengths=(), seed=windows.data_seed)
+        changes["max_n_fraction"] = windows.max_n_fraction
+    return replace(config, **changes)
 
 
 def absolute(path: Path | str) -> str:

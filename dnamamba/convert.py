@@ -36,6 +36,7 @@ from dnamamba.models.model_folder import WEIGHTS_NAME, enter_run
 from dnamamba.tokenizer import VOCABULARY
 
 OWN_FORMAT = "dnamamba"
+"""Also our key in their settings, which has the vocabulary's size without padding."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,12 @@ def export_model(source: Path, out: Path, format_name: str | None = None) -> lis
     chosen, weights, settings = _choose_written(opened.model, format_name)
     lines = [*opened.lines(), fingerprint_line(opened.model), f"written as {chosen.name}"]
     with build_folder(out) as building:
-        _write(building, weights, settings, opened.model)
+        save_file(weights, building / WEIGHTS_NAME, metadata={"format": "pt"})
+        text = json.dumps(settings, indent=2) + "\n"
+        (building / CONFIG_NAME).write_text(text, encoding="utf-8")
+        shutil.copymode(building / CONFIG_NAME, building / WEIGHTS_NAME)
+        if opened.model.config.vocab_size in (VOCABULARY.size, VOCABULARY.padded_size):
+            write_tokenizer(building)
         again = read_source(building)
         model = read_weights(chosen, again.weights, again.settings, str(out))
         _check_same(opened.model, model)
@@ -216,17 +222,6 @@ def _check_same(model: DnaModel, again: DnaModel) -> None:
         raise WrongResultError(
             "what was written and read again gives other logits; nothing is kept: please report it"
         )
-
-
-def _write(
-    folder: Path, weights: dict[str, Tensor], settings: dict[str, Any], model: DnaModel
-) -> None:
-    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-    path = folder / CONFIG_NAME
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    shutil.copymode(path, folder / WEIGHTS_NAME)
-    if model.config.vocab_size in (VOCABULARY.size, VOCABULARY.padded_size):
-        write_tokenizer(folder)
 
 
 def _listing(folder: Path) -> list[str]:

@@ -136,10 +136,8 @@ class Run:
         times = [row["elapsed_s"] for row in self.train if "elapsed_s" in row]
         seconds = sum(now for now, then in pairwise(times) if then < now) + sum(times[-1:])
         hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
-        if hours:
-            return f"{hours} h {minutes} min"
-        if minutes:
-            return f"{minutes} min {int(seconds % 60)} s"
+        if minutes or hours:
+            return f"{hours} h {minutes} min" if hours else f"{minutes} min {int(seconds % 60)} s"
         return f"{seconds:.0f} s" if seconds else ""
 
 
