@@ -113,7 +113,7 @@ class Classification(TrainingRun[ClassifyConfig]):
         self.classifier = build_classifier(train, start, train_set).to(compute.device)
         adopts = isinstance(start, DnaClassifier) and self.classifier.adopt_head(start)
         self.has_trained_head = adopts
-        if self.has_trained_head:
+        if adopts:
             logger.info("head: that of %s, which has the same labels", config.model)
         self.objective = LabelLoss(self.classifier, class_weights(train.class_weights, train_set))
         train = self._plan(train, options, resumes=resumed is not None)

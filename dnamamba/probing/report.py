@@ -22,11 +22,6 @@ from dnamamba.task import Task
 
 _SPLIT = "Held out"
 _MOST_CLASSES = 5
-_MODELS = {
-    "logistic": "logistic regression",
-    "ridge": "ridge regression",
-    "forest": "random forest",
-}
 
 
 def write_probe_report(folder: Path) -> Path:
@@ -70,20 +65,15 @@ def _content(record: Row) -> dict[str, Any]:
     }
 
 
-def _model_name(model: str) -> str:
-    return _MODELS.get(model, f"{model} regression").capitalize()
-
-
 def _done(record: Row) -> str:
     config, folds = record["settings"], record["folds"]
     n = sum(fold["test"] for fold in folds)
     way = f"{len(folds)} folds of" if len(folds) > 1 else f"fitted to {folds[0]['train']:,} rows,"
-    details = [
-        f"{_model_name(config['model'])} on {record['chosen']['features']}",
-        f"{way} {n:,} rows held out",
-    ]
-    if model := record["source"].get("model"):
-        details.append(f"model {Path(str(model)).name}")
+    model = config["model"]
+    name = "Random forest" if model == "forest" else f"{model.capitalize()} regression"
+    details = [f"{name} on {record['chosen']['features']}", f"{way} {n:,} rows held out"]
+    if source := record["source"].get("model"):
+        details.append(f"model {Path(str(source)).name}")
     return " · ".join(details)
 
 
