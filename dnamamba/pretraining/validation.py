@@ -16,7 +16,7 @@ from dnamamba.training.interrupts import StopRequest
 from dnamamba.training.metrics_log import bits_per_base, perplexity
 
 
-@dataclass
+@dataclass(eq=False)
 class LanguageValidator:
     """Loss on the validation windows (see trainer.Validator)."""
 
