@@ -229,7 +229,7 @@ def test_a_run_goes_on_only_with_the_tables_it_began_with(folder, tmp_path, monk
         train_classifier(tiny_classify(folder, table), tmp_path / "run", OPTIONS)
     with (tmp_path / "test.csv").open("a") as file:
         file.write("ACGTACGTACGT,none\n")
-    with pytest.raises(InputError, match=r"the data are not those .* was started with"):
+    with pytest.raises(InputError, match=r"the data must be those .* was started with"):
         resume_classifier(tmp_path / "run", OPTIONS)
 
 

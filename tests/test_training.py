@@ -203,7 +203,7 @@ def test_a_changed_genome_is_not_resumed(store, tmp_path, monkeypatch):
     own_store.unlink()
     (own / "tiny.fa").unlink()
     write_store(own, n_bases=30_000)
-    with pytest.raises(InputError, match="the data are not those"):
+    with pytest.raises(InputError, match="the data must be those"):
         resume(tmp_path / "run", RunOptions(device="cpu"))
 
 
@@ -216,7 +216,7 @@ def test_a_changed_bed_is_not_resumed(store, tmp_path, monkeypatch):
         stop_at(patched, 3)
         pretrain(replace(config, data=data), tmp_path / "run", OPTIONS)
     bed.write_text("chr1\t0\t10000\tvalid\nchr1\t10000\t20000\ttrain\n")
-    with pytest.raises(InputError, match="the data are not those"):
+    with pytest.raises(InputError, match="the data must be those"):
         resume(tmp_path / "run", RunOptions(device="cpu"))
 
 
