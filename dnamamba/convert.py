@@ -36,7 +36,6 @@ from dnamamba.models.model_folder import WEIGHTS_NAME, enter_run
 from dnamamba.tokenizer import VOCABULARY
 
 OWN_FORMAT = "dnamamba"
-"""Also our key in their settings, which has the vocabulary's size without padding."""
 
 
 @dataclass(frozen=True)
