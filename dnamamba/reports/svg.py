@@ -35,13 +35,13 @@ def draw(
     """
     from markupsafe import Markup
 
-    salt = f"{title} {size[0]}"  # makes ids unique in the page
+    label = figures.plain_text(title)
+    salt = f"{label} {size[0]}"  # makes ids unique in the page
     svg = _drawn(size, salt, lambda ax: figure(*data, **options, ax=ax))
     root, used = ET.fromstring(svg), set(re.findall(r"#(\w+)", svg))
     for element in list(root.iter()):
         _tidy(element, used)
     root.attrib.clear()
-    label = figures.plain_text(title)
     root.attrib |= {"role": "img", "aria-label": label, "viewBox": f"0 0 {size[0]} {size[1]}"}
     return Markup(ET.tostring(root, encoding="unicode"))
 
