@@ -221,9 +221,9 @@ def test_eval_knows_the_task_of_several_columns(folder, tmp_path):
 def test_options_become_exactly_these_settings(folder, tmp_path):
     """The library is called once, with what was typed; everything else is a default."""
     called_with = ["--class-weights", "balanced", "--seq-len", "20", "--rc-augment"]
-    with mock.patch.object(classification, "train_classifier", return_value=Outcome(1)) as called:
+    with mock.patch("dnamamba.training.run.start_run", return_value=Outcome(1)) as called:
         CliRunner().invoke(cli, command(folder, tmp_path / "run", *called_with))
-    (config, out, options), keywords = called.call_args
+    (_, config, out, options), keywords = called.call_args
     assert (out, keywords) == (tmp_path / "run", {"force": False})
     assert options == classification.RunOptions(device="cpu", micro_batch=4)
     assert config.model == str(folder / "pretrained")
@@ -241,9 +241,9 @@ def test_species_follow_the_paper(monkeypatch, tmp_path, model, rate):
     monkeypatch.chdir(tmp_path)
     species = [f"--species={label}={label}.h5" for label in ("human", "gorilla")]
     on_gpu = ["--seq-len", "64k", "--batch-size", "64", "--steps-per-epoch", "1024"]
-    with mock.patch.object(classification, "train_classifier", return_value=Outcome(1)) as called:
+    with mock.patch("dnamamba.training.run.start_run", return_value=Outcome(1)) as called:
         CliRunner().invoke(cli, ["classify", "train", model, *species, *on_gpu])
-    (config, out, _), _ = called.call_args
+    (_, config, out, _), _ = called.call_args
     assert str(out) == f"runs/classify-species-{model}"
     assert config.data.warmup_lengths == (1 << 14, 1 << 15)
     assert config.data.epoch_size == 1024 * 64

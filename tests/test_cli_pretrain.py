@@ -197,12 +197,12 @@ def test_mistakes_get_a_sentence_and_an_exit_code(arguments, code, message, fold
 
 def test_options_become_exactly_these_settings(folder, tmp_path):
     """The library is called once, with what was typed; everything else is a default."""
-    with mock.patch.object(pretraining, "pretrain", return_value=Outcome(1)) as called:
+    with mock.patch("dnamamba.training.run.start_run", return_value=Outcome(1)) as called:
         CliRunner().invoke(
             cli,
             command(folder, tmp_path / "run", "--softmask-weight", "0.5", "--max-n-fraction", "0"),
         )
-    (config, out, options), keywords = called.call_args
+    (_, config, out, options), keywords = called.call_args
     assert out == tmp_path / "run"
     assert keywords == {"force": False}
     assert options == pretraining.RunOptions(device="cpu", micro_batch=2)
@@ -218,9 +218,9 @@ def test_options_become_exactly_these_settings(folder, tmp_path):
 def test_settings_of_a_command_without_options(monkeypatch, tmp_path):
     """What `dnamamba pretrain` alone does on a CPU: the demo genomes, a chromosome held out."""
     monkeypatch.chdir(tmp_path)
-    with mock.patch.object(pretraining, "pretrain", return_value=Outcome(1)) as called:
+    with mock.patch("dnamamba.training.run.start_run", return_value=Outcome(1)) as called:
         CliRunner().invoke(cli, ["pretrain", "--device", "cpu"])
-    (config, out, options), _ = called.call_args
+    (_, config, out, options), _ = called.call_args
     assert config.genome == ("demo",)
     assert config.data.splits.valid_contigs == ("chr5",)
     assert config.data.splits.test_contigs == ("chr4",)
