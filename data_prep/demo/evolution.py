@@ -19,6 +19,8 @@ from dnamamba.configs import require_range
 
 Bases = NDArray[np.uint8]
 Integers = NDArray[np.int64]
+PerBase = float | NDArray[np.float64]
+"""A number for all bases, or one for each."""
 
 # What a base belongs to. From MASKED on it is a repeat, written in lower case; MASKED + n is a
 # microsatellite with a unit of n bases.
@@ -102,7 +104,7 @@ class Draws:
         """One integer from low to high, both included."""
         return low + int(self.below(high - low + 1, 1)[0])
 
-    def chance(self, probability: float | NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+    def chance(self, probability: PerBase, count: int) -> NDArray[np.bool_]:
         """True (count,) with this probability, or one for each."""
         limit = (np.asarray(probability, np.float64) * 2.0**32).astype(np.uint64)
         return self.words(count) < limit
@@ -152,9 +154,7 @@ class Stretch:
         return Stretch(3 - self.bases[::-1], self.feature[::-1], self.site[::-1])
 
 
-def random_bases(
-    length: int, gc: float | NDArray[np.float64], draws: Draws, cpg_odds: float = 0.2
-) -> Bases:
+def random_bases(length: int, gc: PerBase, draws: Draws, cpg_odds: float = 0.2) -> Bases:
     """Bases (length,) of a first-order Markov chain with human dinucleotide odds.
 
     gc: share of G and C, one for all or one for every 250 bases; CpG depletion lowers what comes
@@ -163,9 +163,7 @@ def random_bases(
     n_chains = -(-length // _CHAIN)
     odds = np.array(_DINUCLEOTIDE_ODDS)
     odds[1, 2] = cpg_odds
-    levels, level = np.unique(
-        np.broadcast_to(np.asarray(gc, np.float64), n_chains), return_inverse=True
-    )
+    levels, level = np.unique(np.broadcast_to(gc, n_chains), return_inverse=True)
     composition = np.stack([1 - levels, levels, levels, 1 - levels], axis=1) / 2
     cumulative = np.cumsum(odds * composition[:, None, :], axis=2)
     share = cumulative[:, :, :3] / cumulative[:, :, 3:]
@@ -188,12 +186,7 @@ def alter(bases: Bases, count: int, draws: Draws) -> Bases:
     return altered
 
 
-def mutate(
-    stretch: Stretch,
-    substitutions: float | NDArray[np.float64],
-    rates: MutationRates,
-    draws: Draws,
-) -> Stretch:
+def mutate(stretch: Stretch, substitutions: PerBase, rates: MutationRates, draws: Draws) -> Stretch:
     """Substitutions and then indels; `substitutions` is the mean number a base, or one for each.
 
     A base changes once at most, so this is for branches and ages of well below one.
@@ -203,10 +196,7 @@ def mutate(
 
 
 def _substitute(
-    stretch: Stretch,
-    substitutions: float | NDArray[np.float64],
-    rates: MutationRates,
-    draws: Draws,
+    stretch: Stretch, substitutions: PerBase, rates: MutationRates, draws: Draws
 ) -> Stretch:
     is_cpg = _find_cpg(stretch)
     share = rates.transition_share
@@ -234,10 +224,7 @@ def _find_cpg(stretch: Stretch) -> NDArray[np.bool_]:
 
 
 def _insert_and_delete(
-    stretch: Stretch,
-    substitutions: float | NDArray[np.float64],
-    rates: MutationRates,
-    draws: Draws,
+    stretch: Stretch, substitutions: PerBase, rates: MutationRates, draws: Draws
 ) -> Stretch:
     """Insertions repeat the bases before them, as most small ones do (Messer and Arndt 2007)."""
     unit = np.maximum(stretch.feature.astype(np.int64) - MASKED, 0)

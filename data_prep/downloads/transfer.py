@@ -31,7 +31,7 @@ from dnamamba.data_prep.downloads.catalogue import (
     has_checksum,
 )
 from dnamamba.errors import InputError
-from dnamamba.files import read_json
+from dnamamba.files import read_json_or_nothing
 from dnamamba.runtime import sync_to_disk
 
 logger = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ class _Transfer:
         Bytes of unknown origin are kept only if a checksum is known.
         """
         offset = _size(self.part)
-        saved = self._read_state()
+        saved = read_json_or_nothing(_state_of(self.part))
         validator = saved.get("validator") if saved.get("url") == self.url else None
         if not offset or not (validator or has_checksum(self.remote)):
             return 0, None
@@ -262,7 +262,7 @@ class _Transfer:
         """Whether a 206 answer continues the file that was begun."""
         if not headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             return False
-        saved = self._read_state()
+        saved = read_json_or_nothing(_state_of(self.part))
         if saved.get("url") != self.url:
             return True
         now, total = _validator(headers), _total_of(headers, "Content-Range")
@@ -306,12 +306,6 @@ class _Transfer:
             file.write(chunk)
             done += len(chunk)
             self.received += len(chunk)
-
-    def _read_state(self) -> dict[str, Any]:
-        try:
-            return read_json(_state_of(self.part))
-        except InputError:
-            return {}
 
     def _network_reason(self, error: Exception) -> str:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error

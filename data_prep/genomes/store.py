@@ -127,7 +127,10 @@ def _write_store(
         for record in reader:
             if aliases is not None:
                 record = replace(record, name=rename(record.name, new_names, aliases))
-                _refuse_second(record.name, names, aliases)
+                if record.name in names:
+                    raise InputError(
+                        f"{aliases} gives two contigs the name {record.name!r}: correct one of them"
+                    )
             if record.name in names:
                 raise InputError(
                     f"contig {record.name!r} of {source} is in an earlier file too; a store is one "
@@ -147,11 +150,6 @@ def _write_store(
     file.attrs["created_by"] = f"dnamamba {__version__}"
     file.attrs["vocabulary"] = json.dumps(VOCABULARY.tokens)
     file.attrs["sources"] = json.dumps(provenance)
-
-
-def _refuse_second(name: str, names: set[str], aliases: Path) -> None:
-    if name in names:
-        raise InputError(f"{aliases} gives two contigs the name {name!r}: correct one of them")
 
 
 def _write_contig_table(file: h5py.File, statistics: Sequence[ContigStatistics]) -> None:
