@@ -31,15 +31,15 @@ Block = tuple[list[int], list[list[str]]]
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of a table; sequences are packed, others are text."""
+    """Columns of a table.
+
+    columns: text, stripped of spaces; "" for missing values. rows: the number of each, for people.
+    """
 
     path: Path
     sequences: PackedSequences
     columns: dict[str, list[str]]
-    """Stripped of spaces; "" for missing values."""
-
     rows: Ints
-    """The number of each row, for people."""
 
     def where(self, i: int) -> str:
         """`train.csv row 12`."""

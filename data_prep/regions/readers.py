@@ -10,7 +10,7 @@ One row is held at a time: of a FASTA a record, of a CSV a few MB, of parquet a 
 import io
 import os.path
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,7 +80,8 @@ def open_regions(
         yield read_region_columns(source, genome, rule)
         return
     if isinstance(source, str) and _is_region(source, genome, input_format):
-        opened, input_format = _text_of_region(source), input_format or "region"
+        written = io.BytesIO(source.encode("utf-8", "surrogateescape"))
+        opened, input_format = open_text(written, source), "region"
     else:
         opened = open_text(Path(source) if isinstance(source, str) else source)
     with opened as text:
@@ -115,10 +116,6 @@ def _is_region(source: str, genome: Genome | None, input_format: RegionFormat | 
     raise FileNotFoundError(
         f"no such file: {source}; nor is it a region, which looks like chr1:1-2,000"
     )
-
-
-def _text_of_region(source: str) -> AbstractContextManager[TextInput]:
-    return open_text(io.BytesIO(source.encode("utf-8", "surrogateescape")), source)
 
 
 def _fasta_rows(text: TextInput, rule: WindowRule) -> Iterator[RegionRow]:

@@ -68,12 +68,13 @@ class VariantLine:
 
 @dataclass(frozen=True)
 class VariantFile:
-    """Lines of a VCF in their order, once; a fault of an allele is noted in its row."""
+    """Lines of a VCF in their order, once; a fault of an allele is noted in its row.
+
+    header: the lines before the first record, as they stand.
+    """
 
     name: str
     header: list[str]
-    """The lines before the first record, as they stand."""
-
     lines: Iterator[VariantLine]
 
     def __iter__(self) -> Iterator[VariantLine]:

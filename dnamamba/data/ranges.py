@@ -10,6 +10,7 @@ import numpy as np
 
 from dnamamba.data_prep.genomes.statistics import Runs
 from dnamamba.data_prep.sequences import Ints
+from dnamamba.intervals import Interval
 
 NO_RUNS: Runs = np.empty((0, 2), np.int64)
 
@@ -61,11 +62,12 @@ def _bases_before(runs: Runs, positions: Ints) -> Ints:
 class ContigLine:
     """Contigs laid end to end, a base apart, so that one sorted set holds ranges of them all.
 
-    lengths: bases of each contig. starts: where each begins on the line.
+    names: of the contigs. lengths: bases of each. starts: where each begins on the line.
     """
 
-    def __init__(self, lengths: Iterable[int]):
-        self.lengths: Ints = np.array(list(lengths), np.int64)
+    def __init__(self, contigs: Mapping[str, int]):
+        self.names = list(contigs)
+        self.lengths: Ints = np.array(list(contigs.values()), np.int64)
         self.starts: Ints = np.cumsum(self.lengths + 1) - (self.lengths + 1)
 
     def place(self, contig: Ints, start: Ints, end: Ints) -> Runs:
@@ -73,6 +75,16 @@ class ContigLine:
         begin, length = self.starts[contig], self.lengths[contig]
         spans = [begin + np.clip(start, 0, length), begin + np.clip(end, 0, length)]
         return merge(np.stack(spans, axis=1))
+
+    def index(self, intervals: Iterable[Interval]) -> Ints:
+        """Intervals as rows (contig index, start, end), shape (n, 3)."""
+        number = {name: i for i, name in enumerate(self.names)}
+        rows = [(number[row.chrom], row.start, row.end) for row in intervals]
+        return np.array(rows, np.int64).reshape(-1, 3)
+
+    def place_intervals(self, intervals: Iterable[Interval]) -> Runs:
+        """`place` for intervals."""
+        return self.place(*self.index(intervals).T)
 
     def contigs_of(self, runs: Runs) -> Ints:
         """The contig of each range on the line."""

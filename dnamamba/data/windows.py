@@ -177,7 +177,8 @@ def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows
     kept = replace(windows, count=inside).take(inside > 0)
     if config.edge == "skip":
         return kept
-    over = _last_windows(windows, windows.count - inside, size)
+    row = np.repeat(np.arange(len(inside)), windows.count - inside)
+    over = windows.single(row, windows.count[row] - 1 - _count_up(windows.count - inside), size)
     over = over.take((over.start < lengths[over.contig]) & (over.start + size > 0))
     length = lengths[over.contig]
     if config.edge == "shift":
@@ -188,12 +189,6 @@ def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows
     padded = replace(over, start=start, n_bases=end - start, left_pad=start - over.start)
     # A contig without a base has none to pad.
     return Windows.join([kept, padded.take(end > start)])
-
-
-def _last_windows(windows: Windows, n_last: Ints, seq_len: int) -> Windows:
-    """The last n windows of each row, as rows of one window."""
-    row = np.repeat(np.arange(len(n_last)), n_last)
-    return windows.single(row, windows.count[row] - 1 - _count_up(n_last), seq_len)
 
 
 def drop_covered(
@@ -214,17 +209,12 @@ def drop_covered(
     parts = [windows.take(keep_whole)]
     group = np.cumsum(long.count) // _WINDOWS_AT_ONCE
     for rows in np.split(np.arange(len(group)), np.flatnonzero(np.diff(group)) + 1):
-        each = _one_by_one(long.take(rows), seq_len)
+        row = np.repeat(rows, long.count[rows])
+        each = long.single(row, _count_up(long.count[rows]), seq_len)
         begin = line.starts[each.contig] + each.start
         keep = bases_within(covered, begin, begin + each.n_bases) <= most
-        parts.append(_rows_of(each, keep, np.repeat(rows, long.count[rows])))
+        parts.append(_rows_of(each, keep, row))
     return Windows.join(parts)
-
-
-def _one_by_one(windows: Windows, seq_len: int) -> Windows:
-    """Every window as a row of its own."""
-    row = np.repeat(np.arange(len(windows.count)), windows.count)
-    return windows.single(row, _count_up(windows.count), seq_len)
 
 
 def _rows_of(each: Windows, keep: NDArray[np.bool_], row: Ints) -> Windows:
@@ -247,13 +237,6 @@ def footprint(windows: Windows, line: ContigLine, seq_len: int) -> Runs:
     return line.place(windows.contig, windows.start, windows.ends(seq_len))
 
 
-def index_intervals(intervals: Sequence[Interval], names: Sequence[str]) -> Ints:
-    """Intervals as rows (contig index, start, end), shape (n, 3)."""
-    number = {name: i for i, name in enumerate(names)}
-    rows = [(number[row.chrom], row.start, row.end) for row in intervals]
-    return np.array(rows, np.int64).reshape(-1, 3)
-
-
 class WindowIndex:
     """The windows of one split, addressed by (epoch, i) or by one running sample number.
 
@@ -274,10 +257,9 @@ class WindowIndex:
         shuffled: bool = False,
     ):
         self.config = config
-        self.names = list(contigs)
         self.seed = seed
         self.shuffled = shuffled
-        self.line = ContigLine(contigs.values())
+        self.line = ContigLine(contigs)
         self._n_runs = self.line.join(n_runs)
         self._protected = self.line.join(protected or {} if config.drop_overlap else {})
         self._intervals = self._index_intervals(intervals)
@@ -286,11 +268,10 @@ class WindowIndex:
         self._epoch_starts = [0]
 
     def _index_intervals(self, intervals: Sequence[Interval]) -> Ints:
-        rows = index_intervals(intervals, self.names)
         if self.config.rule != "tile":
-            return rows
+            return self.line.index(intervals)
         # Tiling works on bases: overlapping rows are joined and protected bases cut out first.
-        runs = subtract(self.line.place(*rows.T), self._protected)
+        runs = subtract(self.line.place_intervals(intervals), self._protected)
         contig = self.line.contigs_of(runs)
         return np.column_stack([contig, runs - self.line.starts[contig][:, None]])
 
@@ -309,8 +290,7 @@ class WindowIndex:
         return self._tables[key]
 
     def _filter(self, windows: Windows) -> Windows:
-        size = self.config.seq_len
-        limit = self.config.max_n_fraction
+        size, limit = self.config.seq_len, self.config.max_n_fraction
         windows = apply_edge(windows, self.config, self.line.lengths)
         windows = drop_covered(windows, self._n_runs, self.line, size, limit)
         windows = drop_covered(windows, self._protected, self.line, size, 0.0)
@@ -348,4 +328,5 @@ class WindowIndex:
     def interval(self, windows: Windows, row: int) -> Interval:
         """The real bases of one picked window."""
         start = int(windows.start[row])
-        return Interval(self.names[windows.contig[row]], start, start + int(windows.n_bases[row]))
+        chrom = self.line.names[windows.contig[row]]
+        return Interval(chrom, start, start + int(windows.n_bases[row]))
