@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from dnamamba.data_prep.apes import ApeAssembly, Assembly
-    from dnamamba.data_prep.downloads.catalogue import RemoteFile
+    from dnamamba.data_prep.downloads.catalogue import ApeAssembly, RemoteFile
     from dnamamba.data_prep.downloads.transfer import Progress, Say
 
 # Without a terminal a line is written per tenth of a file, or per so many bytes of unknown length.
@@ -46,7 +45,7 @@ def fetch(
     out: Path,
     mirror: str | None,
     force: bool,
-    assembly: "Assembly | None",
+    assembly: str | None,
     species: tuple[str, ...],
     list_all: bool,
 ) -> None:
@@ -98,10 +97,10 @@ def _fetch_one(remote: "RemoteFile", *, out: Path, mirror: str | None, force: bo
     return path
 
 
-def _chosen_apes(assembly: "Assembly", species: tuple[str, ...]) -> list["ApeAssembly"]:
-    from dnamamba.data_prep.apes import GREAT_APES
+def _chosen_apes(assembly: str, species: tuple[str, ...]) -> list["ApeAssembly"]:
+    from dnamamba.data_prep.downloads.catalogue import great_apes
 
-    apes = GREAT_APES[assembly]
+    apes = great_apes()[assembly]
     if unknown := [name for name in species if name not in apes]:
         raise click.UsageError(
             f"great-apes --assembly {assembly} has no {unknown[0]!r}; it has {', '.join(apes)}"
@@ -116,8 +115,7 @@ def _print_prepare(fasta: Path, store: Path, aliases: Path | None = None) -> Non
 
 
 def _print_list() -> None:
-    from dnamamba.data_prep.apes import GREAT_APES
-    from dnamamba.data_prep.downloads.catalogue import GREAT_APES_NAME, datasets
+    from dnamamba.data_prep.downloads.catalogue import GREAT_APES_NAME, datasets, great_apes
 
     for entry in datasets().values():
         remote = entry.file
@@ -127,7 +125,7 @@ def _print_list() -> None:
         checks = f"{known or 'no checksum'} known{_note(remote.note)}"
         click.echo(f"    {remote.name}, {_in_megabytes(remote.size)}, {checks}")
         click.echo(f"    {remote.url}")
-    for assembly, apes in GREAT_APES.items():
+    for assembly, apes in great_apes().items():
         origin = "complete genomes, NCBI" if assembly == "t2t" else "older assemblies, UCSC"
         click.echo(
             f"{GREAT_APES_NAME} --assembly {assembly}: {origin}; md5 from the server's own list"

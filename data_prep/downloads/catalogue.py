@@ -81,6 +81,39 @@ def dataset(name: str) -> Dataset:
     return known[name]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ApeAssembly:
+    """One genome of one great ape.
+
+    species: the species' label. name: the assembly's name in its newest spelling, older_names: its
+    other spellings. accession: NCBI's, with version. database: UCSC's name; "" for files of NCBI.
+    size: bytes of the compressed FASTA, None if not known. note: a sentence for readers.
+    """
+
+    species: str
+    name: str
+    accession: str
+    database: str = ""
+    older_names: tuple[str, ...] = ()
+    size: int | None = None
+    note: str = ""
+
+
+@cache
+def great_apes() -> dict[str, dict[str, ApeAssembly]]:
+    """Assemblies by species: `t2t` complete ones at NCBI, `ucsc` those that many papers used.
+
+    They are as public recipes and papers describe them; a note says what is only general knowledge.
+    """
+    groups = read_json(Path(__file__).with_name("great_apes.json"))
+    return {
+        group: {
+            name: from_dict(ApeAssembly, {"species": name, **row}) for name, row in rows.items()
+        }
+        for group, rows in groups.items()
+    }
+
+
 def addresses(remote: RemoteFile, mirror: str | None) -> list[str]:
     """Addresses of `remote`, in the order to try.
 

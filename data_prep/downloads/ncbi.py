@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnamamba.data_prep.apes import ApeAssembly
-from dnamamba.data_prep.downloads.catalogue import RemoteFile, dataset, ucsc_file
+from dnamamba.data_prep.downloads.catalogue import ApeAssembly, RemoteFile, dataset, ucsc_file
 from dnamamba.data_prep.downloads.transfer import Say, download
 from dnamamba.errors import InputError
 
