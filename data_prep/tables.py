@@ -53,11 +53,10 @@ def _row(path: Path, numbers: Sequence[int] | Ints, i: int) -> str:
 def read_table(path: Path, sequence_column: str, columns: Sequence[str]) -> Table:
     """Read the sequences and some other columns of a table.
 
-    Text is UTF-8 with a header; its columns are separated by tabs if the header has one, else by
-    commas, else by semicolons. Blank lines are skipped. Letters are read as by tokenizer.encode,
-    without the soft-mask.
-    Raises FileNotFoundError, or InputError naming file and row: missing columns, no rows, rows of
-    other lengths than the header, empty or unreadable sequences, damaged files, other formats.
+    Text is UTF-8 with a header; tabs separate its columns if the header has one, else commas, else
+    semicolons. Blank lines are skipped. Letters are read by tokenizer.encode, without soft-mask.
+    Raises FileNotFoundError, or InputError naming file and row for missing columns, no rows, uneven
+    rows, empty or unreadable sequences, damaged files and other formats.
     """
     wanted = list(dict.fromkeys([sequence_column, *columns]))
     packer, rows = Packer(), []
@@ -110,7 +109,7 @@ def _read_blocks(path: Path, wanted: list[str]) -> Iterator[Block]:
     """Numbers of rows and the wanted columns of them, stripped; InputError for uneven rows."""
     with _open_table(path) as text:
         header, blocks = read_rows(text, wanted)
-        positions = [place_column(path, header, name) for name in wanted]
+        positions = [find_column(path, header, name) for name in wanted]
         for numbers, rows in blocks:
             for number, row in zip(numbers, rows, strict=True):
                 if len(row) != len(header):
@@ -135,7 +134,7 @@ def read_rows(
     return _read_parquet(path, text, columns) if text.is_parquet else _read_csv(path, text, errors)
 
 
-def place_column(
+def find_column(
     path: Path,
     header: Sequence[str],
     name: str,
@@ -215,7 +214,7 @@ def _read_parquet(
         file = parquet.ParquetFile(text.seekable())
         names = file.schema_arrow.names
         for name in columns or ():
-            place_column(path, names, name)
+            find_column(path, names, name)
         has_no_text = (types.is_nested, types.is_binary, types.is_large_binary)
         header = [
             field.name

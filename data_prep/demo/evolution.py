@@ -9,7 +9,7 @@ transition.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -79,8 +79,8 @@ class MutationRates:
 
     def __post_init__(self) -> None:
         limits = {"substitutions_per_base_year": 1e-7, "transition_share": 1.0, "exon_factor": 1.0}
-        for each in fields(self):
-            require_range(each.name, getattr(self, each.name), 0, limits.get(each.name, 1000.0))
+        for name, value in vars(self).items():
+            require_range(name, value, 0, limits.get(name, 1000.0))
 
 
 class Draws:

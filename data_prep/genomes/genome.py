@@ -126,7 +126,7 @@ def open_genome(paths: Path | str | Sequence[Path | str]) -> Genome:
     if not paths:
         raise InputError("no genome was named: expected at least one FASTA or store")
     files = [Path(path) for path in paths]
-    parts = _open_each(files)
+    parts = _open_parts(files)
     if len(parts) == 1:
         return parts[0]
     return JoinedGenome(parts, [label_of(path) for path in files])
@@ -139,7 +139,7 @@ def open_labelled_genomes(files: Mapping[str, Sequence[Path | str]]) -> Genome:
     files of one label have a contig of the same name.
     """
     pairs = [(label, Path(path)) for label, paths in files.items() for path in paths]
-    parts = _open_each([path for _, path in pairs])
+    parts = _open_parts([path for _, path in pairs])
     for label in files:
         own = [part for part, (owner, _) in zip(parts, pairs, strict=True) if owner == label]
         seen = Counter(name for part in own for name in part.contigs)
@@ -151,7 +151,7 @@ def open_labelled_genomes(files: Mapping[str, Sequence[Path | str]]) -> Genome:
     return JoinedGenome(parts, [label for label, _ in pairs], qualify=True)
 
 
-def _open_each(files: Sequence[Path]) -> list[Genome]:
+def _open_parts(files: Sequence[Path]) -> list[Genome]:
     for path in files:
         open_existing(path).close()
     refuse_plain_gzip(files)

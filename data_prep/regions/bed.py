@@ -44,7 +44,7 @@ def _rows(text: TextInput) -> Iterator[Row]:
     return ((n, split_columns(line)) for n, line in text.lines() if not is_comment(line))
 
 
-def _read_place(fields: list[str]) -> tuple[str, int, int, str]:
+def _read_region(fields: list[str]) -> tuple[str, int, int, str]:
     """chrom, start, end and strand ("" without a sixth column); RowError for a row without them."""
     if len(fields) < 3:
         raise unreadable(f"a row must have chrom, start and end, got {len(fields)} columns")
@@ -92,7 +92,7 @@ def _bed_row(
 
 
 def _locate(fields: list[str], genome: Genome) -> Located:
-    chrom, start, end, strand = _read_place(fields)
+    chrom, start, end, strand = _read_region(fields)
     has_strand = len(fields) > _STRAND
     return locate(chrom, start, end, strand if has_strand else Strand.FORWARD, genome)
 
@@ -162,7 +162,7 @@ def _strict_rows(path: Path, n_columns: int, what: str) -> Iterator[tuple[int, s
 
 def _strict_interval(fields: list[str], where: str, strand: Strand) -> Interval:
     try:
-        chrom, start, end, _ = _read_place(fields)
+        chrom, start, end, _ = _read_region(fields)
         return Interval(chrom, start, end, strand)
     except (RowError, InputError) as error:
         raise InputError(f"{where}: {error}") from error

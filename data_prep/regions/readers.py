@@ -55,9 +55,9 @@ def open_regions(
 ) -> Iterator[RegionTable]:
     """Open FASTA, BED, VCF, GFF3, GTF, a list of regions or a table, plain, gzip or BGZF.
 
-    source: a file; a stream such as standard input; text: a file's name if there is such a one,
-        else a region like `chr1:1-2,000` or a contig of the genome; or a table in memory with the
-        columns chrom, start, end and perhaps strand (columns.py).
+    source: a file; a stream such as standard input; text: the name of a file that exists, else a
+        region like `chr1:1-2,000` or a contig of the genome; or a table in memory with the columns
+        chrom, start, end and perhaps strand (columns.py).
     genome: needed by all formats but FASTA and tables.
     rule: how much of a region is read; default all of it, which variants refuse.
     input_format: default by how the text begins (text_input.format_of).
@@ -68,8 +68,7 @@ def open_regions(
             for row in rows: row.columns, row.status, row.codes
 
     Raises FileNotFoundError, and InputError for other formats, regions without a genome, a VCF
-    without seq_len, columns that a table lacks or that are named for another format, and, while
-    rows are read, damaged compressed data. A fault of one row is noted in the row.
+    without seq_len, wrong columns, and damaged compressed data. A bad row has a note instead.
     """
     rule = rule or WindowRule()
     if is_table(source):

@@ -1,7 +1,7 @@
-"""Rows of regions: what every reader of sequences, regions and variants gives, and their windows.
+"""Rows of regions, which every reader of sequences, regions and variants gives, and their windows.
 
-Every row of the input becomes a row here, whatever is wrong with it, so that results can be laid
-beside the input. Coordinates are 0-based and half-open.
+Every row of the input becomes a row here, also a bad one, so that results match the input line by
+line. Coordinates are 0-based and half-open.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -171,9 +171,6 @@ def unreadable(note: str) -> RowError:
     return RowError(RowStatus.UNREADABLE, note)
 
 
-# --- cells
-
-
 def split_columns(line: str) -> list[str]:
     """Split by tabs; without a tab by spaces, which BED allows but names may hold."""
     return line.split("\t") if "\t" in line else line.split()
@@ -181,9 +178,8 @@ def split_columns(line: str) -> list[str]:
 
 def fit_columns(fields: list[str], n_columns: int) -> tuple[tuple[str, ...], str]:
     """Exactly `n_columns` cells, and a note if some were left out."""
-    note = ""
-    if len(fields) > n_columns:
-        note = f"{len(fields)} columns, of which the first {n_columns} are kept"
+    extra = len(fields) > n_columns
+    note = f"{len(fields)} columns, of which the first {n_columns} are kept" if extra else ""
     return tuple(fields[:n_columns] + [""] * (n_columns - len(fields))), note
 
 
@@ -222,7 +218,7 @@ class PlacedWindow(NamedTuple):
     note: str = ""
 
 
-def place_window(start: int, end: int, length: int, rule: WindowRule) -> PlacedWindow:
+def choose_window(start: int, end: int, length: int, rule: WindowRule) -> PlacedWindow:
     """The window of a region [start, end) that lies inside a contig of `length` bases."""
     size, seq_len = end - start, rule.seq_len
     if seq_len is not None and size > seq_len and rule.cut:
@@ -272,7 +268,7 @@ def _span_of(region: Interval, window: Interval, padding: tuple[int, int]) -> tu
 
 
 def _turn(start: int, end: int, window: Interval, padding: tuple[int, int]) -> tuple[int, int]:
-    """[start, end) of a padded window, counted from its other end if it is reversed."""
+    """[start, end) of a padded window, from its other end if it is reversed."""
     if window.strand != Strand.REVERSE:
         return start, end
     length = window.length + sum(padding)
@@ -379,7 +375,7 @@ def located_row(
     try:
         located = find()
         region = located.region
-        placed = place_window(region.start, region.end, genome.contigs[region.chrom], rule)
+        placed = choose_window(region.start, region.end, genome.contigs[region.chrom], rule)
         window = Interval(region.chrom, placed.start, placed.end, region.strand)
         codes, letters = _read_window(genome, window, placed.padding, rule)
     except RowError as error:
@@ -418,10 +414,9 @@ def record_row(
     number: int, columns: tuple[str, ...], name: str, codes: Codes, rule: WindowRule
 ) -> RegionRow:
     """The row of a record with its letters. rule: one that does not widen."""
-    n_bases = len(codes)
-    region = Interval(name, 0, n_bases)
+    region = Interval(name, 0, len(codes))
     try:
-        placed = place_window(0, n_bases, n_bases, rule)
+        placed = choose_window(0, len(codes), len(codes), rule)
         codes = codes[placed.start : placed.end]
         note = join_notes(placed.note, check_bases(codes))
     except RowError as error:

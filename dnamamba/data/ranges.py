@@ -70,7 +70,7 @@ class ContigLine:
         self.lengths: Ints = np.array(list(contigs.values()), np.int64)
         self.starts: Ints = np.cumsum(self.lengths + 1) - (self.lengths + 1)
 
-    def place(self, contig: Ints, start: Ints, end: Ints) -> Runs:
+    def lay(self, contig: Ints, start: Ints, end: Ints) -> Runs:
         """Ranges of contigs (by index) as merged ones on the line, clipped to the contigs."""
         begin, length = self.starts[contig], self.lengths[contig]
         spans = [begin + np.clip(start, 0, length), begin + np.clip(end, 0, length)]
@@ -82,9 +82,9 @@ class ContigLine:
         rows = [(number[row.chrom], row.start, row.end) for row in intervals]
         return np.array(rows, np.int64).reshape(-1, 3)
 
-    def place_intervals(self, intervals: Iterable[Interval]) -> Runs:
-        """`place` for intervals."""
-        return self.place(*self.index(intervals).T)
+    def lay_intervals(self, intervals: Iterable[Interval]) -> Runs:
+        """`lay` for intervals."""
+        return self.lay(*self.index(intervals).T)
 
     def contigs_of(self, runs: Runs) -> Ints:
         """The contig of each range on the line."""
@@ -96,7 +96,7 @@ class ContigLine:
             return NO_RUNS
         contig = np.repeat(list(by_contig), [len(runs) for runs in by_contig.values()])
         rows = np.concatenate(list(by_contig.values()))
-        return self.place(contig, rows[:, 0], rows[:, 1])
+        return self.lay(contig, rows[:, 0], rows[:, 1])
 
     def split(self, runs: Runs) -> dict[int, Runs]:
         """One set on the line as ranges by contig, without contigs that have none."""

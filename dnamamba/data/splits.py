@@ -110,7 +110,7 @@ def keep_apart(splits: Splits, contigs: Mapping[str, int]) -> Splits:
     taken = NO_RUNS
     apart: Splits = {}
     for split in (Split.TEST, Split.VALID, Split.TRAIN):
-        rows = line.place_intervals(splits[split])
+        rows = line.lay_intervals(splits[split])
         apart[split] = [
             Interval(line.names[contig], start, end)
             for contig, runs in line.split(subtract(rows, taken)).items()

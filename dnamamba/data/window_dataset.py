@@ -147,7 +147,7 @@ def lay_indexes(genome: Genome, config: DataConfig) -> dict[Split, WindowIndex]:
         )
         if split is not Split.TRAIN:
             # The rows too: rows without a window are not trained on either.
-            rows = line.place_intervals(splits[split])
+            rows = line.lay_intervals(splits[split])
             covered = footprint(index.table(), line, config.windows.seq_len)
             protected = merge(np.concatenate([protected, covered, rows]))
     _require_windows(indexes, splits, genome, config)

@@ -62,7 +62,7 @@ class WindowConfig:
         require_choice("edge", self.edge, WindowEdge)
         require_range("max_n_fraction", self.max_n_fraction, 0, 1)
         if self.rule == "caduceus" and self.seq_len > CADUCEUS_SEGMENT:
-            raise InputError(f"the caduceus rule cuts 2^20 bases, got seq_len {self.seq_len}")
+            raise InputError(f"seq_len must be <= 2^20 for caduceus, got {self.seq_len}")
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,9 @@ def largest_phases(config: WindowConfig, intervals: Stretches) -> Ints:
 
 
 def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows:
-    """Move, pad or skip windows that reach past their contig; lengths: bases of each contig.
+    """Move, pad or skip windows that reach past their contig, of `lengths` bases.
 
-    Windows without a base of their contig are dropped: moved inside, all would be its last one.
+    Drops windows without a base of their contig: moved inside, all would be its last one.
     """
     size = config.seq_len
     past = (windows.start < 0) | (windows.ends(size) > lengths[windows.contig])
@@ -210,20 +210,20 @@ def drop_covered(
     group = np.cumsum(long.count) // _WINDOWS_AT_ONCE
     for rows in np.split(np.arange(len(group)), np.flatnonzero(np.diff(group)) + 1):
         row = np.repeat(rows, long.count[rows])
-        each = long.single(row, _count_up(long.count[rows]), seq_len)
-        begin = line.starts[each.contig] + each.start
-        keep = bases_within(covered, begin, begin + each.n_bases) <= most
-        parts.append(_rows_of(each, keep, row))
+        single = long.single(row, _count_up(long.count[rows]), seq_len)
+        begin = line.starts[single.contig] + single.start
+        keep = bases_within(covered, begin, begin + single.n_bases) <= most
+        parts.append(_rows_of(single, keep, row))
     return Windows.join(parts)
 
 
-def _rows_of(each: Windows, keep: NDArray[np.bool_], row: Ints) -> Windows:
-    """Windows kept, as rows again; `row`: which of them stood in one row."""
+def _rows_of(single: Windows, keep: NDArray[np.bool_], row: Ints) -> Windows:
+    """Windows kept, as rows again. row: the row of each before."""
     kept = np.flatnonzero(keep)
     follows = (np.diff(kept) == 1) & (np.diff(row[kept]) == 0)
     first = np.flatnonzero(np.append(True, ~follows)) if len(kept) else kept
     count = np.diff(np.append(first, len(kept)))
-    return replace(each.take(kept[first]), count=count)
+    return replace(single.take(kept[first]), count=count)
 
 
 def _count_up(counts: Ints) -> Ints:
@@ -234,7 +234,7 @@ def _count_up(counts: Ints) -> Ints:
 
 def footprint(windows: Windows, line: ContigLine, seq_len: int) -> Runs:
     """The bases covered by any window, merged, on the line."""
-    return line.place(windows.contig, windows.start, windows.ends(seq_len))
+    return line.lay(windows.contig, windows.start, windows.ends(seq_len))
 
 
 class WindowIndex:
@@ -262,18 +262,15 @@ class WindowIndex:
         self.line = ContigLine(contigs)
         self._n_runs = self.line.join(n_runs)
         self._protected = self.line.join(protected or {} if config.drop_overlap else {})
-        self._intervals = self._index_intervals(intervals)
+        self._intervals = self.line.index(intervals)
+        if config.rule == "tile":
+            # Tiling works on bases: overlapping rows are joined and protected bases cut out first.
+            runs = subtract(self.line.lay_intervals(intervals), self._protected)
+            contig = self.line.contigs_of(runs)
+            self._intervals = np.column_stack([contig, runs - self.line.starts[contig][:, None]])
         self._phases = largest_phases(config, self._intervals)
         self._tables: dict[int, Windows] = {}
         self._epoch_starts = [0]
-
-    def _index_intervals(self, intervals: Sequence[Interval]) -> Ints:
-        if self.config.rule != "tile":
-            return self.line.index(intervals)
-        # Tiling works on bases: overlapping rows are joined and protected bases cut out first.
-        runs = subtract(self.line.place_intervals(intervals), self._protected)
-        contig = self.line.contigs_of(runs)
-        return np.column_stack([contig, runs - self.line.starts[contig][:, None]])
 
     def table(self, epoch: int = 0) -> Windows:
         """All windows of an epoch as rows, before shuffling."""

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dnamamba.configs import require_choice, require_range, require_seed
-from dnamamba.data.augment import check_mutation_rate, substitute_each
+from dnamamba.data.augment import check_mutation_rate, substitute_rows
 from dnamamba.data.batches import Examples, by_epoch
 from dnamamba.data.hashing import U64, hash_u64
 from dnamamba.data.ranges import ContigLine, Ints, Runs
@@ -132,12 +132,13 @@ class SpeciesConfig:
         contigs = bool(self.valid_contigs or self.test_contigs)
         if contigs != (self.split == "contigs"):
             raise InputError(
-                f"contigs held out belong to the split 'contigs', got the split {self.split!r} and "
-                f"{'some' if contigs else 'no'} contigs (--split contigs --valid-contigs NAMES)"
+                "the split 'contigs' alone needs contigs to hold out, got the split "
+                f"{self.split!r} and {'some' if contigs else 'no'} contigs (--split contigs "
+                "--valid-contigs NAMES)"
             )
         if (self.bed is not None) != (self.split == "bed"):
             raise InputError(
-                f"a BED belongs to the split 'bed', got the split {self.split!r} and "
+                f"the split 'bed' alone needs a BED, got the split {self.split!r} and "
                 f"{'no BED' if self.bed is None else self.bed} (--split bed --bed FILE)"
             )
 
@@ -257,7 +258,7 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
             codes[row] = reverse_complement(codes[row])
         if self.split is Split.TRAIN:
             keys = self._hash(i, epoch, _MUTATIONS).tolist()
-            substitute_each(codes, self.config.mutation_rate, keys)
+            substitute_rows(codes, self.config.mutation_rate, keys)
         return Examples(
             torch.from_numpy(codes),
             torch.full((len(i),), size),
@@ -290,7 +291,7 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
     def _build_samplers(self, splits: Splits) -> dict[int, WindowSampler]:
         """A sampler for each length of windows."""
         config, line = self.config, self._line
-        stretches = line.place_intervals(splits[self.split])
+        stretches = line.lay_intervals(splits[self.split])
         n_runs = line.join({i: self.genome.n_runs(name) for i, name in enumerate(line.names)})
         weights = weigh_contigs(config.chromosomes, stretches, n_runs, line)
         warmup = config.warmup_lengths if self.split is Split.TRAIN else ()
