@@ -74,10 +74,9 @@ def read_table(path: Path, sequence_column: str, columns: Sequence[str]) -> Tabl
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> tuple[dict[str, list[str]], Ints]:
-    """Columns of a table without its sequences, and the number of each row for people.
+    """Columns of a table as stripped text, "" if missing, and the number of each row for people.
 
-    Values are text, stripped of spaces, "" if missing. Reads and raises as `read_table` does, but a
-    table without rows has empty columns.
+    Reads and raises as `read_table` does, but gives empty columns for a table without rows.
     """
     kept: dict[str, list[str]] = {name: [] for name in columns}
     rows = [np.empty(0, np.int64)]
@@ -123,12 +122,11 @@ def _read_blocks(path: Path, wanted: list[str]) -> Iterator[Block]:
 def read_rows(
     text: TextInput, columns: Sequence[str] | None = None, *, errors: str = "strict"
 ) -> tuple[list[str], Iterator[Block]]:
-    """The header of a table, and its rows, which may have more or fewer cells in a text.
+    """The header of a table, and its rows, which may be uneven in a text; a few MB at a time.
 
-    columns: the ones to read of parquet; None for those of text and numbers. errors: what becomes
-    of bytes that are not UTF-8, as in bytes.decode.
-    A few MB are held at a time, of parquet a group of rows. Raises InputError, also while rows are
-    read, for damaged files and texts that are no tables.
+    columns: those to read of parquet; default all of text and numbers. errors: as in bytes.decode,
+    for bytes that are not UTF-8. Raises InputError, also while rows are read, for damaged files and
+    texts that are no tables.
     """
     path = Path(text.name)
     return _read_parquet(path, text, columns) if text.is_parquet else _read_csv(path, text, errors)

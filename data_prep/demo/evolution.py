@@ -157,8 +157,8 @@ class Stretch:
 def random_bases(length: int, gc: PerBase, draws: Draws, cpg_odds: float = 0.2) -> Bases:
     """Bases (length,) of a first-order Markov chain with human dinucleotide odds.
 
-    gc: share of G and C, one for all or one for every 250 bases; CpG depletion lowers what comes
-        out by up to a few percent. The chain starts anew every 250 bases, so that many run at once.
+    gc: share of G and C, for all or for every 250 bases; CpG depletion lowers it by a few percent.
+    The chain starts anew every 250 bases, so that many run at once.
     """
     n_chains = -(-length // _CHAIN)
     odds = np.array(_DINUCLEOTIDE_ODDS)
@@ -255,8 +255,7 @@ def insert_pieces(
 ) -> Stretch:
     """Put pieces of these lengths (one after the other in `pieces`) before positions `at`.
 
-    duplicated: bases before the position that are repeated behind the piece, as the target-site
-        duplications that transposable elements leave.
+    duplicated: bases before the position to repeat behind the piece, as transposable elements do.
     """
     before = np.minimum(at, duplicated)
     starts = np.stack([host.length + np.cumsum(lengths) - lengths, at - before], axis=1)

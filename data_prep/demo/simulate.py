@@ -68,11 +68,11 @@ SPECIES = ("human", "chimpanzee", "bonobo", "gorilla", "orangutan")
 class DemoConfig:
     """Settings of the simulated genomes; the same config gives the same bytes everywhere.
 
-    chromosome_lengths: bases of chr1, chr2, ... in the common ancestor, each at least 20,000; young
-        repeats make those of the species about a tenth longer.
-    seed: 0 or more. mutation: how fast bases change. content: shares of repeats and exons.
-    tip_insertions_per_mb: new repeats on each branch that ends in a species, a million bases.
-    inner_insertions_per_mb: the same for each branch inside the tree.
+    chromosome_lengths: bases of chr1, chr2, ... in the common ancestor, each >= 20,000; those of
+        the species are about a tenth longer.
+    seed: >= 0. mutation: how fast bases change. content: shares of repeats and exons.
+    tip_insertions_per_mb, inner_insertions_per_mb: new repeats for a million bases on each branch
+        that ends in a species, on each other branch.
     """
 
     chromosome_lengths: tuple[int, ...] = (600_000, 500_000, 400_000, 300_000, 200_000)
@@ -100,8 +100,7 @@ def write_demo_genomes(folder: Path, config: DemoConfig | None = None) -> dict[s
 
     Writes `simulated_<species>.fa` (60 bases a line, repeats in lower case), README.txt and
     demo.json: config, tree, rates with their sources, lengths, measured divergences, checksums.
-    The folder appears complete or not at all. One made with the same config is checked and kept.
-
+    The folder appears complete or not at all; one of the same config is checked and kept.
     config: default DemoConfig(), which takes about three seconds and 120 MB.
     Raises InputError if the folder holds anything else, or files that were changed.
     """
@@ -150,10 +149,7 @@ def is_demo_genome(path: Path) -> bool:
 
 
 def simulate_chromosome(name: str, length: int, config: DemoConfig) -> dict[str, Stretch]:
-    """One chromosome in every species; `site` is the position in the common ancestor.
-
-    Chromosomes share the repeat families and are independent otherwise.
-    """
+    """One chromosome in every species; all chromosomes share the repeat families alone."""
     families = build_families(Draws(config.seed, "families"))
     draws = Draws(config.seed, TREE.name, name)
     ancestor = build_ancestor(length, families, config.content, config.mutation, draws)

@@ -67,7 +67,7 @@ class Dataset:
 
 @cache
 def datasets() -> dict[str, Dataset]:
-    """The data sets by name, in the order of `--list`."""
+    """The data sets of catalogue.json by name, in the order of `--list`."""
     rows = read_json(Path(__file__).with_name("catalogue.json"))
     return {name: from_dict(Dataset, {"name": name, **row}) for name, row in rows.items()}
 

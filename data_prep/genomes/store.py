@@ -59,11 +59,11 @@ def prepare_store(
 ) -> Path:
     """Write FASTA files (plain, gzip or BGZF) into one store; returns its path.
 
-    aliases: a table of new contig names (aliases.py); None keeps those of the FASTA.
-    on_contig: called with the name and length of each contig once it is written.
+    aliases: a table of new contig names (aliases.py); default those of the FASTA.
+    on_contig: called with the name and length of each contig written.
     The file appears when it is whole; an existing one is kept unless `force`.
-    Raises InputError for sources that cannot be read or are stores, contig names that come twice or
-    are not in `aliases`, an `out` that is a source, and a full disk.
+    Raises InputError for unreadable sources, sources that are stores, contig names that come twice
+    or are not in `aliases`, an `out` that is a source, and a full disk.
     """
     if out.resolve() in [source.resolve() for source in sources]:
         raise InputError(

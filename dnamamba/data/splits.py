@@ -50,11 +50,10 @@ class SplitConfig:
 def resolve_splits(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) -> Splits:
     """The intervals of each split.
 
-    contigs: name -> length in bases. seq_len: window length in bases. Fractions are rounded up to
-    whole windows, or down to at least one if held-out bases would be more than half of a contig; a
-    contig without room for that is for training as a whole. A BED's rows are returned as they are,
-    overlaps included: WindowIndex keeps splits apart.
-    Raises InputError for contigs that the genome does not have.
+    contigs: name -> length in bases. seq_len: bases of a window. Fractions are rounded up to whole
+    windows, or down to at least one if more than half of a contig would be held out; a contig too
+    short for that is for training. A BED's rows stay as they are, overlaps included: WindowIndex
+    keeps splits apart. Raises InputError for contigs that the genome does not have.
     """
     if config.bed is not None:
         return _from_bed(Path(config.bed), contigs)
@@ -121,10 +120,9 @@ def keep_apart(splits: Splits, contigs: Mapping[str, int]) -> Splits:
 
 
 def match_contigs(patterns: Sequence[str], contigs: Mapping[str, int]) -> set[str]:
-    """Contigs meant by names and `*` patterns.
+    """Contigs of names and `*` patterns, which also match `<genome>/<name>` of every genome.
 
-    A pattern also stands for `<genome>/<name>` in every genome, if contigs are called so because
-    several genomes share names. Raises InputError for a pattern without a match.
+    Raises InputError for a pattern without a match.
     """
     found: set[str] = set()
     for pattern in patterns:

@@ -69,9 +69,9 @@ class WindowConfig:
 class Windows:
     """Rows of equally spaced windows; every array has one entry a row.
 
-    contig: index into the contig list. start: first real base of the row's first window.
-    count: windows in the row, each starting `seq_len` after the last. n_bases: real bases in each
-    window, below seq_len only with padding. left_pad: padding before the first real base.
+    contig: index of the contig. start: first real base of the row's first window. count: windows,
+    each `seq_len` after the last. n_bases: real bases in each, below seq_len only with padding.
+    left_pad: padding before the first real base.
     """
 
     contig: Ints
@@ -238,11 +238,11 @@ def footprint(windows: Windows, line: ContigLine, seq_len: int) -> Runs:
 
 
 class WindowIndex:
-    """The windows of one split, addressed by (epoch, i) or by one running sample number.
+    """The windows of one split by (epoch, i), or by a running sample number.
 
-    shuffled: a new order, and for `tile` a new phase, in every epoch (training); else genome order
-    in every epoch (validation and test). n_runs: contig index -> ranges without readable bases.
-    protected: contig index -> ranges of more protected splits, which no window may touch.
+    shuffled: every epoch has a new order, and for `tile` a new phase; else all have genome order.
+    n_runs: contig index -> ranges without readable bases. protected: contig index -> ranges of more
+    protected splits, which no window may touch.
     """
 
     def __init__(

@@ -29,9 +29,9 @@ def cut_shares(
 ) -> dict[Split, Ints]:
     """Numbers of the examples of each split, in their order; the rest is for training.
 
-    groups: a number for each example. A group stays together; seed and groups alone decide its
-    split, not the order of examples. shown: (N, C), the labels of each example; training keeps a
-    group of every label. fractions: shares of examples to hold out, in this order.
+    groups: of examples that stay together; they and the seed alone decide the split.
+    shown: (N, C), the labels of each example; training keeps a group of every label.
+    fractions: shares of examples to hold out, in this order.
     Raises InputError if no group can be held out.
     """
     names, group, size = np.unique(groups, return_inverse=True, return_counts=True)
