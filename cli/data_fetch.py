@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from dnamamba.data_prep.apes import ApeAssembly, Assembly
-    from dnamamba.data_prep.downloads.catalogue import RemoteFile
-    from dnamamba.data_prep.downloads.ncbi import ApeDownload
+    from dnamamba.data_prep.downloads.catalogue import ApeAssembly, RemoteFile
     from dnamamba.data_prep.downloads.transfer import Progress, Say
 
 # Without a terminal a line is written per tenth of a file, or per so many bytes of unknown length.
@@ -47,7 +45,7 @@ def fetch(
     out: Path,
     mirror: str | None,
     force: bool,
-    assembly: "Assembly | None",
+    assembly: str | None,
     species: tuple[str, ...],
     list_all: bool,
 ) -> None:
@@ -82,7 +80,11 @@ def fetch(
             # Plain gzip has no random access.
             _print_prepare(path, path.with_name(path.name.removesuffix(".fa.gz") + ".h5"))
     say = partial(click.echo, err=True)
-    _fetch_apes(apes, ApeDownload(folder=out, fetch=get, say=say, mirror=mirror, force=force))
+    ways = ApeDownload(folder=out, fetch=get, say=say, mirror=mirror, force=force)
+    # The commands stand together at the end, after what may be hours.
+    for files in [ways.run(ape) for ape in apes]:
+        kind = "ucsc" if files.ape.database else "t2t"
+        _print_prepare(files.fasta, out / f"{files.ape.species}-{kind}.h5", files.aliases)
 
 
 def _fetch_one(remote: "RemoteFile", *, out: Path, mirror: str | None, force: bool) -> Path:
@@ -95,23 +97,15 @@ def _fetch_one(remote: "RemoteFile", *, out: Path, mirror: str | None, force: bo
     return path
 
 
-def _chosen_apes(assembly: "Assembly", species: tuple[str, ...]) -> list["ApeAssembly"]:
-    from dnamamba.data_prep.apes import GREAT_APES
+def _chosen_apes(assembly: str, species: tuple[str, ...]) -> list["ApeAssembly"]:
+    from dnamamba.data_prep.downloads.catalogue import great_apes
 
-    apes = GREAT_APES[assembly]
+    apes = great_apes()[assembly]
     if unknown := [name for name in species if name not in apes]:
         raise click.UsageError(
             f"great-apes --assembly {assembly} has no {unknown[0]!r}; it has {', '.join(apes)}"
         )
     return [ape for name, ape in apes.items() if not species or name in species]
-
-
-def _fetch_apes(apes: list["ApeAssembly"], ways: "ApeDownload") -> None:
-    # The commands stand together at the end, after what may be hours.
-    for files in [ways.run(ape) for ape in apes]:
-        kind = "ucsc" if files.ape.database else "t2t"
-        store = ways.folder / f"{files.ape.species}-{kind}.h5"
-        _print_prepare(files.fasta, store, files.aliases)
 
 
 def _print_prepare(fasta: Path, store: Path, aliases: Path | None = None) -> None:
@@ -121,27 +115,21 @@ def _print_prepare(fasta: Path, store: Path, aliases: Path | None = None) -> Non
 
 
 def _print_list() -> None:
-    from dnamamba.data_prep.downloads.catalogue import dataset, dataset_names
+    from dnamamba.data_prep.downloads.catalogue import GREAT_APES_NAME, datasets, great_apes
 
-    for name in dataset_names():
-        entry = dataset(name)
-        click.echo(f"{name}: {entry.description}")
+    for entry in datasets().values():
         remote = entry.file
+        click.echo(f"{entry.name}: {entry.description}")
         digests = {"md5": remote.md5, "sha256": remote.sha256}
         known = " and ".join(label for label, digest in digests.items() if digest)
         checks = f"{known or 'no checksum'} known{_note(remote.note)}"
         click.echo(f"    {remote.name}, {_in_megabytes(remote.size)}, {checks}")
         click.echo(f"    {remote.url}")
-    _print_apes()
-
-
-def _print_apes() -> None:
-    from dnamamba.data_prep.apes import GREAT_APES
-    from dnamamba.data_prep.downloads.catalogue import GREAT_APES_NAME as NAME
-
-    for assembly, apes in GREAT_APES.items():
+    for assembly, apes in great_apes().items():
         origin = "complete genomes, NCBI" if assembly == "t2t" else "older assemblies, UCSC"
-        click.echo(f"{NAME} --assembly {assembly}: {origin}; md5 from the server's own list")
+        click.echo(
+            f"{GREAT_APES_NAME} --assembly {assembly}: {origin}; md5 from the server's own list"
+        )
         for ape in apes.values():
             place = ape.database or ape.accession
             size = _in_megabytes(ape.size)

@@ -1,7 +1,4 @@
-"""The great apes: public assemblies, and the human chromosomes that their contigs match.
-
-Assemblies are described as in public recipes and papers; the note of an entry says what is only
-general knowledge.
+"""The human chromosomes that contigs of great apes match.
 
 Two numberings are in use. UCSC's panTro6, panPan3, gorGor6 and ponAbe3 number chromosomes as in
 human, with 2A and 2B for the two that fused into human 2. The complete genomes (Yoo 2025, Nature
@@ -11,97 +8,9 @@ gorilla `chr2_pat_hsa3` is human 3, `chr4_pat_hsa17x5` a part each of human 17 a
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
-Assembly = Literal["t2t", "ucsc"]
 Numbering = Literal["human", "own"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ApeAssembly:
-    """One genome of one great ape.
-
-    species: the species' label. name: the assembly's name in its newest spelling, older_names: its
-    other spellings. accession: NCBI's, with version. database: UCSC's name; "" for files of NCBI.
-    has_y: whether it has a Y chromosome, which an assembly of a female lacks.
-    size: bytes of the compressed FASTA, None if not known. note: a sentence for readers.
-    """
-
-    species: str
-    name: str
-    accession: str
-    database: str = ""
-    older_names: tuple[str, ...] = ()
-    has_y: bool = True
-    size: int | None = None
-    note: str = ""
-
-
-_UNCONFIRMED = "(general knowledge, not confirmed)"
-_FEMALE = f"no Y: of a female {_UNCONFIRMED}"
-
-
-def _complete(species: str, code: str, accession: str, size: int | None = None) -> ApeAssembly:
-    # The same accession's folder has been called v2.0 and v2.1.
-    newest, older = (f"NHGRI_{code}-{version}_pri" for version in ("v2.1", "v2.0"))
-    return ApeAssembly(
-        species=species, name=newest, accession=accession, older_names=(older,), size=size
-    )
-
-
-_T2T = (
-    ApeAssembly(species="human", name="T2T-CHM13v2.0", accession="GCF_009914755.1"),
-    _complete("chimpanzee", "mPanTro3", "GCF_028858775.2", 940_198_818),
-    _complete("bonobo", "mPanPan1", "GCF_029289425.2"),
-    _complete("gorilla", "mGorGor1", "GCF_029281585.2"),
-    _complete("sumatran_orangutan", "mPonAbe1", "GCF_028885655.2"),
-    _complete("bornean_orangutan", "mPonPyg2", "GCF_028885625.2"),
-)
-
-_UCSC = (
-    ApeAssembly(
-        species="human",
-        name="GRCh38",
-        accession="GCF_000001405.40",
-        database="hg38",
-        size=983_659_424,
-        note="the accession is that of a later patch release with the same chromosomes",
-    ),
-    ApeAssembly(
-        species="chimpanzee", name="Clint_PTRv2", accession="GCF_002880755.1", database="panTro6"
-    ),
-    ApeAssembly(
-        species="bonobo",
-        name="Mhudiblu_PPA_v0",
-        accession="GCF_013052645.1",
-        database="panPan3",
-        has_y=False,
-        note=_FEMALE,
-    ),
-    ApeAssembly(
-        species="gorilla",
-        name="Kamilah_GGO_v0",
-        accession="GCF_008122165.1",
-        database="gorGor6",
-        has_y=False,
-        note=_FEMALE,
-    ),
-    ApeAssembly(
-        species="sumatran_orangutan",
-        name="Susie_PABv2",
-        accession="GCF_002880775.1",
-        database="ponAbe3",
-        has_y=False,
-        note=f"{_FEMALE}; name and accession likewise",
-    ),
-)
-
-GREAT_APES: dict[Assembly, dict[str, ApeAssembly]] = {
-    "t2t": {ape.species: ape for ape in _T2T},
-    "ucsc": {ape.species: ape for ape in _UCSC},
-}
-"""Assemblies by species: `t2t` complete ones at NCBI, `ucsc` those that many papers used."""
 
 # Chromosomes 1 to 23 of the complete genomes, by the human chromosome in their names, as several
 # public projects list them. NCBI's records count alike: C13H9orf43 lies on gorilla 13.

@@ -74,11 +74,11 @@ class Packer:
         self._codes += token_ids(codes).tobytes()
         self._lengths.append(lengths)
 
-    def add_one(self, codes: Codes, place: str) -> None:
+    def add_one(self, codes: Codes, origin: str) -> None:
         """Add the codes of a single sequence."""
-        self.add_codes(codes, np.array([len(codes)], np.int64), lambda _: place)
+        self.add_codes(codes, np.array([len(codes)], np.int64), lambda _: origin)
 
-    def note_letters(self, counts: NDArray[np.integer], place: str) -> None:
+    def note_letters(self, counts: NDArray[np.integer], origin: str) -> None:
         """Count the letters of one origin, by byte (256,), that mean no base."""
         foreign = {
             chr(byte): int(counts[byte])
@@ -87,7 +87,7 @@ class Packer:
         }
         if foreign:
             self._foreign.update(foreign)
-            self._first_foreign = self._first_foreign or place
+            self._first_foreign = self._first_foreign or origin
 
     def finish(self, source: str) -> PackedSequences:
         """Return the packed sequences; log unknown letters, naming `source`."""

@@ -31,15 +31,15 @@ Block = tuple[list[int], list[list[str]]]
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of a table; sequences are packed, others are text."""
+    """Columns of a table.
+
+    columns: text, stripped of spaces; "" for missing values. rows: the number of each, for people.
+    """
 
     path: Path
     sequences: PackedSequences
     columns: dict[str, list[str]]
-    """Stripped of spaces; "" for missing values."""
-
     rows: Ints
-    """The number of each row, for people."""
 
     def where(self, i: int) -> str:
         """`train.csv row 12`."""
@@ -53,11 +53,10 @@ def _row(path: Path, numbers: Sequence[int] | Ints, i: int) -> str:
 def read_table(path: Path, sequence_column: str, columns: Sequence[str]) -> Table:
     """Read the sequences and some other columns of a table.
 
-    Text is UTF-8 with a header; its columns are separated by tabs if the header has one, else by
-    commas, else by semicolons. Blank lines are skipped. Letters are read as by tokenizer.encode,
-    without the soft-mask.
-    Raises FileNotFoundError, or InputError naming file and row: missing columns, no rows, rows of
-    other lengths than the header, empty or unreadable sequences, damaged files, other formats.
+    Text is UTF-8 with a header; tabs separate its columns if the header has one, else commas, else
+    semicolons. Blank lines are skipped. Letters are read by tokenizer.encode, without soft-mask.
+    Raises FileNotFoundError, or InputError naming file and row for missing columns, no rows, uneven
+    rows, empty or unreadable sequences, damaged files and other formats.
     """
     wanted = list(dict.fromkeys([sequence_column, *columns]))
     packer, rows = Packer(), []
@@ -75,10 +74,9 @@ def read_table(path: Path, sequence_column: str, columns: Sequence[str]) -> Tabl
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> tuple[dict[str, list[str]], Ints]:
-    """Columns of a table without its sequences, and the number of each row for people.
+    """Columns of a table as stripped text, "" if missing, and the number of each row for people.
 
-    Values are text, stripped of spaces, "" if missing. Reads and raises as `read_table` does, but a
-    table without rows has empty columns.
+    Reads and raises as `read_table` does, but gives empty columns for a table without rows.
     """
     kept: dict[str, list[str]] = {name: [] for name in columns}
     rows = [np.empty(0, np.int64)]
@@ -110,7 +108,7 @@ def _read_blocks(path: Path, wanted: list[str]) -> Iterator[Block]:
     """Numbers of rows and the wanted columns of them, stripped; InputError for uneven rows."""
     with _open_table(path) as text:
         header, blocks = read_rows(text, wanted)
-        positions = [place_column(path, header, name) for name in wanted]
+        positions = [find_column(path, header, name) for name in wanted]
         for numbers, rows in blocks:
             for number, row in zip(numbers, rows, strict=True):
                 if len(row) != len(header):
@@ -124,18 +122,17 @@ def _read_blocks(path: Path, wanted: list[str]) -> Iterator[Block]:
 def read_rows(
     text: TextInput, columns: Sequence[str] | None = None, *, errors: str = "strict"
 ) -> tuple[list[str], Iterator[Block]]:
-    """The header of a table, and its rows, which may have more or fewer cells in a text.
+    """The header of a table, and its rows, which may be uneven in a text; a few MB at a time.
 
-    columns: the ones to read of parquet; None for those of text and numbers. errors: what becomes
-    of bytes that are not UTF-8, as in bytes.decode.
-    A few MB are held at a time, of parquet a group of rows. Raises InputError, also while rows are
-    read, for damaged files and texts that are no tables.
+    columns: those to read of parquet; default all of text and numbers. errors: as in bytes.decode,
+    for bytes that are not UTF-8. Raises InputError, also while rows are read, for damaged files and
+    texts that are no tables.
     """
     path = Path(text.name)
     return _read_parquet(path, text, columns) if text.is_parquet else _read_csv(path, text, errors)
 
 
-def place_column(
+def find_column(
     path: Path,
     header: Sequence[str],
     name: str,
@@ -215,7 +212,7 @@ def _read_parquet(
         file = parquet.ParquetFile(text.seekable())
         names = file.schema_arrow.names
         for name in columns or ():
-            place_column(path, names, name)
+            find_column(path, names, name)
         has_no_text = (types.is_nested, types.is_binary, types.is_large_binary)
         header = [
             field.name

@@ -137,6 +137,14 @@ def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     return content
 
 
+def read_json_or_nothing(path: Path) -> dict[str, Any]:
+    """`read_json`, but {} if the file is missing or damaged."""
+    try:
+        return read_json(path)
+    except InputError:
+        return {}
+
+
 # --- writing
 
 

@@ -14,14 +14,14 @@ from click.testing import CliRunner, Result
 from ape_reports import chromosome, write_report
 from dnamamba.cli.data import prepare
 from dnamamba.cli.data_fetch import fetch
-from dnamamba.data_prep.apes import GREAT_APES, homologues
+from dnamamba.data_prep.apes import homologues
 from dnamamba.data_prep.downloads import catalogue as registry
 from dnamamba.data_prep.downloads import ncbi as ape_download
 from dnamamba.data_prep.downloads import transfer as download
 from dnamamba.data_prep.genomes.store import GenomeStore
 from dnamamba.errors import InputError
 
-GORILLA = GREAT_APES["t2t"]["gorilla"]
+GORILLA = registry.great_apes()["t2t"]["gorilla"]
 FOLDER = "/genomes/all/GCF/029/281/585"
 FASTA = gzip.compress(b"".join(b">NC_%d.2\nACGT\n" % n for n in range(1, 24)), mtime=0)
 

@@ -42,7 +42,7 @@ def mirror(tmp_path, monkeypatch):
         "tiny": registry.Dataset("tiny", "a genome", genome),
         "tiny-splits": registry.Dataset("tiny-splits", "its splits", splits),
     }
-    monkeypatch.setattr(registry, "_DATASETS", entries)
+    monkeypatch.setattr(registry, "datasets", lambda: entries)
     return folder.as_uri()
 
 

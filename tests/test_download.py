@@ -25,7 +25,7 @@ from dnamamba.data_prep.downloads.catalogue import (
     RemoteFile,
     addresses,
     dataset,
-    dataset_names,
+    datasets,
     describe_checks,
     find_problem,
 )
@@ -673,7 +673,7 @@ def test_all_failing_addresses_are_named(server, tmp_path):
 )
 def test_what_is_no_mirror_is_refused(tmp_path, mirror):
     remote = RemoteFile("genome.bin", "http://127.0.0.1:1/genome.bin")
-    with pytest.raises(InputError, match="a mirror is an http"):
+    with pytest.raises(InputError, match="a mirror must be an http"):
         download(remote, tmp_path, mirror=mirror)
 
 
@@ -694,14 +694,14 @@ def test_patience_is_checked():
 
 def test_the_registry_names_what_it_has():
     expected = "hg38 hg38-chr21 hg38-chr22 hg38-splits hg38-ml hg19 mm10 mm39"
-    assert dataset_names() == expected.split()
+    assert list(datasets()) == expected.split()
     with pytest.raises(
         InputError, match="no data set is called 'hg83'; there are hg38, hg38-chr21"
     ):
         dataset("hg83")
 
 
-@pytest.mark.parametrize("name", dataset_names())
+@pytest.mark.parametrize("name", datasets())
 def test_every_entry_is_complete(name):
     entry = dataset(name)
     assert entry.name == name
@@ -710,7 +710,7 @@ def test_every_entry_is_complete(name):
 
 
 def test_no_two_entries_save_different_files_under_one_name():
-    files = {dataset(name).file for name in dataset_names()}
+    files = {entry.file for entry in datasets().values()}
     assert max(Counter(file.name for file in files).values()) == 1
 
 

@@ -188,7 +188,7 @@ def test_facts_are_read_from_the_cache_while_the_file_is_the_same(tmp_path, monk
     first = scan_fasta(path)
     monkeypatch.setattr(facts_module, "FastaReader", None)
     again = scan_fasta(path)
-    assert again.source() == first.source()
+    assert again.source == first.source
     for one, other in zip(first.contigs, again.contigs, strict=True):
         assert one.__dict__ | {"n_runs": None} == other.__dict__ | {"n_runs": None}
         assert one.n_runs.tolist() == other.n_runs.tolist()
@@ -205,7 +205,7 @@ def test_facts_are_made_again_when_the_file_changes(same_size, tmp_path):
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     after = scan_fasta(path)
     assert after.contigs[0].n_bases == 2
-    assert after.sha256 != before.sha256
+    assert after.source["sha256"] != before.source["sha256"]
 
 
 def test_a_cache_that_is_damaged_or_cannot_be_written_is_done_without(tmp_path, monkeypatch):
@@ -257,7 +257,7 @@ def test_a_summary_names_the_kind_and_checksum_of_a_file(tmp_path):
         lines = summarise_file(path)
         assert f"{path}: {kind}" in lines[0]
         assert f"{path.stat().st_size:,} bytes" in lines[0]
-    assert scan_fasta(plain).sha256 in "\n".join(summarise_file(plain))
+    assert scan_fasta(plain).source["sha256"] in "\n".join(summarise_file(plain))
 
 
 @kinds

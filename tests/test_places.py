@@ -33,7 +33,7 @@ def test_starts_are_those_with_few_enough_covered_bases(stretches, covered, size
     assert listed == counted_slowly(stretches, covered, size, most)
 
 
-LINE = ContigLine(np.array([100, 50, 200, 30]))
+LINE = ContigLine({"a": 100, "b": 50, "c": 200, "d": 30})
 GROUPS = np.array([1, 0, 1, 0])  # contigs of two species, mixed
 
 

@@ -437,10 +437,10 @@ def test_regions_are_read_as_people_write_them(written, region):
         ("chr2:1-10", "no contig 'chr2'"),
         ("chr1:1001-1002", "past the end of chr1"),
         ("chr1:1-" + "9" * 5000, "end is larger than any contig"),
-        ("chr1:100", r"a region looks like chr1:1,001-2,000 \(from 1, end included\)"),
-        ("chr1:,-,", "a region looks like"),
-        ("chr1 1 2", "a region looks like"),
-        ("chr1:\u0661-5", "a region looks like"),
+        ("chr1:100", r"a region must be like chr1:1,001-2,000 \(from 1, end included\)"),
+        ("chr1:,-,", "a region must be like"),
+        ("chr1 1 2", "a region must be like"),
+        ("chr1:\u0661-5", "a region must be like"),
     ],
 )
 def test_a_bad_region_is_a_row_that_says_why(written, note):

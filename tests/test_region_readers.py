@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dnamamba.data_prep.genomes.genome import open_genome
 from dnamamba.data_prep.regions.readers import open_regions
-from dnamamba.data_prep.regions.rows import RowStatus, WindowRule, place_window
+from dnamamba.data_prep.regions.rows import RowStatus, WindowRule, choose_window
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Strand
 from dnamamba.tokenizer import decode, reverse_complement
@@ -252,7 +252,7 @@ SHIFT, PAD, CLIP = (WindowRule(seq_len=100, widen=True, edge=e) for e in ("shift
     ],
 )
 def test_a_window_lies_around_its_region(region, rule, status, window, padding):
-    placed = place_window(*region, 1000, rule)
+    placed = choose_window(*region, 1000, rule)
     assert (placed.status, (placed.start, placed.end), placed.padding) == (status, window, padding)
 
 

@@ -94,8 +94,8 @@ stretches = st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 30), st.intege
 @given(st.lists(st.integers(0, 20), min_size=4, max_size=4), stretches)
 @settings(deadline=None)
 def test_contigs_on_a_line_stay_apart(lengths, rows):
-    line = ContigLine(np.array(lengths))
-    runs = line.place(*np.array(rows, np.int64).reshape(-1, 3).T)
+    line = ContigLine({f"chr{i}": length for i, length in enumerate(lengths)})
+    runs = line.lay(*np.array(rows, np.int64).reshape(-1, 3).T)
     by_contig = line.split(runs)
     for contig, length in enumerate(lengths):
         spans = [(max(a, 0), min(b, length)) for i, a, b in rows if i == contig]

@@ -206,7 +206,7 @@ def test_windows_grow_in_warm_up_epochs_of_training():
     sizes = [dataset[[sample]].codes.shape[1] for sample in (0, 9, 10, 19, 20, 1000)]
     assert sizes == [16, 16, 32, 32, 64, 64]
     assert dataset[range(25, 35)].codes.shape == (10, 64), "over the end of an epoch"
-    with pytest.raises(InputError, match="grow from 16 to 32 bases: an epoch is a whole number"):
+    with pytest.raises(InputError, match="from 16 to 32 bases: an epoch must be a whole number"):
         dataset[range(5, 15)]
     assert dataset_of(VALID, warmup_lengths=(16,)).length(0) == SIZE
 

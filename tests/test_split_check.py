@@ -137,7 +137,7 @@ def test_the_caduceus_rule_ends_at_a_million_bases(bed):
         published[2]
         .lines()[0]
         .startswith(
-            "As published: caduceus (not at this seq_len: the caduceus rule cuts 2^20 bases"
+            "As published: caduceus (not at this seq_len: seq_len must be <= 2^20 for caduceus"
         )
     )
 

@@ -667,5 +667,5 @@ def test_the_caduceus_rule_has_a_longest_window(monkeypatch):
     monkeypatch.undo()
     assert windows_module.CADUCEUS_SEGMENT == CADUCEUS_SEGMENT == 1 << 20
     WindowConfig(seq_len=1 << 20, rule="caduceus")
-    with pytest.raises(InputError, match=r"cuts 2\^20 bases, got seq_len 1048577"):
+    with pytest.raises(InputError, match=r"seq_len must be <= 2\^20 for caduceus, got 1048577"):
         WindowConfig(seq_len=(1 << 20) + 1, rule="caduceus")

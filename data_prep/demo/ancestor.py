@@ -5,7 +5,7 @@ grew: background with genes, then repeats in waves from old to young, which lie 
 tandem arrays.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -112,11 +112,10 @@ class AncestorContent:
     highest_gc: float = rate(0.55, "isochores L1 to H3 (Bernardi 2000)")
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            require_range(each.name, getattr(self, each.name), 0, 0.8)
-        inserted = sum(
-            getattr(self, each.name) for each in fields(self) if not each.name.endswith("_gc")
-        )
+        shares = vars(self)
+        for name, share in shares.items():
+            require_range(name, share, 0, 0.8)
+        inserted = sum(share for name, share in shares.items() if not name.endswith("_gc"))
         if inserted > 0.8:
             raise InputError(f"shares of repeats and exons must sum to <= 0.8, got {inserted:g}")
         if self.lowest_gc > self.highest_gc:
@@ -137,13 +136,8 @@ def build_families(draws: Draws) -> dict[str, Family]:
     alu = np.concatenate(
         [left_arm, bases_of("AAAAATACAAAAA"), right_arm[:60], middle, right_arm[60:]]
     )
-    l1 = np.concatenate(
-        [
-            random_bases(900, 0.58, draws, cpg_odds=0.6),
-            random_bases(4600, 0.40, draws),
-            random_bases(500, 0.38, draws),
-        ]
-    )
+    start = random_bases(900, 0.58, draws, cpg_odds=0.6)
+    l1 = np.concatenate([start, random_bases(4600, 0.40, draws), random_bases(500, 0.38, draws)])
     terminal = random_bases(40, 0.4, draws)
     dna = np.concatenate([terminal, random_bases(1200, 0.39, draws), 3 - terminal[::-1]])
     return {
@@ -271,7 +265,7 @@ def build_ancestor(
     inserted += sum(exon.length for gene in genes for _, exon in gene)
 
     background = _draw_background(max(length - inserted, length // 10), content, draws)
-    chromosome = _place_genes(background, genes, draws)
+    chromosome = _insert_genes(background, genes, draws)
     for youngest, oldest in ((0.12, 1.0), (0.07, 0.12), (0.0, 0.07)):
         wave = [copy for copy in repeats if youngest <= copy.age < oldest]
         chromosome = insert_copies(chromosome, wave, rates, draws)
@@ -346,7 +340,7 @@ def _draw_genes(coding: int, draws: Draws) -> list[list[tuple[int, Stretch]]]:
     return genes
 
 
-def _place_genes(
+def _insert_genes(
     background: Stretch, genes: list[list[tuple[int, Stretch]]], draws: Draws
 ) -> Stretch:
     """Exons before positions of the background, which becomes the introns; either strand."""

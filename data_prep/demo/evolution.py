@@ -9,7 +9,7 @@ transition.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from dnamamba.configs import require_range
 
 Bases = NDArray[np.uint8]
 Integers = NDArray[np.int64]
+PerBase = float | NDArray[np.float64]
+"""A number for all bases, or one for each."""
 
 # What a base belongs to. From MASKED on it is a repeat, written in lower case; MASKED + n is a
 # microsatellite with a unit of n bases.
@@ -77,8 +79,8 @@ class MutationRates:
 
     def __post_init__(self) -> None:
         limits = {"substitutions_per_base_year": 1e-7, "transition_share": 1.0, "exon_factor": 1.0}
-        for each in fields(self):
-            require_range(each.name, getattr(self, each.name), 0, limits.get(each.name, 1000.0))
+        for name, value in vars(self).items():
+            require_range(name, value, 0, limits.get(name, 1000.0))
 
 
 class Draws:
@@ -102,7 +104,7 @@ class Draws:
         """One integer from low to high, both included."""
         return low + int(self.below(high - low + 1, 1)[0])
 
-    def chance(self, probability: float | NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+    def chance(self, probability: PerBase, count: int) -> NDArray[np.bool_]:
         """True (count,) with this probability, or one for each."""
         limit = (np.asarray(probability, np.float64) * 2.0**32).astype(np.uint64)
         return self.words(count) < limit
@@ -152,20 +154,16 @@ class Stretch:
         return Stretch(3 - self.bases[::-1], self.feature[::-1], self.site[::-1])
 
 
-def random_bases(
-    length: int, gc: float | NDArray[np.float64], draws: Draws, cpg_odds: float = 0.2
-) -> Bases:
+def random_bases(length: int, gc: PerBase, draws: Draws, cpg_odds: float = 0.2) -> Bases:
     """Bases (length,) of a first-order Markov chain with human dinucleotide odds.
 
-    gc: share of G and C, one for all or one for every 250 bases; CpG depletion lowers what comes
-        out by up to a few percent. The chain starts anew every 250 bases, so that many run at once.
+    gc: share of G and C, for all or for every 250 bases; CpG depletion lowers it by a few percent.
+    The chain starts anew every 250 bases, so that many run at once.
     """
     n_chains = -(-length // _CHAIN)
     odds = np.array(_DINUCLEOTIDE_ODDS)
     odds[1, 2] = cpg_odds
-    levels, level = np.unique(
-        np.broadcast_to(np.asarray(gc, np.float64), n_chains), return_inverse=True
-    )
+    levels, level = np.unique(np.broadcast_to(gc, n_chains), return_inverse=True)
     composition = np.stack([1 - levels, levels, levels, 1 - levels], axis=1) / 2
     cumulative = np.cumsum(odds * composition[:, None, :], axis=2)
     share = cumulative[:, :, :3] / cumulative[:, :, 3:]
@@ -188,12 +186,7 @@ def alter(bases: Bases, count: int, draws: Draws) -> Bases:
     return altered
 
 
-def mutate(
-    stretch: Stretch,
-    substitutions: float | NDArray[np.float64],
-    rates: MutationRates,
-    draws: Draws,
-) -> Stretch:
+def mutate(stretch: Stretch, substitutions: PerBase, rates: MutationRates, draws: Draws) -> Stretch:
     """Substitutions and then indels; `substitutions` is the mean number a base, or one for each.
 
     A base changes once at most, so this is for branches and ages of well below one.
@@ -203,10 +196,7 @@ def mutate(
 
 
 def _substitute(
-    stretch: Stretch,
-    substitutions: float | NDArray[np.float64],
-    rates: MutationRates,
-    draws: Draws,
+    stretch: Stretch, substitutions: PerBase, rates: MutationRates, draws: Draws
 ) -> Stretch:
     is_cpg = _find_cpg(stretch)
     share = rates.transition_share
@@ -234,10 +224,7 @@ def _find_cpg(stretch: Stretch) -> NDArray[np.bool_]:
 
 
 def _insert_and_delete(
-    stretch: Stretch,
-    substitutions: float | NDArray[np.float64],
-    rates: MutationRates,
-    draws: Draws,
+    stretch: Stretch, substitutions: PerBase, rates: MutationRates, draws: Draws
 ) -> Stretch:
     """Insertions repeat the bases before them, as most small ones do (Messer and Arndt 2007)."""
     unit = np.maximum(stretch.feature.astype(np.int64) - MASKED, 0)
@@ -268,8 +255,7 @@ def insert_pieces(
 ) -> Stretch:
     """Put pieces of these lengths (one after the other in `pieces`) before positions `at`.
 
-    duplicated: bases before the position that are repeated behind the piece, as the target-site
-        duplications that transposable elements leave.
+    duplicated: bases before the position to repeat behind the piece, as transposable elements do.
     """
     before = np.minimum(at, duplicated)
     starts = np.stack([host.length + np.cumsum(lengths) - lengths, at - before], axis=1)

@@ -11,7 +11,6 @@ import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,7 @@ from dnamamba.data_prep.demo.evolution import (
     rate,
 )
 from dnamamba.errors import InputError
-from dnamamba.files import read_json, sha256_of
+from dnamamba.files import read_json_or_nothing, sha256_of
 from dnamamba.runtime import cache_folder
 
 FORMAT_VERSION = 1  # raise it with any change of the sequence that comes out
@@ -69,11 +68,11 @@ SPECIES = ("human", "chimpanzee", "bonobo", "gorilla", "orangutan")
 class DemoConfig:
     """Settings of the simulated genomes; the same config gives the same bytes everywhere.
 
-    chromosome_lengths: bases of chr1, chr2, ... in the common ancestor, each at least 20,000; young
-        repeats make those of the species about a tenth longer.
-    seed: 0 or more. mutation: how fast bases change. content: shares of repeats and exons.
-    tip_insertions_per_mb: new repeats on each branch that ends in a species, a million bases.
-    inner_insertions_per_mb: the same for each branch inside the tree.
+    chromosome_lengths: bases of chr1, chr2, ... in the common ancestor, each >= 20,000; those of
+        the species are about a tenth longer.
+    seed: >= 0. mutation: how fast bases change. content: shares of repeats and exons.
+    tip_insertions_per_mb, inner_insertions_per_mb: new repeats for a million bases on each branch
+        that ends in a species, on each other branch.
     """
 
     chromosome_lengths: tuple[int, ...] = (600_000, 500_000, 400_000, 300_000, 200_000)
@@ -101,13 +100,12 @@ def write_demo_genomes(folder: Path, config: DemoConfig | None = None) -> dict[s
 
     Writes `simulated_<species>.fa` (60 bases a line, repeats in lower case), README.txt and
     demo.json: config, tree, rates with their sources, lengths, measured divergences, checksums.
-    The folder appears complete or not at all. One made with the same config is checked and kept.
-
+    The folder appears complete or not at all; one of the same config is checked and kept.
     config: default DemoConfig(), which takes about three seconds and 120 MB.
     Raises InputError if the folder holds anything else, or files that were changed.
     """
     folder, config = Path(folder), config or DemoConfig()
-    if folder.exists() and not _is_empty_folder(folder):
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         return _check_written(folder, config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -146,15 +144,12 @@ def cached_demo_genomes(name: str = "demo") -> dict[str, Path]:
 def is_demo_genome(path: Path) -> bool:
     """Whether a file is a simulated genome."""
     return path.name in {file.name for file in _paths(path.parent).values()} and bool(
-        _read_record(path.parent / "demo.json").get("simulated")
+        read_json_or_nothing(path.parent / "demo.json").get("simulated")
     )
 
 
 def simulate_chromosome(name: str, length: int, config: DemoConfig) -> dict[str, Stretch]:
-    """One chromosome in every species; `site` is the position in the common ancestor.
-
-    Chromosomes share the repeat families and are independent otherwise.
-    """
+    """One chromosome in every species; all chromosomes share the repeat families alone."""
     families = build_families(Draws(config.seed, "families"))
     draws = Draws(config.seed, TREE.name, name)
     ancestor = build_ancestor(length, families, config.content, config.mutation, draws)
@@ -207,7 +202,14 @@ def _write_files(folder: Path, config: DemoConfig) -> None:
         for pair, differences in _count_differences(chromosome).items():
             counts[pair] += differences
     divergence = {f"{a}-{b}": round(int(n[0]) / int(n[1]), 6) for (a, b), n in counts.items()}
-    readme = _README.format(rates="\n".join(_describe(row) for row in _rates(config)))
+    rates = [
+        {"name": each.name, "value": getattr(part, each.name), "source": each.metadata["source"]}
+        for part in (config.mutation, config.content, config)
+        for each in fields(part)
+        if "source" in each.metadata
+    ]
+    described = (f"  {row['name']} {row['value']:.4g}: {row['source']}" for row in rates)
+    readme = _README.format(rates="\n".join(described))
     (folder / "README.txt").write_bytes(readme.encode())
     record = {
         "format_version": FORMAT_VERSION,
@@ -215,7 +217,7 @@ def _write_files(folder: Path, config: DemoConfig) -> None:
         "seed": config.seed,
         "config": asdict(config),
         "tree_million_years": asdict(TREE),
-        "rates": _rates(config),
+        "rates": rates,
         "lengths": lengths,
         "substitutions_per_shared_site": divergence,
         "sha256": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
@@ -248,24 +250,10 @@ def _count_differences(chromosome: dict[str, Stretch]) -> dict[tuple[str, str], 
     return counts
 
 
-def _rates(config: DemoConfig) -> list[dict[str, Any]]:
-    """Name, value and source of every rate."""
-    return [
-        {"name": each.name, "value": getattr(part, each.name), "source": each.metadata["source"]}
-        for part in (config.mutation, config.content, config)
-        for each in fields(part)
-        if "source" in each.metadata
-    ]
-
-
-def _describe(row: dict[str, Any]) -> str:
-    return f"  {row['name']} {row['value']:.4g}: {row['source']}"
-
-
 def _check_written(folder: Path, config: DemoConfig) -> dict[str, Path]:
     """The paths, if the folder holds what this config gives; else InputError."""
     advice = "remove it or choose another folder"
-    record = _read_record(folder / "demo.json")
+    record = read_json_or_nothing(folder / "demo.json")
     if not record.get("simulated"):
         raise InputError(
             f"{folder} should be a new folder or one with demo genomes, but it holds something "
@@ -277,11 +265,12 @@ def _check_written(folder: Path, config: DemoConfig) -> dict[str, Path]:
             f"makes format {FORMAT_VERSION}; {advice}"
         )
     asked = json.loads(json.dumps(asdict(config)))
-    differing = [name for name in asked if record["config"].get(name) != asked[name]]
-    if differing:
-        details = "; ".join(
-            f"{name} {record['config'].get(name)} there, {asked[name]} asked" for name in differing
-        )
+    if differing := [
+        f"{name} {found} there, {value} asked"
+        for name, value in asked.items()
+        if (found := record["config"].get(name)) != value
+    ]:
+        details = "; ".join(differing)
         raise InputError(f"{folder} holds demo genomes of another config ({details}); {advice}")
     for name, digest in record["sha256"].items():
         path = folder / name
@@ -290,20 +279,8 @@ def _check_written(folder: Path, config: DemoConfig) -> dict[str, Path]:
     return _paths(folder)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    """demo.json; {} if it cannot be read."""
-    try:
-        return read_json(path)
-    except InputError:
-        return {}
-
-
 def _paths(folder: Path) -> dict[str, Path]:
     return {species: folder / f"simulated_{species}.fa" for species in SPECIES}
-
-
-def _is_empty_folder(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
 
 
 _README = """\

@@ -1,22 +1,24 @@
 """The public genomes and splits of `dnamamba data fetch`: addresses and checksums.
 
-Sizes and checksums are those that public recipes state; None means unknown, and the download says
-what it could not check. To add a genome, add an entry to `_DATASETS`.
+Sizes and checksums in catalogue.json are those that public recipes state; the download says what it
+could not check. To add a genome, add an entry there.
 """
 
 import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from dnamamba.configs import from_dict, require_range
 from dnamamba.errors import InputError
-from dnamamba.files import compression_of, open_input
+from dnamamba.files import compression_of, open_input, read_json
 
-CHUNK_BYTES = 1 << 20
 # Several genomes, whose files are found on the server (ncbi.py).
 GREAT_APES_NAME = "great-apes"
+_UCSC_SERVERS = ("https://hgdownload.soe.ucsc.edu", "https://hgdownload2.soe.ucsc.edu")
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class RemoteFile:
         for label, digest, digits in (("md5", self.md5, 32), ("sha256", self.sha256, 64)):
             if digest is not None and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", digest):
                 raise InputError(f"{label} must be {digits} lower-case hex digits, got {digest!r}")
-        if self.size is not None and self.size < 0:
-            raise InputError(f"size must be >= 0 bytes, got {self.size}")
+        if self.size is not None:
+            require_range("size", self.size, 0, unit="bytes")
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,53 @@ class Dataset:
     file: RemoteFile
 
 
-def dataset_names() -> list[str]:
-    """The names `dataset` accepts, in the order of `--list`."""
-    return list(_DATASETS)
+@cache
+def datasets() -> dict[str, Dataset]:
+    """The data sets of catalogue.json by name, in the order of `--list`."""
+    rows = read_json(Path(__file__).with_name("catalogue.json"))
+    return {name: from_dict(Dataset, {"name": name, **row}) for name, row in rows.items()}
 
 
 def dataset(name: str) -> Dataset:
     """The data set of that name; InputError for unknown names."""
-    if name not in _DATASETS:
-        names = ", ".join([*_DATASETS, GREAT_APES_NAME])
+    known = datasets()
+    if name not in known:
+        names = ", ".join([*known, GREAT_APES_NAME])
         raise InputError(f"no data set is called {name!r}; there are {names}")
-    return _DATASETS[name]
+    return known[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApeAssembly:
+    """One genome of one great ape.
+
+    species: the species' label. name: the assembly's name in its newest spelling, older_names: its
+    other spellings. accession: NCBI's, with version. database: UCSC's name; "" for files of NCBI.
+    size: bytes of the compressed FASTA, None if not known. note: a sentence for readers.
+    """
+
+    species: str
+    name: str
+    accession: str
+    database: str = ""
+    older_names: tuple[str, ...] = ()
+    size: int | None = None
+    note: str = ""
+
+
+@cache
+def great_apes() -> dict[str, dict[str, ApeAssembly]]:
+    """Assemblies by species: `t2t` complete ones at NCBI, `ucsc` those that many papers used.
+
+    They are as public recipes and papers describe them; a note says what is only general knowledge.
+    """
+    groups = read_json(Path(__file__).with_name("great_apes.json"))
+    return {
+        group: {
+            name: from_dict(ApeAssembly, {"species": name, **row}) for name, row in rows.items()
+        }
+        for group, rows in groups.items()
+    }
 
 
 def addresses(remote: RemoteFile, mirror: str | None) -> list[str]:
@@ -84,15 +122,6 @@ def addresses(remote: RemoteFile, mirror: str | None) -> list[str]:
     """
     if mirror is None:
         return [remote.url, *remote.mirror_urls]
-    parts = _split_mirror(mirror)
-    published = unquote(PurePosixPath(urlsplit(remote.url).path).name)
-    # Folders filled by `download` hold our names, copies of the server's folder theirs.
-    names = dict.fromkeys((published, remote.name))
-    folder = quote(parts.path.rstrip("/"), safe="/%")
-    return [parts._replace(path=f"{folder}/{quote(name)}").geturl() for name in names]
-
-
-def _split_mirror(mirror: str) -> SplitResult:
     try:
         parts = urlsplit(mirror)
         if parts.scheme == "file":
@@ -103,10 +132,14 @@ def _split_mirror(mirror: str) -> SplitResult:
         usable = False
     if not usable:
         raise InputError(
-            "a mirror is an http://, https:// or file:// address of a folder, "
-            f"got {mirror!r}; a folder of this machine is written file:///path/to/it"
+            "a mirror must be an http://, https:// or file:// address of a folder, "
+            f"got {mirror!r}; write a folder of this machine as file:///path/to/it"
         )
-    return parts
+    published = unquote(PurePosixPath(urlsplit(remote.url).path).name)
+    # Folders filled by `download` hold our names, copies of the server's folder theirs.
+    names = dict.fromkeys((published, remote.name))
+    folder = quote(parts.path.rstrip("/"), safe="/%")
+    return [parts._replace(path=f"{folder}/{quote(name)}").geturl() for name in names]
 
 
 def find_problem(remote: RemoteFile, path: Path) -> str | None:
@@ -120,11 +153,13 @@ def find_problem(remote: RemoteFile, path: Path) -> str | None:
         return f"it has {size:,} bytes, expected {remote.size:,}"
     if size == 0:
         return "it is empty"
-    known = {"md5": remote.md5, "sha256": remote.sha256}
-    expected = {name: digest for name, digest in known.items() if digest is not None}
-    for name, digest in _digests(path, list(expected)).items():
-        if digest != expected[name]:
-            return f"its {name} is {digest}, expected {expected[name]}"
+    for name, expected in (("md5", remote.md5), ("sha256", remote.sha256)):
+        if expected is not None:
+            with path.open("rb") as file:
+                new = partial(hashlib.new, name, usedforsecurity=False)
+                digest = hashlib.file_digest(file, new).hexdigest()
+            if digest != expected:
+                return f"its {name} is {digest}, expected {expected}"
     if remote.split_rows:
         return _find_row_problem(path, dict(remote.split_rows))
     return _find_gzip_problem(path) if _has_only_gzip_crc(remote) else None
@@ -153,17 +188,6 @@ def _has_only_gzip_crc(remote: RemoteFile) -> bool:
     return remote.name.endswith(".gz") and not has_checksum(remote)
 
 
-def _digests(path: Path, names: list[str]) -> dict[str, str]:
-    if not names:
-        return {}
-    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in names}
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            for one in hashes.values():
-                one.update(chunk)
-    return {name: one.hexdigest() for name, one in hashes.items()}
-
-
 def _find_row_problem(path: Path, expected: dict[str, int]) -> str | None:
     rows: Counter[str] = Counter()
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -186,123 +210,14 @@ def _find_gzip_problem(path: Path) -> str | None:
         return "it is not a whole gzip file (it begins like no gzip file)"
     try:
         with open_input(path) as file:
-            while file.read(CHUNK_BYTES):
+            while file.read(1 << 20):
                 pass
     except InputError as error:
         return f"it is not a whole gzip file ({error})"
     return None
 
 
-def ucsc_file(
-    path: str,
-    *,
-    name: str | None = None,
-    size: int | None = None,
-    md5: str | None = None,
-    sha256: str | None = None,
-    note: str = "",
-) -> RemoteFile:
+def ucsc_file(path: str, *, name: str | None = None, md5: str | None = None) -> RemoteFile:
     """A file below UCSC's goldenPath. name: default the server's."""
     url, *mirror_urls = (f"{server}/goldenPath/{path}" for server in _UCSC_SERVERS)
-    return RemoteFile(
-        name=name or PurePosixPath(path).name,
-        url=url,
-        mirror_urls=tuple(mirror_urls),
-        size=size,
-        md5=md5,
-        sha256=sha256,
-        note=note,
-    )
-
-
-_UCSC_SERVERS = ("https://hgdownload.soe.ucsc.edu", "https://hgdownload2.soe.ucsc.edu")
-
-_BASENJI = "https://storage.googleapis.com/basenji_barnyard2"
-_SEQNN = "https://storage.googleapis.com/seqnn-share/helper/dependencies"
-
-_ONE_RECIPE = "md5 as one public recipe gives it"
-
-_DATASETS = {
-    entry.name: entry
-    for entry in (
-        Dataset(
-            "hg38",
-            "human genome GRCh38, UCSC, soft-masked",
-            ucsc_file(
-                "hg38/bigZips/hg38.fa.gz",
-                size=983_659_424,
-                md5="1c9dcaddfa41027f17cd8f7a82c7293b",
-                sha256="c1dd87068c254eb53d944f71e51d1311964fce8de24d6fc0effc9c61c01527d4",
-                note="the first release; bigZips/latest and p12 are other files",
-            ),
-        ),
-        Dataset(
-            "hg38-chr21",
-            "human chromosome 21 of hg38, 46.7 Mbp: for trying things out",
-            ucsc_file(
-                "hg38/chromosomes/chr21.fa.gz",
-                size=12_709_705,
-                md5="184df2bd9b812b6e6b6da16c6021369e",
-                sha256="c979ca1e5065c2521a50773473e0d0cc018fd6f3e9bb3aa90493fe7b45d57d1b",
-            ),
-        ),
-        Dataset(
-            "hg38-chr22",
-            "human chromosome 22 of hg38, 50.8 Mbp: for trying things out",
-            ucsc_file(
-                "hg38/chromosomes/chr22.fa.gz",
-                size=12_255_678,
-                md5="41b47ce1cc21b558409c19b892e1c0d1",
-                sha256="05f9d97d6fbfd08a44ca45b50837ca2ae9c471f35ba79dffec04d2cb5eaaf695",
-                note="md5 and sha256 as one public project gives them",
-            ),
-        ),
-        Dataset(
-            "hg38-splits",
-            "the Basenji/Enformer train, valid and test segments of hg38 (BED, 4 columns)",
-            RemoteFile(
-                "hg38-splits.bed",
-                f"{_BASENJI}/sequences_human.bed",
-                note="HyenaDNA calls it human-sequences.bed",
-                split_rows=(("train", 34_021), ("valid", 2_213), ("test", 1_937)),
-            ),
-        ),
-        Dataset(
-            "hg38-ml",
-            "Basenji's copy of hg38, on which HyenaDNA was pretrained",
-            RemoteFile(
-                "hg38.ml.fa.gz",
-                f"{_BASENJI}/hg38.ml.fa.gz",
-                (f"{_SEQNN}/hg38.ml.fa.gz",),
-                note="about 2.9 GB unpacked",
-            ),
-        ),
-        Dataset(
-            "hg19",
-            "human genome GRCh37, UCSC, soft-masked",
-            ucsc_file(
-                "hg19/bigZips/hg19.fa.gz",
-                md5="806c02398f5ac5da8ffd6da2d1d5d1a9",
-                note=_ONE_RECIPE,
-            ),
-        ),
-        Dataset(
-            "mm10",
-            "mouse genome GRCm38, UCSC, soft-masked",
-            ucsc_file(
-                "mm10/bigZips/mm10.fa.gz",
-                md5="db005b65828db31735f384e4c5787be5",
-                note=_ONE_RECIPE,
-            ),
-        ),
-        Dataset(
-            "mm39",
-            "mouse genome GRCm39, UCSC, soft-masked",
-            ucsc_file(
-                "mm39/bigZips/mm39.fa.gz",
-                md5="41ace1b7157b98b393746aef5d1287a8",
-                note=_ONE_RECIPE,
-            ),
-        ),
-    )
-}
+    return RemoteFile(name or PurePosixPath(path).name, url, tuple(mirror_urls), md5=md5)

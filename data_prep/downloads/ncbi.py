@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnamamba.data_prep.apes import ApeAssembly
-from dnamamba.data_prep.downloads.catalogue import RemoteFile, dataset, ucsc_file
+from dnamamba.data_prep.downloads.catalogue import ApeAssembly, RemoteFile, dataset, ucsc_file
 from dnamamba.data_prep.downloads.transfer import Say, download
 from dnamamba.errors import InputError
 
@@ -62,20 +61,15 @@ class ApeDownload:
     def _from_ncbi(self, ape: ApeAssembly) -> ApeFiles:
         stem = f"{ape.species}-t2t"
         sums, name = self._find_release(ape, f"{stem}.md5checksums.txt")
-        report, fasta = (
-            self.fetch(
-                RemoteFile(
-                    f"{stem}.{ours}",
-                    f"{accession_folder(ape)}/{name}/{name}_{theirs}",
-                    md5=sums.get(f"{name}_{theirs}"),
-                )
-            )
-            for ours, theirs in (
-                ("assembly_report.txt", "assembly_report.txt"),
-                ("fa.gz", "genomic.fna.gz"),
-            )
-        )
-        return ApeFiles(ape, fasta, report)
+        folder = f"{accession_folder(ape)}/{name}"
+
+        def get(ours: str, theirs: str) -> Path:
+            theirs = f"{name}_{theirs}"
+            remote = RemoteFile(f"{stem}.{ours}", f"{folder}/{theirs}", md5=sums.get(theirs))
+            return self.fetch(remote)
+
+        report = get("assembly_report.txt", "assembly_report.txt")
+        return ApeFiles(ape, get("fa.gz", "genomic.fna.gz"), report)
 
     def _find_release(self, ape: ApeAssembly, list_name: str) -> tuple[dict[str, str], str]:
         """NCBI's checksums by file name, and the name of its folder and files."""

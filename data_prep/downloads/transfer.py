@@ -31,7 +31,7 @@ from dnamamba.data_prep.downloads.catalogue import (
     has_checksum,
 )
 from dnamamba.errors import InputError
-from dnamamba.files import read_json
+from dnamamba.files import read_json_or_nothing
 from dnamamba.runtime import sync_to_disk
 
 logger = logging.getLogger(__name__)
@@ -75,55 +75,46 @@ def download(
 ) -> Path:
     """Download `remote` into `folder` (made if missing) and return its path there.
 
-    mirror: http, https or file address of a folder to look in instead; None for the file's own
-        addresses in turn.
-    force: download a file that is there; it is replaced only by a new one that is right.
+    mirror: address (http, https, file) of a folder to look in; default the file's own addresses.
+    force: download a file that is there; only a new one that is right replaces it.
     progress: called with (bytes done, bytes in all or None); starts again with a new try.
     say: called with sentences for the user (kept, resumed, tried again).
 
-    A file that is there and right is kept. Raises InputError if the file there or the download is
-    not the published one, if there is no room, or if no address gives it; the next call goes on
-    from the bytes that have come.
+    Keeps a file that is there and right. Raises InputError if the file there or the download is not
+    the published one, if there is no room, or if no address gives it; the next call goes on from
+    the bytes that have come.
     """
     urls = addresses(remote, mirror)
     target = folder / remote.name
     if target.exists() and not force:
-        _check_existing(remote, target)
+        if not target.is_file():
+            raise InputError(f"{target} is in the way: {remote.name} has to be a file there")
+        if problem := find_problem(remote, target):
+            raise InputError(
+                f"{target} is there but is not the published {remote.name}: {problem}; "
+                "move it away and run it again, or use --force to replace it"
+            )
         say(f"{target} is there already ({describe_checks(remote)})")
         return target
-    _make_folder(folder)
-    part = _part_of(target)
-    _check_room(remote.size, part)
-    try:
-        url = _fetch(remote, part, urls, progress, say, patience)
-    except KeyboardInterrupt:
-        say(f"stopped; {_size(part):,} bytes are kept in {part}: run it again to go on")
-        raise
-    _check_downloaded(remote, target, url)
-    os.replace(part, target)
-    _sync_folder(folder)
-    _state_of(part).unlink(missing_ok=True)
-    return target
-
-
-def _check_existing(remote: RemoteFile, target: Path) -> None:
-    if not target.is_file():
-        raise InputError(f"{target} is in the way: {remote.name} has to be a file there")
-    problem = find_problem(remote, target)
-    if problem is not None:
-        raise InputError(
-            f"{target} is there but is not the published {remote.name}: {problem}; "
-            "move it away and run it again, or use --force to replace it"
-        )
-
-
-def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"the folder {folder} cannot be made ({error.strerror}); name another with --out"
         ) from error
+    part = target.with_name(f"{target.name}.part")
+    _check_room(remote.size, part)
+    try:
+        url = _fetch(remote, part, urls, progress, say, patience)
+    except KeyboardInterrupt:
+        say(f"stopped; {_size(part):,} bytes are kept in {part}: run it again to go on")
+        raise
+    _check_downloaded(remote, part, url)
+    os.replace(part, target)
+    with contextlib.suppress(OSError):  # not every file system can sync a folder
+        sync_to_disk(folder)
+    _state_of(part).unlink(missing_ok=True)
+    return target
 
 
 def _check_room(total: int | None, part: Path) -> None:
@@ -135,13 +126,12 @@ def _check_room(total: int | None, part: Path) -> None:
         )
 
 
-def _check_downloaded(remote: RemoteFile, target: Path, url: str) -> None:
+def _check_downloaded(remote: RemoteFile, part: Path, url: str) -> None:
     """Move a wrong file out of the way, so that the next run starts from nothing."""
-    part = _part_of(target)
     problem = find_problem(remote, part)
     if problem is None:
         return
-    bad = target.with_name(f"{target.name}.bad")
+    bad = part.with_suffix(".bad")
     os.replace(part, bad)
     _state_of(part).unlink(missing_ok=True)
     raise InputError(
@@ -242,7 +232,7 @@ class _Transfer:
         Bytes of unknown origin are kept only if a checksum is known.
         """
         offset = _size(self.part)
-        saved = self._read_state()
+        saved = read_json_or_nothing(_state_of(self.part))
         validator = saved.get("validator") if saved.get("url") == self.url else None
         if not offset or not (validator or has_checksum(self.remote)):
             return 0, None
@@ -272,7 +262,7 @@ class _Transfer:
         """Whether a 206 answer continues the file that was begun."""
         if not headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             return False
-        saved = self._read_state()
+        saved = read_json_or_nothing(_state_of(self.part))
         if saved.get("url") != self.url:
             return True
         now, total = _validator(headers), _total_of(headers, "Content-Range")
@@ -284,13 +274,14 @@ class _Transfer:
         if total is None:
             total = expected
         elif expected is not None and total != expected:
-            reason = f"offers {total:,} bytes, expected {expected:,}"
-            raise _Stopped(reason, passing=False)
+            raise _Stopped(f"offers {total:,} bytes, expected {expected:,}", passing=False)
         try:
             with self.part.open("ab" if offset else "wb") as file:
                 _check_room(total, self.part)
                 if not offset:
-                    self._write_state(response.headers, total)
+                    validator = _validator(response.headers)
+                    state = {"url": self.url, "validator": validator, "total": total}
+                    _state_of(self.part).write_text(json.dumps(state), encoding="utf-8")
                 done = self._copy(response, file, offset, total)
                 file.flush()
                 os.fsync(file.fileno())
@@ -300,8 +291,7 @@ class _Transfer:
                 "to that and run it again, or name another folder with --out"
             ) from error
         if total is not None and done < total:
-            reason = f"closed the connection after {done:,} of {total:,} bytes"
-            raise _Stopped(reason, passing=True)
+            raise _Stopped(f"closed the connection after {done:,} of {total:,} bytes", passing=True)
 
     def _copy(self, response: Any, file: Any, done: int, total: int | None) -> int:
         while True:
@@ -316,16 +306,6 @@ class _Transfer:
             file.write(chunk)
             done += len(chunk)
             self.received += len(chunk)
-
-    def _read_state(self) -> dict[str, Any]:
-        try:
-            return read_json(_state_of(self.part))
-        except InputError:
-            return {}
-
-    def _write_state(self, headers: Message, total: int | None) -> None:
-        state = {"url": self.url, "validator": _validator(headers), "total": total}
-        _state_of(self.part).write_text(json.dumps(state), encoding="utf-8")
 
     def _network_reason(self, error: Exception) -> str:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -353,13 +333,10 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _http_reason(code: int) -> str:
-    if code in (404, 410):
-        return f"is not there (HTTP {code})"
-    if code in (401, 403, 407):
-        return f"may not be read (HTTP {code})"
-    if code >= 500:
-        return f"is out of order (HTTP {code})"
-    return f"gave an unexpected answer (HTTP {code})"
+    reasons = {404: "is not there", 410: "is not there"}
+    reasons |= dict.fromkeys((401, 403, 407), "may not be read")
+    default = "is out of order" if code >= 500 else "gave an unexpected answer"
+    return f"{reasons.get(code, default)} (HTTP {code})"
 
 
 def _validator(headers: Message) -> str | None:
@@ -374,19 +351,9 @@ def _total_of(headers: Message, name: str) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _part_of(target: Path) -> Path:
-    return target.with_name(f"{target.name}.part")
-
-
 def _state_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename survive a power cut, if the file system can."""
-    with contextlib.suppress(OSError):
-        sync_to_disk(folder)

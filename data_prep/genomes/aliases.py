@@ -33,8 +33,9 @@ def read_aliases(path: Path) -> dict[str, str]:
     comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
     rows = [line.split("\t") for line in lines if line.strip() and not line.startswith("#")]
     ncbi_header = next((line for line in comments if line.startswith(_NCBI_HEADER)), None)
+    organism = next((line for line in comments if line.startswith("Organism name:")), "")
     if ncbi_header is not None:
-        pairs = _name_by_report(ncbi_header.split("\t"), rows, _organism(comments), path)
+        pairs = _name_by_report(ncbi_header.split("\t"), rows, organism, path)
     elif comments:
         pairs = _name_by_alias_table(comments[-1].split("\t"), rows, path)
     else:
@@ -72,10 +73,6 @@ def _checked(rows: Sequence[list[str]], n_columns: int, path: Path) -> Sequence[
                 f"{' '.join(row)[:60]!r}"
             )
     return rows
-
-
-def _organism(comments: Sequence[str]) -> str:
-    return next((line for line in comments if line.startswith("Organism name:")), "")
 
 
 def _name_by_report(

@@ -88,10 +88,10 @@ class FastaRecord:
 class FastaReader:
     """One pass over a FASTA (plain, gzip or BGZF), record by record.
 
-    Copes with CRLF, blank lines, lines of any lengths, a missing last newline and records without
-    sequence. Raises InputError for text before the first header, a nameless header, a name that
-    comes twice, a file without records and a compressed file that is cut off.
-    After the pass `sha256` is the checksum of the file as it lies on disk.
+    Accepts CRLF, blank lines, lines of any length, a missing last newline and empty records. Raises
+    InputError for text before the first header, a header without a name, a name that comes twice, a
+    file without records and a truncated compressed file.
+    After the pass, `sha256` is the checksum of the file on disk.
     """
 
     def __init__(self, path: Path):
@@ -253,7 +253,9 @@ def _ensure_index(path: Path, packed: bool) -> Path:
         )
         if fresh and index_fits(index, path, packed):
             return index
-    index = beside if _allows_writing(path.parent) else cached
+    # The mode too: root may write into read-only folders.
+    is_writable = path.parent.stat().st_mode & 0o222 and os.access(path.parent, os.W_OK)
+    index = beside if is_writable else cached
     # Whole or not at all, and the .fai last, so that ranks may all do it at once.
     with building(index) as fai:
         _write_fai(path, fai)
@@ -261,11 +263,6 @@ def _ensure_index(path: Path, packed: bool) -> Path:
             with building(index.with_suffix(".gzi")) as gzi:
                 _write_gzi(path, gzi)
     return index
-
-
-def _allows_writing(folder: Path) -> bool:
-    # The mode too: root may write into read-only folders.
-    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
 def _is_fresh(index: Path, path: Path) -> bool:

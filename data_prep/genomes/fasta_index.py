@@ -1,6 +1,7 @@
 """Whether a FASTA index fits its file; times do not tell, as `cp -p`, tar and rsync keep them."""
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,9 @@ _REACH = 1 << 16  # bytes read around a position; a longer header line counts as
 
 Row = tuple[str, int, int, int, int]
 """One contig of an index: name, bases, offset of the first base, bases and bytes in a line."""
+
+Read = Callable[[int, int], bytes]
+"""(position in the text, bytes) -> the bytes from there."""
 
 
 def index_fits(index: Path, path: Path, packed: bool) -> bool:
@@ -29,8 +33,8 @@ def index_fits(index: Path, path: Path, packed: bool) -> bool:
             return False
         chosen = {i * (len(filled) - 1) // (_SAMPLES - 1) for i in range(_SAMPLES)}
         with open(path, "rb") as raw:
-            file = _Unpacked(raw, index.with_suffix(".gzi")) if packed else _Plain(raw)
-            return all(_row_fits(file, filled[i], filled[i] is rows[-1]) for i in chosen)
+            read = _bgzf_reader(raw, index.with_suffix(".gzi")) if packed else _plain_reader(raw)
+            return all(_row_fits(read, filled[i], filled[i] is rows[-1]) for i in chosen)
     except (OSError, EOFError, ValueError, zlib.error):
         return False
 
@@ -46,51 +50,49 @@ def _read_index(index: Path) -> list[Row]:
     return rows
 
 
-def _row_fits(file: "_Plain | _Unpacked", row: Row, is_last: bool) -> bool:
+def _row_fits(read: Read, row: Row, is_last: bool) -> bool:
     name, length, offset, bases, width = row
-    before = file.read(max(0, offset - _REACH), min(offset, _REACH))
+    before = read(max(0, offset - _REACH), min(offset, _REACH))
     header = before.rstrip().rsplit(b"\n", 1)[-1]
     words = header[1:].split()
     named = before.endswith(b"\n") and header[:1] == b">" and bool(words)
     named = named and words[0].decode("utf-8", "replace") == name
 
-    line = file.read(offset, min(bases, _REACH))
-    line_end = file.read(offset + bases, max(1, width - bases))
+    line = read(offset, min(bases, _REACH))
+    line_end = read(offset + bases, max(1, width - bases))
     # A file may end without a newline; indexes count it or do not.
     ends = not line_end or (line_end in (b"\n", b"\r\n") and len(line_end) == width - bases)
     even = ends and len(line) == min(bases, _REACH) and b"\n" not in line
 
     end = offset + (length - 1) // bases * width + (length - 1) % bases
-    last, after = file.read(end, 1), file.read(end + 1, _REACH)
+    last, after = read(end, 1), read(end + 1, _REACH)
     rest = after.lstrip()
     complete = bool(last.strip()) and after[:1] in (b"", b"\r", b"\n")
     complete = complete and (not rest if is_last else rest[:1] == b">")
     return named and even and complete
 
 
-class _Plain:
-    def __init__(self, file: BinaryIO):
-        self._file = file
+def _plain_reader(file: BinaryIO) -> Read:
+    def read(start: int, n_bytes: int) -> bytes:
+        file.seek(start)
+        return file.read(n_bytes)
 
-    def read(self, start: int, n_bytes: int) -> bytes:
-        self._file.seek(start)
-        return self._file.read(n_bytes)
+    return read
 
 
-class _Unpacked:
-    """Reads a BGZF file by positions in its text, from a block in the .gzi."""
+def _bgzf_reader(file: BinaryIO, gzi: Path) -> Read:
+    """Reads by positions in the text, from a block in the .gzi on."""
+    numbers = np.frombuffer(gzi.read_bytes(), "<u8").astype(np.int64)
+    if not len(numbers) or len(numbers) != 1 + 2 * numbers[0]:
+        raise ValueError(f"{gzi} is cut off")
+    blocks = np.concatenate([[[0, 0]], numbers[1:].reshape(-1, 2)])
 
-    def __init__(self, file: BinaryIO, gzi: Path):
-        self._file = file
-        numbers = np.frombuffer(gzi.read_bytes(), "<u8").astype(np.int64)
-        if not len(numbers) or len(numbers) != 1 + 2 * numbers[0]:
-            raise ValueError(f"{gzi} is cut off")
-        self._blocks = np.concatenate([[[0, 0]], numbers[1:].reshape(-1, 2)])
-
-    def read(self, start: int, n_bytes: int) -> bytes:
-        block = int(np.searchsorted(self._blocks[:, 1], start, side="right")) - 1
-        packed, first = self._blocks[block].tolist()
-        self._file.seek(packed)
-        text = unpacked(self._file)
+    def read(start: int, n_bytes: int) -> bytes:
+        block = int(np.searchsorted(blocks[:, 1], start, side="right")) - 1
+        packed, first = blocks[block].tolist()
+        file.seek(packed)
+        text = unpacked(file)
         text.read(start - first)
         return text.read(n_bytes)
+
+    return read

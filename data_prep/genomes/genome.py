@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,29 +41,22 @@ class Genome(Protocol):
         ...
 
 
-class FastaGenome:
+class FastaGenome(IndexedFasta):
     """A FASTA on disk, plain or BGZF."""
-
-    def __init__(self, path: Path):
-        self._fasta = IndexedFasta(path)
-        self.contigs = self._fasta.contigs
 
     @cached_property
     def _scan(self) -> FileStatistics:
-        return scan_fasta(self._fasta.path)
+        return scan_fasta(self.path)
 
     @cached_property
     def _statistics_by_name(self) -> dict[str, ContigStatistics]:
         statistics = {row.name: row for row in self._scan.contigs}
         if {name: row.length for name, row in statistics.items()} != self.contigs:
             raise InputError(
-                f"{self._fasta.path} and its index do not belong together: names or lengths of "
-                f"contigs differ. Delete the index {self._fasta.index}, it is made again"
+                f"{self.path} and its index do not belong together: names or lengths of contigs "
+                f"differ. Delete the index {self.index}, it is made again"
             )
         return statistics
-
-    def read(self, contig: str, start: int, end: int) -> Codes:
-        return self._fasta.read(contig, start, end)
 
     def n_runs(self, contig: str) -> Runs:
         return self._statistics_by_name[contig].n_runs
@@ -71,7 +65,7 @@ class FastaGenome:
         return list(self._statistics_by_name.values())
 
     def sources(self) -> list[dict[str, Any]]:
-        return [self._scan.source()]
+        return [self._scan.source]
 
 
 class JoinedGenome:
@@ -108,10 +102,7 @@ class JoinedGenome:
 
     def statistics(self) -> list[ContigStatistics]:
         rows = [row for part in self._parts for row in part.statistics()]
-        return [
-            ContigStatistics(key, row.length, row.soft_masked, row.letters, row.n_runs)
-            for key, row in zip(self._origins, rows, strict=True)
-        ]
+        return [replace(row, name=key) for key, row in zip(self._origins, rows, strict=True)]
 
     def sources(self) -> list[dict[str, Any]]:
         return [source for part in self._parts for source in part.sources()]
@@ -135,7 +126,7 @@ def open_genome(paths: Path | str | Sequence[Path | str]) -> Genome:
     if not paths:
         raise InputError("no genome was named: expected at least one FASTA or store")
     files = [Path(path) for path in paths]
-    parts = _open_each(files)
+    parts = _open_parts(files)
     if len(parts) == 1:
         return parts[0]
     return JoinedGenome(parts, [label_of(path) for path in files])
@@ -148,7 +139,7 @@ def open_labelled_genomes(files: Mapping[str, Sequence[Path | str]]) -> Genome:
     files of one label have a contig of the same name.
     """
     pairs = [(label, Path(path)) for label, paths in files.items() for path in paths]
-    parts = _open_each([path for _, path in pairs])
+    parts = _open_parts([path for _, path in pairs])
     for label in files:
         own = [part for part, (owner, _) in zip(parts, pairs, strict=True) if owner == label]
         seen = Counter(name for part in own for name in part.contigs)
@@ -160,7 +151,7 @@ def open_labelled_genomes(files: Mapping[str, Sequence[Path | str]]) -> Genome:
     return JoinedGenome(parts, [label for label, _ in pairs], qualify=True)
 
 
-def _open_each(files: Sequence[Path]) -> list[Genome]:
+def _open_parts(files: Sequence[Path]) -> list[Genome]:
     for path in files:
         open_existing(path).close()
     refuse_plain_gzip(files)

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.data_prep.genomes.fasta import FastaReader, FastaRecord
-from dnamamba.errors import InputError
-from dnamamba.files import open_existing, read_json, write_json
+from dnamamba.files import open_existing, read_json_or_nothing, write_json
 from dnamamba.runtime import cache_folder
 from dnamamba.tokenizer import N_ID, TOKEN_MASK, UNK_ID, Codes, encode, is_soft_masked, token_ids
 
@@ -44,16 +43,10 @@ class ContigStatistics:
 
 @dataclass(frozen=True)
 class FileStatistics:
-    """Statistics of a FASTA. sha256: of the file as it lies on disk."""
+    """Statistics of a FASTA. source: name, size and sha256 of the file on disk, for manifests."""
 
-    path: Path
-    size_bytes: int
-    sha256: str
+    source: dict[str, str | int]
     contigs: tuple[ContigStatistics, ...]
-
-    def source(self) -> dict[str, str | int]:
-        """Name, size and checksum, for manifests."""
-        return {"file": self.path.name, "size_bytes": self.size_bytes, "sha256": self.sha256}
 
 
 def runs_where(mask: NDArray[np.bool_]) -> Runs:
@@ -92,48 +85,23 @@ def foreign_letters(statistics: Iterable[ContigStatistics], limit: float = 0.01)
 def scan_fasta(path: Path) -> FileStatistics:
     """Statistics of a FASTA (plain, gzip or BGZF), from the cache if the file has not changed."""
     open_existing(path).close()
-    status = path.stat()
+    size, changed = path.stat().st_size, path.stat().st_mtime_ns
     place = str(path.resolve())
-    stamp = {
-        "version": _CACHE_VERSION,
-        "path": place,
-        "size_bytes": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-    }
+    stamp = {"version": _CACHE_VERSION, "path": place, "size_bytes": size, "mtime_ns": changed}
     key = hashlib.sha256(place.encode()).hexdigest()[:16]
     cached = cache_folder() / "facts" / f"{key}-{path.name}.json"
-    statistics = _read_cached(cached, stamp, path)
-    if statistics is None:
-        reader = FastaReader(path)
-        contigs = tuple(statistics_of_record(record) for record in reader)
-        statistics = FileStatistics(path, status.st_size, reader.sha256, contigs)
-        _write_cached(cached, stamp, statistics)
-    return statistics
-
-
-def _read_cached(cached: Path, stamp: dict[str, object], path: Path) -> FileStatistics | None:
-    try:
-        saved = read_json(cached)
-    except InputError:
-        return None
+    saved = read_json_or_nothing(cached)
     if saved.get("stamp") != stamp:
-        return None
-    contigs = tuple(
-        ContigStatistics(
-            row["name"],
-            row["length"],
-            row["soft_masked"],
-            row["letters"],
-            np.array(row["n_runs"], np.int64).reshape(-1, 2),
-        )
+        reader = FastaReader(path)
+        rows = [vars(statistics_of_record(record)) for record in reader]
+        rows = [row | {"n_runs": row["n_runs"].tolist()} for row in rows]
+        saved = {"stamp": stamp, "sha256": reader.sha256, "contigs": rows}
+        # A cache that cannot be written costs the next run one pass, nothing else.
+        with suppress(OSError):
+            write_json(cached, saved, indent=None)
+    contigs = [
+        ContigStatistics(**row | {"n_runs": np.array(row["n_runs"], np.int64).reshape(-1, 2)})
         for row in saved["contigs"]
-    )
-    return FileStatistics(path, saved["stamp"]["size_bytes"], saved["sha256"], contigs)
-
-
-def _write_cached(cached: Path, stamp: dict[str, object], statistics: FileStatistics) -> None:
-    rows = [row.__dict__ | {"n_runs": row.n_runs.tolist()} for row in statistics.contigs]
-    # A cache that cannot be written costs the next run one pass, nothing else.
-    with suppress(OSError):
-        content = {"stamp": stamp, "sha256": statistics.sha256, "contigs": rows}
-        write_json(cached, content, indent=None)
+    ]
+    source = {"file": path.name, "size_bytes": size, "sha256": saved["sha256"]}
+    return FileStatistics(source, tuple(contigs))

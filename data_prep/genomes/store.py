@@ -59,11 +59,11 @@ def prepare_store(
 ) -> Path:
     """Write FASTA files (plain, gzip or BGZF) into one store; returns its path.
 
-    aliases: a table of new contig names (aliases.py); None keeps those of the FASTA.
-    on_contig: called with the name and length of each contig once it is written.
+    aliases: a table of new contig names (aliases.py); default those of the FASTA.
+    on_contig: called with the name and length of each contig written.
     The file appears when it is whole; an existing one is kept unless `force`.
-    Raises InputError for sources that cannot be read or are stores, contig names that come twice or
-    are not in `aliases`, an `out` that is a source, and a full disk.
+    Raises InputError for unreadable sources, sources that are stores, contig names that come twice
+    or are not in `aliases`, an `out` that is a source, and a full disk.
     """
     if out.resolve() in [source.resolve() for source in sources]:
         raise InputError(
@@ -127,7 +127,10 @@ def _write_store(
         for record in reader:
             if aliases is not None:
                 record = replace(record, name=rename(record.name, new_names, aliases))
-                _refuse_second(record.name, names, aliases)
+                if record.name in names:
+                    raise InputError(
+                        f"{aliases} gives two contigs the name {record.name!r}: correct one of them"
+                    )
             if record.name in names:
                 raise InputError(
                     f"contig {record.name!r} of {source} is in an earlier file too; a store is one "
@@ -147,11 +150,6 @@ def _write_store(
     file.attrs["created_by"] = f"dnamamba {__version__}"
     file.attrs["vocabulary"] = json.dumps(VOCABULARY.tokens)
     file.attrs["sources"] = json.dumps(provenance)
-
-
-def _refuse_second(name: str, names: set[str], aliases: Path) -> None:
-    if name in names:
-        raise InputError(f"{aliases} gives two contigs the name {name!r}: correct one of them")
 
 
 def _write_contig_table(file: h5py.File, statistics: Sequence[ContigStatistics]) -> None:

@@ -14,13 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.data_prep.genomes.genome import Genome
-from dnamamba.data_prep.regions.rows import (
-    RegionRow,
-    WindowRule,
-    edge_status,
-    pad,
-    unreadable,
-)
+from dnamamba.data_prep.regions.rows import RegionRow, WindowRule, edge_status, pad, unreadable
 from dnamamba.intervals import Interval
 from dnamamba.tokenizer import Codes, is_base, token_ids
 
@@ -58,9 +52,9 @@ def same_flanks(
     """A row whose `codes` and `alternative` differ between equal flanks.
 
     The flanks are equally long, and the longer allele's window has rule.seq_len bases or one less;
-    `variant_start` is the end of the left flank. If a contig's end cuts one flank, the other is
-    made longer (edge shift), or the window is padded with N or clipped. Raises RowError for equal
-    alleles, alleles without room for flanks, and letters other than A, C, G and T.
+    `variant_start` is the end of the left flank. A contig's end makes the other flank longer (edge
+    shift), or the window padded with N or clipped. Raises RowError for equal alleles, alleles
+    without room for flanks, and letters other than A, C, G and T.
     """
     length, seq_len = genome.contigs[variant.contig], rule.seq_len or 0
     if not (is_base(variant.ref).all() and is_base(variant.alt).all()):

@@ -44,7 +44,7 @@ def _rows(text: TextInput) -> Iterator[Row]:
     return ((n, split_columns(line)) for n, line in text.lines() if not is_comment(line))
 
 
-def _read_place(fields: list[str]) -> tuple[str, int, int, str]:
+def _read_region(fields: list[str]) -> tuple[str, int, int, str]:
     """chrom, start, end and strand ("" without a sixth column); RowError for a row without them."""
     if len(fields) < 3:
         raise unreadable(f"a row must have chrom, start and end, got {len(fields)} columns")
@@ -62,9 +62,8 @@ def read_bed(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTable:
     first = list(islice(rows, _LOOK_AHEAD))
     has_header = bool(first) and is_bed_header(first[0][1])
     columns = _header(text, first.pop(0)[1]) if has_header else _names(first)
-    return RegionTable(
-        columns, (_bed_row(row, len(columns), genome, rule) for row in chain(first, rows))
-    )
+    made = (_bed_row(*row, len(columns), genome, rule) for row in chain(first, rows))
+    return RegionTable(columns, made)
 
 
 def _names(rows: list[Row]) -> tuple[str, ...]:
@@ -84,15 +83,16 @@ def _header(text: TextInput, fields: list[str]) -> tuple[str, ...]:
     return tuple(fields)
 
 
-def _bed_row(row: Row, n_columns: int, genome: Genome, rule: WindowRule) -> RegionRow:
-    number, fields = row
+def _bed_row(
+    number: int, fields: list[str], n_columns: int, genome: Genome, rule: WindowRule
+) -> RegionRow:
     columns, note = fit_columns(fields, n_columns)
     name = given_name(fields[3]) if len(fields) > 3 else ""
     return located_row(number, columns, name, partial(_locate, fields, genome), genome, rule, note)
 
 
 def _locate(fields: list[str], genome: Genome) -> Located:
-    chrom, start, end, strand = _read_place(fields)
+    chrom, start, end, strand = _read_region(fields)
     has_strand = len(fields) > _STRAND
     return locate(chrom, start, end, strand if has_strand else Strand.FORWARD, genome)
 
@@ -101,16 +101,15 @@ def _locate(fields: list[str], genome: Genome) -> Located:
 
 
 class LabelledRegion(NamedTuple):
-    """One row of a BED with labels."""
+    """One row of a BED with labels.
+
+    line: its number, from 1. interval: with the strand of the sixth column; "." without one.
+    label: stripped of spaces; "" if it is missing.
+    """
 
     line: int
-    """Number of the line, from 1."""
-
     interval: Interval
-    """With the strand of the sixth column; "." without one."""
-
     label: str
-    """Stripped of spaces; "" if it is missing."""
 
 
 def read_split_bed(path: Path) -> dict[Split, list[Interval]]:
@@ -163,7 +162,7 @@ def _strict_rows(path: Path, n_columns: int, what: str) -> Iterator[tuple[int, s
 
 def _strict_interval(fields: list[str], where: str, strand: Strand) -> Interval:
     try:
-        chrom, start, end, _ = _read_place(fields)
+        chrom, start, end, _ = _read_region(fields)
         return Interval(chrom, start, end, strand)
     except (RowError, InputError) as error:
         raise InputError(f"{where}: {error}") from error

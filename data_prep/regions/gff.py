@@ -24,10 +24,7 @@ from dnamamba.data_prep.regions.rows import (
 )
 from dnamamba.data_prep.regions.text_input import TextInput, is_comment
 
-_COLUMNS = (
-    *("seqid", "source", "type"),
-    *("start", "end", "score", "strand", "phase", "attributes"),
-)
+_COLUMNS = ("seqid", "source", "type", "start", "end", "score", "strand", "phase", "attributes")
 _NAMES = ("ID", "Name", "gene_id", "transcript_id")
 # GFF3: ID=gene:1;Name=a%2Cb, with `;` only as an escape. GTF: gene_id "a; b"; level 2;
 _GFF3 = re.compile(r'\s*[^\s=;"]+=')
@@ -42,15 +39,11 @@ def read_features(text: TextInput, genome: Genome, rule: WindowRule) -> RegionTa
     Comments, directives, `track` and `browser` lines are skipped; ##FASTA, or the `>` of a record,
     ends the features. The part of a feature past the end of a circular contig is not read.
     """
-    lines = takewhile(lambda numbered: not _ends_features(numbered[1]), text.lines())
+    lines = takewhile(lambda line: not line[1].startswith((">", "##FASTA")), text.lines())
     rows = (
         _feature_row(number, line, genome, rule) for number, line in lines if not is_comment(line)
     )
     return RegionTable(_COLUMNS, rows)
-
-
-def _ends_features(line: str) -> bool:
-    return line.startswith((">", "##FASTA"))
 
 
 def _feature_row(number: int, line: str, genome: Genome, rule: WindowRule) -> RegionRow:
@@ -80,10 +73,8 @@ def _locate(fields: list[str], genome: Genome) -> Located:
 def feature_name(attributes: str) -> str:
     """The name in a feature's ninth column, GFF3's without its escapes; "" without one."""
     read = _read_gff3 if _GFF3.match(attributes) else _read_gtf
-    found: dict[str, str] = {}
-    for key, value in read(attributes):
-        if key in _NAMES and value:
-            found.setdefault(key, value)
+    # The first of several counts.
+    found = dict(reversed([(key, value) for key, value in read(attributes) if value]))
     name = next((found[key] for key in _NAMES if key in found), "")
     return name.translate(_CONTROL).strip()
 

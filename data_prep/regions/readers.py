@@ -10,7 +10,7 @@ One row is held at a time: of a FASTA a record, of a CSV a few MB, of parquet a 
 import io
 import os.path
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,9 +55,9 @@ def open_regions(
 ) -> Iterator[RegionTable]:
     """Open FASTA, BED, VCF, GFF3, GTF, a list of regions or a table, plain, gzip or BGZF.
 
-    source: a file; a stream such as standard input; text: a file's name if there is such a one,
-        else a region like `chr1:1-2,000` or a contig of the genome; or a table in memory with the
-        columns chrom, start, end and perhaps strand (columns.py).
+    source: a file; a stream such as standard input; text: the name of a file that exists, else a
+        region like `chr1:1-2,000` or a contig of the genome; or a table in memory with the columns
+        chrom, start, end and perhaps strand (columns.py).
     genome: needed by all formats but FASTA and tables.
     rule: how much of a region is read; default all of it, which variants refuse.
     input_format: default by how the text begins (text_input.format_of).
@@ -68,8 +68,7 @@ def open_regions(
             for row in rows: row.columns, row.status, row.codes
 
     Raises FileNotFoundError, and InputError for other formats, regions without a genome, a VCF
-    without seq_len, columns that a table lacks or that are named for another format, and, while
-    rows are read, damaged compressed data. A fault of one row is noted in the row.
+    without seq_len, wrong columns, and damaged compressed data. A bad row has a note instead.
     """
     rule = rule or WindowRule()
     if is_table(source):
@@ -80,7 +79,8 @@ def open_regions(
         yield read_region_columns(source, genome, rule)
         return
     if isinstance(source, str) and _is_region(source, genome, input_format):
-        opened, input_format = _text_of_region(source), input_format or "region"
+        written = io.BytesIO(source.encode("utf-8", "surrogateescape"))
+        opened, input_format = open_text(written, source), "region"
     else:
         opened = open_text(Path(source) if isinstance(source, str) else source)
     with opened as text:
@@ -115,10 +115,6 @@ def _is_region(source: str, genome: Genome | None, input_format: RegionFormat | 
     raise FileNotFoundError(
         f"no such file: {source}; nor is it a region, which looks like chr1:1-2,000"
     )
-
-
-def _text_of_region(source: str) -> AbstractContextManager[TextInput]:
-    return open_text(io.BytesIO(source.encode("utf-8", "surrogateescape")), source)
 
 
 def _fasta_rows(text: TextInput, rule: WindowRule) -> Iterator[RegionRow]:

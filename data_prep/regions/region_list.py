@@ -39,7 +39,7 @@ def _locate(written: str, genome: Genome) -> Located:
         return locate(written, 0, genome.contigs[written], "+", genome)
     if region is None:
         raise unreadable(
-            f"a region looks like chr1:1,001-2,000 (from 1, end included), got {written[:60]!r}"
+            f"a region must be like chr1:1,001-2,000 (from 1, end included), got {written[:60]!r}"
         )
     start, end = parse_position(region.start, "start"), parse_position(region.end, "end")
     if region.brackets:

@@ -1,7 +1,7 @@
-"""Rows of regions: what every reader of sequences, regions and variants gives, and their windows.
+"""Rows of regions, which every reader of sequences, regions and variants gives, and their windows.
 
-Every row of the input becomes a row here, whatever is wrong with it, so that results can be laid
-beside the input. Coordinates are 0-based and half-open.
+Every row of the input becomes a row here, also a bad one, so that results match the input line by
+line. Coordinates are 0-based and half-open.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,30 +24,23 @@ _PIECE = 1 << 20
 
 
 class RowStatus(StrEnum):
-    """How a row was read; `RegionRow.note` explains every status but `ok`."""
+    """How a row was read; `RegionRow.note` explains every status but `ok`.
+
+    SHIFTED: the window was moved to lie inside its contig. PADDED: it has N beyond the contig's
+    ends. CLIPPED: fewer bases were read than asked for, or than the region has.
+    Rows without a sequence are TOO_SHORT (a region or record without any base), REF_MISMATCH (the
+    genome has other bases than a variant's REF) or UNREADABLE. FAILED: the row was read, but the
+    model could do nothing with it; readers never give it.
+    """
 
     OK = "ok"
-
     SHIFTED = "shifted"
-    """The window was moved to lie inside its contig."""
-
     PADDED = "padded"
-    """The window has N beyond the contig's ends."""
-
     CLIPPED = "clipped"
-    """Fewer bases were read than asked for, or than the region has."""
-
     TOO_SHORT = "too short"
-    """No sequence: a region or record without any base."""
-
     REF_MISMATCH = "ref mismatch"
-    """No sequence: a variant whose REF is not what the genome has there."""
-
     UNREADABLE = "unreadable"
-    """No sequence: a row that makes no sense."""
-
     FAILED = "failed"
-    """The row was read, but the model could do nothing with it; readers never give it."""
 
 
 WITHOUT_SEQUENCE = frozenset(
@@ -88,46 +81,37 @@ class WindowRule:
 
 @dataclass(frozen=True, slots=True)
 class RegionRow:
-    """One row of the input (in a VCF, one alternative allele)."""
+    """One row of the input (in a VCF, one alternative allele).
+
+    line: number in the input, from 1: the line; in a FASTA the record.
+    columns: cells as they stand in the input, one for each of the table's `columns`.
+    codes: the model's input, in the direction of the strand, with a variant's reference allele.
+        None without a sequence, and for windows past WindowRule.lazy_from.
+    alternative: the same with a variant's alternative allele.
+    window: bases of the contig or record in `codes`, with the strand; padding lies around it.
+    padding: N on the left and on the right of the window, on the forward strand.
+    variant_start: where a variant's alleles begin in `codes` and in `alternative`.
+    region: what the row is about, before it was widened, moved or cut: the whole record, a
+        variant's REF, else the region up to its contig's end. None if it lies on no contig.
+    name: the input's name for it; "" without one, and for BED's and VCF's `.`.
+    span: [start, end) of the region in what is read, padding counted, in the direction of the
+        strand; all of it if the region was cut to its middle. None without a sequence.
+    genome: what `read` reads from without codes.
+    """
 
     line: int
-    """Number in the input, from 1: the line; in a FASTA the record."""
-
     columns: tuple[str, ...]
-    """Cells as they stand in the input, one for each of the table's `columns`."""
-
     status: RowStatus
     note: str = ""
-
     codes: Codes | None = None
-    """The model's input, in the direction of the strand; with a variant's reference allele. None
-    without a sequence, and for windows past WindowRule.lazy_from."""
-
     alternative: Codes | None = None
-    """The same with a variant's alternative allele."""
-
     window: Interval | None = None
-    """Bases of the contig or record in `codes`, with the strand; padding lies around it."""
-
     padding: tuple[int, int] = (0, 0)
-    """N on the left and on the right of the window, on the forward strand."""
-
     variant_start: int | None = None
-    """Where a variant's alleles begin in `codes` and in `alternative`."""
-
     region: Interval | None = None
-    """What the row is about, before it was widened, moved or cut: the whole record, a variant's
-    REF, else the region up to its contig's end. None if the row names no place on a contig."""
-
     name: str = ""
-    """The input's name for it; "" without one, and for BED's and VCF's `.`."""
-
     span: tuple[int, int] | None = None
-    """[start, end) of the region in what is read, padding counted, in the direction of the strand;
-    all of it if the region was cut to its middle. None without a sequence."""
-
     genome: Genome | None = field(default=None, repr=False, compare=False)
-    """What `read` reads from without codes."""
 
     @property
     def length(self) -> int:
@@ -160,18 +144,16 @@ class RegionRow:
 
 @dataclass(frozen=True)
 class RegionTable:
-    """Rows of one input, read once, in its order."""
+    """Rows of one input, read once, in its order.
+
+    columns: names of `RegionRow.columns`. has_alternatives: whether rows are variants.
+    has_surroundings: whether rows lie on a genome, and so have bases around them.
+    """
 
     columns: tuple[str, ...]
-    """Names of `RegionRow.columns`."""
-
     rows: Iterator[RegionRow]
-
     has_alternatives: bool = False
-    """Whether rows are variants."""
-
     has_surroundings: bool = True
-    """Whether rows lie on a genome, and so have bases around them."""
 
     def __iter__(self) -> Iterator[RegionRow]:
         return self.rows
@@ -189,9 +171,6 @@ def unreadable(note: str) -> RowError:
     return RowError(RowStatus.UNREADABLE, note)
 
 
-# --- cells
-
-
 def split_columns(line: str) -> list[str]:
     """Split by tabs; without a tab by spaces, which BED allows but names may hold."""
     return line.split("\t") if "\t" in line else line.split()
@@ -199,9 +178,8 @@ def split_columns(line: str) -> list[str]:
 
 def fit_columns(fields: list[str], n_columns: int) -> tuple[tuple[str, ...], str]:
     """Exactly `n_columns` cells, and a note if some were left out."""
-    note = ""
-    if len(fields) > n_columns:
-        note = f"{len(fields)} columns, of which the first {n_columns} are kept"
+    extra = len(fields) > n_columns
+    note = f"{len(fields)} columns, of which the first {n_columns} are kept" if extra else ""
     return tuple(fields[:n_columns] + [""] * (n_columns - len(fields))), note
 
 
@@ -240,7 +218,7 @@ class PlacedWindow(NamedTuple):
     note: str = ""
 
 
-def place_window(start: int, end: int, length: int, rule: WindowRule) -> PlacedWindow:
+def choose_window(start: int, end: int, length: int, rule: WindowRule) -> PlacedWindow:
     """The window of a region [start, end) that lies inside a contig of `length` bases."""
     size, seq_len = end - start, rule.seq_len
     if seq_len is not None and size > seq_len and rule.cut:
@@ -284,12 +262,16 @@ def edge_status(*, padded: int = 0, cut: int = 0, shift: int = 0) -> tuple[RowSt
 
 def _span_of(region: Interval, window: Interval, padding: tuple[int, int]) -> tuple[int, int]:
     """Where a region lies in a padded window, in the direction of the window's strand."""
-    before, after = padding
-    start = before + max(region.start, window.start) - window.start
-    end = before + min(region.end, window.end) - window.start
+    start = padding[0] + max(region.start, window.start) - window.start
+    end = padding[0] + min(region.end, window.end) - window.start
+    return _turn(start, end, window, padding)
+
+
+def _turn(start: int, end: int, window: Interval, padding: tuple[int, int]) -> tuple[int, int]:
+    """[start, end) of a padded window, from its other end if it is reversed."""
     if window.strand != Strand.REVERSE:
         return start, end
-    length = before + window.length + after
+    length = window.length + sum(padding)
     return length - end, length - start
 
 
@@ -297,17 +279,14 @@ def _read_piece(
     genome: Genome, window: Interval, padding: tuple[int, int], start: int, end: int
 ) -> Codes:
     """[start, end) of a padded window, in the direction of the window's strand."""
-    before, after = padding
-    is_reverse = window.strand == Strand.REVERSE
-    if is_reverse:
-        length = before + window.length + after
-        start, end = length - end, length - start
+    before = padding[0]
+    start, end = _turn(start, end, window, padding)
     first = min(max(start - before, 0), window.length)
     last = min(max(end - before, 0), window.length)
     codes = genome.read(window.chrom, window.start + first, window.start + last)
     left = min(max(before - start, 0), end - start)
     codes = pad(codes, (left, end - start - left - len(codes)))
-    return reverse_complement(codes) if is_reverse else codes
+    return reverse_complement(codes) if window.strand == Strand.REVERSE else codes
 
 
 def pad(codes: Codes, padding: tuple[int, int]) -> Codes:
@@ -315,17 +294,12 @@ def pad(codes: Codes, padding: tuple[int, int]) -> Codes:
     return np.pad(codes, padding, constant_values=N_ID) if any(padding) else codes
 
 
-_BASE, _FOREIGN = b"b", b"?"
-
-
-def _letter_kinds() -> bytes:
-    codes = np.arange(256, dtype=np.uint8)
-    unknown = np.where(token_ids(codes) == UNK_ID, _FOREIGN, b"-")
-    return np.where(is_base(codes), _BASE, unknown).tobytes()
-
-
 # Kind of letter by code. bytes.translate is six times as fast as comparing small arrays.
-_KINDS = _letter_kinds()
+_CODES = np.arange(256, dtype=np.uint8)
+_BASE, _FOREIGN = b"b", b"?"
+_KINDS = np.select(
+    [is_base(_CODES), token_ids(_CODES) == UNK_ID], [_BASE, _FOREIGN], b"-"
+).tobytes()
 
 
 def check_bases(codes: Codes) -> str:
@@ -401,7 +375,7 @@ def located_row(
     try:
         located = find()
         region = located.region
-        placed = place_window(region.start, region.end, genome.contigs[region.chrom], rule)
+        placed = choose_window(region.start, region.end, genome.contigs[region.chrom], rule)
         window = Interval(region.chrom, placed.start, placed.end, region.strand)
         codes, letters = _read_window(genome, window, placed.padding, rule)
     except RowError as error:
@@ -440,10 +414,9 @@ def record_row(
     number: int, columns: tuple[str, ...], name: str, codes: Codes, rule: WindowRule
 ) -> RegionRow:
     """The row of a record with its letters. rule: one that does not widen."""
-    n_bases = len(codes)
-    region = Interval(name, 0, n_bases)
+    region = Interval(name, 0, len(codes))
     try:
-        placed = place_window(0, n_bases, n_bases, rule)
+        placed = choose_window(0, len(codes), len(codes), rule)
         codes = codes[placed.start : placed.end]
         note = join_notes(placed.note, check_bases(codes))
     except RowError as error:

@@ -62,10 +62,9 @@ class TextInput:
         return self.head.startswith(b"PAR1")
 
     def lines(self, errors: str = "surrogateescape") -> Iterator[tuple[int, str]]:
-        """(number from 1, line) without line ends (LF or CRLF) and without blank lines.
+        """(number from 1, line) without line ends (LF or CRLF); skips blank lines.
 
-        errors: what becomes of bytes that are not UTF-8, as in bytes.decode. Raises InputError if
-        compressed data ends too early or is damaged.
+        errors: as in bytes.decode. Raises InputError for damaged or truncated compressed data.
         """
         with refuse_damage(Path(self.name)):
             for number, line in enumerate(self.stream, start=1):
@@ -89,10 +88,10 @@ class TextInput:
 
 @contextmanager
 def open_text(source: Path | BinaryIO, name: str | None = None) -> Iterator[TextInput]:
-    """Open a path, or a stream such as standard input, which is left open.
+    """Open a path, or a stream such as standard input, which stays open.
 
-    Raises FileNotFoundError, and InputError for a folder, for binary files and texts in UTF-16, for
-    line ends of old Macs and, while it is read, for compressed data that is cut off or damaged.
+    Raises FileNotFoundError, and InputError for folders, binary files, UTF-16, line ends of old
+    Macs and, while it is read, damaged or truncated compressed data.
     """
     if not isinstance(source, Path):
         yield _text_of(source, name or "standard input")
@@ -166,11 +165,11 @@ def _refuse_other_formats(text: TextInput) -> None:
 
 
 def format_of(text: TextInput, sequence_column: str | None = None) -> RegionFormat:
-    """The format of a text, by its first lines, else by its first row.
+    """The format of a text.
 
-    FASTA, VCF, GFF3 and parquet say so. Then a row like one of GTF, a first line like a region,
-    and a header with the column of sequences; anything else is read as BED. A text is a table
-    before it is BED if a column of sequences is named.
+    FASTA, VCF, GFF3 and parquet begin with a mark of theirs. Else the first row decides: one of
+    GTF, a region, or a header with the column of sequences. What is left is BED, or a table if a
+    column of sequences is named.
     """
     head = text.head.lstrip()
     if head.startswith(b">"):

@@ -1,7 +1,7 @@
 """VCF as rows of regions: each alternative allele, and the reference, with the bases around.
 
-`read_vcf` gives windows of one length from one start, for models of one length; `read_variants`
-gives the same flanks around both alleles (allele_windows.py) and keeps the lines.
+`read_vcf` starts both alleles' windows, of one length, at one base; `read_variants` gives both the
+same flanks (allele_windows.py) and keeps the lines.
 """
 
 from collections.abc import Callable, Iterator
@@ -68,12 +68,13 @@ class VariantLine:
 
 @dataclass(frozen=True)
 class VariantFile:
-    """Lines of a VCF in their order, once; a fault of an allele is noted in its row."""
+    """Lines of a VCF in their order, once; a fault of an allele is noted in its row.
+
+    header: the lines before the first record, as they stand.
+    """
 
     name: str
     header: list[str]
-    """The lines before the first record, as they stand."""
-
     lines: Iterator[VariantLine]
 
     def __iter__(self) -> Iterator[VariantLine]:
@@ -174,7 +175,7 @@ def _same_start(
     number: int, columns: tuple[str, ...], variant: Variant, genome: Genome, rule: WindowRule
 ) -> RegionRow:
     length = genome.contigs[variant.contig]
-    window = _place(variant, length, rule)
+    window = _choose_window(variant, length, rule)
     # A deletion moves bases into its window from beyond the reference's.
     reach = window.end + max(0, len(variant.ref) - len(variant.alt))
     bases = genome.read(variant.contig, window.start, min(length, reach))
@@ -202,8 +203,11 @@ def _same_start(
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """The window of both alleles: its start on the contig, bases from there (if the contig has
-    them), N before, and bases by which it was moved or cut on the left."""
+    """The window of both alleles.
+
+    size: bases from `start`, as far as the contig goes. padding: N before. moved: bases by which it
+    was moved or cut on the left.
+    """
 
     start: int
     size: int
@@ -215,7 +219,7 @@ class _Window:
         return self.start + self.size
 
 
-def _place(variant: Variant, length: int, rule: WindowRule) -> _Window:
+def _choose_window(variant: Variant, length: int, rule: WindowRule) -> _Window:
     seq_len, longest = rule.seq_len or 0, max(len(variant.ref), len(variant.alt))
     if longest > seq_len:
         raise unreadable(f"an allele of {longest:,} bases, longer than the window of {seq_len:,}")

@@ -17,7 +17,7 @@ def check_mutation_rate(rate: float) -> None:
     require_range("mutation_rate", rate, 0, 0.5, "of the bases")
 
 
-def substitute_each(rows: Iterable[Codes], rate: float, keys: Iterable[int]) -> None:
+def substitute_rows(rows: Iterable[Codes], rate: float, keys: Iterable[int]) -> None:
     """`substitute` in each sequence, by a key of its own."""
     if rate:
         for codes, key in zip(rows, keys, strict=True):

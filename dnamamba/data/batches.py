@@ -13,17 +13,17 @@ from dnamamba.task import Task
 
 
 class Examples(NamedTuple):
-    """A batch of labelled sequences."""
+    """A batch of labelled sequences.
+
+    codes: uint8 (B, L), codes (tokenizer.py), padded on the right with [PAD].
+    lengths: int64 (B,), real bases of each row, 1 to L.
+    targets: by the task's kind: multiclass int64 (B,); multilabel float32 (B, C), 0 or 1;
+        regression float32 (B, C); per_base int64 (B, L), IGNORED_LABEL for unlabelled bases.
+    """
 
     codes: Tensor
-    """uint8 (B, L): codes (tokenizer.py), padded on the right with [PAD]."""
-
     lengths: Tensor
-    """int64 (B,): real bases of each row, 1 to L."""
-
     targets: Tensor
-    """By the task's kind: multiclass int64 (B,); multilabel float32 (B, C), 0 or 1; regression
-    float32 (B, C); per_base int64 (B, L), IGNORED_LABEL for unlabelled bases."""
 
 
 Batch = Tensor | Examples

@@ -6,6 +6,7 @@ b x batch_size to (b + 1) x batch_size - 1, whichever worker or rank reads it.
 
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,7 @@ class DescribedDataset(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
 class BatchRanges(Sampler[range]):
     """This rank's micro-batches of each global batch, as ranges of sample numbers.
 
@@ -32,28 +34,25 @@ class BatchRanges(Sampler[range]):
     joined are the same batch for any w.
     """
 
-    def __init__(
-        self,
-        *,
-        batch_size: int,
-        micro_batch_size: int,
-        first_batch: int,
-        last_batch: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        if batch_size % (micro_batch_size * world_size):
+    batch_size: int
+    micro_batch_size: int
+    first_batch: int
+    last_batch: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % (self.micro_batch_size * self.world_size):
             raise InputError(
-                f"a batch of {batch_size} windows cannot be shared by {world_size} ranks in "
-                f"micro-batches of {micro_batch_size}: choose --batch-tokens or --micro-batch so "
-                f"that {micro_batch_size} x {world_size} divides it"
+                f"a batch of {self.batch_size} windows cannot be shared by {self.world_size} ranks "
+                f"in micro-batches of {self.micro_batch_size}: choose --batch-tokens or "
+                f"--micro-batch so that {self.micro_batch_size} x {self.world_size} divides it"
             )
-        self.batch_size = batch_size
-        self.micro_batch_size = micro_batch_size
-        self.first_batch = first_batch
-        self.last_batch = last_batch
-        self.rank = rank
-        self.share = batch_size // world_size
+
+    @property
+    def share(self) -> int:
+        """Samples of this rank in one global batch."""
+        return self.batch_size // self.world_size
 
     @property
     def n_micro_batches(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from dnamamba.data_prep.genomes.statistics import Runs
 from dnamamba.data_prep.sequences import Ints
+from dnamamba.intervals import Interval
 
 NO_RUNS: Runs = np.empty((0, 2), np.int64)
 
@@ -61,18 +62,29 @@ def _bases_before(runs: Runs, positions: Ints) -> Ints:
 class ContigLine:
     """Contigs laid end to end, a base apart, so that one sorted set holds ranges of them all.
 
-    lengths: bases of each contig. starts: where each begins on the line.
+    names: of the contigs. lengths: bases of each. starts: where each begins on the line.
     """
 
-    def __init__(self, lengths: Iterable[int]):
-        self.lengths: Ints = np.array(list(lengths), np.int64)
+    def __init__(self, contigs: Mapping[str, int]):
+        self.names = list(contigs)
+        self.lengths: Ints = np.array(list(contigs.values()), np.int64)
         self.starts: Ints = np.cumsum(self.lengths + 1) - (self.lengths + 1)
 
-    def place(self, contig: Ints, start: Ints, end: Ints) -> Runs:
+    def lay(self, contig: Ints, start: Ints, end: Ints) -> Runs:
         """Ranges of contigs (by index) as merged ones on the line, clipped to the contigs."""
         begin, length = self.starts[contig], self.lengths[contig]
         spans = [begin + np.clip(start, 0, length), begin + np.clip(end, 0, length)]
         return merge(np.stack(spans, axis=1))
+
+    def index(self, intervals: Iterable[Interval]) -> Ints:
+        """Intervals as rows (contig index, start, end), shape (n, 3)."""
+        number = {name: i for i, name in enumerate(self.names)}
+        rows = [(number[row.chrom], row.start, row.end) for row in intervals]
+        return np.array(rows, np.int64).reshape(-1, 3)
+
+    def lay_intervals(self, intervals: Iterable[Interval]) -> Runs:
+        """`lay` for intervals."""
+        return self.lay(*self.index(intervals).T)
 
     def contigs_of(self, runs: Runs) -> Ints:
         """The contig of each range on the line."""
@@ -84,7 +96,7 @@ class ContigLine:
             return NO_RUNS
         contig = np.repeat(list(by_contig), [len(runs) for runs in by_contig.values()])
         rows = np.concatenate(list(by_contig.values()))
-        return self.place(contig, rows[:, 0], rows[:, 1])
+        return self.lay(contig, rows[:, 0], rows[:, 1])
 
     def split(self, runs: Runs) -> dict[int, Runs]:
         """One set on the line as ranges by contig, without contigs that have none."""

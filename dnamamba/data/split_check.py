@@ -6,9 +6,9 @@ from itertools import combinations
 
 import numpy as np
 
-from dnamamba.data.ranges import NO_RUNS, Runs, bases_within, count_bases
-from dnamamba.data.splits import resolve_splits
-from dnamamba.data.window_dataset import DataConfig, lay_indexes, warnings
+from dnamamba.data.ranges import NO_RUNS, ContigLine, Runs, bases_within, count_bases
+from dnamamba.data.splits import data_warnings
+from dnamamba.data.window_dataset import DataConfig, lay_indexes
 from dnamamba.data.windows import Rule, WindowIndex, footprint
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.errors import InputError
@@ -52,7 +52,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The layout that training would use, the published ones, and window_dataset.warnings."""
+    """The layout that training would use, the published ones, and splits.data_warnings."""
 
     used: Layout
     published: list[Layout]
@@ -88,19 +88,17 @@ def check_splits(genome: Genome, config: DataConfig) -> CheckResult:
             except InputError as error:
                 layout = Layout(f"As published: {rule} (not at this seq_len: {error})", {}, {})
             published.append(layout)
-    return CheckResult(used, published, warnings(genome, config))
+    return CheckResult(used, published, data_warnings(genome, config.splits))
 
 
 def lay_out(name: str, genome: Genome, config: DataConfig) -> Layout:
     """Windows of epoch 0 of each split and the bases they share."""
-    splits = resolve_splits(config.splits, genome.contigs, config.windows.seq_len)
-    indexes = lay_indexes(genome, config, splits)
+    indexes = lay_indexes(genome, config)
     order = (Split.TRAIN, Split.VALID, Split.TEST)
-    footprints = {}
-    for split in order:
-        line = indexes[split].line
-        covered = footprint(indexes[split].table(), line, config.windows.seq_len)
-        footprints[split] = line.split(covered)
+    line, size = ContigLine(genome.contigs), config.windows.seq_len
+    footprints = {
+        split: line.split(footprint(indexes[split].table(), line, size)) for split in order
+    }
     summaries = {split: _summarise(genome, indexes[split], footprints[split]) for split in order}
     shared = {
         (one, other): shared_bases(footprints[one], footprints[other])
@@ -122,7 +120,7 @@ def _summarise(genome: Genome, index: WindowIndex, covered: Mapping[int, Runs]) 
     bases = n_bases = soft_masked = 0
     for contig, runs in covered.items():
         for start, end in runs.tolist():
-            codes = genome.read(index.names[contig], start, end)
+            codes = genome.read(index.line.names[contig], start, end)
             n_bases += int(np.count_nonzero(~is_base(codes)))
             soft_masked += int(np.count_nonzero(is_soft_masked(codes)))
         bases += count_bases(runs)

@@ -11,7 +11,8 @@ import numpy as np
 
 from dnamamba.configs import require_range
 from dnamamba.data.ranges import NO_RUNS, ContigLine, merge, subtract
-from dnamamba.data.windows import index_intervals
+from dnamamba.data_prep.genomes.genome import Genome
+from dnamamba.data_prep.genomes.statistics import foreign_letters
 from dnamamba.data_prep.regions.bed import read_split_bed
 from dnamamba.errors import InputError
 from dnamamba.files import first_of
@@ -49,11 +50,10 @@ class SplitConfig:
 def resolve_splits(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) -> Splits:
     """The intervals of each split.
 
-    contigs: name -> length in bases. seq_len: window length in bases. Fractions are rounded up to
-    whole windows, or down to at least one if held-out bases would be more than half of a contig; a
-    contig without room for that is for training as a whole. A BED's rows are returned as they are,
-    overlaps included: WindowIndex keeps splits apart.
-    Raises InputError for contigs that the genome does not have.
+    contigs: name -> length in bases. seq_len: bases of a window. Fractions are rounded up to whole
+    windows, or down to at least one if more than half of a contig would be held out; a contig too
+    short for that is for training. A BED's rows stay as they are, overlaps included: WindowIndex
+    keeps splits apart. Raises InputError for contigs that the genome does not have.
     """
     if config.bed is not None:
         return _from_bed(Path(config.bed), contigs)
@@ -105,13 +105,13 @@ def keep_apart(splits: Splits, contigs: Mapping[str, int]) -> Splits:
 
     Rows of a split that overlap or touch are joined.
     """
-    names, line = list(contigs), ContigLine(contigs.values())
+    line = ContigLine(contigs)
     taken = NO_RUNS
     apart: Splits = {}
     for split in (Split.TEST, Split.VALID, Split.TRAIN):
-        rows = line.place(*index_intervals(splits[split], names).T)
+        rows = line.lay_intervals(splits[split])
         apart[split] = [
-            Interval(names[contig], start, end)
+            Interval(line.names[contig], start, end)
             for contig, runs in line.split(subtract(rows, taken)).items()
             for start, end in runs.tolist()
         ]
@@ -120,10 +120,9 @@ def keep_apart(splits: Splits, contigs: Mapping[str, int]) -> Splits:
 
 
 def match_contigs(patterns: Sequence[str], contigs: Mapping[str, int]) -> set[str]:
-    """Contigs meant by names and `*` patterns.
+    """Contigs of names and `*` patterns, which also match `<genome>/<name>` of every genome.
 
-    A pattern also stands for `<genome>/<name>` in every genome, if contigs are called so because
-    several genomes share names. Raises InputError for a pattern without a match.
+    Raises InputError for a pattern without a match.
     """
     found: set[str] = set()
     for pattern in patterns:
@@ -140,7 +139,7 @@ def match_contigs(patterns: Sequence[str], contigs: Mapping[str, int]) -> set[st
 
 
 def _by_fraction(config: SplitConfig, contigs: Mapping[str, int], seq_len: int) -> Splits:
-    """Validation around a third and test around two thirds of each contig, away from its ends."""
+    """Put validation around a third and the test around two thirds of each contig."""
     splits: Splits = {split: [] for split in Split}
     for name, length in contigs.items():
         valid, test = _held_out_bases(config, length, seq_len)
@@ -173,12 +172,17 @@ def _held_out_bases(config: SplitConfig, length: int, seq_len: int) -> tuple[int
     return 0, 0
 
 
-def describe_warnings(config: SplitConfig, contigs: Mapping[str, int]) -> list[str]:
-    """Sentences about a division that is allowed but hardly meant.
+def data_warnings(genome: Genome, config: SplitConfig) -> list[str]:
+    """Warnings about data that is allowed but seldom meant: letters that are not DNA, and
+    `describe_warnings`."""
+    letters = foreign_letters(genome.statistics())
+    found = describe_warnings(config, genome.contigs)
+    return found if letters is None else [f"the genome: {letters}", *found]
 
-    These are BED rows of contigs the genome lacks, and fractions of genomes that share contig
-    names: what is held out of one genome is trained on in its relatives.
-    """
+
+def describe_warnings(config: SplitConfig, contigs: Mapping[str, int]) -> list[str]:
+    """Warnings about BED rows of contigs that the genome lacks, and about fractions of genomes that
+    share contig names: training would see in one genome what is held out of its relatives."""
     if config.bed is not None:
         rows = [row for split in read_split_bed(Path(config.bed)).values() for row in split]
         names = [row.chrom for row in rows if row.chrom not in contigs]

@@ -10,10 +10,9 @@ from dnamamba.configs import require_seed
 from dnamamba.data.batches import by_epoch
 from dnamamba.data.masking import mask_bases
 from dnamamba.data.ranges import NO_RUNS, ContigLine, merge
-from dnamamba.data.splits import SplitConfig, Splits, describe_warnings, resolve_splits
-from dnamamba.data.windows import WindowConfig, WindowIndex, footprint, index_intervals
+from dnamamba.data.splits import SplitConfig, Splits, data_warnings, resolve_splits
+from dnamamba.data.windows import WindowConfig, WindowIndex, footprint
 from dnamamba.data_prep.genomes.genome import Genome
-from dnamamba.data_prep.genomes.statistics import foreign_letters
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.runtime import logger
@@ -94,7 +93,7 @@ class WindowDataset(torch.utils.data.Dataset[torch.Tensor]):
 
     def _fill(self, batch: Codes, epoch: int, i: np.ndarray) -> None:
         picked = self.index.windows(epoch, i)
-        names, read = self.index.names, self.genome.read
+        names, read = self.index.line.names, self.genome.read
         columns = (picked.contig, picked.start, picked.n_bases, picked.left_pad)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         reverse = self._reversed(epoch, i).tolist()
@@ -125,26 +124,16 @@ def build_indexes(genome: Genome, config: DataConfig) -> dict[Split, WindowIndex
     it unless `windows.drop_overlap` is off. Logs `warnings`. Raises InputError if training or
     validation gets no window.
     """
-    splits = resolve_splits(config.splits, genome.contigs, config.windows.seq_len)
-    for warning in warnings(genome, config):
+    for warning in data_warnings(genome, config.splits):
         logger.warning("%s", warning)
-    return lay_indexes(genome, config, splits)
+    return lay_indexes(genome, config)
 
 
-def warnings(genome: Genome, config: DataConfig) -> list[str]:
-    """Sentences about data that is allowed but hardly meant: letters that are not DNA, BED rows of
-    missing contigs, related genomes divided by fraction."""
-    letters = foreign_letters(genome.statistics())
-    found = describe_warnings(config.splits, genome.contigs)
-    return found if letters is None else [f"the genome: {letters}", *found]
-
-
-def lay_indexes(genome: Genome, config: DataConfig, splits: Splits) -> dict[Split, WindowIndex]:
-    """`build_indexes` from resolved splits, without warnings."""
+def lay_indexes(genome: Genome, config: DataConfig) -> dict[Split, WindowIndex]:
+    """`build_indexes` without warnings."""
+    splits = resolve_splits(config.splits, genome.contigs, config.windows.seq_len)
     n_runs = {i: runs for i, name in enumerate(genome.contigs) if len(runs := genome.n_runs(name))}
-    protected = NO_RUNS
-    line = ContigLine(genome.contigs.values())
-    names = list(genome.contigs)
+    protected, line = NO_RUNS, ContigLine(genome.contigs)
     indexes: dict[Split, WindowIndex] = {}
     for split in (Split.TEST, Split.VALID, Split.TRAIN):
         index = indexes[split] = WindowIndex(
@@ -158,7 +147,7 @@ def lay_indexes(genome: Genome, config: DataConfig, splits: Splits) -> dict[Spli
         )
         if split is not Split.TRAIN:
             # The rows too: rows without a window are not trained on either.
-            rows = line.place(*index_intervals(splits[split], names).T)
+            rows = line.lay_intervals(splits[split])
             covered = footprint(index.table(), line, config.windows.seq_len)
             protected = merge(np.concatenate([protected, covered, rows]))
     _require_windows(indexes, splits, genome, config)
@@ -170,7 +159,7 @@ def build_datasets(
 ) -> dict[Split, WindowDataset]:
     """A dataset for each split; augmentation on the training one only.
 
-    hides_bases: mark bases for a masked language model to predict (hiding.py).
+    masks_bases: mark bases for a masked language model to predict (masking.py).
     """
     return {
         split: WindowDataset(
@@ -186,8 +175,7 @@ def build_datasets(
 def _require_windows(
     indexes: Mapping[Split, WindowIndex], splits: Splits, genome: Genome, config: DataConfig
 ) -> None:
-    seq_len = config.windows.seq_len
-    lengths = genome.contigs.values()
+    seq_len, lengths = config.windows.seq_len, genome.contigs.values()
     n_long = sum(length >= seq_len for length in lengths)
     contigs = (
         f"{n_long:,} of {len(lengths):,} contigs are that long, the longest has "

@@ -62,16 +62,16 @@ class WindowConfig:
         require_choice("edge", self.edge, WindowEdge)
         require_range("max_n_fraction", self.max_n_fraction, 0, 1)
         if self.rule == "caduceus" and self.seq_len > CADUCEUS_SEGMENT:
-            raise InputError(f"the caduceus rule cuts 2^20 bases, got seq_len {self.seq_len}")
+            raise InputError(f"seq_len must be <= 2^20 for caduceus, got {self.seq_len}")
 
 
 @dataclass(frozen=True)
 class Windows:
     """Rows of equally spaced windows; every array has one entry a row.
 
-    contig: index into the contig list. start: first real base of the row's first window.
-    count: windows in the row, each starting `seq_len` after the last. n_bases: real bases in each
-    window, below seq_len only with padding. left_pad: padding before the first real base.
+    contig: index of the contig. start: first real base of the row's first window. count: windows,
+    each `seq_len` after the last. n_bases: real bases in each, below seq_len only with padding.
+    left_pad: padding before the first real base.
     """
 
     contig: Ints
@@ -162,9 +162,9 @@ def largest_phases(config: WindowConfig, intervals: Stretches) -> Ints:
 
 
 def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows:
-    """Move, pad or skip windows that reach past their contig; lengths: bases of each contig.
+    """Move, pad or skip windows that reach past their contig, of `lengths` bases.
 
-    Windows without a base of their contig are dropped: moved inside, all would be its last one.
+    Drops windows without a base of their contig: moved inside, all would be its last one.
     """
     size = config.seq_len
     past = (windows.start < 0) | (windows.ends(size) > lengths[windows.contig])
@@ -177,7 +177,8 @@ def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows
     kept = replace(windows, count=inside).take(inside > 0)
     if config.edge == "skip":
         return kept
-    over = _last_windows(windows, windows.count - inside, size)
+    row = np.repeat(np.arange(len(inside)), windows.count - inside)
+    over = windows.single(row, windows.count[row] - 1 - _count_up(windows.count - inside), size)
     over = over.take((over.start < lengths[over.contig]) & (over.start + size > 0))
     length = lengths[over.contig]
     if config.edge == "shift":
@@ -188,12 +189,6 @@ def apply_edge(windows: Windows, config: WindowConfig, lengths: Ints) -> Windows
     padded = replace(over, start=start, n_bases=end - start, left_pad=start - over.start)
     # A contig without a base has none to pad.
     return Windows.join([kept, padded.take(end > start)])
-
-
-def _last_windows(windows: Windows, n_last: Ints, seq_len: int) -> Windows:
-    """The last n windows of each row, as rows of one window."""
-    row = np.repeat(np.arange(len(n_last)), n_last)
-    return windows.single(row, windows.count[row] - 1 - _count_up(n_last), seq_len)
 
 
 def drop_covered(
@@ -214,26 +209,21 @@ def drop_covered(
     parts = [windows.take(keep_whole)]
     group = np.cumsum(long.count) // _WINDOWS_AT_ONCE
     for rows in np.split(np.arange(len(group)), np.flatnonzero(np.diff(group)) + 1):
-        each = _one_by_one(long.take(rows), seq_len)
-        begin = line.starts[each.contig] + each.start
-        keep = bases_within(covered, begin, begin + each.n_bases) <= most
-        parts.append(_rows_of(each, keep, np.repeat(rows, long.count[rows])))
+        row = np.repeat(rows, long.count[rows])
+        single = long.single(row, _count_up(long.count[rows]), seq_len)
+        begin = line.starts[single.contig] + single.start
+        keep = bases_within(covered, begin, begin + single.n_bases) <= most
+        parts.append(_rows_of(single, keep, row))
     return Windows.join(parts)
 
 
-def _one_by_one(windows: Windows, seq_len: int) -> Windows:
-    """Every window as a row of its own."""
-    row = np.repeat(np.arange(len(windows.count)), windows.count)
-    return windows.single(row, _count_up(windows.count), seq_len)
-
-
-def _rows_of(each: Windows, keep: NDArray[np.bool_], row: Ints) -> Windows:
-    """Windows kept, as rows again; `row`: which of them stood in one row."""
+def _rows_of(single: Windows, keep: NDArray[np.bool_], row: Ints) -> Windows:
+    """Windows kept, as rows again. row: the row of each before."""
     kept = np.flatnonzero(keep)
     follows = (np.diff(kept) == 1) & (np.diff(row[kept]) == 0)
     first = np.flatnonzero(np.append(True, ~follows)) if len(kept) else kept
     count = np.diff(np.append(first, len(kept)))
-    return replace(each.take(kept[first]), count=count)
+    return replace(single.take(kept[first]), count=count)
 
 
 def _count_up(counts: Ints) -> Ints:
@@ -244,22 +234,15 @@ def _count_up(counts: Ints) -> Ints:
 
 def footprint(windows: Windows, line: ContigLine, seq_len: int) -> Runs:
     """The bases covered by any window, merged, on the line."""
-    return line.place(windows.contig, windows.start, windows.ends(seq_len))
-
-
-def index_intervals(intervals: Sequence[Interval], names: Sequence[str]) -> Ints:
-    """Intervals as rows (contig index, start, end), shape (n, 3)."""
-    number = {name: i for i, name in enumerate(names)}
-    rows = [(number[row.chrom], row.start, row.end) for row in intervals]
-    return np.array(rows, np.int64).reshape(-1, 3)
+    return line.lay(windows.contig, windows.start, windows.ends(seq_len))
 
 
 class WindowIndex:
-    """The windows of one split, addressed by (epoch, i) or by one running sample number.
+    """The windows of one split by (epoch, i), or by a running sample number.
 
-    shuffled: a new order, and for `tile` a new phase, in every epoch (training); else genome order
-    in every epoch (validation and test). n_runs: contig index -> ranges without readable bases.
-    protected: contig index -> ranges of more protected splits, which no window may touch.
+    shuffled: every epoch has a new order, and for `tile` a new phase; else all have genome order.
+    n_runs: contig index -> ranges without readable bases. protected: contig index -> ranges of more
+    protected splits, which no window may touch.
     """
 
     def __init__(
@@ -274,25 +257,20 @@ class WindowIndex:
         shuffled: bool = False,
     ):
         self.config = config
-        self.names = list(contigs)
         self.seed = seed
         self.shuffled = shuffled
-        self.line = ContigLine(contigs.values())
+        self.line = ContigLine(contigs)
         self._n_runs = self.line.join(n_runs)
         self._protected = self.line.join(protected or {} if config.drop_overlap else {})
-        self._intervals = self._index_intervals(intervals)
+        self._intervals = self.line.index(intervals)
+        if config.rule == "tile":
+            # Tiling works on bases: overlapping rows are joined and protected bases cut out first.
+            runs = subtract(self.line.lay_intervals(intervals), self._protected)
+            contig = self.line.contigs_of(runs)
+            self._intervals = np.column_stack([contig, runs - self.line.starts[contig][:, None]])
         self._phases = largest_phases(config, self._intervals)
         self._tables: dict[int, Windows] = {}
         self._epoch_starts = [0]
-
-    def _index_intervals(self, intervals: Sequence[Interval]) -> Ints:
-        rows = index_intervals(intervals, self.names)
-        if self.config.rule != "tile":
-            return rows
-        # Tiling works on bases: overlapping rows are joined and protected bases cut out first.
-        runs = subtract(self.line.place(*rows.T), self._protected)
-        contig = self.line.contigs_of(runs)
-        return np.column_stack([contig, runs - self.line.starts[contig][:, None]])
 
     def table(self, epoch: int = 0) -> Windows:
         """All windows of an epoch as rows, before shuffling."""
@@ -309,8 +287,7 @@ class WindowIndex:
         return self._tables[key]
 
     def _filter(self, windows: Windows) -> Windows:
-        size = self.config.seq_len
-        limit = self.config.max_n_fraction
+        size, limit = self.config.seq_len, self.config.max_n_fraction
         windows = apply_edge(windows, self.config, self.line.lengths)
         windows = drop_covered(windows, self._n_runs, self.line, size, limit)
         windows = drop_covered(windows, self._protected, self.line, size, 0.0)
@@ -348,4 +325,5 @@ class WindowIndex:
     def interval(self, windows: Windows, row: int) -> Interval:
         """The real bases of one picked window."""
         start = int(windows.start[row])
-        return Interval(self.names[windows.contig[row]], start, start + int(windows.n_bases[row]))
+        chrom = self.line.names[windows.contig[row]]
+        return Interval(chrom, start, start + int(windows.n_bases[row]))

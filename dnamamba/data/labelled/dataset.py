@@ -1,13 +1,14 @@
 """Labelled sequences from tables, FASTA files and BED regions, as batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dnamamba.data.augment import substitute_each
+from dnamamba.data.augment import substitute
 from dnamamba.data.batches import Examples, by_epoch
 from dnamamba.data.hashing import hash_u64, permute
 from dnamamba.data.labelled.config import LabelledConfig
@@ -21,7 +22,6 @@ from dnamamba.data.labelled.sources import (
 from dnamamba.data.labelled.splits import (
     Keys,
     cut_shares,
-    fractions_of,
     refuse_torn_groups,
     warn_of_shared_sequences,
 )
@@ -37,20 +37,17 @@ _STRETCH, _STRAND, _MUTATIONS = 1, 2, 3
 
 @dataclass(frozen=True)
 class LabelledSequences:
-    """Sequences in one array, with targets; `take` copies no bases."""
+    """Sequences in one array, with targets; `take` copies no bases.
+
+    codes: of all sequences, upper case. starts: (N,), where each begins in codes. lengths: (N,),
+    bases of each, 1 or more. targets: multiclass int64 (N,); multilabel and regression float32
+    (N, C); per_base int8 like codes.
+    """
 
     codes: Codes
-    """Codes of all sequences, upper case."""
-
     starts: Ints
-    """(N,): where each begins in codes."""
-
     lengths: Ints
-    """(N,): bases of each, 1 or more."""
-
     targets: Targets
-    """multiclass int64 (N,); multilabel, regression float32 (N, C); per_base int8 like codes."""
-
     origins: RowNames
 
     def __len__(self) -> int:
@@ -66,6 +63,16 @@ class LabelledSequences:
             targets=self.targets if is_per_base else self.targets[examples],
             origins=self.origins.take(examples),
         )
+
+
+class _Picked(NamedTuple):
+    """What is read of an example: [start, end) of all codes, reversed or not."""
+
+    example: int
+    start: int
+    end: int
+    is_reverse: bool
+    mutation_key: int
 
 
 class SequenceDataset(torch.utils.data.Dataset[Examples]):
@@ -103,44 +110,38 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
     def __getitem__(self, samples: Sequence[int]) -> Examples:
         codes = np.full((len(samples), self.seq_len), PAD_ID, np.uint8)
         picked = self._pick(samples)
-        lengths = np.array([end - start for _, start, end, _ in picked], np.int64)
-        sequences = self.sequences
-        for row, (_, start, end, reverse) in enumerate(picked):
-            bases = sequences.codes[start:end]
-            codes[row, : end - start] = reverse_complement(bases) if reverse else bases
-        if self.mutation_rate:
-            rows = (row[:length] for row, length in zip(codes, lengths, strict=True))
-            substitute_each(rows, self.mutation_rate, self._mutation_keys(samples))
-        return Examples(
-            torch.from_numpy(codes),
-            torch.from_numpy(lengths),
-            torch.from_numpy(self._targets(picked)),
-        )
+        for row, one in zip(codes, picked, strict=True):
+            bases = self.sequences.codes[one.start : one.end]
+            row[: len(bases)] = reverse_complement(bases) if one.is_reverse else bases
+            if self.mutation_rate:
+                substitute(row[: len(bases)], self.mutation_rate, one.mutation_key)
+        lengths = torch.tensor([one.end - one.start for one in picked])
+        return Examples(torch.from_numpy(codes), lengths, torch.from_numpy(self._targets(picked)))
 
     def describe(self, samples: Sequence[int]) -> list[str]:
         """`train.csv row 12`, with the part (1-based) and the strand of what was read."""
         lines = []
-        for example, start, end, reverse in self._pick(samples):
-            begin, length = self.sequences.starts[example], self.sequences.lengths[example]
-            line = self.sequences.origins.of(example)
-            if end - start < length:
-                line += f", bases {start - begin + 1:,}-{end - begin:,} of {length:,}"
-            lines.append(line + (", reverse strand" if reverse else ""))
+        for one in self._pick(samples):
+            begin, length = self.sequences.starts[one.example], self.sequences.lengths[one.example]
+            line = self.sequences.origins.of(one.example)
+            if one.end - one.start < length:
+                line += f", bases {one.start - begin + 1:,}-{one.end - begin:,} of {length:,}"
+            lines.append(line + (", reverse strand" if one.is_reverse else ""))
         return lines
 
-    def _targets(self, picked: Sequence[tuple[int, int, int, bool]]) -> Targets:
+    def _targets(self, picked: Sequence[_Picked]) -> Targets:
         targets = self.sequences.targets
         if not self.task.per_base:
-            return targets[[example for example, _, _, _ in picked]]
+            return targets[[one.example for one in picked]]
         rows = np.full((len(picked), self.seq_len), IGNORED_LABEL, np.int64)
-        for row, (_, start, end, reverse) in enumerate(picked):
-            rows[row, : end - start] = targets[start:end][:: -1 if reverse else 1]
+        for row, one in zip(rows, picked, strict=True):
+            labels = targets[one.start : one.end]
+            row[: len(labels)] = labels[::-1] if one.is_reverse else labels
         return rows
 
-    def _pick(self, samples: Sequence[int]) -> list[tuple[int, int, int, bool]]:
-        """(example, [start, end) of its codes, whether reversed) of each sample."""
-        picked: list[tuple[int, int, int, bool]] = []
-        for epoch, numbers in self._by_epoch(samples):
+    def _pick(self, samples: Sequence[int]) -> list[_Picked]:
+        picked: list[_Picked] = []
+        for epoch, numbers in by_epoch(divmod(int(i), self.n_examples) for i in samples):
             example, is_reverse = numbers, np.zeros(len(numbers), bool)
             if self.is_training:
                 example = permute(numbers, self.n_examples, self.seed, epoch)
@@ -154,20 +155,10 @@ class SequenceDataset(torch.utils.data.Dataset[Examples]):
                 is_reverse = hash_u64(numbers, self.seed, epoch, _STRAND) & np.uint64(1) == 1
             start = self.sequences.starts[example] + offset
             end = start + np.minimum(length, self.seq_len)
-            columns = (example, start, end, is_reverse)
-            picked += zip(*(column.tolist() for column in columns), strict=True)
+            keys = hash_u64(numbers, self.seed, epoch, _MUTATIONS)
+            columns = (example, start, end, is_reverse, keys)
+            picked += map(_Picked, *(column.tolist() for column in columns))
         return picked
-
-    def _mutation_keys(self, samples: Sequence[int]) -> list[int]:
-        """The key of each sample's substitutions."""
-        return [
-            int(key)
-            for epoch, numbers in self._by_epoch(samples)
-            for key in hash_u64(numbers, self.seed, epoch, _MUTATIONS)
-        ]
-
-    def _by_epoch(self, samples: Sequence[int]) -> Iterator[tuple[int, Ints]]:
-        return by_epoch(divmod(int(sample), self.n_examples) for sample in samples)
 
 
 def build_labelled_datasets(config: AnyLabelledConfig) -> dict[Split, SequenceDataset]:
@@ -238,7 +229,10 @@ def _divide(
         return divided
     rest = divided.get(Split.TRAIN, np.arange(len(train)))
     groups = keys if source.groups is None else source.groups
-    fractions = fractions_of(config.shares, with_test=not source.splits and Split.TEST not in given)
+    fractions = {Split.VALID: config.shares.valid_fraction}
+    if config.shares.test_fraction and not source.splits and Split.TEST not in given:
+        # First, so that the test does not depend on validation.
+        fractions = {Split.TEST: config.shares.test_fraction, **fractions}
     cut = cut_shares(groups[rest], _shown(task, train)[rest], fractions, config.shares.seed)
     return divided | {split: rest[examples] for split, examples in cut.items()}
 

@@ -41,17 +41,18 @@ class RowNames(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelledSource:
-    """The examples of one file, or of all files of a config that names no splits."""
+    """The examples of one file, or of all files of a config that names no splits.
+
+    groups: a key for each example; a group stays in one split. None: groups of equal sequences.
+    splits: examples of each split, if the file names splits.
+    """
 
     name: str
     packed: PackedSequences
     labels: LabelColumns
     origins: RowNames
     groups: Keys | None = None
-    """A key for each example; a group stays in one split. None: groups of equal sequences."""
-
     splits: Mapping[Split, Ints] | None = None
-    """Examples of each split, if the file names splits."""
 
     def training_labels(self) -> LabelColumns:
         """Labels of the examples for training, and for shares cut from them."""
@@ -76,12 +77,11 @@ def read_sources(config: AnyLabelledConfig) -> dict[Split, LabelledSource]:
 def read_undivided(config: AnyLabelledConfig) -> LabelledSource:
     """The training source alone, without its splits and groups."""
     if isinstance(config, TableConfig):
-        alone = replace(config, split_column=None, group_column=None)
-        return _read_table(alone, Path(config.train), Split.TRAIN)
-    if isinstance(config, RecordsConfig):
-        return _read_records(config)
-    # Groups of overlapping regions need no number of contigs.
-    return _read_regions(replace(config, valid_contigs=(), test_contigs=(), group_by="overlap"))
+        config = replace(config, valid=None, test=None, split_column=None, group_column=None)
+    elif isinstance(config, RegionsConfig):
+        # Groups of overlapping regions need no number of contigs.
+        config = replace(config, valid_contigs=(), test_contigs=(), group_by="overlap")
+    return read_sources(config)[Split.TRAIN]
 
 
 def source_files(config: AnyLabelledConfig) -> list[dict[str, Any]]:
@@ -133,11 +133,8 @@ def _read_records(config: RecordsConfig) -> LabelledSource:
                 labels.append(entry.label)
                 origins.append(origin)
     name = "the FASTA files"
-    return LabelledSource(name, packer.finish(name), {"label": labels}, _named(origins))
-
-
-def _named(origins: Sequence[str]) -> RowNames:
-    return RowNames("", np.array(origins, object))
+    names = RowNames("", np.array(origins, object))
+    return LabelledSource(name, packer.finish(name), {"label": labels}, names)
 
 
 # --- regions of a genome
@@ -163,7 +160,8 @@ def _read_regions(config: RegionsConfig) -> LabelledSource:
     labels = {f"column {config.label_column}": [row.label for row in rows]}
     packed, splits = packer.finish(path.name), _splits_by_contig(config, genome, rows)
     groups = _region_groups(config, rows, splits)
-    return LabelledSource(path.name, packed, labels, _named(origins), groups, splits)
+    names = RowNames("", np.array(origins, object))
+    return LabelledSource(path.name, packed, labels, names, groups, splits)
 
 
 def _rows_on(genome: Genome, path: Path, label_column: int) -> list[LabelledRegion]:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.data.hashing import hash_u64
-from dnamamba.data.labelled.config import SplitShares
 from dnamamba.data_prep.sequences import Ints, text_keys
 from dnamamba.errors import InputError
 from dnamamba.intervals import Split
@@ -30,9 +29,9 @@ def cut_shares(
 ) -> dict[Split, Ints]:
     """Numbers of the examples of each split, in their order; the rest is for training.
 
-    groups: a number for each example. A group stays together; seed and groups alone decide its
-    split, not the order of examples. shown: (N, C), the labels of each example; training keeps a
-    group of every label. fractions: shares of examples to hold out, in this order.
+    groups: of examples that stay together; they and the seed alone decide the split.
+    shown: (N, C), the labels of each example; training keeps a group of every label.
+    fractions: shares of examples to hold out, in this order.
     Raises InputError if no group can be held out.
     """
     names, group, size = np.unique(groups, return_inverse=True, return_counts=True)
@@ -71,12 +70,6 @@ def _about(sizes: Ints, wanted: float) -> list[int]:
             taken.append(i)
             total += size
     return taken or ([int(sizes.argmin())] if len(sizes) else [])
-
-
-def fractions_of(shares: SplitShares, *, with_test: bool) -> dict[Split, float]:
-    """Shares to cut: the test first, so that it does not depend on validation."""
-    test = {Split.TEST: shares.test_fraction} if with_test and shares.test_fraction else {}
-    return {**test, Split.VALID: shares.valid_fraction}
 
 
 def named_splits(names: Sequence[str], column: str, where: Where) -> dict[Split, Ints]:
@@ -132,14 +125,12 @@ def overlap_groups(contigs: Sequence[str], starts: Ints, ends: Ints) -> Keys:
 
 def warn_of_shared_sequences(keys: Mapping[Split, Keys]) -> None:
     """Log the number of sequences, on either strand, in more than one split."""
-    splits = list(keys)
-    for i, one in enumerate(splits):
-        for other in splits[i + 1 :]:
-            shared = np.intersect1d(keys[one], keys[other])
-            if len(shared):
-                rows = int(np.isin(keys[other], shared).sum())
-                logger.warning(
-                    "%s sequences of %s stand in %s too, %s of its %s examples: results on it "
-                    "will look better than they are. Take them out of one",
-                    *(f"{len(shared):,}", one, other, f"{rows:,}", f"{len(keys[other]):,}"),
-                )
+    for one, other in itertools.combinations(keys, 2):
+        shared = np.intersect1d(keys[one], keys[other])
+        if len(shared):
+            rows = int(np.isin(keys[other], shared).sum())
+            logger.warning(
+                "%s sequences of %s stand in %s too, %s of its %s examples: results on it will "
+                "look better than they are. Take them out of one",
+                *(f"{len(shared):,}", one, other, f"{rows:,}", f"{len(keys[other]):,}"),
+            )

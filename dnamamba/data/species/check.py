@@ -84,26 +84,27 @@ class SpeciesCheck:
             f"  in no split, of {species}: {first_of(names, _SHOWN)}"
             for species, names in self.unused.items()
         ]
-        lines += [f"  Human chromosomes for {line}" for line in self._by_split()]
+        lines += [
+            f"  Human chromosomes for {split}: {', '.join(names)}"
+            for split in _ORDER
+            if (names := [name for name, by_split in self.matches.items() if split in by_split])
+        ]
         lines += [f"  {line}" for line in self._verdict()]
         lines += [f"  Warning: {warning}" for warning in self.warnings]
         if self.problem is not None:
             lines.append(f"  Cannot be used: {self.problem}")
-        return lines + self._published_lines()
-
-    def _by_split(self) -> list[str]:
-        return [
-            f"{split}: {', '.join(names)}"
-            for split in _ORDER
-            if (names := [name for name, by_split in self.matches.items() if split in by_split])
-        ]
+        if self.config.split != "hyenadna" and (shared := _shared(self.published)):
+            lines += ["", "As published: hyenadna, by a chromosome's own number"]
+            lines += _describe(shared)
+        return lines
 
     def _verdict(self) -> list[str]:
-        unknown = (
-            f"{len(self.unknown):,} contigs are homologous to nothing known "
-            f"({first_of(self.unknown, _SHOWN)}): whether they match others cannot be told"
-        )
-        lines = [f"Warning: {unknown}"] if self.unknown else []
+        lines = []
+        if self.unknown:
+            lines.append(
+                f"Warning: {len(self.unknown):,} contigs are homologous to nothing known "
+                f"({first_of(self.unknown, _SHOWN)}): whether they match others cannot be told"
+            )
         if self.shared and not self.leaks:
             names = ", ".join(self.shared)
             return [*lines, f"The BED divides homologues of human {names}: look at its rows"]
@@ -113,12 +114,6 @@ class SpeciesCheck:
         if self.matches:
             lines.append("No chromosome is homologous to one of another split.")
         return lines
-
-    def _published_lines(self) -> list[str]:
-        shared = _shared(self.published)
-        if not shared or self.config.split == "hyenadna":
-            return []
-        return ["", "As published: hyenadna, by a chromosome's own number", *_describe(shared)]
 
 
 def check_species(genome: Genome, config: SpeciesConfig) -> SpeciesCheck:

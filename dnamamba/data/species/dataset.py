@@ -4,7 +4,6 @@ Which window is sample i of epoch e is a pure function of (seed, e, i), by hashe
 test windows are drawn once, by keys of their own, and stay.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,22 +13,20 @@ import torch
 from numpy.typing import NDArray
 
 from dnamamba.configs import require_choice, require_range, require_seed
-from dnamamba.data.augment import check_mutation_rate, substitute_each
+from dnamamba.data.augment import check_mutation_rate, substitute_rows
 from dnamamba.data.batches import Examples, by_epoch
 from dnamamba.data.hashing import U64, hash_u64
 from dnamamba.data.ranges import ContigLine, Ints, Runs
 from dnamamba.data.species.homology import HELD_OUT, published_split, split_by_homology, to_human
 from dnamamba.data.species.sampler import WindowSampler, starts_within_limit, weigh_contigs
-from dnamamba.data.splits import SplitConfig, Splits, describe_warnings, keep_apart, resolve_splits
-from dnamamba.data.windows import index_intervals
+from dnamamba.data.splits import SplitConfig, Splits, data_warnings, keep_apart, resolve_splits
 from dnamamba.data_prep.genomes.genome import Genome, open_labelled_genomes
-from dnamamba.data_prep.genomes.statistics import foreign_letters
 from dnamamba.errors import InputError
 from dnamamba.files import first_of
 from dnamamba.intervals import Interval, Split
 from dnamamba.runtime import logger
 from dnamamba.task import Task
-from dnamamba.tokenizer import SOFT_MASK_BIT, Codes, reverse_complement
+from dnamamba.tokenizer import SOFT_MASK_BIT, reverse_complement
 
 SpeciesSplit = Literal["homology", "hyenadna", "contigs", "bed"]
 ChromosomeWeights = Literal["uniform", "length", "callable"]
@@ -37,7 +34,6 @@ ChromosomeWeights = Literal["uniform", "length", "callable"]
 PAPER_EPOCH = 1024 * 64
 """Samples in an epoch of the Mamba paper: 1,024 steps of 64 windows."""
 
-_FIRST_WARMUP = 1 << 14
 # Keys of independent random draws.
 _SPECIES, _CONTIG, _START, _STRAND, _MUTATIONS = 11, 12, 13, 14, 15
 _EVALUATION = {Split.VALID: 21, Split.TEST: 22}
@@ -115,7 +111,11 @@ class SpeciesConfig:
     def __post_init__(self) -> None:
         require_choice("split", self.split, SpeciesSplit)
         require_choice("chromosomes", self.chromosomes, ChromosomeWeights)
-        self._check_species()
+        if len(set(self.labels)) != len(self.labels):
+            raise InputError(
+                f"species must have different names, got {', '.join(self.labels)}; name several "
+                "files of one species together: label=a.fa,b.fa"
+            )
         self._check_split()
         require_range("windows", min((self.seq_len, *self.warmup_lengths)), 2, unit="bases")
         if longer := [size for size in self.warmup_lengths if size > self.seq_len]:
@@ -128,23 +128,17 @@ class SpeciesConfig:
         require_range("n_eval", self.n_eval, len(self.species), unit="windows, one of each species")
         require_seed(self.seed, "data seed")
 
-    def _check_species(self) -> None:
-        if len(set(self.labels)) != len(self.labels):
-            raise InputError(
-                f"species need different names, got {', '.join(self.labels)}; name several files "
-                "of one species together: label=a.fa,b.fa"
-            )
-
     def _check_split(self) -> None:
         contigs = bool(self.valid_contigs or self.test_contigs)
         if contigs != (self.split == "contigs"):
             raise InputError(
-                f"contigs held out belong to the split 'contigs', got the split {self.split!r} and "
-                f"{'some' if contigs else 'no'} contigs (--split contigs --valid-contigs NAMES)"
+                "the split 'contigs' alone needs contigs to hold out, got the split "
+                f"{self.split!r} and {'some' if contigs else 'no'} contigs (--split contigs "
+                "--valid-contigs NAMES)"
             )
         if (self.bed is not None) != (self.split == "bed"):
             raise InputError(
-                f"a BED belongs to the split 'bed', got the split {self.split!r} and "
+                f"the split 'bed' alone needs a BED, got the split {self.split!r} and "
                 f"{'no BED' if self.bed is None else self.bed} (--split bed --bed FILE)"
             )
 
@@ -156,10 +150,7 @@ class SpeciesConfig:
 
 def warmup_lengths(seq_len: int) -> tuple[int, ...]:
     """The paper's lengths of the first epochs: 2^14, 2^15, ... below seq_len, in bases."""
-    lengths = itertools.takewhile(
-        lambda size: size < seq_len, (_FIRST_WARMUP << n for n in itertools.count())
-    )
-    return tuple(lengths)
+    return tuple(1 << n for n in range(14, (seq_len - 1).bit_length()))
 
 
 def open_species(config: SpeciesConfig) -> Genome:
@@ -209,7 +200,11 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
         self.task = task
         self.seq_len = config.seq_len
         self.n_examples = config.epoch_size if split is Split.TRAIN else config.n_eval
-        self._names = list(genome.contigs)
+        self._line = ContigLine(genome.contigs)
+        self._names = self._line.names
+        number = {label: n for n, label in enumerate(config.labels)}
+        species = [number[name.partition("/")[0]] for name in self._names]
+        self._species_of_contig = np.array(species, np.int64)
         self._targets = np.array(task.indices(config.labels, "--species"), np.int64)
         self._samplers = self._build_samplers(resolve_species_splits(genome.contigs, config))
 
@@ -259,20 +254,16 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
         for row, (contig, start) in enumerate(zip(contigs.tolist(), starts.tolist(), strict=True)):
             window = read(names[contig], start, start + size)
             np.bitwise_and(window, _UPPER_CASE, out=codes[row])
+        for row in np.flatnonzero(self._is_reverse(epoch, i)).tolist():
+            codes[row] = reverse_complement(codes[row])
         if self.split is Split.TRAIN:
-            self._augment(codes, epoch, i)
+            keys = self._hash(i, epoch, _MUTATIONS).tolist()
+            substitute_rows(codes, self.config.mutation_rate, keys)
         return Examples(
             torch.from_numpy(codes),
             torch.full((len(i),), size),
             torch.from_numpy(self._targets[species]),
         )
-
-    def _augment(self, codes: Codes, epoch: int, i: Ints) -> None:
-        """Reverse and substitute in training windows (B, L), in place."""
-        for row in np.flatnonzero(self._is_reverse(epoch, i)).tolist():
-            codes[row] = reverse_complement(codes[row])
-        keys = self._hash(i, epoch, _MUTATIONS).tolist()
-        substitute_each(codes, self.config.mutation_rate, keys)
 
     def _is_reverse(self, epoch: int, i: Ints) -> NDArray[np.bool_]:
         """Which windows are read from the reverse strand."""
@@ -299,43 +290,34 @@ class SpeciesDataset(torch.utils.data.Dataset[Examples]):
 
     def _build_samplers(self, splits: Splits) -> dict[int, WindowSampler]:
         """A sampler for each length of windows."""
-        genome, config = self.genome, self.config
-        line = ContigLine(genome.contigs.values())
-        stretches = line.place(*index_intervals(splits[self.split], self._names).T)
-        n_runs = line.join({i: genome.n_runs(name) for i, name in enumerate(self._names)})
+        config, line = self.config, self._line
+        stretches = line.lay_intervals(splits[self.split])
+        n_runs = line.join({i: self.genome.n_runs(name) for i, name in enumerate(line.names)})
         weights = weigh_contigs(config.chromosomes, stretches, n_runs, line)
-        groups = self._species_of_contigs()
         warmup = config.warmup_lengths if self.split is Split.TRAIN else ()
         found = {}
         for size in {*warmup, config.seq_len}:
             most = int(config.max_n_fraction * size)
             starts = starts_within_limit(stretches, n_runs, size, most)
-            found[size] = WindowSampler(starts, line, groups, weights)
-            self._require_all_species(found[size], stretches, line, size)
+            found[size] = WindowSampler(starts, line, self._species_of_contig, weights)
+            self._require_all_species(found[size], stretches, size)
         return found
 
-    def _species_of_contigs(self) -> NDArray[np.int64]:
-        number = {label: n for n, label in enumerate(self.config.labels)}
-        return np.array([number[name.partition("/")[0]] for name in self._names], np.int64)
-
-    def _require_all_species(
-        self, sampler: WindowSampler, stretches: Runs, line: ContigLine, size: int
-    ) -> None:
+    def _require_all_species(self, sampler: WindowSampler, stretches: Runs, size: int) -> None:
         missing = set(range(len(self.config.labels))) - set(sampler.groups.tolist())
         if not missing:
             return
         species = min(missing)
         label = self.config.labels[species]
-        own = np.flatnonzero(self._species_of_contigs() == species)
-        mine = np.isin(line.contigs_of(stretches), own)
-        if mine.any():
-            longest = int((stretches[mine, 1] - stretches[mine, 0]).max())
+        own = stretches[self._species_of_contig[self._line.contigs_of(stretches)] == species]
+        if len(own):
+            longest = int((own[:, 1] - own[:, 0]).max())
             raise InputError(
                 f"{label} has no {self.split} window of {size:,} bases (its longest stretch for "
                 f"it has {longest:,}, and at most {self.config.max_n_fraction:.0%} of a window may "
                 "be N): use a shorter --seq-len, hold out other contigs, or leave the species out"
             )
-        names = [self._names[i] for i in own]
+        names = [self._names[i] for i in np.flatnonzero(self._species_of_contig == species)]
         raise InputError(
             f"{label} has nothing for {self.split} by the {self.config.split} split"
             f"{_held_out(self.config.split, self.split, names)}; its contigs are "
@@ -364,11 +346,9 @@ def build_species_datasets(genome: Genome, config: SpeciesConfig) -> dict[Split,
 
 
 def species_warnings(genome: Genome, config: SpeciesConfig) -> list[str]:
-    """Sentences about data that is allowed but hardly meant: letters that are not DNA, and BED rows
-    of missing contigs."""
-    letters = foreign_letters(genome.statistics())
-    found = describe_warnings(SplitConfig(bed=config.bed), genome.contigs) if config.bed else []
-    return found if letters is None else [f"the genomes: {letters}", *found]
+    """splits.data_warnings of the genomes, which are never divided by fraction."""
+    splits = SplitConfig(bed=config.bed, valid_fraction=0, test_fraction=0)
+    return data_warnings(genome, splits)
 
 
 def _held_out(rule: SpeciesSplit, split: Split, contigs: Sequence[str]) -> str:

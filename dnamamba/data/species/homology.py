@@ -39,23 +39,17 @@ _OWN_NAME = re.compile(r"(?:chr)?(\d{1,2}[AB]?|X|Y)(?:(?:_\w+)?_hsa\w+)?", re.IG
 
 def to_human(contigs: Iterable[str]) -> dict[str, tuple[str, ...] | None]:
     """`label/contig` -> the human chromosomes it is homologous to; None if not known."""
-    names = list(contigs)
+    label_of = {name: name.partition("/")[0] for name in contigs}
     by_label: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        by_label[name.partition("/")[0]].append(name)
+    for name, label in label_of.items():
+        by_label[label].append(name)
     numbering = {label: numbering_of(label, own) for label, own in by_label.items()}
-    return {
-        name: homologues(label, name, numbering[label])
-        for name in names
-        for label in [name.partition("/")[0]]
-    }
+    return {name: homologues(label, name, numbering[label]) for name, label in label_of.items()}
 
 
 def split_by_homology(homologues: tuple[str, ...] | None) -> Split | None:
     """The split of all of a contig's human chromosomes; None if they differ or are not known."""
-    if not homologues:
-        return None
-    splits = {_split_of_human(chromosome) for chromosome in homologues}
+    splits = {_split_of_human(chromosome) for chromosome in homologues or ()}
     return splits.pop() if len(splits) == 1 else None
 
 

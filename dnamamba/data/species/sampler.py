@@ -11,9 +11,8 @@ from dnamamba.data.ranges import ContigLine, Ints, Runs, bases_within, count_bas
 
 
 def starts_within_limit(stretches: Runs, covered: Runs, size: int, most: int) -> Runs:
-    """Starts, as merged ranges, of the windows of `size` bases inside a range of `stretches` that
-    have at most `most` bases in `covered`; both are merged.
-    """
+    """Starts, as merged ranges, of windows of `size` bases inside a range of `stretches`, with at
+    most `most` bases in `covered`. Both sets are merged."""
     ranges = stretches + np.array([0, 1 - size])
     ranges = ranges[ranges[:, 1] > ranges[:, 0]]
     if not len(ranges):
