@@ -10,6 +10,7 @@ import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dnamamba.errors import InputError
+from dnamamba.files import is_number
 
 T = TypeVar("T")
 
@@ -118,6 +119,41 @@ def require_choice(name: str, value: object, choices: Any) -> None:
     """Raise InputError unless a setting has one of the values of a Literal type."""
     if value not in get_args(choices):
         raise InputError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+
+
+def require_whole(name: str, value: object, least: int = 1) -> int:
+    """The value. Raises InputError unless it is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+    return value
+
+
+def require_number(name: str, value: Any, above: float = -math.inf) -> float:
+    """The value. Raises InputError unless it is a finite number > above."""
+    if not is_number(value) or value <= above:
+        limit = "" if above == -math.inf else f" > {above:g}"
+        raise InputError(f"{name} must be a finite number{limit}, got {value!r}")
+    return float(value)
+
+
+def require_fields(config: Any) -> None:
+    """Check a dataclass by the types of its fields: int is a whole number >= 1, float a finite
+    number, Literal one of its values. Raises InputError naming class and field."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        name, value = f"{type(config).__name__}: {field.name}", getattr(config, field.name)
+        hint = hints[field.name]
+        is_union = get_origin(hint) in (Union, types.UnionType)
+        choices = get_args(hint) if is_union else (hint,)
+        literals = [choice for choice in choices if get_origin(choice) is Literal]
+        if value is None and type(None) in choices:
+            continue
+        if int in choices and not any(value in get_args(literal) for literal in literals):
+            require_whole(name, value)
+        elif float in choices:
+            require_number(name, value)
+        elif literals and int not in choices:
+            require_choice(name, value, literals[0])
 
 
 def require_range(

@@ -129,7 +129,7 @@ def test_a_models_config_decides_what_is_left_open_and_survives_json():
         ({"n_heads": 3, "d_head": None}, "d_model 8 must be a multiple of n_heads 3, or give d_he"),
         ({"n_kv_heads": 3}, "n_heads 4 must be a multiple of n_kv_heads 3"),
         ({"d_head": 5}, "d_head 5 must be even"),
-        ({"rope_theta": -1.0}, "rope_theta must be > 0, got -1.0"),
+        ({"rope_theta": -1.0}, "rope_theta must be a finite number > 0, got -1.0"),
         ({"window": 5}, "unknown setting 'window'"),
     ],
 )
@@ -439,10 +439,10 @@ def test_a_state_holds_no_more_memory_than_its_numbers():
 
 def test_attention_that_is_not_causal_carries_no_state():
     mixer, x = build_mixer(is_causal=False), draw(1, 3, 8)
-    with pytest.raises(InputError, match=r"no state to go on from: give the whole sequence"):
+    with pytest.raises(InputError, match=r"no state to go on from: give whole sequences"):
         mixer(x, return_state=True)
     state = AttentionState(draw(1, 2, 2, 2), draw(1, 2, 2, 2))
-    with pytest.raises(InputError, match=r"no state to go on from: give the whole sequence"):
+    with pytest.raises(InputError, match=r"no state to go on from: give whole sequences"):
         mixer(x, state)
 
 

@@ -135,10 +135,10 @@ def test_under_autocast():
 
 def test_a_state_is_refused():
     mixer = build_mixer(VARIANTS[0])
-    with pytest.raises(InputError, match="reads in both directions has no state"):
+    with pytest.raises(InputError, match="no state to go on from"):
         mixer(draw(1, 3, 8), return_state=True)
     model = DnaModel(ModelConfig(d_model=8, n_layers=1, mixer=VARIANTS[0]))
-    with pytest.raises(InputError, match="sees the whole sequence at once, so there is no state"):
+    with pytest.raises(InputError, match="no state to go on from: it reads in both directions"):
         model(torch.zeros(1, 3, dtype=torch.int64), return_state=True)
 
 

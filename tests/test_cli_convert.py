@@ -497,12 +497,12 @@ EPS_NAMES = {
 def test_what_norms_add_is_a_number_above_0(kind, value, refuse):
     settings, weights = settings_and_weights(kind)
     write_folder(weights, {**settings, EPS_NAMES[kind]: value})
-    assert f"{EPS_NAMES[kind]} must be a number > 0, got " in refuse("theirs")
+    assert f"{EPS_NAMES[kind]} must be a finite number > 0, got " in refuse("theirs")
 
 
 ODD_SETTINGS = [
     ("mamba", {"residual_in_fp32": "x"}, "residual_in_fp32 must be true or false, got 'x'"),
-    ("mamba", {"time_step_min": [1]}, "time_step_min must be a number, got [1]"),
+    ("mamba", {"time_step_min": [1]}, "time_step_min must be a finite number, got [1]"),
     ("mamba", {"dnamamba": {"vocab_size": "x"}}, "vocab_size must be a whole number >= 1"),
     ("state-spaces", {"ssm_cfg": 3}, "ssm_cfg must be a JSON object, got 3"),
     (
@@ -514,12 +514,12 @@ ODD_SETTINGS = [
     ("mamba2", {"time_step_limit": 3}, "time_step_limit must be two numbers, got 3"),
     ("llama", {"rope_scaling": [1]}, "rope_scaling must be a JSON object, got [1]"),
     ("llama", {"rope_parameters": "x"}, "rope_parameters must be a JSON object, got 'x'"),
-    ("llama", {"rope_theta": [1]}, "rope_theta must be a number, got [1]"),
+    ("llama", {"rope_theta": [1]}, "rope_theta must be a finite number, got [1]"),
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not read"),
     ("llama", {"mlp_bias": True}, "mlp_bias is True, expected False"),
     ("llama", {"attention_bias": True}, "attention_bias is True, expected False"),
-    ("hyenadna", {"layer": {"shift": "x"}}, "shift must be a number, got 'x'"),
-    ("hyenadna", {"shift": [1]}, "shift must be a number, got [1]"),
+    ("hyenadna", {"layer": {"shift": "x"}}, "shift must be a finite number, got 'x'"),
+    ("hyenadna", {"shift": [1]}, "shift must be a finite number, got [1]"),
     ("hyenadna", {"layer": 3}, "layer must be a JSON object, got 3"),
     ("hyenadna", {"layer": {"l_max": 400}}, "l_max is 400, expected 300"),
     ("hyenadna", {"layer": {"l_max": -1}}, "l_max is -1, expected 300"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnamamba.configs import from_dict, to_dict
+from dnamamba.configs import from_dict, require_fields, to_dict
 from dnamamba.data.splits import SplitConfig
 from dnamamba.data.window_dataset import DataConfig
 from dnamamba.data.windows import WindowConfig
@@ -138,3 +138,30 @@ class Board:
 def test_a_class_may_read_and_write_itself():
     assert to_dict(Board(grid=Grid(9))) == {"grid": {"side": 3}}
     assert from_dict(Board, {"grid": {"side": 3}}) == Board(grid=Grid(9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    width: int = 4
+    rank: int | Literal["auto"] = "auto"
+    scale: float | None = None
+    rule: Literal["add", "multiply"] = "add"
+
+    def __post_init__(self) -> None:
+        require_fields(self)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": 0}, "Layer: width must be a whole number >= 1, got 0"),
+        ({"width": True}, "Layer: width must be a whole number >= 1, got True"),
+        ({"rank": "big"}, "Layer: rank must be a whole number >= 1, got 'big'"),
+        ({"scale": float("inf")}, "Layer: scale must be a finite number, got inf"),
+        ({"rule": "mean"}, "Layer: rule must be one of add, multiply, got 'mean'"),
+    ],
+)
+def test_a_field_that_is_not_of_its_type_is_refused(values, message):
+    assert Layer(rank=3, scale=0.5, rule="multiply").rank == 3
+    with pytest.raises(InputError, match=message):
+        Layer(**values)

@@ -263,9 +263,9 @@ def test_it_learns_to_repeat_what_it_saw():
 
 def test_a_state_is_refused():
     model = build_tiny()
-    with pytest.raises(InputError, match=r"carries no state .* Give whole sequences"):
+    with pytest.raises(InputError, match=r"no state to go on from: .* give whole sequences"):
         model(draw_ids(), return_state=True)
-    with pytest.raises(InputError, match="carries no state"):
+    with pytest.raises(InputError, match="carry no state"):
         model(draw_ids(), state=[(torch.zeros(1),), (torch.zeros(1),)])
 
 

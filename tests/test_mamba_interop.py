@@ -337,9 +337,17 @@ def test_what_a_layout_cannot_hold_is_not_written(name):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("huggingface-mamba2", {"norm_before_gate": True}, "always norms what is gated"),
+        (
+            "huggingface-mamba2",
+            {"norm_before_gate": True},
+            "gate is True: Hugging Face",
+        ),
         ("huggingface-mamba2", {"norm_eps": 0.1}, "norm_eps is 1e-05 in blocks and 0.1 in mixers"),
-        ("state-spaces-mamba2", {"norm_eps": 0.1}, "the gated norm's norm_eps is 0.1: state-spa"),
+        (
+            "state-spaces-mamba2",
+            {"norm_eps": 0.1},
+            "the mixers. norm_eps is 0.1",
+        ),
     ],
 )
 def test_mamba2_variants_that_a_layout_cannot_hold_are_not_written(name, changes, message):

@@ -106,7 +106,7 @@ def test_config_resolves_dt_rank_and_survives_json():
         ({"mixer": {"kind": "mamba", "states": 3}}, "unknown setting 'states'"),
         ({"mixer": {"kind": "lstm"}}, "expected one of mamba, .*, got 'lstm'"),
         ({"mixer": {"kind": ["x"]}}, "expected one of mamba, "),
-        ({"norm_eps": 0.0}, "norm_eps must be > 0, got 0.0"),
+        ({"norm_eps": 0.0}, "norm_eps must be a finite number > 0, got 0.0"),
         ({"norm_eps": float("nan")}, "norm_eps must be a finite number, got nan"),
         (
             {"mixer": {"kind": "hyena", "shift": float("inf")}},

@@ -162,7 +162,7 @@ def test_it_is_never_causal_and_has_no_state():
     model = build(MambaConfig(d_state=4))
     assert not model.is_causal
     assert DnaModel(ModelConfig(d_model=8, n_layers=1)).is_causal
-    with pytest.raises(InputError, match="take a causal model of one strand"):
+    with pytest.raises(InputError, match="no state to go on from: it reads in both"):
         model(draw_ids(1, 3), return_state=True)
 
 

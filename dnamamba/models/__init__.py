@@ -2,16 +2,13 @@
 
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.models.config import ModelConfig, count_flops, count_parameters
-from dnamamba.models.interop import (
-    from_caduceus,
-    from_huggingface_llama,
+from dnamamba.models.interop.caduceus import from_caduceus, to_caduceus
+from dnamamba.models.interop.hyena import from_hyenadna, to_hyenadna
+from dnamamba.models.interop.llama import from_huggingface_llama, to_huggingface_llama
+from dnamamba.models.interop.mamba import (
     from_huggingface_mamba,
-    from_hyenadna,
     from_state_spaces,
-    to_caduceus,
-    to_huggingface_llama,
     to_huggingface_mamba,
-    to_hyenadna,
 )
 from dnamamba.models.language_model import DnaModel, no_weight_decay_names
 from dnamamba.models.layers import MlpConfig

@@ -15,15 +15,11 @@ from dnamamba.models.recompute import Recompute, run_block
 EMBEDDING_STD = 0.02
 
 LayerStates = tuple[MixerState, ...]
-"""State of each block's mixer after some tokens, first block first."""
 
 
 class Block(nn.Module):
-    """Add to the residual stream, norm, mix, and the same again with the MLP if there is one.
-
-    The stream is in float32 if the config says so. An output is added when the next norm reads the
-    stream: one pass over memory for both.
-    """
+    """Add to the residual stream, norm, mix, and the same with the MLP if there is one. An output
+    is added when the next norm reads the stream: one pass over memory for both."""
 
     def __init__(self, config: ModelConfig, mixer: MixerConfig) -> None:
         super().__init__()
@@ -42,8 +38,8 @@ class Block(nn.Module):
         return_state: bool = False,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, MixerState | None]:
-        """x: (B, L, D), to be added to the stream; the stream itself if residual is None. mask:
-        (B, L) bool, False at padding; only mixers that read both directions see it.
+        """x: (B, L, D), to be added to the stream; the stream itself if residual is None. mask: (B,
+        L) bool, False at padding; only mixers that read both directions see it.
 
         Returns what is to be added next, the stream without it and, if asked for, the mixer's
         state.
@@ -76,11 +72,10 @@ class Backbone(nn.Module):
         recompute: Recompute = "nothing",
         mask: Tensor | None = None,
     ) -> tuple[Tensor, LayerStates]:
-        """token_ids: (B, L), any integer dtype. states: after the tokens before, one a block.
-        mask: (B, L) bool, False at padding on the right. recompute: see recompute.py.
+        """token_ids: (B, L), any integer dtype. states: after the tokens before, one a block. mask:
+        (B, L) bool, False at padding on the right. recompute: see recompute.py.
 
-        Returns the hidden states after the final norm and the blocks' states (none unless asked
-        for).
+        Returns the hidden states after the final norm and, if asked for, the blocks' states.
         """
         x, residual, after, _ = self._run_blocks(
             token_ids, len(self.layers), (), states, return_states, mask, recompute
@@ -88,7 +83,6 @@ class Backbone(nn.Module):
         return self.norm_f(x, residual, self.residual_in_fp32)[0], after
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """The residual stream before the first block (B, L, D)."""
         return self.embedding(token_ids)
 
     def hidden_states(self, token_ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
@@ -103,8 +97,8 @@ class Backbone(nn.Module):
         states: Sequence[MixerState] | None = None,
         return_states: bool = False,
     ) -> tuple[list[Tensor], LayerStates]:
-        """`hidden_states` at the given indices from 0, and the states of the blocks run for them
-        (none unless asked for). Arguments as in `forward`."""
+        """`hidden_states` at the given indices from 0 and, if asked for, the states of the blocks
+        run. Arguments as in `forward`."""
         x, residual, after, found = self._run_blocks(
             token_ids, self.count_blocks(layers), layers, states, return_states, mask
         )
@@ -123,8 +117,8 @@ class Backbone(nn.Module):
         mask: Tensor | None,
         recompute: Recompute = "nothing",
     ) -> tuple[Tensor, Tensor | None, LayerStates, dict[int, Tensor]]:
-        """The first blocks: the last output, the stream before it, states, and the stream at the
-        indices kept."""
+        """The first blocks: last output, stream before it, states, and the stream at the indices
+        kept."""
         x, residual = self.embed(token_ids), None
         after: list[MixerState] = []
         found: dict[int, Tensor] = {}

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dnamamba.configs import from_dict, to_dict
+from dnamamba.configs import from_dict, require_fields, to_dict
 from dnamamba.errors import InputError
 from dnamamba.metrics.task_kinds import task_kind
-from dnamamba.models.checks import check_choice, check_positive
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.layers import initialise_projection
@@ -36,8 +35,7 @@ class HeadConfig:
 
     pool: Pool | None = None
     """Hidden state of the last or the first base, or the mean or maximum of each channel over all
-    bases. None: `last` for a causal model, else `mean`, filled in by `DnaClassifier`. A per_base
-    task has none."""
+    bases. None: `last` for a causal model, else `mean`. A per_base task has none."""
 
     dropout: float = 0.0
     """Share of the features dropped before the head in training."""
@@ -49,22 +47,19 @@ class HeadConfig:
     """As many as target_means."""
 
     averages_strands: bool = False
-    """Whether it was chosen and judged by the mean of what it says of both strands."""
+    """Whether it was chosen and evaluated by the mean over both strands."""
 
     trained_seq_len: int | None = None
     """Longest training sequence in bases; None: unknown."""
 
     def __post_init__(self) -> None:
-        if self.pool is not None:
-            check_choice("HeadConfig", "pool", self.pool, POOLS)
-            if self.task.per_base:
-                raise InputError(
-                    f"HeadConfig: a per_base task takes no pool, got {self.pool!r}: leave it out"
-                )
         if not 0 <= self.dropout < 1:
             raise InputError(f"HeadConfig: dropout must be >= 0 and < 1, got {self.dropout}")
-        if self.trained_seq_len is not None:
-            check_positive("HeadConfig", "trained_seq_len", self.trained_seq_len)
+        require_fields(self)
+        if self.pool is not None and self.task.per_base:
+            raise InputError(
+                f"HeadConfig: a per_base task takes no pool, got {self.pool!r}: leave it out"
+            )
         self._check_targets()
 
     def _check_targets(self) -> None:
@@ -98,11 +93,8 @@ class HeadConfig:
 class DnaClassifier(SavedModel):
     """Token ids (B, L) to scores: (B, C) for a sequence's task, (B, L, C) for a per_base one.
 
-    Scores are logits of the task's labels, or the (standardised) numbers of a regression; `predict`
-    gives probabilities and numbers.
-
-    model: the language model; its own head is not used and does not learn. head: one linear layer,
-    always computed in float32 (float64 if it is). head_config: with the pool filled in.
+    Scores are logits of the task's labels, or (standardised) numbers of a regression. model: the
+    language model, whose own head is unused. head: a linear layer in float32 (float64 if it is).
     """
 
     _target_means: Tensor
@@ -134,11 +126,8 @@ class DnaClassifier(SavedModel):
 
     @classmethod
     def from_language_model(cls, source: DnaModel | str | Path, head: HeadConfig) -> Self:
-        """A new head on a copy of a pretrained model, in training mode.
-
-        source: a model, or anything that `DnaModel.from_pretrained` reads, whose errors it raises.
-        Float32, on the model's device.
-        """
+        """A new head on a copy of a pretrained model, in training mode, float32, on the model's
+        device. source: a model, or what `DnaModel.from_pretrained` reads, with its errors."""
         model = source if isinstance(source, DnaModel) else DnaModel.from_pretrained(source)
         classifier = cls(model.config, head)
         classifier.model.load_state_dict(model.state_dict())
@@ -147,21 +136,16 @@ class DnaClassifier(SavedModel):
     def forward(
         self, token_ids: Tensor, lengths: Tensor | None = None, recompute: Recompute = "nothing"
     ) -> Tensor:
-        """token_ids: (B, L), any integer dtype, without soft-mask (code & TOKEN_MASK).
-
-        lengths, recompute: as in `DnaModel.forward`; a per_base task's scores at padding are
-        undefined.
-
-        Returns scores (B, C) or (B, L, C), float32. Raises ValueError for ids or lengths of another
-        shape or dtype, InputError for more tokens than a Hyena's filters were made for.
-        """
+        """token_ids: (B, L), any integer dtype, without soft-mask (code & TOKEN_MASK). lengths,
+        recompute, errors: as in `DnaModel.forward`. Returns scores (B, C) or (B, L, C), float32;
+        those at padding are undefined."""
         hidden_share = self.head_config.dropout if self.training else 0.0
         return self._score(self.features(token_ids, lengths, recompute), hidden_share)
 
     def features(
         self, token_ids: Tensor, lengths: Tensor | None = None, recompute: Recompute = "nothing"
     ) -> Tensor:
-        """Input of the head: (B, D), or (B, L, D) for a per_base task, float32; see `forward`."""
+        """Input of the head: (B, D), or (B, L, D) for a per_base task, float32."""
         hidden = self.model.embed(token_ids, lengths, recompute)
         pool = self.head_config.pool
         if pool is None:
@@ -171,14 +155,12 @@ class DnaClassifier(SavedModel):
     @torch.no_grad()
     def predict(self, token_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Probabilities that sum to 1 over the labels (multiclass, per_base) or of each label
-        (multilabel), or numbers in the table's units (regression).
-
-        Shapes and errors as `forward`; without gradients and dropout.
+        (multilabel), or numbers in the table's units (regression). Shapes and errors as `forward`.
         """
         return self.interpret(self._score(self.features(token_ids, lengths)))
 
     def interpret(self, scores: Tensor) -> Tensor:
-        """Probabilities or numbers, as from `predict`, of `forward`'s scores."""
+        """`predict`'s result from `forward`'s scores."""
         values = task_kind(self.task).scores(scores)
         if not self.task.has_numbers:
             return values
@@ -196,11 +178,10 @@ class DnaClassifier(SavedModel):
     def scale_features(
         self, means: NDArray[Any], scales: NDArray[Any], *, keeps_answers: bool = False
     ) -> None:
-        """Standardise the head's features from now on: means and scales (D,), scales > 0.
+        """Standardise the head's features: means and scales (D,), scales > 0.
 
-        Sequences' means over thousands of bases differ far less than they share, so a head on raw
-        features hardly learns. keeps_answers: change the weights so that outputs stay the same, as
-        for a trained head; a newly drawn one keeps its weights.
+        Means over thousands of bases differ far less than they share, so a head on raw features
+        hardly learns. keeps_answers: change the weights so that outputs stay the same.
         """
         old_means, old_scales = self.feature_means.clone(), self.feature_scales.clone()
         self.feature_means.copy_(torch.tensor(means))
@@ -221,8 +202,8 @@ class DnaClassifier(SavedModel):
             own.copy_(torch.tensor(given))
 
     def adopt_head(self, other: "DnaClassifier") -> bool:
-        """Copy the head of a classifier of the same task and pool; returns whether it did. Not of a
-        regression, whose units are its table's."""
+        """Copy the head of a classifier of the same task and pool, but no regression; returns
+        whether it did."""
         own, theirs = self.head_config, other.head_config
         if own.task != theirs.task or own.pool != theirs.pool or own.task.has_numbers:
             return False
@@ -259,10 +240,8 @@ class DnaClassifier(SavedModel):
 
 
 def pool_hidden(hidden: Tensor, pool: Pool, lengths: Tensor | None = None) -> Tensor:
-    """Hidden states (B, L, D) to one vector a row (B, D), float32 (float64 if they are).
-
-    lengths: (B,), any integer dtype, real positions of each row; None: all.
-    """
+    """Hidden states (B, L, D) to one vector a row (B, D), float32 (float64 if they are). lengths:
+    (B,), real positions of each row; None: all."""
     dtype, seq_len = _wide(hidden), hidden.shape[1]
     if pool == "first":
         return hidden[:, 0].to(dtype)

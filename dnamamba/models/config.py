@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from dnamamba.configs import OMIT_DEFAULT
+from dnamamba.configs import OMIT_DEFAULT, require_fields, require_number
 from dnamamba.errors import InputError
-from dnamamba.models.checks import check_above_zero, check_choice, check_positive
 from dnamamba.models.layers import MlpConfig
 from dnamamba.models.mixers.mamba import MambaConfig
 from dnamamba.models.mixers.protocol import MixerConfig
@@ -42,30 +41,28 @@ class ModelConfig:
     """Whether the head's weight is the embedding's."""
 
     mixer: MixerConfig | None = field(default=None, metadata=OMIT_DEFAULT)
-    """Mixer of every block, open sizes (dt_rank, d_head) filled in; None means MambaConfig(), or
-    that `layers` is given."""
+    """Mixer of every block, open sizes (dt_rank, d_head) filled in; None: MambaConfig(), or
+    `layers`."""
 
     layers: tuple[MixerConfig, ...] = field(default=(), metadata=OMIT_DEFAULT)
-    """Mixers of a hybrid, instead of `mixer`: a pattern that is repeated, and cut off, to n_layers
-    blocks. A pattern of equal mixers becomes `mixer`, and `layers` is empty."""
+    """Mixers of a hybrid, instead of `mixer`: a pattern repeated, and cut off, to n_layers blocks.
+    A pattern of equal mixers becomes `mixer`."""
 
     mlp: MlpConfig | None = None
     """What follows each mixer; Mamba's blocks have none."""
 
     strands: Literal["one", "both"] = "one"
-    """both: the blocks run on the tokens and, with the same weights, on their reverse complement;
-    the logits of the other strand are the same, complemented (Caduceus-PS, arXiv 2403.03234)."""
+    """both: the blocks run on the tokens and, with the same weights, on their reverse complement,
+    whose logits are the same, complemented (Caduceus-PS, arXiv 2403.03234)."""
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "n_layers", "vocab_size", "padded_vocab_size"):
-            check_positive("ModelConfig", name, getattr(self, name))
+        require_fields(self)
+        require_number("ModelConfig: norm_eps", self.norm_eps, above=0)
         if self.padded_vocab_size < self.vocab_size:
             raise InputError(
                 f"ModelConfig: padded_vocab_size {self.padded_vocab_size} must be at least "
                 f"vocab_size {self.vocab_size}"
             )
-        check_above_zero("ModelConfig", "norm_eps", self.norm_eps)
-        check_choice("ModelConfig", "strands", self.strands, ("one", "both"))
         has_complements = self.vocab_size > LAST_BASE_ID
         has_complements &= self.padded_vocab_size <= COMPLEMENT_TABLE.size
         if self.strands == "both" and not has_complements:
@@ -96,7 +93,7 @@ class ModelConfig:
 
     @property
     def mixers(self) -> tuple[MixerConfig, ...]:
-        """The mixer of each block, n_layers of them."""
+        """The mixer of each block."""
         pattern = self.layers or (self.mixer or MambaConfig(),)
         return tuple(pattern[index % len(pattern)] for index in range(self.n_layers))
 
@@ -112,8 +109,8 @@ class ModelConfig:
 
     @property
     def is_causal(self) -> bool:
-        """Whether an output depends only on the tokens up to its position: only then can the next
-        token be learned, and only then can there be a state to go on from."""
+        """Whether an output depends only on the tokens up to its position, so that the next token
+        can be learned and a state exists."""
         reads_ahead = any(mixer.reads_both_directions for mixer in self.mixers)
         return self.strands == "one" and not reads_ahead
 
@@ -133,8 +130,8 @@ def count_flops(config: ModelConfig, seq_len: int) -> int:
     """Floating point operations of a forward pass over one sequence, logits included, in closed
     form. A multiply-add is 2; a backward pass takes about twice as many.
 
-    Matrix products, convolutions, scans and attention count (causal attention by the pairs of
-    positions that see each other); norms, activations, gates and biases do not.
+    Matrix products, convolutions, scans and attention count (causal attention by the pairs that see
+    each other); norms, activations, gates and biases do not.
     """
     weights = config.padded_vocab_size * config.d_model
     if config.mlp is not None:

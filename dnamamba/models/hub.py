@@ -1,7 +1,4 @@
-"""The Hugging Face Hub, through huggingface_hub, which is imported when it is needed.
-
-Proxies, mirrors, tokens, caches and HF_HUB_OFFLINE are that package's business.
-"""
+"""The Hugging Face Hub through huggingface_hub, which reads proxies, tokens and HF_HUB_OFFLINE."""
 
 import importlib
 import re
@@ -16,8 +13,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def is_repository(name: str | Path) -> bool:
-    """Whether a name means a repository: a str "owner/name" that is no file or folder. A Path never
-    does."""
+    """Whether a name is a str "owner/name" that is no file or folder."""
     return isinstance(name, str) and bool(_REPOSITORY.fullmatch(name)) and not Path(name).exists()
 
 
@@ -28,7 +24,7 @@ def download(
     cache_dir: str | Path | None,
     local_files_only: bool,
 ) -> Path:
-    """Download files by name; returns their folder in the cache. Raises InputError on failure."""
+    """Download files; returns their folder in the cache. Raises InputError on failure."""
     huggingface_hub = _import_hub(f"reading {repo_id!r}, which is no folder here,")
     what = f"{repo_id!r} is no folder here, and reading it from the Hub"
     advice = (

@@ -12,34 +12,33 @@ from torch.nn import functional
 
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.errors import InputError
-from dnamamba.models import strands, streaming
+from dnamamba.models import strands
 from dnamamba.models.backbone import Backbone, LayerStates
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.layers import Norm
 from dnamamba.models.mixers.hyena import HyenaConfig
 from dnamamba.models.mixers.protocol import Mixer, MixerConfig, MixerState
-from dnamamba.models.model_folder import SavedModel, check_weights
+from dnamamba.models.model_folder import SavedModel
 from dnamamba.models.presets import preset
 from dnamamba.models.recompute import Recompute
-from dnamamba.models.streaming import StreamedChunk, resolve_layers
+from dnamamba.models.streaming import (
+    StreamedChunk,
+    cut_pieces,
+    resolve_layers,
+    run_pieces,
+    why_no_stream,
+)
 
 HEAD_WEIGHT = "lm_head.weight"
-
-_NO_STATE = (
-    "this model sees the whole sequence at once, so there is no state to go on from: give whole "
-    "sequences, or take a causal model of one strand such as mamba-7m"
-)
 
 
 class DnaModel(SavedModel):
     """A language model of DNA: token ids (B, L) to logits (B, L, V), of the next token if the model
     is causal, else of the token itself.
 
-    With `strands="both"` a sequence and its reverse complement get the same logits, in reverse
-    order and with A and T, C and G exchanged (strands.py).
-
-    Parameter names are those of state-spaces/mamba's MambaLMHeadModel
-    (mamba_ssm/models/mixer_seq_simple.py).
+    With `strands="both"` a sequence and its reverse complement get the same logits, reversed and
+    with A and T, C and G exchanged. Parameter names are those of state-spaces/mamba's
+    MambaLMHeadModel.
     """
 
     _head_bias: Tensor
@@ -87,18 +86,16 @@ class DnaModel(SavedModel):
     ) -> Tensor | tuple[Tensor, LayerStates]:
         """token_ids: (B, L), any integer dtype.
 
-        state: from an earlier call with return_state, or `allocate_state`. Any division of a
-        sequence, down to single tokens, gives the logits of one pass. It is never written to, so a
-        beam search may go on from it many times. Differentiable.
-        return_state: return (logits, state) rather than logits.
+        state: from an earlier call with return_state, or `allocate_state`; never written to. Any
+        division of a sequence gives the logits of one pass. Differentiable.
+        return_state: return (logits, state).
         recompute: what the backward recomputes, see recompute.py.
         lengths: (B,), any integer dtype, real tokens of each row, from 1 to L (checked on a CPU
-        only); the rest, of any id, is padding: its logits are undefined, and it changes no others.
-        None: no padding. Not together with state or return_state.
+        only); the rest is padding, whose logits are undefined. Not with state or return_state.
 
-        Returns logits (B, L, padded_vocab_size); those of ids that are not in use are -inf.
-        Raises ValueError for ids or lengths of another shape or dtype and for a state of another
-        model, InputError for a state if the model has none.
+        Returns logits (B, L, padded_vocab_size), -inf for ids that are not in use. Raises
+        ValueError for ids, lengths or a state of another shape or dtype, InputError for a state if
+        the model has none.
         """
         if state is not None or return_state:
             self._check_state(state, lengths)
@@ -108,7 +105,7 @@ class DnaModel(SavedModel):
         return (logits, after) if return_state else logits
 
     def predict(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits (B, L, V) from the backbone's output: (B, L, D), of both strands (2B, L, D)."""
+        """Logits (B, L, V) of the final norm (B, L, D), of both strands (2B, L, D)."""
         head = (self.lm_head.weight, self._head_bias)
         if self.config.strands == "both":
             return strands.predict(hidden, *head, self._complement, lengths)
@@ -117,19 +114,16 @@ class DnaModel(SavedModel):
     def embed(
         self, token_ids: Tensor, lengths: Tensor | None = None, recompute: Recompute = "nothing"
     ) -> Tensor:
-        """The final norm's output (B, L, D), for heads and for use as features; see `forward`.
-
-        A model of both strands gives their mean at each base: the reverse complement has the same,
-        in reverse order.
-        """
+        """The final norm's output (B, L, D), for heads and features; with both strands the mean at
+        each base, so that the reverse complement has the same, reversed. See `forward`."""
         inputs, mask, lengths = self._inputs(token_ids, lengths)
         hidden, _ = self.backbone(inputs, recompute=recompute, mask=mask)
         return hidden if self.config.strands == "one" else strands.mean_hidden(hidden, lengths)
 
     def hidden_states(self, token_ids: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
-        """n_layers + 2 tensors (B, L, D): the embedding, the residual stream after each block, and
-        the final norm's output. With both strands (B, L, 2D): the given strand's, then the other's,
-        reversed in position and channel."""
+        """n_layers + 2 tensors (B, L, D): the embedding, the residual stream after each block, the
+        final norm. With both strands (B, L, 2D): the other strand's half is reversed in position
+        and channel."""
         inputs, mask, lengths = self._inputs(token_ids, lengths)
         hidden = self.backbone.hidden_states(inputs, mask)
         if self.config.strands == "one":
@@ -139,11 +133,10 @@ class DnaModel(SavedModel):
     def hidden_at(
         self, token_ids: Tensor, layers: Sequence[int], lengths: Tensor | None = None
     ) -> list[Tensor]:
-        """Some layers of `hidden_states`, in one pass that keeps and computes nothing else.
+        """Selected layers of `hidden_states`, in one pass that keeps nothing else.
 
-        layers: indices into `hidden_states`, -1 being the final norm. Returns (B, L, D) for each;
-        with both strands the mean at each base, as `embed`. Raises InputError for a layer that the
-        model does not have; see `forward`.
+        layers: indices, -1 being the final norm. Returns (B, L, D) for each; with both strands the
+        mean at each base, as `embed`. Raises InputError for a missing layer; see `forward`.
         """
         numbers = resolve_layers(self.config, layers)
         inputs, mask, lengths = self._inputs(token_ids, lengths)
@@ -163,33 +156,38 @@ class DnaModel(SavedModel):
     ) -> Iterator[StreamedChunk]:
         """Hidden states, and logits if asked for, of sequences of any length, piece by piece.
 
-        Results equal one pass, without gradients. Memory is that of a piece; attention layers add
-        the keys and values of all tokens so far.
+        Results equal one pass, without gradients. Memory is that of a piece, plus keys and values
+        of attention layers.
 
-        token_ids: (B, L) of any integer dtype on any device, or an iterable of pieces (B, l) of
-        any sizes, which are cut anew; pieces are moved to the model's device one at a time.
-        layers: as in `hidden_at`. chunk_tokens: tokens in one pass, of all rows together.
-        state: of the tokens before, from a stream of the same layers; None at the start.
+        token_ids: (B, L) of any integer dtype and device, or an iterable of pieces (B, l), which
+        are cut anew and moved to the model's device one at a time. layers: as in `hidden_at`.
+        chunk_tokens: tokens in one pass, of all rows together.
+        state: of the tokens before, from a stream of the same layers.
 
         Raises InputError, naming the model's limit, if a layer carries no state (Hyena) or the
         model reads both directions or both strands.
         """
-        return streaming.stream(
-            self,
-            token_ids,
-            layers=layers,
-            chunk_tokens=chunk_tokens,
-            return_logits=return_logits,
-            state=state,
-        )
+        if reason := why_no_stream(self.config):
+            raise InputError(f"this model cannot be streamed: {reason}")
+        if chunk_tokens < 1:
+            raise InputError(f"chunk_tokens must be >= 1, got {chunk_tokens}")
+        numbers = resolve_layers(self.config, layers)
+        n_blocks = self.config.n_layers
+        if not return_logits:
+            n_blocks = self.backbone.count_blocks(numbers)
+        if state is not None and len(state) != n_blocks:
+            raise ValueError(
+                f"state must be that of the {n_blocks} blocks run for layers {list(numbers)}"
+                f"{' and logits' if return_logits else ''}, got {len(state)}: give back what a "
+                "stream of the same layers returned"
+            )
+        pieces = [token_ids] if isinstance(token_ids, Tensor) else token_ids
+        return run_pieces(self, cut_pieces(pieces, chunk_tokens), numbers, return_logits, state)
 
     def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> LayerStates:
-        """State before the first token of batch_size rows, as `forward` takes it.
-
-        dtype: of activations; None: of the parameters. Raises InputError if the model has none.
-        """
-        if not self.is_causal:
-            raise InputError(_NO_STATE)
+        """State before the first token of batch_size rows, as `forward` takes it. dtype: of
+        activations; None: of the parameters. Raises InputError if the model has none."""
+        self._require_state()
         return tuple(
             block.mixer.allocate_state(batch_size, dtype)  # type: ignore[operator, union-attr]
             for block in self.backbone.layers
@@ -198,7 +196,7 @@ class DnaModel(SavedModel):
     def _inputs(
         self, token_ids: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Token ids and mask for the backbone, a row for each strand, and lengths there."""
+        """Token ids and mask for the backbone, a row for each strand, and lengths."""
         if token_ids.dim() != 2 or token_ids.is_floating_point() or token_ids.is_complex():
             raise ValueError(
                 "token_ids must be (B, L) of integers, got "
@@ -221,13 +219,16 @@ class DnaModel(SavedModel):
                 "lengths cannot be combined with state or return_state: a state is of rows without "
                 "padding; give rows of one length, or each alone"
             )
-        if not self.is_causal:
-            raise InputError(_NO_STATE)
+        self._require_state()
         if state is not None and len(state) != self.config.n_layers:
             raise ValueError(
                 f"state must have the model's {self.config.n_layers} layers, got {len(state)}: "
                 "give back what this model returned with return_state=True"
             )
+
+    def _require_state(self) -> None:
+        if reason := why_no_stream(self.config):
+            raise InputError(f"this model has no state to go on from: {reason}")
 
     def _settings(self) -> dict[str, Any]:
         return {"model": to_dict(self.config)}
@@ -250,21 +251,21 @@ class DnaModel(SavedModel):
 
 
 def extend_filters(model: DnaModel) -> DnaModel:
-    """A copy for sequences of any length, Hyena filters ending at l_max (see HyenaConfig.beyond).
-    Raises InputError for a model without Hyena layers."""
+    """A copy for sequences of any length, Hyena filters ending at l_max. Raises InputError without
+    Hyena layers."""
     config = model.config
     if not any(isinstance(mixer, HyenaConfig) for mixer in config.mixers):
         raise InputError(
             f"only Hyena has filters to extend; a model of kind {config.mixer_kind!r} takes "
             "sequences of any length as it is"
         )
-    extended = DnaModel(config.map_mixers(_end_filters))
+
+    def end_filters(mixer: MixerConfig) -> MixerConfig:
+        return replace(mixer, beyond="zero") if isinstance(mixer, HyenaConfig) else mixer
+
+    extended = DnaModel(config.map_mixers(end_filters))
     extended.load_state_dict(model.state_dict())
     return extended
-
-
-def _end_filters(mixer: MixerConfig) -> MixerConfig:
-    return replace(mixer, beyond="zero") if isinstance(mixer, HyenaConfig) else mixer
 
 
 def _check_lengths(lengths: Tensor, token_ids: Tensor) -> None:
@@ -281,17 +282,11 @@ def _check_lengths(lengths: Tensor, token_ids: Tensor) -> None:
         )
 
 
-def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], source: str) -> None:
-    """Raises InputError as `load_weights` would, before a model takes memory."""
-    check_weights(partial(DnaModel, config), weights, source)
-
-
 def no_weight_decay_names(model: nn.Module) -> set[str]:
-    """Parameters that weight decay must leave alone, of a model or a module that has one.
+    """Parameters that weight decay must leave alone: biases, norms' weights and what mixers name.
 
-    Biases and norm weights have no scale to limit. Mixers name their own (`no_weight_decay`): decay
-    would pull every A of a state space model to -1 and undo its initialisation, and HyenaDNA does
-    not decay the network of its filters. The embedding does decay, as in the Mamba paper.
+    Decay would pull every A of a state space model to -1, and HyenaDNA does not decay the network
+    of its filters. The embedding does decay, as in the Mamba paper.
     """
     names = {name for name, _ in model.named_parameters() if name.split(".")[-1] == "bias"}
     for prefix, module in model.named_modules():

@@ -8,20 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dnamamba.configs import require_fields
 from dnamamba.kernels import add_norm, causal_conv1d, causal_conv1d_step
 from dnamamba.kernels.linear import linear
-from dnamamba.models.checks import check_positive
 
 PROJECTION_STD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class MlpConfig:
-    """Two layers at every position, after the mixer, with a norm of their own."""
+    """Two layers at every position, after the mixer and a norm."""
 
     activation: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu_tanh"
-    """gelu_tanh is GELU's tanh approximation; swiglu gates one half of the hidden layer with SiLU
-    of the other."""
+    """gelu_tanh: GELU's tanh approximation. swiglu: SiLU of one half gates the other."""
 
     d_hidden: int | None = None
     """Hidden width; None: 4 d_model, filled in by `ModelConfig`."""
@@ -30,8 +29,7 @@ class MlpConfig:
     """Whether both layers have biases."""
 
     def __post_init__(self) -> None:
-        if self.d_hidden is not None:
-            check_positive("MlpConfig", "d_hidden", self.d_hidden)
+        require_fields(self)
 
     def count_weights(self, d_model: int) -> int:
         """Entries of both weight matrices; d_hidden is filled in."""
@@ -60,8 +58,7 @@ def zero_biases(*layers: nn.Linear) -> None:
 
 @torch.no_grad()
 def draw_step_sizes(bias: Tensor, dt_min: float, dt_max: float, dt_init_floor: float) -> None:
-    """Fill a bias so that softplus(bias) is log-uniform in [dt_min, dt_max], never below the
-    floor."""
+    """Fill a bias so that softplus(bias) is log-uniform in [dt_min, dt_max], at least the floor."""
     dt = torch.empty_like(bias).uniform_(math.log(dt_min), math.log(dt_max)).exp()
     dt.clamp_(min=dt_init_floor)
     # The inverse of softplus.
@@ -69,7 +66,7 @@ def draw_step_sizes(bias: Tensor, dt_min: float, dt_max: float, dt_init_floor: f
 
 
 def with_state(result: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """What a kernel returns, as output and state; None if it returned the output alone."""
+    """A kernel's output and state; None if it returned the output alone."""
     return result if isinstance(result, tuple) else (result, None)
 
 
@@ -82,8 +79,7 @@ class Linear(nn.Linear):
 
 
 class ShortConv(nn.Conv1d):
-    """Causal depthwise convolution (B, L, C) by `kernels.causal_conv1d`, with nn.Conv1d's
-    parameters and initial values."""
+    """Causal depthwise convolution (B, L, C) with nn.Conv1d's parameters and initial values."""
 
     def __init__(self, channels: int, d_conv: int, bias: bool = True, silu: bool = True) -> None:
         super().__init__(channels, channels, d_conv, groups=channels, bias=bias)
@@ -96,11 +92,9 @@ class ShortConv(nn.Conv1d):
         return_state: bool = False,
         reverse: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """state: the last d_conv - 1 inputs, oldest first (B, d_conv - 1, C); None: zeros.
-
-        reverse: from the last position to the first. Returns the output and, if asked for, the
-        state after it.
-        """
+        """state: the last d_conv - 1 inputs, oldest first (B, d_conv - 1, C); None: zeros. reverse:
+        from the last position to the first. Returns the output and, if asked for, the state after
+        it."""
         return with_state(
             causal_conv1d(
                 x,
@@ -122,8 +116,8 @@ class ShortConv(nn.Conv1d):
 class TokenEmbedding(nn.Embedding):
     """nn.Embedding for a vocabulary of a few tokens.
 
-    Its gradient is one product with the one-hot tokens. torch's own adds up rows, which on GPUs is
-    slower where a million tokens share 12 rows, and not in the same order on every run.
+    Its gradient is one product with the one-hot tokens: torch's is slower on GPUs if many tokens
+    share a row, and adds in an order that changes between runs.
     """
 
     def forward(self, token_ids: Tensor) -> Tensor:
@@ -149,10 +143,8 @@ class _Lookup(torch.autograd.Function):
 class Norm(nn.Module):
     """A norm over the last axis of the residual stream with x added, (B, L, D).
 
-    kind "rms": s / sqrt(mean(s^2) + eps) * weight. kind "layer": with the mean taken off first, and
-    a bias.
-
-    Source: Zhang and Sennrich 2019 (arXiv 1910.07467); Ba et al. 2016 (arXiv 1607.06450).
+    rms: s / sqrt(mean(s^2) + eps) * weight (Zhang and Sennrich 2019, arXiv 1910.07467). layer: the
+    mean taken off first, and a bias (Ba et al. 2016, arXiv 1607.06450).
     """
 
     def __init__(self, d_model: int, eps: float, kind: str = "rms") -> None:
@@ -168,10 +160,8 @@ class Norm(nn.Module):
         residual_in_fp32: bool = True,
         out_dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """x: (B, L, D). residual: the stream so far; None where x is the stream.
-
-        Returns what is normed, in `out_dtype` or that of autocast's products, and the stream.
-        """
+        """x: (B, L, D). residual: the stream so far; None: x is the stream. Returns the normed
+        stream, in `out_dtype` or autocast's dtype, and the stream."""
         return add_norm(
             x,
             residual,
@@ -185,12 +175,8 @@ class Norm(nn.Module):
 
 
 class GatedNorm(nn.Module):
-    """RMSNorm of y * silu(z) within each group of channels, (B, L, D): Mamba-2's last step.
-
-    before_gate: norm y alone, and gate what comes out. Computed in float32 (float64 if y is).
-
-    Source: Dao and Gu 2024 (arXiv 2405.21060), section 7.
-    """
+    """RMSNorm of y * silu(z) within each group of channels, (B, L, D): Mamba-2's last step (Dao and
+    Gu 2024, arXiv 2405.21060, section 7). before_gate: norm y, then gate. At least float32."""
 
     def __init__(
         self, width: int, eps: float, n_groups: int = 1, before_gate: bool = False
@@ -212,11 +198,10 @@ class GatedNorm(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers at every position, (B, L, D) to (B, L, D): fc2(gelu(fc1(x))).
+    """fc2(gelu(fc1(x))) at every position, (B, L, D) to (B, L, D).
 
-    With "swiglu" fc1 makes two halves, and fc2 takes silu(first) * second (Shazeer 2020, arXiv
-    2002.05202). Parameter names are those of HyenaDNA and of state-spaces/mamba's mlp.py; initial
-    values those of HyenaDNA, GPT-2 and Llama.
+    swiglu: fc1 makes two halves, and fc2 takes silu(first) * second (Shazeer 2020, arXiv
+    2002.05202). Parameter names are those of HyenaDNA and state-spaces/mamba.
     """
 
     def __init__(self, d_model: int, config: MlpConfig) -> None:

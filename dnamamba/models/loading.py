@@ -20,8 +20,7 @@ def is_preset(source: str | Path) -> bool:
 def read_model(source: str, seq_len: int | None = None) -> DnaModel | DnaClassifier:
     """The model of a run folder, a model folder, a repository, or a preset with random weights.
 
-    seq_len: length in bases that a preset's Hyena filters are made for. Raises InputError if there
-    is no such model.
+    seq_len: bases that a preset's Hyena filters are made for. Raises InputError if there is none.
     """
     if is_preset(source):
         return DnaModel(preset(source, seq_len))
@@ -53,11 +52,8 @@ def task_of_model(source: str | Path) -> Task | None:
 
 
 def trained_seq_len(source: str | Path) -> int | None:
-    """Length in bases of the longest sequences a model was trained on; None if no file says so.
-
-    source: as of `read_model`; a repository must have been read before. A classifier's head says
-    it, a language model's run does.
-    """
+    """Bases of the longest training sequences; None if no file says so: a classifier's head or a
+    language model's run. source: as of `read_model`; a repository must have been read before."""
     folder = _folder_of(source)
     head = _read_settings(folder).get("head")
     if isinstance(head, dict):
@@ -69,8 +65,8 @@ def trained_seq_len(source: str | Path) -> int | None:
 
 
 def weights_of(source: str | Path) -> str | None:
-    """The sha256 of a model's weights, of a repository those in the Hub's cache, which must have
-    been read; None of a preset."""
+    """The sha256 of a model's weights; None of a preset. A repository must have been read
+    before."""
     weights = _folder_of(source) / WEIGHTS_NAME
     return str(describe_file(weights)["sha256"]) if weights.is_file() else None
 

@@ -1,7 +1,7 @@
 """A saved model is a folder: model.safetensors and config.json.
 
-Weights are float32, under their names in the model, tied ones once. config.json has
-`format_version`, `model` and, of a classifier, `head`.
+Weights are float32 under their names, tied ones once. config.json has `format_version`, `model`
+and, for a classifier, `head`.
 """
 
 import json
@@ -11,14 +11,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dnamamba.errors import InputError
 from dnamamba.files import building, read_json
 from dnamamba.models import hub
 from dnamamba.models.presets import preset_names
-from dnamamba.models.weight_files import read_safetensors
 
 # 2: the model is a hybrid (`layers`). All others stay 1, which older versions read.
 FORMAT_VERSIONS = (1, 2)
@@ -71,17 +71,15 @@ class SavedModel(nn.Module):
     ) -> Self:
         """Read what `save_pretrained` wrote, from a folder or from the Hugging Face Hub.
 
-        folder: a model folder or a run's, or, for a language model, what `dnamamba convert export`
-        wrote, without network; or, as a str "owner/name" if no such folder exists, a repository on
-        the Hub, by the package huggingface_hub (the extra `hub`). Nothing is unpickled and no code
-        of a repository runs.
-        revision: the repository's branch, tag or commit; default its main branch.
-        cache_dir: folder of downloads; default huggingface_hub's.
-        local_files_only: use earlier downloads, without network.
+        folder: a model folder or a run's or, for a language model, what `dnamamba convert export`
+        wrote, without network; or a str "owner/name" that is no such folder, a repository on the
+        Hub (needs huggingface_hub, the extra `hub`). Nothing is unpickled and no code of a
+        repository runs. revision: its branch, tag or commit; default the main branch. cache_dir:
+        folder of downloads; default huggingface_hub's. local_files_only: use no network.
 
-        Returns the model in evaluation mode. Raises InputError if a file is missing, broken, of
-        another format_version or kind of model, if the weights do not fit the config, and if the
-        repository cannot be read.
+        Returns the model in evaluation mode. Raises InputError if a file is missing, broken or of
+        another format_version or kind, if weights do not fit the config, and if a repository cannot
+        be read.
         """
         if hub.is_repository(folder):
             names = (CONFIG_NAME, WEIGHTS_NAME)
@@ -120,9 +118,9 @@ class SavedModel(nn.Module):
     ) -> str:
         """Save to a repository "owner/name" on the Hugging Face Hub; returns the commit's address.
 
-        private: whether a newly made repository is; default the owner's setting. revision: the
-        branch; default the main one. The login is huggingface_hub's (`hf auth login`). Raises
-        InputError if that package is missing, or if the Hub refuses or cannot be reached.
+        private: of a newly made repository; default the owner's setting. revision: the branch;
+        default the main one. The login is huggingface_hub's (`hf auth login`). Raises InputError if
+        that package is missing or the Hub refuses.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -162,6 +160,16 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return saved
 
 
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Raises InputError for a file that is not whole."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}); copy or download it again"
+        ) from error
+
+
 def check_weights(
     build: Callable[[], nn.Module], weights: Mapping[str, Tensor], source: str
 ) -> None:
@@ -177,18 +185,14 @@ def check_weights(
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights by name into a model; tied ones may be left out.
-
-    Raises InputError naming `source` and every key that is missing, unknown, of another shape or
-    quantised.
-    """
+    """Copy weights by name into a model; tied ones may be left out. Raises InputError naming
+    `source` and every key that is missing, unknown, of another shape or quantised."""
     model.load_state_dict(_select_weights(model, weights, source), strict=False)
 
 
 def _select_weights(
     model: nn.Module, weights: Mapping[str, Tensor], source: str
 ) -> dict[str, Tensor]:
-    """The model's weights, each checked."""
     tied = _tied_names(model)
     weights = {name: tensor for name, tensor in weights.items() if name not in tied}
     own = model.state_dict()

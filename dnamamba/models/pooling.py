@@ -1,7 +1,6 @@
 """Pool the hidden states of a span to one vector or a few, in whole padded batches or in pieces.
 
-Only A, C, G and T are pooled, not padding, N or other letters. Shape letters: B rows, L positions
-of a piece, D channels, N vectors of a row.
+Only A, C, G and T are pooled. B rows, L positions of a piece, D channels, N vectors of a row.
 """
 
 from collections.abc import Sequence
@@ -29,20 +28,22 @@ _NO_KEY = torch.iinfo(torch.int64).max
 class Pooling:
     """How a span of bases is pooled.
 
-    mean, max: of each channel over the bases. last: the last base. center: the base nearest to the
-    middle, the right one of two, so base L // 2 of L. bins: the mean of each of n_bins parts, which
-    begin at floor(i L / n_bins), N counted in; NaN for a part without bases. none: every position,
-    N too.
+    mean, max: of each channel over the bases. last: the last base. center: base L // 2 of L. bins:
+    the mean of each of n_bins parts, which begin at floor(i L / n_bins); NaN for a part without
+    bases. none: every position, N too.
     """
 
     kind: PoolingKind
     n_bins: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(PoolingKind):
-            choices = ", ".join(get_args(PoolingKind)[:-1])
-            raise InputError(f"pooling must be one of {choices} or bins:N, got {self.kind!r}")
-        if (self.n_bins is not None) != (self.kind == "bins"):
+        choices = get_args(PoolingKind)
+        if self.kind not in choices or (self.kind == "bins" and self.n_bins is None):
+            raise InputError(
+                f"pooling must be one of {', '.join(choices[:-1])} or bins:N (such as bins:16), "
+                f"got {self.kind!r}"
+            )
+        if self.n_bins is not None and self.kind != "bins":
             raise InputError(
                 f"pooling {self.kind!r} with n_bins {self.n_bins}: only bins takes n_bins"
             )
@@ -52,15 +53,10 @@ class Pooling:
     @classmethod
     def parse(cls, text: str) -> "Pooling":
         """Parse `mean`, `last`, `max`, `center`, `none` or `bins:16`, else raise InputError."""
-        name, colon, number = text.partition(":")
-        if not colon and name != "bins" and name in get_args(PoolingKind):
-            return cls(name)  # type: ignore[arg-type]
+        name, _, number = text.partition(":")
         if name == "bins" and number.isascii() and number.isdigit():
             return cls("bins", int(number))
-        choices = ", ".join(get_args(PoolingKind)[:-1])
-        raise InputError(
-            f"pooling must be one of {choices} or bins:N (such as bins:16), got {text!r}"
-        )
+        return cls(text)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         return self.kind if self.n_bins is None else f"bins:{self.n_bins}"
@@ -72,16 +68,15 @@ class Pooling:
 
 
 class Pooled(NamedTuple):
-    """vectors: (B, layers, N, D), float32 (float64 if hidden states are), NaN if there was no base.
-    n_bases: (B, N) int64, bases pooled into each vector. Both on the device."""
+    """vectors: (B, layers, N, D), float32 (float64 if hidden states are), NaN without bases.
+    n_bases: (B, N) int64, bases pooled into each vector."""
 
     vectors: Tensor
     n_bases: Tensor
 
 
 class Pooler:
-    """Pools a span of each row of a batch, from pieces or whole rows, without gradients and without
-    waiting for the device.
+    """Pools a span of each row, from pieces or whole rows, without waiting for the device.
 
     spans: (B, 2) int64, [start, end) of each row. reverse: rows are reverse complements, and spans
     lie in these; bins and the center are then the forward strand's.
@@ -100,8 +95,8 @@ class Pooler:
 
     @torch.no_grad()
     def add(self, start: int, token_ids: Tensor, hidden: Sequence[Tensor]) -> None:
-        """Add positions start to start + L - 1, pieces in order: token_ids (B, L); hidden (B, L, D)
-        of each layer, the same layers each time."""
+        """Add positions start to start + L - 1, pieces in order: token_ids (B, L), hidden (B, L, D)
+        of each layer."""
         seq_len = token_ids.shape[1]
         if not self._values:
             self._begin(hidden)
@@ -158,8 +153,7 @@ class Pooler:
             value += bags.add_up(layer.to(self._dtype))
 
     def _distances(self, positions: Tensor, ends: Tensor) -> Tensor:
-        """Distance of each position to the span's middle (B, L), no two equal; ends: start + end of
-        the span."""
+        """Distance of each position to the span's middle (B, L), no two equal."""
         twice = 2 * positions + 1 - ends
         is_worse = twice > 0 if self._reverse else twice < 0
         return 2 * twice.abs() + is_worse
@@ -185,8 +179,8 @@ class _Bags(NamedTuple):
     """Positions of a batch, row after row, in bags of a few, and bags in parts: each row's
     positions before its span, its bins, and its positions behind.
 
-    weights: (B L,), 1 at bases to pool, else 0. positions: 0 to B L - 1. bags, parts: start of each
-    among the positions, and among the bags. n_parts: of a row.
+    weights: (B L,), 1 at bases to pool. bags, parts: start of each among the positions and the
+    bags.
     """
 
     weights: Tensor
@@ -215,7 +209,7 @@ class _Bags(NamedTuple):
         )
 
     def add_up(self, values: Tensor) -> Tensor:
-        """values: (B, L, D). Sums of each bin (B, N, D), float64. One pass over the values."""
+        """Sums (B, N, D) float64 of values (B, L, D) in each bin, in one pass."""
         rows, weights = values.flatten(0, 1), self.weights.to(values.dtype)
         few = functional.embedding_bag(
             self.positions, rows, self.bags, mode="sum", per_sample_weights=weights

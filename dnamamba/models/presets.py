@@ -1,7 +1,7 @@
 """Named sizes of models."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
@@ -27,89 +27,38 @@ _SIZES = {
 }
 
 
-def _mamba(d_model: int, blocks: int) -> ModelConfig:
-    return ModelConfig(d_model=d_model, n_layers=2 * blocks)
-
-
-def _attention(d_model: int, bias: bool = False) -> AttentionConfig:
+def _families(d_model: int) -> dict[str, dict[str, Any]]:
+    """Settings of each family at a width; d_model and n_layers come on top."""
     # Heads of 32 divide the width of every size; of 64, which is more usual, not 96.
-    return AttentionConfig(n_heads=d_model // 32, bias=bias)
-
-
-def _transformer(d_model: int, blocks: int) -> ModelConfig:
-    """The Transformer of the same figure: GPT-2's block with rotary positions for learned ones."""
-    return ModelConfig(
-        d_model=d_model,
-        n_layers=blocks,
-        norm="layer",
-        mixer=_attention(d_model, bias=True),
-        mlp=MlpConfig(bias=True),
-    )
-
-
-def _llama(d_model: int, blocks: int) -> ModelConfig:
-    """Llama's block: RMSNorm, SwiGLU of 8/3 d_model to the nearest multiple of 32, no biases."""
-    return ModelConfig(
-        d_model=d_model,
-        n_layers=blocks,
-        mixer=_attention(d_model),
-        mlp=MlpConfig(activation="swiglu", d_hidden=32 * round(d_model / 12)),
-    )
-
-
-def _hyena(d_model: int, blocks: int) -> ModelConfig:
-    """As the Mamba paper trained it: in the shell of its other models, not in HyenaDNA's own."""
-    return ModelConfig(d_model=d_model, n_layers=blocks, mixer=HyenaConfig(), mlp=MlpConfig())
-
-
-def _mamba2(d_model: int, blocks: int) -> ModelConfig:
-    # With upstream's 128 states the smallest would have a third more parameters than they are named
-    # after, two fifths of them for B and C; with 64 all stay within 6%.
-    return ModelConfig(d_model=d_model, n_layers=2 * blocks, mixer=Mamba2Config(d_state=64))
-
-
-def _caduceus_ph(d_model: int, blocks: int) -> ModelConfig:
-    """Mamba in both directions, for training with random strands; "7m" has the sizes of the
-    published model of 131k bases."""
-    return ModelConfig(d_model=d_model, n_layers=2 * blocks, mixer=BiMambaConfig())
-
-
-def _caduceus_ps(d_model: int, blocks: int) -> ModelConfig:
-    """The same on both strands, with the same weights and so as many."""
-    return replace(_caduceus_ph(d_model, blocks), strands="both")
-
-
-def _mamba_s4(d_model: int, blocks: int) -> ModelConfig:
-    return ModelConfig(d_model=d_model, n_layers=2 * blocks, mixer=S4Config())
-
-
-def _mamba_attention(d_model: int, blocks: int) -> ModelConfig:
-    """One block in eight with attention, as in Jamba (arXiv 2403.19887); here the fourth, so that
-    the smallest model has one too, without Jamba's MLPs, and with rotary positions."""
-    pattern = (*(MambaConfig(),) * 3, _attention(d_model), *(MambaConfig(),) * 4)
-    layers = pattern[: 2 * blocks]
-    return ModelConfig(d_model=d_model, n_layers=2 * blocks, layers=layers)
-
-
-def _striped_hyena(d_model: int, blocks: int) -> ModelConfig:
-    """Hyena and attention in turn, as StripedHyena (Together AI 2023), in the shell of `_hyena`."""
-    layers = (HyenaConfig(), _attention(d_model))
-    return ModelConfig(d_model=d_model, n_layers=blocks, layers=layers, mlp=MlpConfig())
-
-
-# By a name without its size: the config for d_model and the paper's blocks.
-_FAMILIES: dict[str, Callable[[int, int], ModelConfig]] = {
-    "mamba": _mamba,
-    "transformer": _transformer,
-    "llama": _llama,
-    "hyena": _hyena,
-    "mamba2": _mamba2,
-    "caduceus-ph": _caduceus_ph,
-    "caduceus-ps": _caduceus_ps,
-    "mamba-s4": _mamba_s4,
-    "mamba-attention": _mamba_attention,
-    "striped-hyena": _striped_hyena,
-}
+    attention = AttentionConfig(n_heads=d_model // 32)
+    # 8/3 d_model to the nearest multiple of 32.
+    swiglu = MlpConfig(activation="swiglu", d_hidden=32 * round(d_model / 12))
+    # Hyena as the Mamba paper trained it: in its other models' shell, not HyenaDNA's.
+    hyena = {"mixer": HyenaConfig(), "mlp": MlpConfig()}
+    caduceus = {"mixer": BiMambaConfig()}
+    return {
+        "mamba": {"mixer": MambaConfig()},
+        # The Transformer of the same figure: GPT-2's block with rotary positions for learned ones.
+        "transformer": {
+            "norm": "layer",
+            "mixer": replace(attention, bias=True),
+            "mlp": MlpConfig(bias=True),
+        },
+        "llama": {"mixer": attention, "mlp": swiglu},
+        "hyena": hyena,
+        # With upstream's 128 states the smallest would have a third more parameters than they are
+        # named after; with 64 all stay within 6%.
+        "mamba2": {"mixer": Mamba2Config(d_state=64)},
+        # For training with random strands; "7m" has the sizes of the published model of 131k bases.
+        "caduceus-ph": caduceus,
+        "caduceus-ps": {**caduceus, "strands": "both"},
+        "mamba-s4": {"mixer": S4Config()},
+        # One block in eight with attention, as in Jamba (arXiv 2403.19887); here the fourth, so
+        # that the smallest model has one, without MLPs and with rotary positions.
+        "mamba-attention": {"layers": (*(MambaConfig(),) * 3, attention, *(MambaConfig(),) * 4)},
+        # Hyena and attention in turn, as StripedHyena (Together AI 2023).
+        "striped-hyena": {"layers": (HyenaConfig(), attention), "mlp": MlpConfig()},
+    }
 
 
 def _hyenadna(d_model: int, n_layers: int, max_length: int) -> ModelConfig:
@@ -136,21 +85,25 @@ _PUBLISHED = {
 
 
 def preset_names() -> list[str]:
-    """Names that `preset` takes, family by family, small to large, then published models."""
-    return [f"{family}-{size}" for family in _FAMILIES for size in _SIZES] + [*_PUBLISHED]
+    """Names that `preset` takes: families, small to large, then published models."""
+    return [f"{family}-{size}" for family in _families(64) for size in _SIZES] + [*_PUBLISHED]
 
 
 def preset(name: str, seq_len: int | None = None) -> ModelConfig:
     """The config of a named model. Raises InputError, listing the names, for any other.
 
-    seq_len: the longest sequences it is to be trained on. Hyena's filters are then made for that
-    length (l_max), as the Mamba paper's were; None makes them for 2^20, of which shorter sequences
-    see the start. Published models keep their own.
+    seq_len: the longest training sequences, for which Hyena's filters are made (l_max); None: 2^20,
+    of which shorter sequences see the start. Published models keep their own.
     """
     if name not in preset_names():
         raise InputError(f"no model is called {name!r}; there are {', '.join(preset_names())}")
     if name in _PUBLISHED:
         return _PUBLISHED[name]
     family, size = name.rsplit("-", 1)
-    config = _FAMILIES[family](*_SIZES[size])
+    d_model, blocks = _SIZES[size]
+    settings = _families(d_model)[family]
+    n_layers = blocks if "mlp" in settings else 2 * blocks
+    if "layers" in settings:
+        settings["layers"] = settings["layers"][:n_layers]
+    config = ModelConfig(d_model=d_model, n_layers=n_layers, **settings)
     return config if seq_len is None else config.map_mixers(lambda m: m.for_length(seq_len))

@@ -9,9 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from dnamamba.kernels.scan.kept import KeptScans
 
 Recompute = Literal["nothing", "cheap", "blocks"]
-"""nothing: all is kept. cheap: each block's residual stream and fused scan are kept; norm,
-projections and convolution, a tenth of a step's time, are recomputed. blocks: only the residual
-stream is kept; without a fused scan cheap is the same."""
+"""nothing: all is kept. cheap: each block's residual stream and fused scan are kept; the rest, a
+tenth of a step's time, is recomputed. blocks: only the residual stream is kept."""
 
 RECOMPUTE: tuple[Recompute, ...] = get_args(Recompute)
 
@@ -35,9 +34,7 @@ def run_block(block: Callable[..., Any], recompute: Recompute, *arguments: Any) 
 
 
 def _keep_scans() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts for a block's forward and for its repetition.
-
-    torch's own selective checkpointing asks about every operator in Python: a layer took 11 ms.
-    """
+    """Contexts for a block's forward and its repetition; torch's selective checkpointing takes 11
+    ms a layer."""
     kept = KeptScans()
     return kept.recording(), kept.reusing()

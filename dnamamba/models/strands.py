@@ -1,11 +1,10 @@
 """Both strands of DNA: reverse complements of batches whose rows are padded on the right.
 
-A model of both strands runs its blocks on a batch and on its reverse complement, in one batch of 2B
-rows. Outputs are combined here, as sums of the same two numbers, so that those of the reverse
-complement are exactly the same in reverse order.
+A model of both strands runs a batch and its reverse complement as one of 2B rows. Outputs are sums
+of the same two numbers, so those of the reverse complement are exactly the same, reversed.
 
-Source: Schiff et al. 2024 (arXiv 2403.03234), sections 3.2 and 3.3; the same computation as their
-blocks, which take both strands as halves of the channels.
+Source: Schiff et al. 2024 (arXiv 2403.03234), sections 3.2 and 3.3, whose blocks take both strands
+as halves of the channels.
 """
 
 from typing import Any
@@ -23,8 +22,7 @@ def complement_ids(n_ids: int) -> Tensor:
 
 
 def flip(x: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """x (B, L, ...) with positions reversed; with lengths the first lengths[row] of each row, so
-    that padding stays on the right."""
+    """x (B, L, ...) with the first lengths[row] positions of each row, by default all, reversed."""
     if lengths is None:
         return x.flip(1)
     positions = torch.arange(x.shape[1], device=x.device)
@@ -36,8 +34,7 @@ def flip(x: Tensor, lengths: Tensor | None = None) -> Tensor:
 
 
 class _Mirror(torch.autograd.Function):
-    """x.gather(1, index) for an index that is its own inverse: torch's backward would add up by
-    atomics on GPUs."""
+    """x.gather(1, index) for an index that is its own inverse, without atomics in the backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
@@ -59,22 +56,21 @@ def both_strands(token_ids: Tensor, complement: Tensor, lengths: Tensor | None =
 def predict(
     hidden: Tensor, weight: Tensor, bias: Tensor, complement: Tensor, lengths: Tensor | None = None
 ) -> Tensor:
-    """Logits (B, L, V) from the hidden states of both strands (2B, L, D), a head's weight (V, D)
-    and bias (V,): the other strand votes for complements."""
+    """Logits (B, L, V) of both strands' hidden states (2B, L, D) by a head's weight (V, D) and bias
+    (V,): the other strand votes for complements."""
     own, other = hidden.chunk(2)
     votes = functional.linear(other, weight[complement], bias)
     return functional.linear(own, weight, bias) + flip(votes, lengths)
 
 
 def join_hidden(hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Hidden states of both strands (2B, L, D) in Caduceus' layout (B, L, 2D): the second half is
-    the other strand's, reversed in position and channel."""
+    """Hidden states of both strands (2B, L, D) in Caduceus' layout (B, L, 2D): the other strand's
+    half is reversed in position and channel."""
     own, other = hidden.chunk(2)
     return torch.cat([own, flip(other, lengths).flip(-1)], -1)
 
 
 def mean_hidden(hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Mean (B, L, D) of both strands' hidden states (2B, L, D) at each base; the reverse complement
-    has the same in reverse order."""
+    """Mean (B, L, D) of both strands' hidden states (2B, L, D) at each base."""
     own, other = hidden.chunk(2)
     return (own + flip(other, lengths)) / 2

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class StreamedChunk(NamedTuple):
     """Outputs for tokens start to start + l - 1 of each of B rows.
 
-    hidden: (B, l, D) for each layer asked for. logits: (B, l, padded_vocab_size), None unless asked
-    for. state: after the last token, to go on from with the same layers. token_ids: (B, l), the
-    tokens themselves, on the model's device.
+    hidden: (B, l, D) for each layer asked for. logits: (B, l, padded_vocab_size) if asked for.
+    state: after the last token, to go on from with the same layers. token_ids: (B, l), on the
+    model's device.
     """
 
     start: int
@@ -34,9 +34,8 @@ class StreamedChunk(NamedTuple):
 
 
 def resolve_layers(config: ModelConfig, layers: Sequence[int] | Literal["all"]) -> tuple[int, ...]:
-    """Layer numbers from 0 on: 0 is the embedding, k the stream after block k, n_layers + 1 the
-    final norm. Negative ones count from the end. Raises InputError for none and for one that the
-    model does not have."""
+    """Layer numbers from 0: the embedding, the stream after each block, and n_layers + 1 the final
+    norm. Negative ones count from the end. Raises InputError for none and for a missing one."""
     count = config.n_layers + 2
     if layers == "all":
         return tuple(range(count))
@@ -52,13 +51,13 @@ def resolve_layers(config: ModelConfig, layers: Sequence[int] | Literal["all"]) 
 
 
 def longest_sequence(config: ModelConfig) -> int | None:
-    """Most tokens in a sequence, the least of any layer; None: only memory is a limit."""
+    """Most tokens in a sequence; None: only memory is a limit."""
     limits = [mixer.max_len for mixer in config.mixers if mixer.max_len is not None]
     return min(limits, default=None)
 
 
 def why_no_stream(config: ModelConfig) -> str | None:
-    """Why a model cannot take a sequence in pieces, and its limit; None if it can."""
+    """Why a model cannot take a sequence in pieces; None if it can."""
     if config.is_causal:
         kinds = dict.fromkeys(m.kind for m in config.mixers if m.state_kind == "none")
         if not kinds:
@@ -71,41 +70,15 @@ def why_no_stream(config: ModelConfig) -> str | None:
     return f"{reason}: give whole sequences, {limit}, or take a causal model such as mamba-7m"
 
 
-def stream(
-    model: "DnaModel",
-    token_ids: Tensor | Iterable[Tensor],
-    *,
-    layers: Sequence[int] = (-1,),
-    chunk_tokens: int = 1 << 16,
-    return_logits: bool = False,
-    state: Sequence[MixerState] | None = None,
-) -> Iterator[StreamedChunk]:
-    """See `DnaModel.stream`."""
-    reason = why_no_stream(model.config)
-    if reason is not None:
-        raise InputError(f"this model cannot be streamed: {reason}")
-    if chunk_tokens < 1:
-        raise InputError(f"chunk_tokens must be >= 1, got {chunk_tokens}")
-    numbers = resolve_layers(model.config, layers)
-    n_blocks = model.backbone.count_blocks(numbers) if not return_logits else model.config.n_layers
-    if state is not None and len(state) != n_blocks:
-        raise ValueError(
-            f"state must be that of the {n_blocks} blocks run for layers {list(numbers)}"
-            f"{' and logits' if return_logits else ''}, got {len(state)}: give back what a stream "
-            "of the same layers returned"
-        )
-    pieces = [token_ids] if isinstance(token_ids, Tensor) else token_ids
-    return _run(model, _cut(pieces, chunk_tokens), numbers, return_logits, state)
-
-
 @torch.no_grad()
-def _run(
+def run_pieces(
     model: "DnaModel",
     pieces: Iterable[Tensor],
     layers: tuple[int, ...],
     return_logits: bool,
     state: Sequence[MixerState] | None,
 ) -> Iterator[StreamedChunk]:
+    """Outputs of pieces in order, each going on from the state after the one before."""
     device, start = next(model.parameters()).device, 0
     final = model.config.n_layers + 1
     wanted = (*layers, final) if return_logits else layers
@@ -118,7 +91,7 @@ def _run(
         del hidden, logits  # before the next ones are there
 
 
-def _cut(pieces: Iterable[Tensor], chunk_tokens: int) -> Iterator[Tensor]:
+def cut_pieces(pieces: Iterable[Tensor], chunk_tokens: int) -> Iterator[Tensor]:
     """Pieces (B, l) of at most chunk_tokens tokens over all rows, but at least one a row."""
     held: list[Tensor] = []
     n_held, n_rows = 0, None

@@ -37,19 +37,18 @@ class MemoryNeededError(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes on one device. From a forward pass over a few hundred tokens, so an estimate."""
+    """Estimate of the bytes on one device, from a forward pass over a few hundred tokens."""
 
     fixed: int
     """Weights, gradients and optimiser state."""
 
     per_token: Mapping[Recompute, float]
-    """Kept from the forward pass for the backward, a token, for each way to recompute."""
+    """Kept from the forward pass for the backward, a token, by `recompute`."""
 
     available: int
     """Free on the device now."""
 
     def total(self, tokens: int, recompute: Recompute) -> int:
-        """Bytes for a forward and backward pass over so many tokens."""
         return self.fixed + int(self.per_token[recompute] * tokens)
 
     def fits(self, tokens: int, recompute: Recompute) -> bool:
@@ -70,7 +69,7 @@ class Plan:
     world_size: int
     max_steps: int
     windows: dict[str, int]
-    """Windows, or labelled sequences, of each split, in epoch 0."""
+    """Windows or labelled sequences of each split in epoch 0."""
 
     memory: MemoryEstimate
 
@@ -115,7 +114,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What a run is to do. windows: of each split. batch_size: windows in an optimiser step."""
+    """Windows of each split and batches of a run; batch_size is of an optimiser step."""
 
     seq_len: int
     windows: Mapping[Split, int]
@@ -135,12 +134,10 @@ def make_plan(
 ) -> Plan:
     """Choose what is left open, for the memory there is.
 
-    probe: see `estimate_memory`.
-    micro_batch: windows a pass; None takes the most that fit (on a CPU, that are useful).
-    recompute: None keeps all below 2 GiB, on a CPU and without a fused scan as long as a window
-    fits; then what is cheap to make again is, and whole blocks only where even one window does not
-    fit otherwise.
-    Raises InputError where nothing fits or the batch cannot be shared evenly.
+    probe: see `estimate_memory`. micro_batch: windows a pass; None: the most that fit (on a CPU,
+    that are useful). recompute: None: nothing below 2 GiB, and on a CPU or without a fused scan as
+    long as a window fits; then "cheap", and "blocks" only if a window does not fit otherwise.
+    Raises InputError if nothing fits or the batch cannot be shared evenly.
     """
     world_size = compute.ranks.world_size
     _check_shares(work.batch_size, work.seq_len, world_size, micro_batch)
@@ -181,8 +178,8 @@ def _check_shares(batch_size: int, seq_len: int, world_size: int, micro_batch: i
 
 
 def shareable(recipe: R, batch_size: int, compute: Compute) -> R:
-    """A resumed run's recipe: with its micro-batch, so that sums round alike, where these ranks can
-    share it."""
+    """A resumed run's recipe, with its micro-batch if these ranks can share it, so that sums round
+    alike."""
     own = recipe.micro_batch
     if own is None or batch_size % (own * compute.ranks.world_size) == 0:
         return recipe
@@ -206,10 +203,8 @@ def choose_passes(
     micro_batch: int | None = None,
     recompute: Recompute | None = None,
 ) -> Passes:
-    """What `make_plan` leaves open, for `share` windows a rank; see there for None.
-
-    Raises InputError where not even one window fits.
-    """
+    """What `make_plan` leaves open, for `share` windows a rank. Raises InputError if no window
+    fits."""
     if recompute is None:
         recompute = _choose_recompute(
             memory,
@@ -261,10 +256,8 @@ def _largest_micro_batch(
 def estimate_memory(
     objective: Loss, compute: Compute, model: ModelConfig, probe: Batch | None = None
 ) -> MemoryEstimate:
-    """Measure what a short forward pass keeps for its backward pass.
-
-    probe: a row of `probe_length` tokens on the device; None: codes alone.
-    """
+    """Measure what a short forward pass keeps for its backward pass. probe: a row of `probe_length`
+    tokens on the device; None: codes alone."""
     parameters = list(objective.parameters())
     fixed = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in parameters)
     if probe is None:

@@ -1,9 +1,9 @@
 """Caduceus (kuleshov-group/caduceus): CaduceusForMaskedLM, of one strand (Ph) and of both (PS).
 
-With `fused_add_norm` true, as published, their models of both strands exchange the two halves of
-the channels before every block. That equals our model with every second block, the first included,
-turned: its channels reversed and its directions exchanged. Weights are read so, exactly; only
-`hidden_states` after an odd number of blocks have the halves in the other order.
+With `fused_add_norm` true, as published, models of both strands exchange the halves of the channels
+before every block. Our model equals them with blocks 0, 2, 4 and so on turned: channels reversed,
+directions exchanged. Only `hidden_states` after an odd number of blocks have the halves in the
+other order.
 """
 
 import re
@@ -23,9 +23,9 @@ from dnamamba.models.interop.reading import (
     EMBEDDING,
     build_model,
     check_settings,
-    read_eps,
-    read_flag,
     read_mapping,
+    read_setting,
+    rename_parts,
 )
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
 from dnamamba.models.mixers.bimamba import BiMambaConfig
@@ -50,17 +50,18 @@ _OF_BOTH = "word_embeddings.embedding.weight"
 def from_caduceus(weights: Weights, settings: Settings | None = None) -> DnaModel:
     """A model from the state_dict of CaduceusForMaskedLM.
 
-    settings: its config.json, which must agree with the shapes. What it leaves out is as published:
-    fused_add_norm true (see above), the directions added, norm_epsilon 1e-5, as many token ids in
-    use as the embedding has rows. Raises InputError for weights of another architecture and for
-    other complements than ours.
+    settings: config.json, which must agree with the shapes; what it leaves out is as published
+    (fused_add_norm true, directions added, norm_epsilon 1e-5, all rows of the embedding in use).
+    Raises InputError for weights of another architecture and for other complements than ours.
     """
     settings = {} if settings is None else settings
     _check_complements(weights, settings)
     both = any(name.endswith(_OF_BOTH) for name in weights)
-    ours = _drop_tied({_rename(n): w for n, w in weights.items() if "complement_map" not in n})
+    ours = _drop_tied(
+        {rename_parts(n, _RENAMED): w for n, w in weights.items() if "complement_map" not in n}
+    )
     config = _infer_config(ours, settings, both)
-    fused = read_flag(settings, "fused_add_norm", True)
+    fused = read_setting(settings, "fused_add_norm", True)
     if both and fused:
         if not isinstance(config.mixer, BiMambaConfig):
             raise InputError(
@@ -76,14 +77,13 @@ def from_caduceus(weights: Weights, settings: Settings | None = None) -> DnaMode
 def to_caduceus(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state_dict and settings of CaduceusForMaskedLM.
 
-    fused_add_norm is true, as published, unless a model of both strands has an odd number of
-    blocks. There logits of ids that are not in use are not masked. Raises InputError for models
-    with another mixer or an MLP, and of one direction and one strand, which are plain Mamba.
+    fused_add_norm is true unless a model of both strands has an odd number of blocks. Logits of ids
+    that are not in use are not masked there. Raises InputError for models with another mixer or an
+    MLP, and of one direction and one strand, which are plain Mamba.
     """
     config = model.config
     both = config.strands == "both"
-    is_caduceus = isinstance(config.mixer, BiMambaConfig)
-    is_caduceus |= both and isinstance(config.mixer, MambaConfig)
+    is_caduceus = isinstance(config.mixer, BiMambaConfig | MambaConfig if both else BiMambaConfig)
     if not is_caduceus or config.mlp is not None:
         raise InputError(
             "Caduceus has blocks of Mamba, in both directions or on both strands, without an MLP; "
@@ -102,12 +102,6 @@ def to_caduceus(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
         theirs["caduceus.backbone.embeddings.word_embeddings.complement_map"] = complement
         theirs["lm_head.complement_map"] = complement.clone()
     return theirs, _make_settings(config, fused)
-
-
-def _rename(name: str) -> str:
-    for theirs, ours in _RENAMED:
-        name = name.replace(theirs, ours, 1)
-    return name
 
 
 def _rename_back(name: str, both: bool) -> str:
@@ -158,8 +152,8 @@ def _infer_config(ours: Mapping[str, Tensor], settings: Settings, both: bool) ->
     trunk["vocab_size"] = settings.get("vocab_size", trunk["padded_vocab_size"])
     return ModelConfig(
         **trunk,
-        norm_eps=read_eps(settings, "norm_epsilon"),
-        residual_in_fp32=read_flag(settings, "residual_in_fp32", True),
+        norm_eps=read_setting(settings, "norm_epsilon", 1e-5, above=0),
+        residual_in_fp32=read_setting(settings, "residual_in_fp32", True),
         mixer=_infer_mixer(ours, settings),
         strands="both" if both else "one",
     )
@@ -181,7 +175,7 @@ def _infer_mixer(ours: Mapping[str, Tensor], settings: Settings) -> MixerConfig:
 
 
 def _turn(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Blocks 0, 2, 4 and so on with channels reversed and directions exchanged, its own inverse."""
+    """Turn blocks 0, 2, 4 and so on; its own inverse."""
     turned = {}
     for name, tensor in ours.items():
         match = re.match(r"backbone\.layers\.(\d+)\.", name)
@@ -237,17 +231,8 @@ def _make_settings(config: ModelConfig, fused: bool) -> dict[str, Any]:
 
 
 def _is_caduceus(weights: Weights, settings: Settings) -> bool:
-    return settings.get("model_type") == "caduceus" or any(
-        name.startswith("caduceus.") for name in weights
-    )
+    is_named = any(name.startswith("caduceus.") for name in weights)
+    return is_named or settings.get("model_type") == "caduceus"
 
 
-FORMATS: tuple[Format, ...] = (
-    Format(
-        name="caduceus",
-        kinds=("bimamba", "mamba"),
-        recognises=_is_caduceus,
-        read=from_caduceus,
-        write=to_caduceus,
-    ),
-)
+FORMATS = (Format("caduceus", ("bimamba", "mamba"), _is_caduceus, from_caduceus, to_caduceus),)

@@ -1,8 +1,8 @@
-"""Read weights of other projects without running code.
+"""Read weights of other projects without running code, from a folder in Hugging Face's layout or
+one file.
 
-A source is a folder in Hugging Face's layout or one file. PyTorch's pickles are read by
-torch.load(weights_only=True), which builds tensors, containers and numbers and refuses the rest;
-empty objects stand in for what training frameworks store beside the weights.
+torch.load(weights_only=True) reads PyTorch's pickles: tensors, containers and numbers. Empty
+objects stand in for what training frameworks store beside them.
 """
 
 import pickle
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dnamamba.errors import InputError
 from dnamamba.files import read_json
-from dnamamba.models.weight_files import read_safetensors
+from dnamamba.models.model_folder import read_safetensors
 
 CONFIG_NAME = "config.json"
 # In the order in which transformers looks for them.
@@ -57,9 +57,8 @@ _BROKEN = (
 class WeightFiles:
     """Content of a source.
 
-    weights: tensors by name, float16 and bfloat16 widened to float32. settings: config.json, empty
-    if there is none. file: the weights' file, or the index of several. dtypes: tensors by stored
-    dtype.
+    weights: tensors by name, float16 and bfloat16 widened to float32. settings: config.json, or
+    empty. file: the weights, or the index of several. dtypes: number of tensors by stored dtype.
     """
 
     weights: dict[str, Tensor]
@@ -69,10 +68,8 @@ class WeightFiles:
 
 
 def read_source(source: Path) -> WeightFiles:
-    """Read a folder (config.json and weights, sharded or not) or a single file of weights.
-
-    Raises InputError for files that are missing, broken, hold no weights or would run code.
-    """
+    """Read a folder (config.json and weights, sharded or not) or a single file of weights. Raises
+    InputError for files that are missing, broken, hold no weights or would run code."""
     file = find_weights(source)
     settings_path = file.parent / CONFIG_NAME
     settings = read_json(settings_path) if settings_path.is_file() else {}
@@ -121,7 +118,6 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _read_index(path: Path) -> dict[str, Tensor]:
-    """The tensors of all shards of an index; exactly those that it lists."""
     shard_of = read_json(path).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise InputError(f"{path} has no weight_map: it should name the file of each tensor")

@@ -23,10 +23,9 @@ _LEVELS = 100
 class Fingerprint:
     """The same for copies of a model, and hardly ever for two models.
 
-    bits_per_base: mean negative log-likelihood of the fixed sequence: of each next base or, if the
-    model sees both sides, of every eighth, masked.
-    logits_hash: hash of the logits at the last eight positions in hundredths of the largest, so
-    coarse that another machine's rounding rarely changes it.
+    bits_per_base: mean negative log-likelihood of the fixed sequence's next bases or, if the model
+    sees both sides, of every eighth, masked. logits_hash: of the last eight positions, in
+    hundredths of the largest, so coarse that rounding rarely changes it.
     """
 
     bits_per_base: float
@@ -42,10 +41,8 @@ def fixed_ids() -> Tensor:
 
 
 def fixed_logits(model: DnaModel) -> Tensor:
-    """Logits (L, vocab_size) of `model_ids`, masked if the model sees both sides.
-
-    Raises InputError if they are not finite, as those of damaged weights.
-    """
+    """Logits (L, vocab_size) of `model_ids`, masked if the model sees both sides. Raises InputError
+    if they are not finite."""
     ids = model_ids(model, masked=not model.is_causal)
     was_training = model.training
     with torch.no_grad():

@@ -9,22 +9,20 @@ from torch import Tensor
 from dnamamba.models.language_model import DnaModel
 
 Weights = Mapping[str, Tensor]
-"""A state_dict: tensors by the names they have there."""
+"""A state_dict."""
 
 Settings = Mapping[str, Any]
-"""A config.json as read; empty if there is none."""
+"""A config.json; empty if there is none."""
 
 
 @dataclass(frozen=True)
 class Format:
     """One project's layout of one architecture.
 
-    name: its name on the command line, e.g. "huggingface-mamba".
-    kinds: kinds of mixers that it may hold.
-    recognises: whether weights and settings are of this layout, by names alone.
-    read: the model; raises InputError for what does not fit.
-    write: the state_dict and the settings of a model; None: we cannot write it. Raises InputError
-    for a model that the layout cannot hold.
+    name: on the command line, e.g. "huggingface-mamba". kinds: of mixers that it may hold.
+    recognises: whether weights and settings are of this layout, by names alone. read: the model.
+    write: the state_dict and settings of a model; None: not written. Both raise InputError for what
+    does not fit.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """HyenaDNA: its standalone code, its training repository and its Hugging Face port.
 
-Names are the same but for a prefix: none, `model.` and `hyena.`. Weights trained with checkpointed
-layers have `.layer` in them.
+Names differ by a prefix: none, `model.` or `hyena.`. Weights trained with checkpointed layers have
+`.layer` in them.
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dnamamba.configs import require_number
 from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
@@ -19,11 +20,10 @@ from dnamamba.models.interop.reading import (
     check_settings,
     count_layers,
     find_mixer,
-    read_eps,
-    read_flag,
     read_mapping,
-    read_number,
+    read_setting,
     read_tied,
+    rename_parts,
     require_names,
 )
 from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
@@ -36,11 +36,12 @@ _POSITIONS = ("pos_emb.t", "pos_emb.z", "modulation.deltas")
 _PAD_MULTIPLE = 8
 # What storage leaves of positions and decays that were meant to be ours; in bf16 and fp16 more.
 _ROUNDING, _NARROW_ROUNDING = 1e-4, 1e-2
-# Our names, and theirs.
-_RENAMED = (
-    ("backbone.embedding.", "backbone.embeddings.word_embeddings."),
-    ("backbone.norm_f.", "backbone.ln_f."),
-)
+# Our names to theirs.
+_RENAMED = {
+    "backbone.embedding.": "backbone.embeddings.word_embeddings.",
+    "backbone.norm_f.": "backbone.ln_f.",
+    ".norm.": ".norm1.",
+}
 # What the settings may be called: in the Hugging Face port, and within "layer" elsewhere.
 _SETTINGS = {
     "order": ("hyena_order", "order"),
@@ -58,18 +59,22 @@ def from_hyenadna(weights: Weights, settings: Settings | None = None) -> DnaMode
     """A model from HyenaDNA's weights: standalone, training repository or Hugging Face port.
 
     weights: the state_dict; heads of other tasks are left out. settings: config.json, which must
-    agree with the shapes. Taken from it: vocab_size (default: the embedding's rows),
-    layer_norm_epsilon (1e-5), residual_in_fp32 (true) and the decay's shift, top-level or in
-    "layer" (0.05, as for published models; runs of the training repository need {"shift": 0.0}).
+    agree with the shapes. It gives vocab_size (default: the embedding's rows), layer_norm_epsilon
+    (1e-5), residual_in_fp32 (true) and, top-level or in "layer", the decay's shift (0.05; runs of
+    the training repository need {"shift": 0.0}) and l_max or max_seq_len if no positions are
+    stored.
 
-    l_max is that of the positions stored with the weights, else of the settings' l_max or
-    max_seq_len. Positions and decays are computed anew. The model is float32, or float64 if the
-    embedding is. Raises InputError for stored positions of another rule, and for weights of any
-    other architecture.
+    Positions and decays are computed anew. Float32, or float64 if the embedding is. Raises
+    InputError for stored positions of another rule, and for weights of other architectures.
     """
     settings = {} if settings is None else settings
     renamed = _rename(weights)
-    own = {_ours(name): w for name, w in renamed.items() if not name.endswith(_POSITIONS)}
+    to_ours = [(theirs, ours) for ours, theirs in _RENAMED.items()]
+    own = {
+        rename_parts(name, to_ours): weight
+        for name, weight in renamed.items()
+        if not name.endswith(_POSITIONS)
+    }
     model = build_model(_infer_config(renamed, settings), _share_sines(own))
     for index, filter_fn in enumerate(_filters(model)):
         _check_positions(filter_fn, renamed, f"{_filter_name(index)}.")
@@ -77,11 +82,8 @@ def from_hyenadna(weights: Weights, settings: Settings | None = None) -> DnaMode
 
 
 def load_positions(model: DnaModel, weights: Weights) -> None:
-    """Use the positions and decays stored with HyenaDNA's weights, for comparisons in float64.
-
-    They differ from ours by float32's rounding, and are not saved with the model. Raises InputError
-    if they are missing.
-    """
+    """Use the positions and decays stored with HyenaDNA's weights, for comparisons in float64; they
+    are not saved. Raises InputError if they are missing."""
     renamed = _rename(weights)
     for index, filter_fn in enumerate(_filters(model)):
         names = [f"{_filter_name(index)}.{name}" for name in _POSITIONS]
@@ -92,15 +94,16 @@ def load_positions(model: DnaModel, weights: Weights) -> None:
 
 
 def to_hyenadna(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state_dict and the settings of HyenaDNA's standalone HyenaDNAModel, without its head.
+    """The state_dict and settings of HyenaDNA's standalone HyenaDNAModel, without its head.
 
-    The Hugging Face port has the same names after "hyena.". HyenaConfig.beyond is not written, as
-    HyenaDNA's code takes nothing beyond l_max. Raises InputError for a model in another shell than
-    the presets hyenadna-...
+    The Hugging Face port has the same names after "hyena.". HyenaConfig.beyond is not written.
+    Raises InputError for a model in another shell than the presets hyenadna-...
     """
     mixer = find_mixer(model.config, HyenaConfig, "HyenaDNA")
     _check_writable(model.config)
-    weights = {_theirs(n): w.detach() for n, w in model.state_dict().items() if n != HEAD_WEIGHT}
+    state = model.state_dict()
+    del state[HEAD_WEIGHT]
+    weights = {rename_parts(name, _RENAMED.items()): tensor for name, tensor in state.items()}
     for index, filter_fn in enumerate(_filters(model)):
         prefix = _filter_name(index)
         freq = weights[f"{prefix}.implicit_filter.1.freq"]
@@ -115,7 +118,6 @@ def to_hyenadna(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _filters(model: DnaModel) -> list[ImplicitFilter]:
-    """Of each layer."""
     return [module for module in model.modules() if isinstance(module, ImplicitFilter)]
 
 
@@ -124,25 +126,19 @@ def _filter_name(layer: int) -> str:
 
 
 def _find_prefix(weights: Mapping[str, Tensor]) -> str | None:
-    """What stands before `backbone.` in the names; None if these are not HyenaDNA's."""
     names = (_EMBEDDING, f"{_filter_name(0)}.bias")
-    plain = {_without_checkpoints(name) for name in weights}
+    plain = {name.replace(".layer.", ".") for name in weights}
     return next((p for p in _PREFIXES if all(f"{p}{name}" in plain for name in names)), None)
 
 
-def _without_checkpoints(name: str) -> str:
-    return name.replace(".layer.", ".")
-
-
 def _rename(weights: Weights) -> dict[str, Tensor]:
-    """The backbone's and the head's weights by the standalone's names."""
     prefix = _find_prefix(weights)
     if prefix is None:
         raise InputError(
             f"not the weights of a HyenaDNA model: there is no {_EMBEDDING} with "
             f"{_filter_name(0)}.bias, with or without a prefix ({', '.join(_PREFIXES[1:])})"
         )
-    kept = {_without_checkpoints(name): weight for name, weight in weights.items()}
+    kept = {name.replace(".layer.", "."): weight for name, weight in weights.items()}
     found = {
         name.removeprefix(prefix): weight
         for name, weight in kept.items()
@@ -154,20 +150,8 @@ def _rename(weights: Weights) -> dict[str, Tensor]:
     return found
 
 
-def _ours(name: str) -> str:
-    for own, theirs in _RENAMED:
-        name = name.replace(theirs, own)
-    return re.sub(r"\.norm1\.", ".norm.", name)
-
-
-def _theirs(name: str) -> str:
-    for own, theirs in _RENAMED:
-        name = name.replace(own, theirs)
-    return re.sub(r"\.norm\.", ".norm1.", name)
-
-
 def _share_sines(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Theirs has the frequency under the name of each sine, ours under the first."""
+    """Theirs has the frequency at each sine, ours at the first."""
     shared = {}
     for name, weight in weights.items():
         match = re.fullmatch(r"(.*\.implicit_filter\.)\d+\.freq", name)
@@ -193,8 +177,8 @@ def _infer_config(weights: Mapping[str, Tensor], settings: Settings) -> ModelCon
         vocab_size=settings.get("vocab_size", n_rows),
         padded_vocab_size=n_rows,
         norm="layer",
-        norm_eps=read_eps(settings, "layer_norm_epsilon"),
-        residual_in_fp32=read_flag(settings, "residual_in_fp32", True),
+        norm_eps=read_setting(settings, "layer_norm_epsilon", 1e-5, above=0),
+        residual_in_fp32=read_setting(settings, "residual_in_fp32", True),
         tie_embeddings=read_tied(weights, _EMBEDDING),
         mixer=_infer_mixer(weights, settings, d_model),
         mlp=MlpConfig(bias=True, d_hidden=d_hidden),
@@ -232,22 +216,19 @@ def _infer_mixer(weights: Mapping[str, Tensor], settings: Settings, d_model: int
         check_settings({theirs: given[name]}, {theirs: size}, "config.json")
     # w only says where training began.
     w, shift = (
-        getattr(HyenaConfig, name) if given[name] is None else read_number(name, given[name])
+        getattr(HyenaConfig, name) if given[name] is None else require_number(name, given[name])
         for name in ("w", "shift")
     )
     return HyenaConfig(w=w, shift=shift, **found)
 
 
 def _find_setting(settings: Settings, names: tuple[str, ...]) -> Any:
-    for group in (settings, read_mapping(settings, "layer")):
-        for name in names:
-            if group.get(name) is not None:
-                return group[name]
-    return None
+    groups = (settings, read_mapping(settings, "layer"))
+    given = (group.get(name) for group in groups for name in names)
+    return next((value for value in given if value is not None), None)
 
 
 def _check_positions(filter_fn: ImplicitFilter, weights: Mapping[str, Tensor], prefix: str) -> None:
-    """That positions and decays, where they are stored, are those that we compute."""
     l_max = filter_fn.l_max
     sizes = zip(_POSITIONS, (l_max, l_max * filter_fn.emb_dim, filter_fn.n_filters), strict=True)
     stored = {name: (weights[prefix + name], n) for name, n in sizes if prefix + name in weights}
@@ -293,6 +274,7 @@ def _check_writable(config: ModelConfig) -> None:
 
 def _write_settings(config: ModelConfig, mixer: HyenaConfig) -> dict[str, Any]:
     assert config.mlp is not None
+    others = {ours: names for ours, names in _SETTINGS.items() if ours != "l_max"}
     return {
         "d_model": config.d_model,
         "n_layer": config.n_layers,
@@ -307,25 +289,15 @@ def _write_settings(config: ModelConfig, mixer: HyenaConfig) -> dict[str, Any]:
         "embed_dropout": 0.0,
         "layer": {
             "_name_": "hyena",
-            "l_max": mixer.l_max,
-            "order": mixer.order,
-            "emb_dim": mixer.emb_dim,
-            "filter_order": mixer.filter_order,
-            "num_inner_mlps": mixer.filter_layers,
-            "short_filter_order": mixer.d_conv,
             "modulate": True,
-            "w": mixer.w,
-            "shift": mixer.shift,
+            "l_max": mixer.l_max,
+            **{names[-1]: getattr(mixer, ours) for ours, names in others.items()},
         },
     }
 
 
-FORMATS: tuple[Format, ...] = (
-    Format(
-        name="hyenadna",
-        kinds=("hyena",),
-        recognises=lambda weights, settings: _find_prefix(weights) is not None,
-        read=from_hyenadna,
-        write=to_hyenadna,
-    ),
-)
+def _recognises(weights: Weights, settings: Settings) -> bool:
+    return _find_prefix(weights) is not None
+
+
+FORMATS = (Format("hyenadna", ("hyena",), _recognises, from_hyenadna, to_hyenadna),)

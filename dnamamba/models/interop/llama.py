@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dnamamba.configs import require_number
 from dnamamba.errors import InputError
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Format, Settings, Weights
@@ -14,10 +15,8 @@ from dnamamba.models.interop.reading import (
     check_settings,
     count_layers,
     find_mixer,
-    read_eps,
-    read_flag,
     read_mapping,
-    read_number,
+    read_setting,
     read_tied,
     require_names,
 )
@@ -57,10 +56,10 @@ def from_huggingface_llama(
 ) -> DnaModel:
     """A model from the state_dict and the config.json of transformers' LlamaForCausalLM.
 
-    settings: must have num_attention_heads or head_dim, which shapes leave open; rms_norm_eps and
-    rope_theta default as in transformers. vocab_size: token ids in use, if fewer than the embedding
-    has rows. The model is float32, or float64 if the embedding is. Raises InputError for other
-    architectures, scaled rotary positions, a sliding window and other activations.
+    settings: must have num_attention_heads or head_dim; others default as in transformers.
+    vocab_size: token ids in use, if fewer than the embedding has rows. Float32, or float64 if the
+    embedding is. Raises InputError for other architectures, rotary positions, activations, and a
+    sliding window.
     """
     _refuse_other_settings(settings)
     weights = {n: w for n, w in weights.items() if not n.endswith("rotary_emb.inv_freq")}
@@ -72,8 +71,7 @@ def to_huggingface_llama(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, 
     """The state_dict and the config.json of transformers' LlamaForCausalLM.
 
     vocab_size there is padded_vocab_size: logits of ids that are not in use are not masked. A tied
-    head is in the state_dict, as in theirs. max_position_embeddings is 131,072 for want of a limit;
-    no token ids are special. Raises InputError for a model of other blocks.
+    head is included; no token ids are special. Raises InputError for a model of other blocks.
     """
     config = model.config
     settings, state = _settings_of(config), model.state_dict()
@@ -87,11 +85,8 @@ def to_huggingface_llama(model: DnaModel) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def halves_from_interleaved(weight: Tensor, n_heads: int) -> Tensor:
-    """Rows of a query or key projection from Meta's and GPT-J's order to ours.
-
-    weight: (n_heads * d, ...), also a bias. There rotary positions turn neighbours (2i, 2i + 1) of
-    a head; here, as in transformers, i and i + d/2.
-    """
+    """Rows (n_heads * d, ...) of a query or key projection or its bias from Meta's and GPT-J's
+    order, where rotary positions turn (2i, 2i + 1) of a head, to ours: i and i + d/2."""
     return weight.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
@@ -143,13 +138,13 @@ def _find_config(weights: Weights, settings: Settings, vocab_size: int | None) -
     check_settings(settings, found, "config.json")
     tied = settings.get("tie_word_embeddings")
     if tied is not None:
-        tied = read_flag(settings, "tie_word_embeddings", False)
+        tied = read_setting(settings, "tie_word_embeddings", False)
     return ModelConfig(
         d_model=d_model,
         n_layers=n_layers,
         vocab_size=rows if vocab_size is None else vocab_size,
         padded_vocab_size=rows,
-        norm_eps=read_eps(settings, "rms_norm_eps", _RMS_NORM_EPS),
+        norm_eps=read_setting(settings, "rms_norm_eps", _RMS_NORM_EPS, above=0),
         tie_embeddings=read_tied(weights, _EMBEDDING, tied),
         mixer=_find_attention(weights, settings),
         mlp=MlpConfig(activation="swiglu", d_hidden=d_hidden, bias=mlp_bias),
@@ -195,7 +190,7 @@ def _find_rope_theta(settings: Settings) -> float:
                 "neither scaled nor for a part of a head"
             )
         given.append(rope.get("rope_theta"))
-    given = [read_number("rope_theta", theta) for theta in given if theta is not None]
+    given = [require_number("rope_theta", theta) for theta in given if theta is not None]
     if len(set(given)) > 1:
         raise InputError(f"rope_theta is given as {' and as '.join(map(str, given))}; leave one")
     return given[0] if given else _ROPE_THETA
@@ -272,12 +267,12 @@ def _settings_of(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-FORMATS: tuple[Format, ...] = (
+FORMATS = (
     Format(
-        name="huggingface-llama",
-        kinds=("attention",),
-        recognises=_recognises,
-        read=from_huggingface_llama,
-        write=to_huggingface_llama,
+        "huggingface-llama",
+        ("attention",),
+        _recognises,
+        from_huggingface_llama,
+        to_huggingface_llama,
     ),
 )

@@ -6,15 +6,17 @@ from typing import Any
 from torch import Tensor
 
 from dnamamba.models.config import ModelConfig
-from dnamamba.models.interop.formats import Settings, Weights
+from dnamamba.models.interop.formats import Weights
 from dnamamba.models.interop.mamba_lm import (
     HF_EMBEDDING,
     HF_SIZES,
+    HF_STEPS,
     MIXER,
+    SSM_STEPS,
     MambaLayouts,
+    Names,
     infer_trunk,
     rename,
-    require_mixer,
     same_names,
 )
 from dnamamba.models.interop.reading import EMBEDDING, build_model
@@ -27,11 +29,10 @@ def from_state_spaces(
 ) -> DnaModel:
     """A model from the state_dict of state-spaces/mamba's MambaLMHeadModel (Mamba-1).
 
-    vocab_size: token ids in use, if fewer than the embedding has rows. norm_eps: the original's, as
-    it is not in the weights. The model is float32, or float64 if the embedding is. Raises
-    InputError for weights of any other architecture.
+    vocab_size: token ids in use, if fewer than the embedding has rows. norm_eps: as in the
+    original. Float32, or float64 if the embedding is. Raises InputError for other architectures.
     """
-    Mamba1Layouts().require(weights, None)
+    Mamba1Layouts().require(weights, {})
     trunk = {**infer_trunk(weights), "norm": "rms", "norm_eps": norm_eps}
     if vocab_size is not None:
         trunk["vocab_size"] = vocab_size
@@ -47,10 +48,8 @@ def from_huggingface_mamba(
 
 
 def to_huggingface_mamba(model: DnaModel) -> dict[str, Tensor]:
-    """The state_dict of transformers' MambaForCausalLM with vocab_size = padded_vocab_size.
-
-    There the logits of ids that are not in use are not masked.
-    """
+    """The state_dict of transformers' MambaForCausalLM with vocab_size = padded_vocab_size; logits
+    of ids that are not in use are not masked there."""
     return rename(model.state_dict(), EMBEDDING, HF_EMBEDDING)
 
 
@@ -68,19 +67,24 @@ def infer_sizes(weights: Weights) -> dict[str, Any]:
 
 
 class Mamba1Layouts(MambaLayouts[MambaConfig]):
-    config_class, name, marker = MambaConfig, "Mamba-1", "dt_proj.weight"
-    layer, model_type, architecture = "Mamba1", "mamba", "MambaForCausalLM"
-    tied_by_default = True
-    ssm_sizes = same_names("d_state d_conv expand dt_rank conv_bias bias")
-    hf_sizes = HF_SIZES | {"time_step_rank": "dt_rank"}
+    config_class, name = MambaConfig, "Mamba-1"
+    required = ("A_log", "conv1d.weight", "dt_proj.weight")
+    kind, architecture, tied_by_default = "mamba", "MambaForCausalLM", True
+    ssm = Names(
+        project="state-spaces/mamba",
+        sizes=same_names("d_state d_conv expand dt_rank conv_bias bias"),
+        free=SSM_STEPS,
+    )
+    hf = Names(
+        project="Hugging Face's Mamba",
+        sizes=HF_SIZES | {"time_step_rank": "dt_rank"},
+        free=HF_STEPS,
+    )
     # They change initial values or speed.
     ssm_others = frozenset({"dt_init", "dt_scale", "use_fast_path"})
 
     def infer(self, weights: Weights, n_groups: int) -> dict[str, Any]:
         return infer_sizes(weights)
-
-    def require(self, weights: Weights, settings: Settings | None) -> None:
-        require_mixer(weights, ("A_log", "conv1d.weight", "dt_proj.weight"), self.name)
 
     def derived(self, mixer: Mapping[str, Any], d_model: int) -> dict[str, Any]:
         return {"intermediate_size": mixer["expand"] * d_model}

@@ -1,31 +1,32 @@
 """What every reader does: checks of names and settings, and a model that the weights fill."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
+from dnamamba.configs import require_number, require_whole
 from dnamamba.errors import InputError
-from dnamamba.files import is_number
 from dnamamba.models.config import ModelConfig
 from dnamamba.models.interop.formats import Settings, Weights
-from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel, check_sizes
+from dnamamba.models.language_model import HEAD_WEIGHT, DnaModel
 from dnamamba.models.mixers.protocol import MixerConfig
-from dnamamba.models.model_folder import load_weights
+from dnamamba.models.model_folder import check_weights, load_weights
 
 EMBEDDING = "backbone.embedding.weight"
 SOURCE = "the given state_dict"
 
 M = TypeVar("M", bound=MixerConfig)
+T = TypeVar("T", bool, int, float)
 
 
 def build_model(config: ModelConfig, weights: Weights, source: str = SOURCE) -> DnaModel:
-    """The model, float32, or float64 if the embedding is. weights: by our names.
-
-    Raises InputError naming `source` if they do not fit, before the model takes memory.
-    """
-    check_sizes(config, weights, source)
+    """The model, float32, or float64 if the embedding is. weights: by our names. Raises InputError
+    naming `source` if they do not fit, before the model takes memory."""
+    check_weights(partial(DnaModel, config), weights, source)
     model = DnaModel(config)
     if weights[EMBEDDING].dtype == torch.float64:
         model = model.double()
@@ -34,13 +35,20 @@ def build_model(config: ModelConfig, weights: Weights, source: str = SOURCE) -> 
 
 
 def find_mixer(config: ModelConfig, config_class: type[M], layout: str) -> M:
-    """The mixer of every block. Raises InputError for a hybrid and for a mixer of another class."""
+    """The mixer of every block. Raises InputError for a hybrid and for another class."""
     if not isinstance(config.mixer, config_class):
         raise InputError(
             f"{layout}'s layout needs {config_class.__name__.removesuffix('Config')} in every "
             f"block, the model's blocks are {config.mixer_kind!r}"
         )
     return config.mixer
+
+
+def rename_parts(name: str, parts: Iterable[tuple[str, str]]) -> str:
+    """Replace the first occurrence of each part, in order."""
+    for old, new in parts:
+        name = name.replace(old, new, 1)
+    return name
 
 
 def require_names(weights: Weights, names: Iterable[str], what: str) -> None:
@@ -58,7 +66,7 @@ def count_layers(weights: Weights, prefix: str = "backbone") -> int:
 
 
 def check_settings(given: Settings, expected: Mapping[str, object], where: str) -> None:
-    """Raises InputError for settings that differ from what the weights say; null is not given."""
+    """Raises InputError for settings that differ from the weights; null is not given."""
     problems = [
         f"{key} is {given[key]!r}, expected {value!r}"
         for key, value in expected.items()
@@ -81,27 +89,17 @@ def read_tied(weights: Weights, embedding: str, given: bool | None = None) -> bo
     return is_same if given is None else given
 
 
-def read_eps(settings: Settings, name: str, default: float = 1e-5) -> float:
-    """A norm's epsilon. Raises InputError unless it is a finite number above 0."""
-    value = settings.get(name, default)
-    if not is_number(value) or value <= 0:
-        raise InputError(f"{name} must be a number > 0, got {value!r}")
-    return float(value)
-
-
-def read_number(name: str, value: object) -> float:
-    """Raises InputError unless it is a finite number."""
-    if not is_number(value):
-        raise InputError(f"{name} must be a number, got {value!r}")
-    return float(value)  # type: ignore[arg-type]
-
-
-def read_flag(settings: Settings, name: str, default: bool) -> bool:
-    """Raises InputError unless it is true or false."""
-    value = settings.get(name, default)
-    if not isinstance(value, bool):
-        raise InputError(f"{name} must be true or false, got {value!r}")
-    return value
+def read_setting(settings: Settings, name: str, default: T, above: float = -math.inf) -> T:
+    """A setting of the default's type: true or false, a whole number >= 1, or a finite number above
+    `above`. Raises InputError for another value."""
+    value: Any = settings.get(name, default)
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{name} must be true or false, got {value!r}")
+        return value
+    if isinstance(default, int):
+        return require_whole(name, value)
+    return require_number(name, value, above)
 
 
 def read_mapping(settings: Settings, name: str) -> Mapping[str, Any]:
@@ -111,12 +109,4 @@ def read_mapping(settings: Settings, name: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise InputError(f"{name} must be a JSON object, got {value!r}")
-    return value
-
-
-def read_count(settings: Settings, name: str, default: int) -> int:
-    """Raises InputError unless it is a whole number of at least 1."""
-    value = settings.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
     return value

@@ -32,7 +32,6 @@ def format_names() -> list[str]:
 
 
 def find_format(name: str) -> Format:
-    """The format of a name. Raises InputError, listing the names, for any other."""
     for one in FORMATS:
         if one.name == name:
             return one
@@ -40,8 +39,7 @@ def find_format(name: str) -> Format:
 
 
 def recognise(weights: Weights, settings: Settings, source: str) -> Format:
-    """The one format of weights and settings. Raises InputError, naming `source` and the formats,
-    if none or several fit."""
+    """The one format of weights and settings. Raises InputError if none or several fit."""
     found = [one for one in FORMATS if one.recognises(weights, settings)]
     if len(found) == 1:
         return found[0]

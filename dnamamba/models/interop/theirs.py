@@ -35,7 +35,7 @@ KNOWN_SETTINGS = {
     },
 }
 TOLERANCE = 1e-3
-"""Largest difference of logits, over the largest logit, that rounding in float32 explains."""
+"""Largest difference of logits, over the largest logit, that float32 explains."""
 
 _ALONE = "the fingerprint is all there is to compare"
 
@@ -43,11 +43,9 @@ _ALONE = "the fingerprint is all there is to compare"
 def compare_with_theirs(
     model: DnaModel, weights: Mapping[str, Tensor], settings: Mapping[str, Any]
 ) -> str:
-    """Compare logits of the fixed sequence with transformers' class; returns the outcome as a line,
-    or why there is nothing to compare with.
-
-    weights, settings: those the model was read from. Raises WrongResultError if logits differ.
-    """
+    """Compare logits of the fixed sequence with transformers' class; returns a line that tells the
+    outcome. weights, settings: those the model was read from. Raises WrongResultError if logits
+    differ."""
     model_type = settings.get("model_type")
     if model_type not in MODEL_TYPES:
         return f"transformers has no class for this: {_ALONE}"
@@ -79,7 +77,6 @@ def compare_with_theirs(
 def _build(
     transformers: Any, model_type: str, weights: Mapping[str, Tensor], settings: Mapping[str, Any]
 ) -> Any:
-    """Their model with exactly these weights, in float32."""
     # Lists as the tuples that its readers of config.json make of them.
     kept = {
         key: tuple(value) if isinstance(value, list) else value
@@ -109,7 +106,6 @@ def _check_sizes(theirs: Any, weights: Mapping[str, Tensor]) -> None:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What transformers raises for settings that it does not take."""
     errors = importlib.import_module("huggingface_hub.errors")
     strict = getattr(errors, "StrictDataclassError", ValueError)
     return (

@@ -1,10 +1,8 @@
 """Our vocabulary as tokenizer files for transformers' AutoTokenizer, without code of ours.
 
-Every character is one token, with the ids of `dnamamba.tokenizer.encode`: both cases, U as T,
-IUPAC's ambiguity letters and gaps as N, anything else [UNK]; nothing is added at either end.
-HyenaDNA's and Caduceus's tokenizers give the same ids for upper-case A, C, G, T and N but add [SEP]
-at the end; HyenaDNA's takes lower case as [UNK], Caduceus's only ambiguity letters. The name of a
-special token in a text, e.g. [MASK], is that token, where `encode` would read its letters.
+Every character is one token with the ids of `dnamamba.tokenizer.encode`; nothing is added at either
+end. HyenaDNA's and Caduceus's tokenizers add [SEP] and read other letters than upper-case A, C, G,
+T and N differently. A special token's name in a text, e.g. [MASK], is that token.
 """
 
 import json
@@ -16,7 +14,6 @@ from dnamamba.tokenizer import FIRST_BASE_ID, GAPS, IUPAC_AMBIGUOUS, VOCABULARY
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer_config.json")
 
 SPECIAL_IDS = {"bos_token_id": "[BOS]", "eos_token_id": "[SEP]", "pad_token_id": "[PAD]"}
-"""Settings of a model in Hugging Face's layout, and the tokens they name."""
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -1,8 +1,7 @@
 """The attention mixer: multi-head softmax attention with rotary positions.
 
-in_proj holds the queries', keys' and values' rows one after the other: one product reads x once,
-where at these widths reading it is most of the cost. Shape letters: B batch, L seq_len, D d_model,
-H heads, d a head's width.
+in_proj stacks the queries', keys' and values' rows, so that one product reads x once. B batch, L
+seq_len, D d_model, H heads, d a head's width.
 """
 
 from dataclasses import dataclass, replace
@@ -13,15 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
+from dnamamba.configs import require_fields, require_number
 from dnamamba.errors import InputError
-from dnamamba.models.checks import check_above_zero, check_positive
 from dnamamba.models.layers import Linear, initialise_projection
-from dnamamba.models.mixers.protocol import Mixer, MixerConfig, StateKind
+from dnamamba.models.mixers.protocol import NO_STATE, Mixer, MixerConfig, StateKind
 
 QUERIES_A_MASK = 256
-"""Queries a CPU takes at a time when it goes on from a state. It has no kernel for that, and makes
-masks: 4,096 queries and 32,768 keys of 4 heads took 1.3 s and 90 MiB so, 4.3 s and 650 MiB by one
-mask (one core)."""
+"""Queries that a CPU takes at a time if it goes on from a state, for which it makes masks: 4,096
+queries and 32,768 keys of 4 heads take 1.3 s and 90 MiB, by one mask 4.3 s and 650 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +29,17 @@ class AttentionConfig(MixerConfig):
     peak_learning_rate = 2e-3
 
     kind: Literal["attention"] = "attention"
-    """Name of the mixer in stored configs."""
 
     n_heads: int
     """Heads of the queries."""
 
     n_kv_heads: int | None = None
-    """Heads of the keys and values, each for n_heads / n_kv_heads heads of queries (grouped-query
-    attention, arXiv 2305.13245); None: n_heads, filled in by `ModelConfig`."""
+    """Heads of keys and values, each for n_heads / n_kv_heads heads of queries (arXiv 2305.13245);
+    None: n_heads, filled in by `ModelConfig`."""
 
     d_head: int | None = None
-    """Width of a head, even (on GPUs a multiple of 8, at most 256, or memory grows with the square
-    of the length); None: d_model / n_heads, filled in by `ModelConfig`."""
+    """Width of a head, even (on GPUs a multiple of 8, at most 256, else memory grows with the
+    square of the length); None: d_model / n_heads, filled in by `ModelConfig`."""
 
     bias: bool = False
     """Whether the projection to queries, keys and values has a bias."""
@@ -57,9 +54,8 @@ class AttentionConfig(MixerConfig):
     """Whether a position sees only itself and those before it."""
 
     def __post_init__(self) -> None:
-        for name in ("n_heads", "n_kv_heads", "d_head"):
-            if name == "n_heads" or getattr(self, name) is not None:
-                check_positive("AttentionConfig", name, getattr(self, name))
+        require_fields(self)
+        require_number("AttentionConfig: rope_theta", self.rope_theta, above=0)
         if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
             raise InputError(
                 f"AttentionConfig: n_heads {self.n_heads} must be a multiple of n_kv_heads "
@@ -70,7 +66,6 @@ class AttentionConfig(MixerConfig):
                 f"AttentionConfig: d_head {self.d_head} must be even, as rotary positions turn "
                 "pairs"
             )
-        check_above_zero("AttentionConfig", "rope_theta", self.rope_theta)
 
     @property
     def state_kind(self) -> StateKind:
@@ -95,7 +90,7 @@ class AttentionConfig(MixerConfig):
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Width of all queries, and of all keys, at a position; the config is resolved."""
+        """Width of all queries and of all keys; the config is resolved."""
         assert self.n_kv_heads is not None
         assert self.d_head is not None
         return self.n_heads * self.d_head, self.n_kv_heads * self.d_head
@@ -113,27 +108,16 @@ class AttentionConfig(MixerConfig):
 
 
 class AttentionState(NamedTuple):
-    """State of an attention mixer: keys and values of all tokens so far.
-
-    k, turned by their positions, and v: (B, tokens so far, n_kv_heads, d), in the dtype of the
-    projections (bf16 under autocast).
-    """
+    """Keys (turned by their positions) and values of all tokens so far: (B, tokens, n_kv_heads, d),
+    in the projections' dtype (bf16 under autocast)."""
 
     k: Tensor
     v: Tensor
 
 
 class Attention(Mixer):
-    """(B, L, D) to (B, L, D), each position seeing itself and those before it, or all of them.
-
-    Source: Vaswani et al. 2017 (arXiv 1706.03762); rotary positions Su et al. 2021 (arXiv
-    2104.09864); fewer heads of keys and values Ainslie et al. 2023 (arXiv 2305.13245).
-    """
-
-    why_no_state = (
-        "attention that is not causal sees what comes later, so it has no state to go on from: "
-        "give the whole sequence in one pass, without state and return_state"
-    )
+    """(B, L, D) to (B, L, D). Source: Vaswani et al. 2017 (arXiv 1706.03762); rotary positions Su
+    et al. 2021 (2104.09864); fewer key heads Ainslie et al. 2023 (2305.13245)."""
 
     def __init__(self, d_model: int, config: AttentionConfig) -> None:
         super().__init__()
@@ -154,11 +138,8 @@ class Attention(Mixer):
         return_state: bool = False,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, AttentionState | None]:
-        """See `Mixer`. Outputs at padding are finite but undefined.
-
-        Raises InputError for a state of a mixer that is not causal, ValueError for a mask of one
-        that is or of another shape.
-        """
+        """See `Mixer`. Outputs at padding are undefined. Raises InputError for a state unless
+        causal, ValueError for a mask if causal or of another shape."""
         if not self.is_causal:
             self._refuse_state(state, return_state)
         if mask is not None:
@@ -176,7 +157,7 @@ class Attention(Mixer):
 
     def project(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, L, H, d), keys and values (B, L, n_kv_heads, d) of x (B, L, D), whose first
-        position is `start`; queries and keys are turned by their positions."""
+        position is `start`; queries and keys are turned."""
         rows = self.in_proj(x).unflatten(-1, (-1, self.d_head))
         turned, v = rows.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], dim=2)
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -188,7 +169,7 @@ class Attention(Mixer):
 
     def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> AttentionState:
         if not self.is_causal:
-            raise InputError(self.why_no_state)
+            raise InputError(NO_STATE)
         empty = self._zeros(batch_size, 0, self.n_kv_heads, self.d_head, dtype=dtype)
         return AttentionState(empty, empty)
 
@@ -214,19 +195,16 @@ def rotary_angles(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Angles (seq_len, d_head / 2) in radians that each pair of a head is turned by at positions
-    start, start + 1, ...: position * theta^(-2i / d_head), in `dtype`.
-
-    In float32 an angle of a million radians is rounded to 0.03, as elsewhere in that precision.
-    """
+    """Angles in radians (seq_len, d_head / 2) of positions from start: position * theta^(-2i /
+    d_head), in `dtype`. In float32 an angle of a million is rounded to 0.03."""
     positions = torch.arange(start, start + seq_len, dtype=dtype, device=device)
     exponents = torch.arange(0, d_head, 2, dtype=dtype, device=device) / -d_head
     return positions.unsqueeze(1) * torch.pow(theta, exponents)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn the pairs (x_i, x_{i + d/2}) of x (B, L, H, d) by angles (L, d/2). Returns x's dtype;
-    computed in the angles' if that is wider."""
+    """Turn the pairs (x_i, x_{i + d/2}) of x (B, L, H, d) by angles (L, d/2); computed in the wider
+    dtype, returned in x's."""
     cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
@@ -238,11 +216,8 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v. q: (B, L, H, d); k, v: (B, M, n_kv_heads, d) with M >= L.
 
-    is_causal: query i sees keys up to i + M - L: the queries are the last L positions. mask:
-    (B, M), True where a key may be seen. Returns (B, L, H, d).
-
-    On GPUs by a fused kernel whose memory grows with the length: in half precision FlashAttention
-    or cuDNN's, in float32 and with a mask the memory-efficient one.
+    is_causal: query i sees keys up to i + M - L. mask: (B, M), True at keys that may be seen.
+    Returns (B, L, H, d). GPUs take a fused kernel whose memory grows with the length.
     """
     n_queries, n_keys = q.shape[1], k.shape[1]
     if is_causal and q.device.type == "cpu" and QUERIES_A_MASK < n_queries < n_keys:

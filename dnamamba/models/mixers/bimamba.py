@@ -1,8 +1,4 @@
-"""Mamba in both directions: one mixer from left to right and one from right to left.
-
-Source: Schiff et al. 2024 (arXiv 2403.03234), section 3.1. Shape letters: B batch, L seq_len,
-D d_model.
-"""
+"""Mamba in both directions. Source: Schiff et al. 2024 (arXiv 2403.03234), section 3.1."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,9 +7,8 @@ import torch
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.models.checks import check_choice
 from dnamamba.models.mixers.mamba import Mamba, MambaState, Mixing, SelectiveConfig
-from dnamamba.models.mixers.protocol import StateKind
+from dnamamba.models.mixers.protocol import NO_STATE, StateKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,17 +16,12 @@ class BiMambaConfig(SelectiveConfig):
     """Mamba in both directions (Caduceus, arXiv 2403.03234)."""
 
     kind: Literal["bimamba"] = "bimamba"
-    """Name of the mixer in stored configs."""
 
     strategy: Literal["add", "ew_multiply"] = "add"
-    """How the outputs of the two directions become one: their sum, or their product."""
+    """How the two directions become one: their sum or their product."""
 
     tie_projections: bool = True
     """Whether both directions share in_proj and out_proj; each has the rest for itself."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("BiMambaConfig", "strategy", self.strategy, ("add", "ew_multiply"))
 
     @property
     def state_kind(self) -> StateKind:
@@ -71,16 +61,8 @@ class _Reverse(Mixing):
 
 
 class BiMamba(Mamba):
-    """(B, L, D) to (B, L, D), each position seeing all others.
-
-    A Mamba, and `reverse`, which reads from the last position to the first: the kernels run
-    backwards, so nothing is flipped.
-    """
-
-    why_no_state = (
-        "a model that reads in both directions has no state to go on from: give it whole "
-        "sequences, or take a causal mixer such as 'mamba'"
-    )
+    """(B, L, D) to (B, L, D), each position seeing all others: a Mamba and `reverse`, whose kernels
+    run from the last position to the first."""
 
     def __init__(self, d_model: int, config: BiMambaConfig) -> None:
         super().__init__(d_model, config)
@@ -112,7 +94,7 @@ class BiMamba(Mamba):
         return out + out_reverse if self.strategy == "add" else out * out_reverse, None
 
     def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> MambaState:
-        raise InputError(self.why_no_state)
+        raise InputError(NO_STATE)
 
 
 def _project(mamba: Mamba, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

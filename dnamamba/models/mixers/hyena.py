@@ -1,7 +1,7 @@
 """The Hyena mixer: gates and long convolutions, whose filters a small network makes of position.
 
-Parameter names and shapes are those of HyenaDNA (standalone_hyenadna.py), the shared frequency of
-the sines once. Shape letters: B batch, L seq_len, D d_model, K d_conv.
+Parameter names and shapes are those of HyenaDNA (standalone_hyenadna.py), the sines' shared
+frequency once. B batch, L seq_len, D d_model, K d_conv.
 """
 
 import math
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from dnamamba.configs import require_fields, require_whole
 from dnamamba.errors import InputError
 from dnamamba.kernels import long_conv
 from dnamamba.kernels.longconv.reference import apply_window
-from dnamamba.models.checks import check_choice, check_finite, check_positive
 from dnamamba.models.layers import Linear, ShortConv
 from dnamamba.models.mixers.protocol import Mixer, MixerConfig, MixerState, long_conv_flops
 
@@ -38,13 +38,11 @@ class HyenaConfig(MixerConfig):
     fine_tuning_learning_rate = 4e-5
 
     kind: Literal["hyena"] = "hyena"
-    """Name of the mixer in stored configs."""
 
     l_max: int = 1 << 20
-    """Longest sequence. Filters are functions of position / l_max, from the present token to l_max
-    tokens back: a model trained with one l_max is no use with another, and one trained on short
-    sequences with a large l_max sees only the start of each filter. Take the longest length of the
-    training, plus 2 if special tokens go round it."""
+    """Longest sequence. Filters are functions of position / l_max, so l_max is part of a trained
+    model: take the longest training length, plus 2 if special tokens go round it. Training on
+    sequences far below l_max trains only the start of each filter."""
 
     order: int = 2
     """Gates; there are order - 1 long convolutions."""
@@ -59,29 +57,23 @@ class HyenaConfig(MixerConfig):
     """its layers of that width to that width, between the first and the last,"""
 
     emb_dim: int = 5
-    """and its inputs: the position, and cosines and sines of it; odd, at least 3."""
+    """and its inputs: position, cosines and sines; odd, at least 3."""
 
     w: float = 10.0
     """Initial frequency of the network's sines; trained."""
 
     shift: float = 0.05
-    """Filters are multiplied by a decay plus this. 0.05 in HyenaDNA's published models and in its
-    standalone code, 0 in its training code."""
+    """Filters are multiplied by a decay plus this: 0.05 in HyenaDNA's published models, 0 in its
+    training code."""
 
     beyond: Literal["refuse", "zero"] = "refuse"
-    """What happens to sequences longer than l_max: they are refused, or filters are zero from l_max
-    on, so that a layer's output depends on the last l_max tokens. A model trained on short
-    sequences can then be trained or used at any length."""
+    """Sequences longer than l_max are refused, or filters are zero from l_max on, so that a layer's
+    output depends on the last l_max tokens."""
 
     def __post_init__(self) -> None:
-        for name in ("l_max", "d_conv", "filter_order", "filter_layers"):
-            check_positive("HyenaConfig", name, getattr(self, name))
-        for name in ("w", "shift"):
-            check_finite("HyenaConfig", name, getattr(self, name))
-        if not isinstance(self.order, int) or self.order < 2:
-            raise InputError(f"HyenaConfig: order must be a whole number >= 2, got {self.order!r}")
-        check_choice("HyenaConfig", "beyond", self.beyond, ("refuse", "zero"))
-        if not isinstance(self.emb_dim, int) or self.emb_dim < 3 or self.emb_dim % 2 == 0:
+        require_whole("HyenaConfig: order", self.order, 2)
+        require_fields(self)
+        if self.emb_dim < 3 or self.emb_dim % 2 == 0:
             raise InputError(
                 "HyenaConfig: emb_dim must be odd and >= 3 (the position, and a cosine and a sine "
                 f"of each frequency), got {self.emb_dim!r}"
@@ -111,25 +103,21 @@ class HyenaConfig(MixerConfig):
         return seq_len * token + filters + long_conv_flops(n_filters, seq_len)
 
     def _count_network(self, n_filters: int) -> int:
-        """Weights of the network that computes the filters."""
         return self.filter_order * (
             self.emb_dim + self.filter_layers * self.filter_order + n_filters
         )
 
 
 class Positions(NamedTuple):
-    """Inputs of the filters' network, for the first L of l_max positions.
-
-    t: position / (l_max - 1) (L, 1). z: t, then cosines, then sines of it (L, emb_dim).
-    """
+    """Inputs of the filters' network at the first L positions. t: position / (l_max - 1) (L, 1). z:
+    t, cosines and sines of it (L, emb_dim)."""
 
     t: Tensor
     z: Tensor
 
 
 class Hyena(Mixer):
-    """(B, L, D) to (B, L, D), each position seeing those before it, up to l_max of them; L is at
-    most l_max unless the config says that filters are zero beyond it.
+    """(B, L, D) to (B, L, D), each position seeing up to l_max before it.
 
     Of the order + 1 projections the last is convolved, order - 1 times, and multiplied by another
     before each convolution and after the last.
@@ -138,11 +126,6 @@ class Hyena(Mixer):
     """
 
     no_weight_decay = frozenset({"filter_fn"})
-
-    why_no_state = (
-        "a Hyena model carries no state from one call to the next: its filters are as long as the "
-        "sequence. Give whole sequences (no state, return_state=False)"
-    )
 
     def __init__(self, d_model: int, config: HyenaConfig) -> None:
         super().__init__()
@@ -157,7 +140,7 @@ class Hyena(Mixer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initial values as upstream: N(0, 0.02^2) and no bias, but in the short convolution."""
+        """Initial values as upstream: N(0, 0.02^2) and no bias, except the short convolution."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.weight.normal_(std=INITIAL_STD)
@@ -167,8 +150,7 @@ class Hyena(Mixer):
     def forward(
         self, x: Tensor, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, None]:
-        """See `Mixer`. Raises InputError for more than l_max positions, and for a state: an output
-        depends on all inputs before it, which no state of fixed size holds."""
+        """See `Mixer`. Raises InputError for more than l_max positions and for a state."""
         self._refuse_state(state, return_state)
         self._check_length(x.shape[1])
         projected, _ = self.short_filter(self.in_proj(x))
@@ -196,11 +178,8 @@ class Hyena(Mixer):
 
 
 class ImplicitFilter(nn.Module):
-    """Filters k(t) of n_filters channels: a network with sines, times a decay of each channel.
-
-    k(t) = network(z(t)) * (exp(-|delta| t) + shift), delta evenly spaced over the channels.
-    The first L positions of a filter do not depend on L.
-    """
+    """Filters of n_filters channels: k(t) = network(z(t)) * (exp(-|delta| t) + shift), delta evenly
+    spaced over the channels. The first L positions do not depend on L."""
 
     t: Tensor | None
     z: Tensor | None
@@ -222,16 +201,13 @@ class ImplicitFilter(nn.Module):
             self.register_buffer(name, None, persistent=False)
 
     def forward(self, seq_len: int) -> Tensor:
-        """The filters (L, n_filters), float32 whatever autocast says (float64 in such a model)."""
+        """The filters (L, n_filters), float32 despite autocast (float64 in such a model)."""
         filters, decay = self.before_decay(seq_len)
         return filters if decay is None else apply_window(filters, decay, self.shift)
 
     def before_decay(self, seq_len: int) -> tuple[Tensor, Tensor | None]:
-        """The network's output (L, n_filters), and the decay a position (n_filters,), for
-        `long_conv` to apply; None if loaded positions have been applied.
-
-        For long sequences the backward recomputes the output.
-        """
+        """The network's output (L, n_filters), recomputed by the backward if long, and the decay a
+        position (n_filters,) for `long_conv`; None if loaded positions have applied it."""
         if seq_len <= _KEPT_POSITIONS:
             filters = self._compute(seq_len)
         else:
@@ -256,8 +232,8 @@ class ImplicitFilter(nn.Module):
             return functional.linear(hidden, last.weight.to(dtype))
 
     def positions(self, seq_len: int) -> Positions:
-        """In float64, unless they were loaded. Computed at every call: 2^20 positions would take
-        24 MiB a layer."""
+        """In float64, unless loaded. Computed at every call: 2^20 positions would take 24 MiB a
+        layer."""
         if self.t is not None and self.z is not None:
             return Positions(self.t[:seq_len], self.z[:seq_len])
         index = torch.arange(seq_len, dtype=torch.float64, device=self.bias.device).unsqueeze(1)
@@ -277,11 +253,8 @@ class ImplicitFilter(nn.Module):
         return torch.linspace(slow, fast, self.n_filters, **options).abs()
 
     def load_positions(self, t: Tensor, z: Tensor, deltas: Tensor) -> None:
-        """Use positions of upstream's files from now on, for comparisons in float64.
-
-        t: (l_max, 1), z: (l_max, emb_dim), deltas: (n_filters,). They differ from ours by float32's
-        rounding, and are not saved with a model.
-        """
+        """Use the positions of upstream's files, for comparisons in float64; they are not saved. t:
+        (l_max, 1), z: (l_max, emb_dim), deltas: (n_filters,)."""
         self.t, self.z, self.deltas = (part.to(self.bias.device) for part in (t, z, deltas))
 
 

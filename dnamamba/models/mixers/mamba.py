@@ -1,8 +1,7 @@
 """The Mamba mixer: gate, short convolution and selective scan between two projections.
 
-Parameter names and shapes are those of state-spaces/mamba (mamba_ssm/modules/mamba_simple.py).
-Shape letters: B batch, L seq_len, D d_model, N d_state, K d_conv. A, B, C and D in code are the
-state space parameters.
+Parameter names and shapes are those of state-spaces/mamba (mamba_simple.py). B batch, L seq_len, D
+d_model, N d_state, K d_conv; in code A, B, C and D are the state space parameters.
 """
 
 import math
@@ -12,11 +11,12 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from dnamamba.configs import require_fields, require_number
+from dnamamba.errors import InputError
 from dnamamba.kernels import selective_scan, selective_scan_step
 from dnamamba.kernels.linear import linear
 from dnamamba.kernels.scan.op import MOST_STATES_TRITON, scan_backend
 from dnamamba.kernels.scan.reference import find_state_dtype
-from dnamamba.models.checks import check_positive, check_step_sizes
 from dnamamba.models.layers import Linear, ShortConv, draw_step_sizes, with_state, zero_biases
 from dnamamba.models.mixers.protocol import Mixer, MixerConfig, StateKind
 
@@ -34,9 +34,25 @@ class StateSpaceConfig(MixerConfig):
     d_conv: int = 4
     """Taps of the causal convolution."""
 
+    dt_min: float = 1e-3
+    """Step sizes start log-uniform from here,"""
+
+    dt_max: float = 0.1
+    """up to here."""
+
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+
+    bias: bool = False
+    """Whether the projections in and out have biases."""
+
     def __post_init__(self) -> None:
-        for name in ("expand", "d_state", "d_conv"):
-            check_positive(type(self).__name__, name, getattr(self, name))
+        require_fields(self)
+        if not 0 < self.dt_min <= self.dt_max:
+            raise InputError(
+                f"{type(self).__name__} needs 0 < dt_min <= dt_max, got dt_min {self.dt_min}, "
+                f"dt_max {self.dt_max}"
+            )
 
     @property
     def state_kind(self) -> StateKind:
@@ -50,27 +66,12 @@ class SelectiveConfig(StateSpaceConfig):
     dt_rank: int | Literal["auto"] = "auto"
     """Rank of the step size's projection; auto: ceil(d_model / 16), filled in by `ModelConfig`."""
 
-    dt_min: float = 1e-3
-    """Step sizes start log-uniform from here,"""
-
-    dt_max: float = 0.1
-    """up to here,"""
-
     dt_init_floor: float = 1e-4
-    """and never below this."""
-
-    conv_bias: bool = True
-    """Whether the convolution has a bias."""
-
-    bias: bool = False
-    """Whether the projections in and out have biases."""
+    """Least initial step size."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        owner = type(self).__name__
-        if self.dt_rank != "auto":
-            check_positive(owner, "dt_rank", self.dt_rank)
-        check_step_sizes(owner, self.dt_min, self.dt_max, self.dt_init_floor)
+        require_number(f"{type(self).__name__}: dt_init_floor", self.dt_init_floor, above=0)
 
     def resolve(self, d_model: int) -> Self:
         if self.dt_rank != "auto":
@@ -81,12 +82,10 @@ class SelectiveConfig(StateSpaceConfig):
         return self.count_projections(d_model) + self.count_mixing(d_model)
 
     def count_projections(self, d_model: int) -> int:
-        """Parameters of in_proj and out_proj."""
         d_inner = self.expand * d_model
         return 3 * d_inner * d_model + self.bias * (2 * d_inner + d_model)
 
     def count_mixing(self, d_model: int) -> int:
-        """Parameters of one direction's `Mixing`."""
         conv = self.d_conv + self.conv_bias
         x_proj = self.rank + 2 * self.d_state
         return self.expand * d_model * (conv + x_proj + self.rank + 1 + self.d_state + 1)
@@ -95,8 +94,8 @@ class SelectiveConfig(StateSpaceConfig):
         return seq_len * (6 * self.expand * d_model**2 + self.mixing_flops(d_model))
 
     def mixing_flops(self, d_model: int) -> int:
-        """Of one direction's `Mixing`, a token; the scan takes 7 a state: dt A, exp, dt u B, two
-        for the recurrence, two for C."""
+        """FLOPs a token of one direction's `Mixing`; the scan takes 7 a state: dt A, exp, dt u B,
+        two for the recurrence, two for C."""
         products = self.d_conv + self.rank + 2 * self.d_state + self.rank
         return self.expand * d_model * (2 * products + 7 * self.d_state)
 
@@ -128,29 +127,22 @@ class MambaConfig(SelectiveConfig):
     """The Mamba mixer (arXiv 2312.00752); defaults of state-spaces/mamba."""
 
     kind: Literal["mamba"] = "mamba"
-    """Name of the mixer in stored configs."""
 
 
 class MambaState(NamedTuple):
-    """State of a Mamba mixer after some tokens.
-
-    conv: the convolution's last K - 1 inputs, oldest first (B, K - 1, d_inner).
-    ssm: the states of the scan (B, d_inner, N), float32 (float64 in a float64 model).
-    """
+    """State after some tokens. conv: the convolution's last K - 1 inputs, oldest first (B, K - 1,
+    d_inner). ssm: the scan's states (B, d_inner, N), float32 (float64 in a float64 model)."""
 
     conv: Tensor
     ssm: Tensor
 
 
 class Mixing(nn.Module):
-    """Convolution and selective scan, what stands between the projections of a Mamba.
-
-    Subclasses call `_build_mixing` and `_reset_mixing` in the order of their own parameters:
-    initial values are drawn in that order.
-    """
+    """Convolution and selective scan between the projections of a Mamba. Subclasses call
+    `_build_mixing` and `_reset_mixing`, which draw initial values, in their parameters' order."""
 
     scan_backend = "auto"
-    """Backend of the selective scan; set it on a model's mixers to choose another."""
+    """Backend of the selective scan; set it on mixers to choose another."""
 
     def _build_mixing(self, d_inner: int, config: SelectiveConfig) -> None:
         self.dt_rank, self.d_state = config.rank, config.d_state
@@ -181,10 +173,9 @@ class Mixing(nn.Module):
         """x, z: (B, L, d_inner) from in_proj; z is the gate.
 
         reverse: from the last position to the first. mask: (B, L) bool, False at padding, where x
-        must be zero; the scan reads zeros there. backend: of the scan; None: scan_backend.
-
-        Returns the input of out_proj (B, L, d_inner) and, if asked for, the state after the last
-        position read.
+        must be zero. backend: of the scan; None: scan_backend.
+        Returns out_proj's input (B, L, d_inner) and, if asked for, the state after the last
+        position.
         """
         before = None if state is None else state.conv
         x, conv_state = self.conv1d(x, before, return_state, reverse)
@@ -216,10 +207,7 @@ class Mixing(nn.Module):
 
 
 class Mamba(Mixing, Mixer):
-    """(B, L, D) to (B, L, D), each position seeing those before it.
-
-    Source: Gu and Dao 2023 (arXiv 2312.00752), section 3.4; state-spaces/mamba, mamba_simple.py.
-    """
+    """(B, L, D) to (B, L, D), causal. Source: Gu and Dao 2023 (arXiv 2312.00752), section 3.4."""
 
     no_weight_decay = frozenset({"A_log", "D"})
 
@@ -251,7 +239,7 @@ class Mamba(Mixing, Mixer):
         )
 
     def _is_step(self, x: Tensor, state: MambaState) -> bool:
-        """Whether the ops of a single step can do it: they have no gradients and two backends."""
+        """Whether the ops of a single step, without gradients, can do it."""
         if x.shape[1] != 1 or self.scan_backend not in ("auto", "reference", "triton"):
             return False
         if self.scan_backend == "triton" and self.d_state > MOST_STATES_TRITON:
@@ -261,7 +249,6 @@ class Mamba(Mixing, Mixer):
         return not any(tensor.requires_grad for tensor in (x, *state, *self.parameters()))
 
     def _step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
-        """x: (B, D). The output (B, D) and a new state."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
         state = MambaState(
             # Copies, as a step writes to them.

@@ -1,8 +1,8 @@
 """The Mamba-2 mixer: short convolution, state space duality and a gated norm between projections.
 
-Parameter names and shapes are those of state-spaces/mamba (mamba_ssm/modules/mamba2.py).
-Shape letters: B batch, L seq_len, D d_model, H heads, P d_head, G groups, N d_state, K d_conv.
-A, B, C and D in code are the state space parameters.
+Parameter names and shapes are those of state-spaces/mamba (mamba2.py). B batch, L seq_len, D
+d_model, H heads, P d_head, G groups, N d_state, K d_conv; in code A, B, C and D are the state space
+parameters.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from dnamamba.configs import require_number
 from dnamamba.errors import InputError
 from dnamamba.kernels import state_space_duality
-from dnamamba.models.checks import check_above_zero, check_positive, check_step_sizes
 from dnamamba.models.layers import (
     GatedNorm,
     Linear,
@@ -31,7 +31,6 @@ class Mamba2Config(StateSpaceConfig):
     """The Mamba-2 mixer (arXiv 2405.21060); defaults of state-spaces/mamba."""
 
     kind: Literal["mamba2"] = "mamba2"
-    """Name of the mixer in stored configs."""
 
     d_state: int = 128
     """States a channel."""
@@ -45,14 +44,8 @@ class Mamba2Config(StateSpaceConfig):
     chunk_size: int = 256
     """Steps that meet each other in one matrix product; changes speed, not results."""
 
-    dt_min: float = 1e-3
-    """Step sizes start log-uniform from here,"""
-
-    dt_max: float = 0.1
-    """up to here,"""
-
     dt_init_floor: float = 1e-4
-    """and never below this."""
+    """Least initial step size."""
 
     dt_limit: tuple[float, float] | None = None
     """Bounds that step sizes are always clamped to; None: no clamping."""
@@ -66,18 +59,10 @@ class Mamba2Config(StateSpaceConfig):
     norm_eps: float = 1e-5
     """Added to the mean square in the gated norm."""
 
-    conv_bias: bool = True
-    """Whether the convolution has a bias."""
-
-    bias: bool = False
-    """Whether the projections in and out have biases."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("d_head", "n_groups", "chunk_size"):
-            check_positive("Mamba2Config", name, getattr(self, name))
-        check_above_zero("Mamba2Config", "norm_eps", self.norm_eps)
-        check_step_sizes("Mamba2Config", self.dt_min, self.dt_max, self.dt_init_floor)
+        for name in ("norm_eps", "dt_init_floor"):
+            require_number(f"Mamba2Config: {name}", getattr(self, name), above=0)
         if not 0 < self.A_init_range[0] <= self.A_init_range[1]:
             raise InputError(
                 "Mamba2Config: A_init_range must be two numbers > 0, the smaller first, got "
@@ -128,26 +113,20 @@ class Mamba2Config(StateSpaceConfig):
 
 
 class Mamba2State(NamedTuple):
-    """State of a Mamba-2 mixer after some tokens.
-
-    conv: the convolution's last K - 1 inputs, oldest first (B, K - 1, d_inner + 2 G N): x, B, C.
-    ssm: the states of the heads (B, H, P, N), float32 (float64 in a float64 model).
-    """
+    """State after some tokens. conv: the convolution's last K - 1 inputs x, B, C, oldest first (B,
+    K - 1, d_inner + 2 G N). ssm: (B, H, P, N), float32 (float64 in a float64 model)."""
 
     conv: Tensor
     ssm: Tensor
 
 
 class Mamba2(Mixer):
-    """(B, L, D) to (B, L, D), each position seeing those before it.
-
-    Source: Dao and Gu 2024 (arXiv 2405.21060), section 7.
-    """
+    """(B, L, D) to (B, L, D), causal. Source: Dao and Gu 2024 (arXiv 2405.21060), section 7."""
 
     no_weight_decay = frozenset({"A_log", "D", "dt_bias", "norm"})
 
     ssd_backend = "auto"
-    """Backend of `state_space_duality`; set it on a model's mixers to choose another."""
+    """Backend of `state_space_duality`; set it on mixers to choose another."""
 
     def __init__(self, d_model: int, config: Mamba2Config) -> None:
         super().__init__()
@@ -197,7 +176,7 @@ class Mamba2(Mixer):
     def _mix(
         self, xBC: Tensor, dt: Tensor, state: Tensor | None, return_state: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """From the convolution's output to y (B, L, H, P), and the state after it if asked for."""
+        """From the convolution's output to y (B, L, H, P) and, if asked for, the state."""
         x, B, C = xBC.split([self.d_inner, self.d_weights, self.d_weights], dim=-1)
         return with_state(
             state_space_duality(

@@ -1,8 +1,7 @@
 """What a mixer is, and the table of those that models can be made of.
 
-A mixer is two classes: a `MixerConfig`, which answers all that is asked before anything is built,
-and a `Mixer`, which computes. `register_mixer` makes the pair known to stored configs, model
-construction, streaming, planning, optimiser groups, presets and files.
+A `MixerConfig` answers what is asked before anything is built, a `Mixer` computes. `register_mixer`
+makes the pair known everywhere: files, planning, streaming, optimiser groups.
 """
 
 import math
@@ -15,22 +14,27 @@ from torch import Tensor, nn
 from dnamamba.errors import InputError
 
 StateKind = Literal["fixed", "growing", "none"]
-"""What a mixer carries from one piece of a sequence to the next: a state of fixed size, one that
-grows with the tokens read (keys and values), or none: it needs whole sequences."""
+"""State carried from one piece of a sequence to the next: of fixed size, growing with the tokens
+read (keys and values), or none, so that whole sequences are needed."""
 
 MixerState = tuple[Tensor, ...]
-"""State after some tokens; each kind of mixer has a NamedTuple of its own."""
+"""State after some tokens; each kind of mixer has its NamedTuple."""
+
+NO_STATE = (
+    "this mixer carries no state to go on from: give whole sequences (no state, "
+    "return_state=False), or take a causal mixer such as 'mamba'"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixerConfig:
     """Settings of one mixer. Subclasses are frozen dataclasses whose `kind` has a default.
 
-    Costs are those of one layer's mixer, without norm and MLP, in closed form.
+    Costs are those of one mixer, without norm and MLP, in closed form.
     """
 
     kind: str
-    """Name of the mixer in stored configs, one for each registered class."""
+    """Name of the mixer in stored configs."""
 
     peak_learning_rate: ClassVar[float] = 8e-3
     """Peak of the pretraining schedule: the best of the Mamba paper's sweep (E.3)."""
@@ -53,31 +57,28 @@ class MixerConfig:
         return None
 
     def resolve(self, d_model: int) -> Self:
-        """A copy without open values, for a model of this width. Raises InputError for sizes that
-        do not fit it."""
+        """Fill in open values for a model of this width. Raises InputError for sizes that do not
+        fit."""
         return self
 
     def for_length(self, seq_len: int) -> Self:
-        """A copy made for training on sequences of up to seq_len tokens."""
+        """Make a copy for training on sequences of up to seq_len tokens."""
         return self
 
     def count_parameters(self, d_model: int) -> int:
-        """Parameters; the config is resolved."""
+        """Parameters of a resolved config."""
         raise NotImplementedError
 
     def flops(self, d_model: int, seq_len: int) -> int:
-        """Floating point operations of a forward pass over one sequence; a multiply-add is 2.
-
-        Matrix products, convolutions, scans and attention count; norms, activations, gates and
-        biases do not.
-        """
+        """Floating point operations of a forward pass over one sequence, counted as in
+        `count_flops`."""
         raise NotImplementedError
 
     def activation_bytes(
         self, d_model: int, device: torch.device, dtype: torch.dtype
     ) -> float | None:
         """Bytes a token that recompute "cheap" keeps: outputs and states of a fused scan, for
-        activations of this dtype. None: the mixer has no fused scan there."""
+        activations of this dtype. None: there is no fused scan."""
         return None
 
     @classmethod
@@ -90,23 +91,18 @@ class Mixer(nn.Module):
     """Maps (B, L, D) to (B, L, D). Subclasses are built from (d_model, config).
 
     `forward(x, state=None, return_state=False)` returns the output and, if asked for, the state
-    after the last token. It never writes to `state`, and raises InputError for a state if the
-    config's state_kind is "none". If the config reads both directions, forward also takes `mask`,
-    (B, L) bool, False at padding on the right. The last layer is called out_proj: its weights are
-    scaled with the depth of the model.
+    after the last token. It never writes to `state`; it raises InputError for a state if state_kind
+    is "none". A mixer that reads both directions also takes `mask`, (B, L) bool, False at padding
+    on the right. The last layer is called out_proj: the model's depth scales its weights.
     """
 
     no_weight_decay: ClassVar[frozenset[str]] = frozenset()
-    """Names of parameters, or of submodules, that weight decay leaves alone; biases always are."""
-
-    why_no_state: str = (
-        "this mixer carries no state: give whole sequences (no state, return_state=False)"
-    )
+    """Parameters or submodules without weight decay; biases never have it."""
 
     def allocate_state(self, batch_size: int, dtype: torch.dtype | None = None) -> MixerState:
-        """State before the first token, on the parameters' device: going on from it equals
-        state=None. dtype: of activations; None: of the parameters."""
-        raise InputError(self.why_no_state)
+        """State before the first token, on the parameters' device; equals state=None. dtype: of
+        activations; None: of the parameters."""
+        raise InputError(NO_STATE)
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """One token: x (B, D) to the output (B, D) and the state after it."""
@@ -115,12 +111,11 @@ class Mixer(nn.Module):
 
     def _refuse_state(self, state: MixerState | None, return_state: bool) -> None:
         if state is not None or return_state:
-            raise InputError(self.why_no_state)
+            raise InputError(NO_STATE)
 
     def _zeros(
         self, *shape: int, dtype: torch.dtype | None, at_least: torch.dtype | None = None
     ) -> Tensor:
-        """Zeros for a state, of `dtype` or the parameters', promoted to at_least."""
         parameter = next(self.parameters())
         dtype = dtype or parameter.dtype
         if at_least is not None:
@@ -158,7 +153,7 @@ def build_mixer(d_model: int, config: MixerConfig) -> Mixer:
 
 
 def long_conv_flops(channels: int, seq_len: int) -> int:
-    """FLOPs of a causal convolution of each channel with a filter as long as the sequence: three
-    real FFTs of 2 seq_len points, 2.5 n log2(n) each, and a complex product."""
+    """FLOPs of a causal convolution as long as the sequence: three real FFTs of 2 seq_len points,
+    2.5 n log2(n) each, and a complex product."""
     n = 2 * seq_len
     return round(channels * (3 * 2.5 * n * math.log2(n) + 6 * (seq_len + 1)))

@@ -1,19 +1,17 @@
 """S4 in Mamba's place: the same block around a state space model that its input does not change.
 
-The model is diagonal (S4D): x_t = dA x_{t-1} + dB u_t and y_t = C x_t, with dA = exp(dt A) and
-dB = (exp(dt A) - 1) / A ("zoh"). For complex A the states stand for conjugate pairs: y_t =
-2 Re(C x_t). B is one, as only its product with C matters. A whole sequence is a convolution with
-the kernel K_l = C dA^l dB, by FFT, so causal up to rounding. No fused backend of
-kernels.selective_scan takes constant B and C.
+The model is diagonal (S4D): x_t = dA x_{t-1} + dB u_t and y_t = C x_t, with dA = exp(dt A) and dB =
+(exp(dt A) - 1) / A ("zoh"); B is one, as only its product with C matters. Complex states stand for
+conjugate pairs: y_t = 2 Re(C x_t). A sequence is an FFT convolution with the kernel K_l = C dA^l
+dB, so causal up to rounding.
 
 Sources: Gu et al. 2022 (arXiv 2206.11893), sections 3 and 4; Gu and Dao 2023 (arXiv 2312.00752),
-section 4.6 (Mamba with S4). Shape letters: B batch, L seq_len, D channels (d_inner inside the
-block), N states. A, C and D in code are the state space parameters.
+section 4.6. B batch, L seq_len, D channels, N states; A, C and D are the model's parameters.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +19,6 @@ from torch.nn.functional import silu
 
 from dnamamba.errors import InputError
 from dnamamba.kernels import long_conv
-from dnamamba.models.checks import check_choice
 from dnamamba.models.layers import Linear, ShortConv, zero_biases
 from dnamamba.models.mixers.mamba import StateSpaceConfig
 from dnamamba.models.mixers.protocol import Mixer, long_conv_flops
@@ -33,38 +30,19 @@ Rule = Literal["zoh", "bilinear"]
 @dataclass(frozen=True, kw_only=True)
 class S4Config(StateSpaceConfig):
     """Mamba's block around a state space model that its input does not change (S4D, arXiv
-    2206.11893): the Mamba paper's ablation of selection."""
+    2206.11893)."""
 
     kind: Literal["s4"] = "s4"
-    """Name of the mixer in stored configs."""
 
     init: Initial = "real"
-    """Initial A, see `initial_A`. real: -(n + 1), as in Mamba. The others are complex: half of
-    d_state is kept, one of each conjugate pair."""
-
-    dt_min: float = 1e-3
-    """Step sizes, one a channel, start log-uniform from here,"""
-
-    dt_max: float = 0.1
-    """up to here."""
-
-    conv_bias: bool = True
-    """Whether the convolution has a bias."""
-
-    bias: bool = False
-    """Whether the projections in and out have biases."""
+    """Initial A, see `initial_A`; all but real are complex: d_state / 2 conjugate pairs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("S4Config", "init", self.init, get_args(Initial))
         if self.init != "real" and self.d_state % 2:
             raise InputError(
                 f"S4Config: d_state must be even with init {self.init!r}, as states come in pairs; "
                 f"got {self.d_state}"
-            )
-        if not 0 < self.dt_min <= self.dt_max:
-            raise InputError(
-                f"S4Config needs 0 < dt_min <= dt_max, got {self.dt_min} and {self.dt_max}"
             )
 
     def count_parameters(self, d_model: int) -> int:
@@ -83,22 +61,19 @@ class S4Config(StateSpaceConfig):
 
 
 class S4State(NamedTuple):
-    """State of an S4 mixer after some tokens.
-
-    conv: the convolution's last inputs, oldest first (B, d_conv - 1, d_inner).
-    ssm: the states (B, d_inner, N), float32 or complex64 (of double width in a float64 model).
-    """
+    """State after some tokens. conv: the convolution's last inputs, oldest first (B, d_conv - 1,
+    d_inner). ssm: (B, d_inner, N), float32 or complex64 (double width in a float64 model)."""
 
     conv: Tensor
     ssm: Tensor
 
 
 def initial_A(kind: Initial, n_states: int) -> Tensor:
-    """The diagonal of A, float64 (N,) for "real", else complex128: one of each pair of conjugates.
+    """The diagonal of A, (N,): float64 for "real", else complex128, one of each conjugate pair.
 
-    real: -(n + 1). lin: -1/2 + i pi n. inv: -1/2 + i M/pi (M/(2n + 1) - 1) with M = 2 N.
-    quad: -1/2 + i (2n + 1)^2 / pi. legs: the eigenvalues of HiPPO-LegS's normal part, largest
-    imaginary part first. All but the last from section 4 of the paper.
+    real: -(n + 1). lin: -1/2 + i pi n. inv: -1/2 + i M/pi (M/(2n + 1) - 1) with M = 2 N. quad: -1/2
+    + i (2n + 1)^2 / pi. legs: eigenvalues of HiPPO-LegS's normal part, largest imaginary part
+    first. Source: section 4 of the paper.
     """
     n = torch.arange(n_states, dtype=torch.float64)
     if kind == "real":
@@ -115,7 +90,6 @@ def initial_A(kind: Initial, n_states: int) -> Tensor:
 
 
 def _legs_eigenvalues(width: int) -> Tensor:
-    """A of HiPPO-LegS is -1/2 and a skew-symmetric matrix once a matrix of rank one is added."""
     root = torch.sqrt(2 * torch.arange(width, dtype=torch.float64) + 1)
     lower = torch.tril(torch.outer(root, root), -1)
     imaginary = torch.linalg.eigvalsh((lower.T - lower) / 2j).flip(0)[: width // 2]
@@ -123,10 +97,10 @@ def _legs_eigenvalues(width: int) -> Tensor:
 
 
 def discretise(A: Tensor, dt: Tensor, rule: Rule = "zoh") -> tuple[Tensor, Tensor]:
-    """log dA and dB for steps dt: A (..., N), dt (...,), both results (..., N).
+    """log dA and dB (..., N) for steps dt (...,) of A (..., N).
 
-    zoh: exp(dt A) and (exp(dt A) - 1) / A. bilinear: (1 + dt A/2) / (1 - dt A/2) and
-    dt / (1 - dt A/2), for complex A.
+    zoh: exp(dt A) and (exp(dt A) - 1) / A. bilinear: (1 + dt A/2) / (1 - dt A/2) and dt / (1 - dt
+    A/2), for complex A.
     """
     step = dt.unsqueeze(-1)
     if rule == "zoh":
@@ -136,7 +110,7 @@ def discretise(A: Tensor, dt: Tensor, rule: Rule = "zoh") -> tuple[Tensor, Tenso
 
 
 def _expm1(x: Tensor) -> Tensor:
-    """exp(x) - 1, exact for small x; torch's own is for real numbers alone."""
+    """exp(x) - 1, exact for small x; torch's takes no complex numbers."""
     if not x.is_complex():
         return torch.expm1(x)
     real = torch.expm1(x.real) * torch.cos(x.imag) - 2 * torch.sin(x.imag / 2) ** 2
@@ -144,10 +118,8 @@ def _expm1(x: Tensor) -> Tensor:
 
 
 def evaluate_powers(log_dA: Tensor, weights: Tensor, seq_len: int) -> Tensor:
-    """sum over n of weights_n dA_n^l for l from 0: (..., N), (..., N) to real (..., L).
-
-    Complex: twice the real part. In two levels, l = i m + j: nothing of L N numbers is made.
-    """
+    """sum over n of weights_n dA_n^l for l from 0: (..., N), (..., N) to real (..., L), twice the
+    real part of complex ones. Two levels, l = i m + j, avoid L N numbers."""
     inner = max(1, math.isqrt(seq_len))
     outer = math.ceil(seq_len / inner)
     steps = torch.arange(max(inner, outer), device=log_dA.device, dtype=log_dA.real.dtype)
@@ -159,14 +131,13 @@ def evaluate_powers(log_dA: Tensor, weights: Tensor, seq_len: int) -> Tensor:
 
 
 def make_kernel(A: Tensor, C: Tensor, dt: Tensor, seq_len: int, rule: Rule = "zoh") -> Tensor:
-    """The kernel K (..., L) of the convolution that the model is; A, C (..., N), dt (...,)."""
+    """The kernel (..., L) of the convolution; A, C (..., N), dt (...,)."""
     log_dA, dB = discretise(A, dt, rule)
     return evaluate_powers(log_dA, C * dB, seq_len)
 
 
 def state_after(log_dA: Tensor, dB: Tensor, u: Tensor) -> Tensor:
-    """sum over t of dA^(L - 1 - t) dB u_t, the states after u (B, L, D): (B, D, N), in two levels
-    as `evaluate_powers`."""
+    """sum over t of dA^(L - 1 - t) dB u_t, the states (B, D, N) after u (B, L, D)."""
     batch, seq_len, channels = u.shape
     inner = max(1, math.isqrt(seq_len))
     outer = math.ceil(seq_len / inner)
@@ -179,8 +150,7 @@ def state_after(log_dA: Tensor, dB: Tensor, u: Tensor) -> Tensor:
 
 
 class S4(Mixer):
-    """(B, L, D) to (B, L, D), each position seeing those before it: Mamba's block without
-    selection. Parameters as in Mamba; A_log is log(-Re A)."""
+    """(B, L, D) to (B, L, D), causal. Parameters as in Mamba; A_log is log(-Re A)."""
 
     no_weight_decay = frozenset({"A_log", "A_imag", "log_dt", "D"})
 
@@ -238,7 +208,7 @@ class S4(Mixer):
     def _run(
         self, u: Tensor, gate: Tensor, state: Tensor | None, return_state: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The state space model, times the gate: u (B, L, D) to y and the states after it."""
+        """The state space model of u (B, L, D), times the gate, and the states after it."""
         A: Tensor = -torch.exp(self.A_log.to(u.dtype))
         C = self.C.to(u.dtype)
         if self.A_imag is None:
