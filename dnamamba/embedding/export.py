@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dnamamba.configs import require_choice
 from dnamamba.embedding.config import OutputFormat
+from dnamamba.embedding.format import distinct_names
 from dnamamba.embedding.lazy_vectors import require_memory
 from dnamamba.embedding.reader import Embeddings, new_file, number_names, read_embeddings
 from dnamamba.errors import InputError
@@ -22,7 +23,6 @@ _ENDINGS: dict[str, OutputFormat] = {
     ".parquet": "parquet",
     **dict.fromkeys((".tsv", ".tsv.gz"), "tsv"),
 }
-_SPACES = str.maketrans("\t\r\n", "   ")
 _TEXT_BYTES = 12
 """Bytes of a number as text, about."""
 
@@ -109,12 +109,7 @@ def _column_names(embeddings: Embeddings) -> dict[str, str]:
     """Names of the exported columns before the numbers, each with its name in the table."""
     taken = {"row", "position", *number_names(embeddings.info)}
     shown = {"row": "row", "position": "position"} if embeddings.info.per_position else {}
-    for name in embeddings.table:
-        key = name
-        while key in taken or (key != name and key in embeddings.table):
-            key = f"input_{key}"
-        shown[key] = name
-    return shown
+    return shown | distinct_names(embeddings.table, taken)
 
 
 def _pieces(embeddings: Embeddings) -> Iterator[tuple[list[NDArray[Any]], NDArray[Any]]]:

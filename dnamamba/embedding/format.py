@@ -6,19 +6,20 @@
     /regions/input/NAME          the input's own columns, as text
     /embeddings/layer_K          vectors: (rows, D), bins (rows, N, D), pooling none (positions, D)
 
-docs/formats.md describes the file for people. Needs neither torch nor HDF5.
+docs/formats.md describes the file for people.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.configs import require_choice, require_range
+from dnamamba.data_prep.genomes.store import quote_name
 from dnamamba.errors import InputError
 
 FORMAT = "dnamamba-embeddings"
@@ -27,14 +28,12 @@ FORMAT_VERSION = 1
 StoredDtype = Literal["float32", "float16", "bfloat16"]
 _ON_DISK = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
-INTEGER_COLUMNS = ("start", "end", "window_start", "window_end", "line")
+_INTEGER_COLUMNS = ("start", "end", "window_start", "window_end", "line")
 REGION_COLUMNS = (
     *("chrom", "start", "end", "strand", "name"),
     *("window_start", "window_end", "line", "status", "note"),
 )
 """Datasets of /regions in the order in which tables show them."""
-
-TEXT_COLUMNS = tuple(name for name in REGION_COLUMNS if name not in INTEGER_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,6 @@ class EmbeddingInfo:
     """How the embeddings of a file were made; kept in it as JSON."""
 
     model: str
-    """Name of the model."""
-
     model_sha256: str | None
     """Checksum of the weights' file; None if they were never in one."""
 
@@ -118,16 +115,17 @@ class EmbeddingInfo:
         return np.dtype(_ON_DISK[self.dtype])
 
     @property
-    def column_keys(self) -> tuple[str, ...]:
-        """The input's own columns by names that are neither empty nor given twice."""
-        keys: list[str] = []
+    def column_paths(self) -> dict[str, str]:
+        """Where /regions has the input's own columns, by names that are neither empty nor given
+        twice."""
+        paths: dict[str, str] = {}
         for i, name in enumerate(self.columns, start=1):
             key = name = clean_text(name) or f"column_{i}"
             number = 2
-            while key in keys:
+            while key in paths:
                 key, number = f"{name}_{number}", number + 1
-            keys.append(key)
-        return tuple(keys)
+            paths[key] = f"input/{quote_name(key)}"
+        return paths
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=True)
@@ -166,6 +164,40 @@ class EmbeddedRow:
     vectors: list[NDArray[Any]] | None
     """An array a layer, in the order of EmbeddingInfo.layers: (D,), bins (N, D), pooling none
     (L, D); None for rows that could not be embedded. May be memmaps larger than memory."""
+
+
+class Column(NamedTuple):
+    dtype: str | None
+    """numpy's; None for text."""
+
+    value: Callable[[EmbeddedRow], Any]
+
+
+def region_columns(info: EmbeddingInfo) -> dict[str, Column]:
+    """The datasets of /regions that have a cell a row, by name."""
+
+    def text(read: Callable[[EmbeddedRow], str]) -> Column:
+        return Column(None, lambda row: clean_text(read(row)))
+
+    columns = {name: Column("<i8", attrgetter(name)) for name in _INTEGER_COLUMNS}
+    columns["embedded"] = Column("<u1", lambda row: int(row.vectors is not None))
+    for name in REGION_COLUMNS:
+        columns.setdefault(name, text(attrgetter(name)))
+    for i, path in enumerate(info.column_paths.values()):
+        columns[path] = text(lambda row, i=i: row.columns[i])
+    return columns
+
+
+def distinct_names(names: Collection[str], taken: Collection[str]) -> dict[str, str]:
+    """Names that differ from `taken` and from each other, by `input_` before them, each with the
+    name that it stands for."""
+    found: dict[str, str] = {}
+    for name in names:
+        new = name
+        while new in taken or new in found or (new != name and new in names):
+            new = f"input_{new}"
+        found[new] = name
+    return found
 
 
 def check_row(row: EmbeddedRow, info: EmbeddingInfo) -> int:
@@ -228,7 +260,3 @@ def _clean_letter(letter: str) -> str:
     if "\udc80" <= letter <= "\udcff":
         return chr(ord(letter) - 0xDC00)
     return "\ufffd" if letter == "\0" or "\ud800" <= letter <= "\udfff" else letter
-
-
-def digest_of(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

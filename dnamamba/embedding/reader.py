@@ -8,7 +8,6 @@ vectors = embeddings.to_memmap("peaks.npy")
 
 import importlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.data_prep.genomes.store import quote_name
-from dnamamba.embedding.format import FORMAT, FORMAT_VERSION, REGION_COLUMNS, EmbeddingInfo
+from dnamamba.embedding.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    REGION_COLUMNS,
+    EmbeddingInfo,
+    distinct_names,
+)
 from dnamamba.embedding.hdf5 import no_room
 from dnamamba.embedding.lazy_vectors import Vectors
 from dnamamba.errors import InputError
@@ -61,7 +66,13 @@ class Embeddings:
         self._columns: dict[str, NDArray[Any]] = {}
         with _reading(path):
             self.info = _check_kind(path, self._open())
-            self.layer = self._choose(layer)
+            self.layer = max(self.info.layers) if layer is None else layer
+            if self.layer not in self.info.layers:
+                there = ", ".join(map(str, sorted(self.info.layers)))
+                raise InputError(
+                    f"{self.path} has no layer {layer!r}; it has {there} (0 is the model's "
+                    "embedding; numbers count from there, not from the end)"
+                )
             regions = self._open()["regions"]
             self._n_rows = len(regions["line"])
             self.offsets = regions["offset"][:] if self.info.per_position else None
@@ -74,17 +85,6 @@ class Embeddings:
         if self._file is None or self._pid != os.getpid():
             self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
         return self._file
-
-    def _choose(self, layer: int | None) -> int:
-        if layer is None:
-            return max(self.info.layers)
-        if layer not in self.info.layers:
-            there = ", ".join(map(str, sorted(self.info.layers)))
-            raise InputError(
-                f"{self.path} has no layer {layer!r}; it has {there} (0 is the model's embedding; "
-                "numbers count from there, not from the end)"
-            )
-        return layer
 
     def _dataset(self) -> h5py.Dataset:
         return self._open()[f"embeddings/layer_{self.layer}"]
@@ -181,7 +181,9 @@ class Embeddings:
         columns = {quote_name(name): column for name, column in table.items()}
         return anndata.AnnData(
             X=values.reshape(len(values), -1),
-            obs=pandas.DataFrame(columns, index=_unique(labels)),
+            obs=pandas.DataFrame(
+                columns, index=anndata.utils.make_index_unique(pandas.Index(labels))
+            ),
             var=pandas.DataFrame(index=number_names(self.info)),
             uns={"dnamamba": self.info.to_json(), "layer": self.layer},
         )
@@ -228,14 +230,11 @@ class _Table(Mapping[str, NDArray[Any]]):
     """Columns of /regions by the names that users see."""
 
     def __init__(self, embeddings: Embeddings):
-        keys = embeddings.info.column_keys
         self._embeddings = embeddings
+        paths = embeddings.info.column_paths
         self._paths = {name: name for name in REGION_COLUMNS}
-        for key in keys:
-            name = key
-            while name in self._paths or (name != key and name in keys):
-                name = f"input_{name}"
-            self._paths[name] = f"input/{quote_name(key)}"
+        own = distinct_names(paths, taken=REGION_COLUMNS)
+        self._paths |= {name: paths[key] for name, key in own.items()}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._paths:
@@ -265,22 +264,6 @@ def number_names(info: EmbeddingInfo) -> list[str]:
     if info.n_bins is None:
         return numbers
     return [f"bin{b}_{number}" for b in range(info.n_bins) for number in numbers]
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Append -1, -2, ... to names that were given before."""
-    taken = set(names)
-    n_seen: Counter[str] = Counter()
-    unique = []
-    for name in names:
-        candidate = name
-        while n_seen[name] and candidate in taken:
-            candidate = f"{name}-{n_seen[name]}"
-            n_seen[name] += 1
-        n_seen[name] = max(n_seen[name], 1)
-        taken.add(candidate)
-        unique.append(candidate)
-    return unique
 
 
 def _import(name: str) -> ModuleType:
