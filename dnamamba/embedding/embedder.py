@@ -53,8 +53,8 @@ class Embedder:
 
     @property
     def d_out(self) -> int:
-        """Width of a vector."""
-        return self.model.config.d_model * (2 if self.options.rc == "concat" else 1)
+        """Numbers in a vector."""
+        return self.options.width(self.model.config.d_model)
 
     def __call__(self, inputs: Sequence[EmbedInput]) -> list[Embedded]:
         """Embed inputs; results are in their order.

@@ -23,8 +23,6 @@ _ENDINGS: dict[str, OutputFormat] = {
     ".parquet": "parquet",
     **dict.fromkeys((".tsv", ".tsv.gz"), "tsv"),
 }
-_TEXT_BYTES = 12
-"""Bytes of a number as text, about."""
 
 
 def export(
@@ -50,9 +48,8 @@ def export(
         raise InputError("an .h5 file is exported to npz, parquet or tsv: name one of these")
     write = {"npz": _write_npz, "parquet": _write_parquet, "tsv": _write_tsv}[kind]
     with read_embeddings(path, layer) as embeddings:
-        n_bytes = embeddings.vectors.nbytes
-        if kind == "tsv":
-            n_bytes = embeddings.vectors.size * _TEXT_BYTES
+        # A number takes about 12 letters.
+        n_bytes = embeddings.vectors.size * 12 if kind == "tsv" else embeddings.vectors.nbytes
         require_memory(n_bytes, f"{out} with {len(embeddings.vectors):,} vectors")
         with new_file(out, force) as file:
             write(embeddings, file, out)
@@ -79,27 +76,22 @@ def format_of(out: Path, given: OutputFormat | None = None) -> OutputFormat:
 
 
 def _write_npz(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
-    arrays: dict[str, NDArray[Any]] = {"ok": embeddings.ok}
+    arrays = {
+        "vectors": embeddings.vectors[:],
+        "ok": embeddings.ok,
+        "settings": np.array(embeddings.info.to_json()),
+        "layer": np.array(embeddings.layer),
+    }
     if embeddings.offsets is not None:
         arrays["offsets"] = embeddings.offsets
-    arrays["settings"] = np.array(embeddings.info.to_json())
-    arrays["layer"] = np.array(embeddings.layer)
-    for name in embeddings.table:
-        column = embeddings.table[name]
+    for name, column in embeddings.table.items():
         # Text becomes cells of one size, as object arrays would be pickled.
-        key = f"column_{name}" if name in arrays or name == "vectors" else name
+        key = f"column_{name}" if name in arrays else name
         arrays[key.replace("/", "%2F")] = column.astype("U") if column.dtype == object else column
     with zipfile.ZipFile(file, "w") as archive:
-        with _member(archive, "vectors") as member:
-            embeddings.write_npy(member)
         for name, array in arrays.items():
-            with _member(archive, name) as member:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> Any:
-    # Without the time, as in numpy's files, so that the same content gives the same file.
-    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
 
 
 # --- rows of tables

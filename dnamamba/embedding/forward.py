@@ -4,6 +4,7 @@ A batch of whole sequences takes one pass a strand; a long sequence is streamed 
 device work side by side: only the copies of results wait for the device.
 """
 
+import mmap
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -44,11 +45,7 @@ class EmbedInput:
     @classmethod
     def of(cls, codes: Codes, span: tuple[int, int] | None = None) -> "EmbedInput":
         """Input of a sequence in memory. span: default all of it."""
-
-        def read(start: int, end: int) -> Codes:
-            return codes[start:end]
-
-        return cls(len(codes), read, (0, len(codes)) if span is None else span)
+        return cls(len(codes), lambda start, end: codes[start:end], span or (0, len(codes)))
 
     @classmethod
     def of_row(cls, row: RegionRow) -> "EmbedInput":
@@ -130,12 +127,9 @@ class Passes:
     def _combine(self, results: Sequence[Pooled]) -> "Copies":
         """Both strands as `rc` asks, on their way to the host, with the numbers of bases."""
         vectors = [one.vectors.float() for one in results]
-        joined = vectors[0]
         if self.options.rc == "average":
-            joined = (vectors[0] + vectors[1]) / 2
-        elif self.options.rc == "concat":
-            joined = torch.cat(vectors, -1)
-        return Copies((joined, results[0].n_bases))
+            vectors = [(vectors[0] + vectors[1]) / 2]
+        return Copies((torch.cat(vectors, -1), results[0].n_bases))
 
     # --- long sequences
 
@@ -153,9 +147,8 @@ class Passes:
     def keep_stream(self, one: EmbedInput) -> list[Vectors]:
         """Every position of the span of a sequence that is read in pieces: (span length, D_out) a
         layer, in a file if there is a scratch folder."""
-        n_rows, width = one.span[1] - one.span[0], self.model.config.d_model
-        width *= 2 if self.options.rc == "concat" else 1
-        stores = [PositionStore((n_rows, width), self.scratch) for _ in self.layers]
+        shape = (one.span[1] - one.span[0], self.options.width(self.model.config.d_model))
+        stores = [PositionStore(shape, self.scratch) for _ in self.layers]
         for reverse in self.options.directions:
             under_way: deque[tuple[int, Copies]] = deque()
             for first, rows in self._rows_of_span(one, reverse):
@@ -184,18 +177,16 @@ class Passes:
     ) -> None:
         """Put one strand's rows of positions from `first` on into the stores."""
         for store, rows in zip(stores, copies.wait(), strict=True):
-            if not reverse:
-                if self.options.rc == "concat":
-                    rows = np.concatenate([rows, np.zeros_like(rows)], 1)
-                store.write(first, rows)
-                continue
-            first_row = store.n_rows - first - len(rows)
-            both = store.read(first_row, first_row + len(rows))
+            start, width = first, rows.shape[1]
+            if reverse:
+                start, rows = store.n_rows - first - len(rows), rows[::-1]
             if self.options.rc == "concat":
-                both[:, rows.shape[1] :] = rows[::-1]
-            else:
-                both = (both + rows[::-1]) / 2
-            store.write(first_row, both)
+                both = store.read(start, start + len(rows))
+                both[:, width * reverse : width * (1 + reverse)] = rows
+                rows = both
+            elif reverse:
+                rows = (store.read(start, start + len(rows)) + rows) / 2
+            store.write(start, rows)
 
     def _stream(self, one: EmbedInput, reverse: bool) -> Iterator[StreamedChunk]:
         """Chunks up to the end of the span, as the model is causal."""
@@ -248,34 +239,28 @@ class PositionStore:
 
     def __init__(self, shape: tuple[int, int], folder: Path | None) -> None:
         self.n_rows, self._shape = shape[0], shape
-        self._file: IO[bytes] | None = None
-        self._array = np.empty(shape if folder is None else 0, np.float32)
+        n_bytes = 4 * shape[0] * shape[1]
         if folder is None:
+            self._file: mmap.mmap | IO[bytes] = mmap.mmap(-1, n_bytes)
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed with the array
-        self._file.truncate(4 * shape[0] * shape[1])
+        self._file.truncate(n_bytes)
 
     def write(self, first: int, rows: Vectors) -> None:
-        if self._file is None:
-            self._array[first : first + len(rows)] = rows
-            return
         self._file.seek(4 * first * self._shape[1])
         self._file.write(np.ascontiguousarray(rows).data)
 
     def read(self, first: int, stop: int) -> Vectors:
         """A copy of rows [first, stop)."""
-        if self._file is None:
-            return self._array[first:stop].copy()
-        rows = np.empty((stop - first, self._shape[1]), np.float32)
         self._file.seek(4 * first * self._shape[1])
-        self._file.readinto(rows.data)  # type: ignore[attr-defined]
-        return rows
+        content = bytearray(self._file.read(4 * (stop - first) * self._shape[1]))
+        return np.frombuffer(content, np.float32).reshape(-1, self._shape[1])
 
     def finish(self) -> Vectors:
         """All rows: an array, or a memmap of the file."""
-        if self._file is None:
-            return self._array
+        if isinstance(self._file, mmap.mmap):
+            return np.frombuffer(self._file, np.float32).reshape(self._shape)
         self._file.flush()
         return np.memmap(self._file, np.float32, "r+", shape=self._shape)
 

@@ -203,21 +203,17 @@ class Embeddings:
         InputError if it exists (without `force`) and if there is no room.
         """
         with new_file(Path(path), force) as file:
-            self.write_npy(file)
+            header = {
+                "descr": np.lib.format.dtype_to_descr(self.vectors.dtype),
+                "fortran_order": False,
+                "shape": self.vectors.shape,
+            }
+            np.lib.format.write_array_header_1_0(file, header)
+            for _, block in self.blocks():
+                file.write(block.tobytes())
         if 0 in self.vectors.shape:
             raise InputError(f"{self.path} has no vectors, and an empty file cannot be mapped")
         return np.load(path, mmap_mode="r")
-
-    def write_npy(self, file: BinaryIO) -> None:
-        """Write all vectors to an open file in numpy's format."""
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self.vectors.dtype),
-            "fortran_order": False,
-            "shape": self.vectors.shape,
-        }
-        np.lib.format.write_array_header_1_0(file, header)
-        for _, block in self.blocks():
-            file.write(block.tobytes())
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield all vectors, a few megabytes at a time, each with the number of its first."""

@@ -197,7 +197,7 @@ class EmbedRun:
             model=name_of_model(self.source) if self.source else "",
             model_sha256=weights_of(self.source) if self.source else None,
             layers=self.layers,
-            d_out=self.model.config.d_model * (2 if config.rc == "concat" else 1),
+            d_out=config.width(self.model.config.d_model),
             pooling=str(config.pooling),
             rc=config.rc,
             context=self.rule.seq_len if table.has_alternatives else config.context,
@@ -383,24 +383,20 @@ def _input_of(row: RegionRow, allele: Allele) -> EmbedInput:
 
 def _record(row: RegionRow, result: Embedded | None) -> EmbeddedRow:
     region, window = row.region, row.window
-    status, note, vectors = row.status, row.note, None
-    if isinstance(result, str):
-        status, note = RowStatus.FAILED, join_notes(note, result)
-    else:
-        vectors = result
+    failure = result if isinstance(result, str) else ""
     return EmbeddedRow(
         line=row.line,
-        chrom="" if region is None else region.chrom,
-        start=-1 if region is None else region.start,
-        end=-1 if region is None else region.end,
-        strand="." if region is None else str(region.strand),
+        chrom=region.chrom if region else "",
+        start=region.start if region else -1,
+        end=region.end if region else -1,
+        strand=str(region.strand) if region else ".",
         name=row.name,
-        window_start=-1 if window is None else window.start,
-        window_end=-1 if window is None else window.end,
-        status=str(status),
-        note=note,
+        window_start=window.start if window else -1,
+        window_end=window.end if window else -1,
+        status=str(RowStatus.FAILED if failure else row.status),
+        note=join_notes(row.note, failure),
         columns=row.columns,
-        vectors=vectors,
+        vectors=None if isinstance(result, str) else result,
     )
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.tokenizer import PAD_ID, Codes, token_ids
+from dnamamba.models.strands import complement_ids, flip
+from dnamamba.tokenizer import PAD_ID, TOKEN_MASK, Codes, token_ids
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -129,3 +130,20 @@ def no_memory(sequence: Codes, error: RuntimeError) -> NoReturn:
         f"there is no memory for a sequence of {len(sequence):,} bases: read shorter "
         "windows (--seq-len), or use a device with more memory"
     ) from error
+
+
+def predict_reverse(
+    predict: Callable[[Tensor, Tensor | None], Tensor],
+    token_ids: Tensor,
+    lengths: Tensor | None,
+    *,
+    per_base: bool = False,
+) -> Tensor:
+    """Predictions for the reverse complements of a batch; per base in the order of the batch.
+
+    predict: (token ids (B, L), lengths (B,) or None) -> (B, ...). token_ids: any integer dtype,
+    without soft-mask, padded on the right.
+    """
+    complement = complement_ids(TOKEN_MASK + 1).to(token_ids.device)
+    predicted = predict(complement[flip(token_ids.long(), lengths)], lengths)
+    return flip(predicted, lengths) if per_base else predicted
