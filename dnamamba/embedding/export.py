@@ -13,7 +13,13 @@ from dnamamba.configs import require_choice
 from dnamamba.embedding.config import OutputFormat
 from dnamamba.embedding.format import distinct_names
 from dnamamba.embedding.lazy_vectors import require_memory
-from dnamamba.embedding.reader import Embeddings, new_file, number_names, read_embeddings
+from dnamamba.embedding.reader import (
+    Embeddings,
+    import_library,
+    new_file,
+    number_names,
+    read_embeddings,
+)
 from dnamamba.errors import InputError
 from dnamamba.files import clean_cell
 
@@ -52,7 +58,7 @@ def export(
         n_bytes = embeddings.vectors.size * 12 if kind == "tsv" else embeddings.vectors.nbytes
         require_memory(n_bytes, f"{out} with {len(embeddings.vectors):,} vectors")
         with new_file(out, force) as file:
-            write(embeddings, file, out)
+            write(embeddings, file)
     return out
 
 
@@ -68,14 +74,14 @@ def format_of(out: Path, given: OutputFormat | None = None) -> OutputFormat:
         )
     require_choice("format", kind, OutputFormat)
     if kind == "parquet":
-        _import_parquet(out)
+        import_library("pyarrow", "dnamamba[parquet]")
     return kind
 
 
 # --- npz
 
 
-def _write_npz(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
+def _write_npz(embeddings: Embeddings, file: BinaryIO) -> None:
     arrays = {
         "vectors": embeddings.vectors[:],
         "ok": embeddings.ok,
@@ -117,7 +123,7 @@ def _pieces(embeddings: Embeddings) -> Iterator[tuple[list[NDArray[Any]], NDArra
         yield columns, block.reshape(len(block), -1)
 
 
-def _write_tsv(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
+def _write_tsv(embeddings: Embeddings, file: BinaryIO) -> None:
     names = map(clean_cell, _column_names(embeddings))
     file.write(("\t".join([*names, *number_names(embeddings.info)]) + "\n").encode())
     for columns, numbers in _pieces(embeddings):
@@ -127,20 +133,8 @@ def _write_tsv(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
             file.write(("\t".join(chain(row, texts)) + "\n").encode())
 
 
-def _import_parquet(out: Path) -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InputError(
-            f"writing {out} needs pyarrow (pip install dnamamba[parquet]), which is not installed; "
-            "npz and tsv are written without it"
-        ) from error
-    return pyarrow, parquet
-
-
-def _write_parquet(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
-    pyarrow, parquet = _import_parquet(out)
+def _write_parquet(embeddings: Embeddings, file: BinaryIO) -> None:
+    pyarrow, parquet = import_library("pyarrow"), import_library("pyarrow.parquet")
     fields = []
     for shown, name in _column_names(embeddings).items():
         is_text = name in embeddings.table and embeddings.table[name].dtype == object

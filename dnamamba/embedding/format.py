@@ -38,47 +38,27 @@ REGION_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingInfo:
-    """How the embeddings of a file were made; kept in it as JSON."""
+    """How the embeddings of a file were made; kept in it as JSON.
+
+    docs/formats.md describes each setting. layers: indices into the model's hidden states, 0 for
+    the embedding, the highest for the final norm. d_out: numbers in a vector. context: None if the
+    region alone was read. model_sha256: None if the weights were never in a file.
+    """
 
     model: str
     model_sha256: str | None
-    """Checksum of the weights' file; None if they were never in one."""
-
     layers: tuple[int, ...]
-    """Indices into the model's hidden states: 0 the embedding, the highest the final norm."""
-
     d_out: int
-    """Numbers in a vector: the model's width, or twice that with rc `concat`."""
-
     pooling: str
-    """mean, last, max, center, bins:N or none."""
-
     rc: str
-    """Use of the reverse complement: none, average or concat."""
-
     context: int | None
-    """Bases that the model reads with each region, the region included; None: the region alone."""
-
     edge: str
-    """Treatment of windows past their contig's end: shift, pad or clip."""
-
     dtype: str
-    """Dtype of the vectors in the file: float32, float16 or bfloat16."""
-
     precision: str
-    """What the model computed in: fp32 or bf16."""
-
     source_sha256: str
-    """Checksum of the unpacked text of the input, independent of its name and compression."""
-
     genome: tuple[Mapping[str, Any], ...]
-    """Files of the genome: name, sha256 and whatever else is known."""
-
     columns: tuple[str, ...]
-    """Names of the input's own columns."""
-
     allele: str = "ref"
-    """Which allele of a variant was read, ref or alt."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "genome", "columns"):
@@ -142,11 +122,15 @@ class EmbeddingInfo:
 
 @dataclass(frozen=True)
 class EmbeddedRow:
-    """A row of the input with its vectors. Coordinates are 0-based and half-open, -1 if unknown."""
+    """A row of the input with its vectors. Coordinates are 0-based and half-open, -1 if unknown.
+
+    line: from 1; of a FASTA the number of the record. window_start, window_end: what the model read
+    of the contig. columns: the input's own, as text, as many as EmbeddingInfo.columns. vectors: an
+    array a layer, in the order of EmbeddingInfo.layers: (D,), bins (N, D), pooling none (L, D);
+    None for rows that could not be embedded. They may be memmaps larger than memory.
+    """
 
     line: int
-    """Line of the input, from 1; of a FASTA the record."""
-
     chrom: str
     start: int
     end: int
@@ -154,16 +138,10 @@ class EmbeddedRow:
     name: str
     window_start: int
     window_end: int
-    """The part of the contig that the model read."""
-
     status: str
     note: str
     columns: tuple[str, ...]
-    """The input's own columns as text, as many as EmbeddingInfo.columns."""
-
     vectors: list[NDArray[Any]] | None
-    """An array a layer, in the order of EmbeddingInfo.layers: (D,), bins (N, D), pooling none
-    (L, D); None for rows that could not be embedded. May be memmaps larger than memory."""
 
 
 class Column(NamedTuple):
@@ -248,15 +226,11 @@ def to_float32(stored: NDArray[Any], info: EmbeddingInfo) -> NDArray[np.float32]
 # --- text
 
 
+_CLEAN = dict.fromkeys((0, *range(0xD800, 0xE000)), "\ufffd")
+_CLEAN |= {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
+
+
 def clean_text(text: str) -> str:
     """Replace what UTF-8 or HDF5 cannot hold: bytes of the input that were not UTF-8 are read as
     Latin-1, and NUL becomes U+FFFD."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return "".join(map(_clean_letter, text))
-
-
-def _clean_letter(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":
-        return chr(ord(letter) - 0xDC00)
-    return "\ufffd" if letter == "\0" or "\ud800" <= letter <= "\udfff" else letter
+    return text.translate(_CLEAN) if "\0" in text or not text.isascii() else text

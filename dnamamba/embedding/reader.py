@@ -163,7 +163,7 @@ class Embeddings:
 
     def to_pandas(self) -> Any:
         """Return the table, all rows, as a pandas.DataFrame. Raises InputError without pandas."""
-        return _import("pandas").DataFrame(dict(self.table))
+        return import_library("pandas").DataFrame(dict(self.table))
 
     def to_anndata(self, *, keep_failed: bool = False) -> Any:
         """Return an anndata.AnnData: X the vectors (bins: N x D numbers a row), obs the table.
@@ -173,7 +173,7 @@ class Embeddings:
         `uns["dnamamba"]` has the settings as JSON. Raises InputError without anndata, for pooling
         none, and if memory is too small.
         """
-        anndata, pandas = _import("anndata"), _import("pandas")
+        anndata, pandas = import_library("anndata"), import_library("pandas")
         self._refuse_positions("to_anndata")
         values, table = self.arrays(keep_failed=keep_failed)
         labels = [name or str(row) for row, name in zip(table["row"], table["name"], strict=True)]
@@ -262,12 +262,13 @@ def number_names(info: EmbeddingInfo) -> list[str]:
     return [f"bin{b}_{number}" for b in range(info.n_bins) for number in numbers]
 
 
-def _import(name: str) -> ModuleType:
+def import_library(name: str, package: str = "") -> ModuleType:
+    """Import an optional library. package: what to install for it; default `name`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            f"this needs {name}, which is not installed: pip install {name}"
+            f"this needs {name}, which is not installed: pip install {package or name}"
         ) from error
 
 
