@@ -157,12 +157,15 @@ def region_columns(info: EmbeddingInfo) -> dict[str, Column]:
     def text(read: Callable[[EmbeddedRow], str]) -> Column:
         return Column(None, lambda row: clean_text(read(row)))
 
+    def own(i: int) -> Column:
+        return text(lambda row: row.columns[i])
+
     columns = {name: Column("<i8", attrgetter(name)) for name in _INTEGER_COLUMNS}
     columns["embedded"] = Column("<u1", lambda row: int(row.vectors is not None))
     for name in REGION_COLUMNS:
         columns.setdefault(name, text(attrgetter(name)))
     for i, path in enumerate(info.column_paths.values()):
-        columns[path] = text(lambda row, i=i: row.columns[i])
+        columns[path] = own(i)
     return columns
 
 

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from dnamamba.data_prep.regions.rows import RegionRow
 from dnamamba.embedding.config import EmbedOptions
-from dnamamba.inference.batching import batch_width, round_up
+from dnamamba.inference.batching import round_up, stack_rows, upload
 from dnamamba.inference.options import device_of
 from dnamamba.models import strands
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.pooling import Pooled, Pooler
 from dnamamba.models.streaming import StreamedChunk, longest_sequence
-from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
+from dnamamba.tokenizer import Codes, reverse_complement, token_ids
 
 Vectors = NDArray[np.float32]
 
@@ -92,20 +92,14 @@ class Passes:
 
     def start_batch(self, inputs: Sequence[EmbedInput]) -> "Copies":
         """Launch the passes of a batch of whole sequences and the copy of its results."""
-        lengths = [one.length for one in inputs]
-        width = batch_width(lengths, longest_sequence(self.model.config))
-        ids = torch.empty(len(inputs), width, dtype=torch.uint8, pin_memory=self._is_cuda)
-        for row, one in zip(ids.numpy(), inputs, strict=True):
-            row[: one.length] = one.tokens(0, one.length)
-            row[one.length :] = PAD_ID
-        given = ids.to(self.device, non_blocking=True)
-        real = None if min(lengths) == width else self._upload(np.array(lengths))
+        tokens = [one.tokens(0, one.length) for one in inputs]
+        ids, lengths = stack_rows(tokens, longest_sequence(self.model.config), self.device)
         results = []
         for reverse in self.options.directions:
             if reverse:
-                given = self._complement[strands.flip(given, real).int()]
+                ids = self._complement[strands.flip(ids, lengths).int()]
             spans = np.array([one.span_of(reverse) for one in inputs], np.int64)
-            results.append(self._run_batch(given, real, spans, reverse))
+            results.append(self._run_batch(ids, lengths, spans, reverse))
         return self._combine(results)
 
     def _run_batch(
@@ -117,7 +111,7 @@ class Passes:
             ids, lengths = ids[:, : round_up(int(spans[:, 1].max()))], None
         hidden = self.model.hidden_at(ids, self.layers, lengths)
         if self.options.pooling.kind == "none":
-            index = self._upload(_positions(spans, ids.shape[1], reverse))
+            index = upload(_positions(spans, ids.shape[1], reverse), self.device)
             rows = [layer.flatten(0, 1)[index].float() for layer in hidden]
             return Pooled(torch.stack(rows).unsqueeze(0), torch.empty(0, device=self.device))
         pooler = Pooler(self.options.pooling, spans, reverse=reverse)
@@ -196,20 +190,9 @@ class Passes:
             for start in range(0, stop, size):
                 ids = one.tokens(start, min(start + size, stop), reverse)
                 piece = torch.from_numpy(ids).unsqueeze(0)
-                yield piece.pin_memory() if self._is_cuda else piece
+                yield piece.pin_memory() if self.device.type == "cuda" else piece
 
         return self.model.stream(pieces(), layers=self.layers, chunk_tokens=size)
-
-    # --- to the device
-
-    @property
-    def _is_cuda(self) -> bool:
-        return self.device.type == "cuda"
-
-    def _upload(self, array: NDArray[np.int64]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        tensor = tensor.pin_memory() if self._is_cuda else tensor
-        return tensor.to(self.device, non_blocking=True)
 
 
 class Copies:

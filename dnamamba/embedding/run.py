@@ -22,12 +22,7 @@ import torch
 
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.readers import open_regions
-from dnamamba.data_prep.regions.rows import (
-    RegionRow,
-    RegionTable,
-    RowStatus,
-    join_notes,
-)
+from dnamamba.data_prep.regions.rows import RegionRow, RegionTable, RowStatus, join_notes
 from dnamamba.embedding.config import Allele, EmbedConfig
 from dnamamba.embedding.embedder import Embedded, Embedder
 from dnamamba.embedding.export import export, format_of
@@ -306,8 +301,7 @@ def embed_rows(
     rank, world_size = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
     progress, n_parts = Progress(), 0
     at_work = deque[tuple[int, list[RegionRow]]]()
-    writing = deque[Future[None]]()
-
+    writing: Future[None] | None = None
     parts = (
         (part, [_input_of(row, allele) for row in part if row.length])
         for part in _parts(iter(rows), embedder)
@@ -327,18 +321,19 @@ def embed_rows(
             yield inputs
 
     def take(results: list[Embedded]) -> None:
+        nonlocal writing
         number, part = at_work.popleft()
-        while writing:  # One part is held beside the one being written.
-            writing.popleft().result()
-        writing.append(pool.submit(_write_part, writer, number, part, results))
+        if writing is not None:  # One part is held beside the one being written.
+            writing.result()
+        writing = pool.submit(_write_part, writer, number, part, results)
         progress.rows += len(part)
         progress.bases += sum(row.length for row in part)
         on_part(progress)
 
     with _frequent_turns(), ThreadPoolExecutor(1) as pool:
         embedder.run(inputs_to_embed(), take)
-        for future in writing:
-            future.result()
+        if writing is not None:
+            writing.result()
     return n_parts
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -120,8 +120,16 @@ def stack_rows(
     for row, sequence in zip(ids, sequences, strict=True):
         row[: len(sequence)] = token_ids(sequence)
     # Without padding there is nothing to mask.
-    real = None if min(lengths) == width else torch.tensor(lengths, device=device)
-    return torch.from_numpy(ids).to(device), real
+    real = None if min(lengths) == width else upload(np.array(lengths), device)
+    return upload(ids, device), real
+
+
+def upload(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Copy an array to the device; a GPU is not waited for."""
+    tensor = torch.from_numpy(array)
+    # A copy from unpinned memory would wait.
+    tensor = tensor.pin_memory() if device.type == "cuda" else tensor
+    return tensor.to(device, non_blocking=True)
 
 
 def no_memory(sequence: Codes, error: RuntimeError) -> NoReturn:
