@@ -203,19 +203,18 @@ def _write_file(
 
 
 def _refuse_options(table: "RegionTable", genome: "Genome | None", config: "EmbedConfig") -> None:
-    """Options that this kind of input would ignore."""
+    """Raise a usage error for options that this kind of input would ignore."""
     if config.allele == "alt" and not table.has_alternatives:
-        raise click.UsageError("--allele alt is of a VCF, whose rows are variants: leave it out")
+        raise click.UsageError("--allele alt needs a VCF, whose rows are variants: leave it out")
     if config.context and not table.has_surroundings:
         raise click.UsageError(
-            "--context is of regions of a genome, and sequences have no bases around them: "
-            "leave it out"
+            "--context needs regions of a genome; sequences have no bases around them: leave it out"
         )
     refuse_idle_options(table, genome, is_widened=config.context is not None)
 
 
 def _report_progress(ranks: "Ranks") -> "Callable[[Progress], None]":
-    """Reports the progress every few seconds; of several processes the first does."""
+    """Report progress every few seconds, from the first of several processes alone."""
     started = last = time.monotonic()
 
     def report(progress: "Progress") -> None:
@@ -249,7 +248,7 @@ def _write_track(
         if name in _NOT_OF_TRACKS:
             raise click.UsageError(f"{flag} has no meaning for a track: leave it out")
     if genome is None:
-        raise click.UsageError("a track lies on a genome: name it (--genome)")
+        raise click.UsageError("a track needs a genome: name it (--genome)")
     if compute.ranks.world_size > 1:
         raise InputError(
             "a track is written by one process, as its values are in order: start it without "
@@ -282,14 +281,14 @@ def _open_track_regions(
     elif input_format is None:
         regions, input_format = BytesIO("\n".join(genome.contigs).encode()), "region"
     else:
-        raise click.UsageError("--input-format is of --regions, which are not named")
+        raise click.UsageError("--input-format needs --regions: name them, or leave it out")
     # A VCF's rows need a window, but are refused below.
     rule = WindowRule(seq_len=1, cut=False, lazy_from=LAZY_FROM)
     opened = open_regions(regions, genome=genome, rule=rule, input_format=input_format)
     with opened as table:
         if table.has_alternatives or not table.has_surroundings:
             raise click.UsageError(
-                "a track is of regions of the genome (BED, GTF, GFF3, a list or chr1:1-2,000), not "
-                "of variants or sequences"
+                "a track needs regions of the genome (BED, GTF, GFF3, a list or chr1:1-2,000), got "
+                "variants or sequences"
             )
         yield table

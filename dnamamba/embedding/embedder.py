@@ -170,7 +170,7 @@ class _Group(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """Inputs of a group by their numbers, whose results are on their way."""
+    """A batch under way. chosen: numbers of its inputs in the group."""
 
     group: _Group
     chosen: Sequence[int]

@@ -98,8 +98,8 @@ def _create_layers(
 
 
 class _Unfailing(io.FileIO):
-    """A file for HDF5 to write to that keeps the first error to itself: HDF5 cannot close a file
-    whose last bytes it could not write, and may end the process."""
+    """A file that hides failed writes from HDF5, which cannot close a file after one and may end
+    the process; `check` raises the first."""
 
     error: OSError | None = None
 
@@ -127,15 +127,14 @@ class _Unfailing(io.FileIO):
 
 @contextmanager
 def create_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
-    """A new HDF5 file, and a function that raises the OSError of the first byte that could not be
-    written, as leaving the context does. It has the oldest format version that holds it, for old
-    readers."""
+    """Create an HDF5 file of the oldest version that can hold it. Yields it and a function that
+    raises the OSError of the first failed write, as leaving the context does."""
     with _Unfailing(path, "w+") as raw:
         try:
             with h5py.File(raw, "w", libver=("earliest", "v110")) as file:
                 yield file, raw.check
         except (OSError, RuntimeError):
-            # HDF5's own error may follow from one that it was not told.
+            # HDF5's own error may follow from a write that failed unnoticed.
             raw.check()
             raise
         raw.check()

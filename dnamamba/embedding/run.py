@@ -279,7 +279,7 @@ def _summarize(path: Path) -> Summary:
 
 
 def division(device: torch.device) -> str:
-    """How rows are divided into parts, for EmbeddingWriter, which only uses such parts again."""
+    """The limits of parts, in words; EmbeddingWriter reuses only parts of the same limits."""
     bases = PART_BASES[device.type]
     return f"{PART_ROWS} rows, {bases} bases, {PART_BYTES} bytes of float32 a part"
 
@@ -363,7 +363,7 @@ def _bytes_of(row: RegionRow, embedder: Embedder) -> int:
 def _write_part(
     writer: EmbeddingWriter, number: int, part: Sequence[RegionRow], results: Sequence[Embedded]
 ) -> None:
-    """results: of each row that has bases to read."""
+    """results: one for each row that has bases to read."""
     remaining = iter(results)
     writer.write(number, [_record(row, next(remaining) if row.length else None) for row in part])
 
