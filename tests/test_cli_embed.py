@@ -644,7 +644,7 @@ def test_what_sequences_have_no_use_for(run_folder, genome, tmp_path):
     given = (run_folder, "--regions", reads, "--out", tmp_path / "x.h5")
     for option in (("--context", "16"), ("--edge", "shift"), ("--genome", genome)):
         code, err = embed(*given, *option)
-        assert (code, f"{option[0]} is " in err) == (2, True)
+        assert (code, f"Error: {option[0]} " in err) == (2, True)
     assert not [path.name for path in tmp_path.iterdir() if "x.h5" in path.name]
 
 
