@@ -2,42 +2,58 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dnamamba.cli.embed_track import refuse_options, write_track
-from dnamamba.cli.options import DEVICE, FILE, SIZE, Parsed
+from dnamamba.cli.options import (
+    DEVICE,
+    Parsed,
+    choice,
+    file_option,
+    option,
+    size_option,
+    switch,
+    typed_options,
+)
 from dnamamba.cli.row_output import (
     BATCH_TOKENS,
     EDGE,
     NAME_COLUMN,
     PRECISION,
     SEQUENCE_COLUMN,
+    RowProgress,
     conclude_rows,
+    input_of,
     refuse_idle_options,
     refuse_output,
 )
+from dnamamba.errors import InputError
 
 if TYPE_CHECKING:
     from dnamamba.data_prep.genomes.genome import Genome
     from dnamamba.data_prep.regions.rows import RegionTable
+    from dnamamba.data_prep.regions.text_input import RegionFormat
     from dnamamba.embedding.config import EmbedConfig
     from dnamamba.embedding.run import Progress
     from dnamamba.models import DnaModel
     from dnamamba.runtime import Compute, Ranks
 
 _PROGRESS_SECONDS = 5
+_NOT_OF_TRACKS = (
+    *("layers", "pooling", "rc", "edge", "allele", "dtype", "output_format"),
+    *("sequence_column", "name_column"),
+)
 
 
 def _parse_layers(text: str) -> Any:
-    from dnamamba.errors import InputError
-
     if text.strip() == "all":
         return "all"
     try:
@@ -48,81 +64,58 @@ def _parse_layers(text: str) -> Any:
 
 @click.command()
 @click.argument("model", metavar="MODEL_OR_RUN")
-@click.option(
-    "--regions",
-    "source",
+@option(
+    "--regions source",
+    "BED, VCF, GTF or GFF3, a FASTA or table of sequences, one region, or - for standard input. "
+    "[default for a track: the whole genome]",
     metavar="FILE|chr1:1-2,000|-",
-    help="BED, VCF, GTF or GFF3, a FASTA or table of sequences, one region, or - for standard "
-    "input. [default for a track: the whole genome]",
 )
-@click.option(
+@file_option(
     "--genome",
-    type=FILE,
+    "FASTA or store that regions refer to; may be given several times.",
     multiple=True,
-    help="FASTA or store that regions refer to; may be given several times.",
 )
-@click.option("--out", type=FILE, required=True, help="File to write.")
-@click.option("--force", is_flag=True, help="Replace a file, whole or unfinished.")
-@click.option(
+@file_option("--out", "File to write.", required=True)
+@switch("--force", "Replace a file, whole or unfinished.")
+@option(
     "--layers",
+    "0 is the embedding, 1, 2 ... the blocks, -1 the final norm; 4,8 or all for several.",
     type=Parsed(_parse_layers, "layers"),
     default="-1",
-    show_default=True,
-    help="0 is the embedding, 1, 2 ... the blocks, -1 the final norm; 4,8 or all for several.",
 )
-@click.option(
+@option(
     "--pooling",
+    "How a region becomes a vector; none gives a vector for each base.",
     default="mean",
-    show_default=True,
     metavar="[none|mean|last|max|center|bins:N]",
-    help="How a region becomes a vector; none gives a vector for each base.",
 )
-@click.option(
-    "--rc",
-    type=click.Choice(["none", "average", "concat"]),
+@choice(
+    "--rc none|average|concat",
+    "Average the vectors of both strands, or concatenate them.",
     default="none",
-    show_default=True,
-    help="Average the vectors of both strands, or concatenate them.",
 )
-@click.option(
+@size_option(
     "--context",
-    type=SIZE,
-    help="Window in bases that the model reads around a shorter region, which alone is pooled; for "
-    "a track, bases before the region. [default: the region; for variants as in training]",
+    "Window in bases that the model reads around a shorter region, which alone is pooled; for a "
+    "track, bases before the region. [default: the region; for variants as in training]",
 )
 @EDGE
-@click.option(
-    "--allele",
-    type=click.Choice(["ref", "alt"]),
-    default="ref",
-    show_default=True,
-    help="Allele of a VCF to read.",
+@choice("--allele ref|alt", "Allele of a VCF to read.", default="ref")
+@choice("--dtype float32|float16|bfloat16", "Dtype of vectors in the file.", default="float32")
+@choice(
+    "--format output_format h5|npz|parquet|tsv",
+    "Format of the file; the last three for small jobs. [default: by its name]",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Dtype of vectors in the file.",
-)
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["h5", "npz", "parquet", "tsv"]),
-    help="Format of the file; the last three for small jobs. [default: by its name]",
-)
-@click.option(
-    "--input-format",
-    type=click.Choice(["fasta", "bed", "vcf", "gtf", "region", "table"]),
-    help="Format of --regions. [default: by how it begins]",
+@choice(
+    "--input-format fasta|bed|vcf|gtf|region|table",
+    "Format of --regions. [default: by how it begins]",
 )
 @SEQUENCE_COLUMN
 @NAME_COLUMN
-@click.option(
-    "--track",
-    type=click.Choice(["nll"]),
-    help="Write a track for genome browsers (.bw, .bedGraph, .bedGraph.gz) instead of embeddings: "
-    "nll, bits per base.",
+@choice(
+    "--track nll",
+    "Write a track for genome browsers (.bw, .bedGraph, .bedGraph.gz) instead of embeddings: nll, "
+    "bits per base.",
 )
 @BATCH_TOKENS
 @DEVICE
@@ -157,8 +150,7 @@ def embed(model: str, source: str, out: Path, **values: Any) -> None:
     with open_compute(values["device"], values["precision"], patience) as compute:
         reader = read_trained_model(model).to(compute.device)
         if values["track"] is not None:
-            refuse_options()
-            write_track(reader, source, genome, out, values, compute)
+            _write_track(reader, source, genome, out, values, compute)
             return
         if source is None:
             raise click.UsageError("name --regions: a file, a region like chr1:1-2,000, or -")
@@ -170,9 +162,9 @@ def _config(values: dict[str, Any], compute: "Compute") -> "EmbedConfig":
     from dnamamba.embedding.config import EmbedConfig
     from dnamamba.models.pooling import Pooling
 
-    names = [field.name for field in fields(EmbedConfig) if field.name in values]
+    values = values | {"pooling": Pooling.parse(values["pooling"])}
+    names = {field.name for field in fields(EmbedConfig)} & set(values)
     options = {name: values[name] for name in names}
-    options |= {"pooling": Pooling.parse(values["pooling"])}
     return EmbedConfig(**options, autocast_dtype=compute.autocast_dtype)
 
 
@@ -211,19 +203,18 @@ def _write_file(
 
 
 def _refuse_options(table: "RegionTable", genome: "Genome | None", config: "EmbedConfig") -> None:
-    """Options that this kind of input would ignore."""
+    """Raise a usage error for options that this kind of input would ignore."""
     if config.allele == "alt" and not table.has_alternatives:
-        raise click.UsageError("--allele alt is of a VCF, whose rows are variants: leave it out")
+        raise click.UsageError("--allele alt needs a VCF, whose rows are variants: leave it out")
     if config.context and not table.has_surroundings:
         raise click.UsageError(
-            "--context is of regions of a genome, and sequences have no bases around them: "
-            "leave it out"
+            "--context needs regions of a genome; sequences have no bases around them: leave it out"
         )
     refuse_idle_options(table, genome, is_widened=config.context is not None)
 
 
 def _report_progress(ranks: "Ranks") -> "Callable[[Progress], None]":
-    """Reports the progress every few seconds; of several processes the first does."""
+    """Report progress every few seconds, from the first of several processes alone."""
     started = last = time.monotonic()
 
     def report(progress: "Progress") -> None:
@@ -238,3 +229,66 @@ def _report_progress(ranks: "Ranks") -> "Callable[[Progress], None]":
         click.echo(f"{progress.rows:,} rows{before}, {rate:,.0f} bases a second{shared}", err=True)
 
     return report
+
+
+# --- tracks
+
+
+def _write_track(
+    reader: "DnaModel",
+    source: str | None,
+    genome: "Genome | None",
+    out: Path,
+    values: dict[str, Any],
+    compute: "Compute",
+) -> None:
+    from dnamamba.scoring.nll_track import TrackOptions, write_nll_track
+
+    for name, flag in typed_options().items():
+        if name in _NOT_OF_TRACKS:
+            raise click.UsageError(f"{flag} has no meaning for a track: leave it out")
+    if genome is None:
+        raise click.UsageError("a track needs a genome: name it (--genome)")
+    if compute.ranks.world_size > 1:
+        raise InputError(
+            "a track is written by one process, as its values are in order: start it without "
+            "torchrun, for each chromosome if several GPUs are to share it"
+        )
+    refuse_output(
+        out, Path(source or "-"), *values["genome"], force=values["force"], example="nll.bw"
+    )
+    options = TrackOptions(
+        context=values["context"] or 0,
+        batch_tokens=values["batch_tokens"],
+        autocast_dtype=compute.autocast_dtype,
+    )
+    with _open_track_regions(source, genome, values["input_format"]) as table:
+        statuses = write_nll_track(reader, table, genome, out, options, RowProgress("bases"))
+    conclude_rows(statuses, out, what="regions", failure="no region could be read")
+
+
+@contextmanager
+def _open_track_regions(
+    source: str | None, genome: "Genome", input_format: "RegionFormat | None"
+) -> "Iterator[RegionTable]":
+    """Open --regions, or all contigs of the genome."""
+    from dnamamba.data_prep.regions.readers import open_regions
+    from dnamamba.data_prep.regions.rows import WindowRule
+    from dnamamba.embedding.run import LAZY_FROM
+
+    if source is not None:
+        regions = input_of(source)
+    elif input_format is None:
+        regions, input_format = BytesIO("\n".join(genome.contigs).encode()), "region"
+    else:
+        raise click.UsageError("--input-format needs --regions: name them, or leave it out")
+    # A VCF's rows need a window, but are refused below.
+    rule = WindowRule(seq_len=1, cut=False, lazy_from=LAZY_FROM)
+    opened = open_regions(regions, genome=genome, rule=rule, input_format=input_format)
+    with opened as table:
+        if table.has_alternatives or not table.has_surroundings:
+            raise click.UsageError(
+                "a track needs regions of the genome (BED, GTF, GFF3, a list or chr1:1-2,000), got "
+                "variants or sequences"
+            )
+        yield table

@@ -519,14 +519,14 @@ def test_tracks_that_make_no_sense(run_folder, genome, tmp_path):
         assert f"{option} has no meaning for a track: leave it out" in err
     code, err = embed(run_folder, "--track", "nll", "--out", out)
     assert code == 2
-    assert "a track lies on a genome: name it (--genome)" in err
+    assert "a track needs a genome: name it (--genome)" in err
     with pytest.raises(InputError, match=r"must end in one of \.bw"):
         embed(run_folder, "--genome", genome, "--track", "nll", "--out", tmp_path / "x.h5")
     code, err = embed(*given, "--input-format", "bed")
-    assert (code, "--input-format is of --regions" in err) == (2, True)
+    assert (code, "--input-format needs --regions" in err) == (2, True)
     for text in (">chr1\nACGT\n", "##fileformat=VCFv4.2\nchr1\t9\t.\tA\tT\t.\t.\t.\n"):
         code, err = embed(*given, "--regions", "-", stdin=text)
-        assert (code, "a track is of regions of the genome" in err) == (2, True)
+        assert (code, "a track needs regions of the genome" in err) == (2, True)
     bed = tmp_path / "rows.bed"
     bed.write_text("chr1\t0\t20\nchr1\t10\t30\n")
     with pytest.raises(InputError, match=r"regions overlap: chr1:1-20 .* and chr1:11-30"):
@@ -620,7 +620,7 @@ USAGE = {
     ("--context", "x"): "a size must look like 1024",
     ("--rc", "both"): "'both' is not one of 'none', 'average', 'concat'",
     ("--dtype", "int8"): "'int8' is not one of",
-    ("--allele", "alt"): "--allele alt is of a VCF, whose rows are variants: leave it out",
+    ("--allele", "alt"): "--allele alt needs a VCF, whose rows are variants: leave it out",
     ("--edge", "pad"): "--edge is for windows of a genome that are wider than the region",
 }
 
@@ -644,7 +644,7 @@ def test_what_sequences_have_no_use_for(run_folder, genome, tmp_path):
     given = (run_folder, "--regions", reads, "--out", tmp_path / "x.h5")
     for option in (("--context", "16"), ("--edge", "shift"), ("--genome", genome)):
         code, err = embed(*given, *option)
-        assert (code, f"{option[0]} is " in err) == (2, True)
+        assert (code, f"Error: {option[0]} " in err) == (2, True)
     assert not [path.name for path in tmp_path.iterdir() if "x.h5" in path.name]
 
 

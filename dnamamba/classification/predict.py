@@ -27,10 +27,9 @@ from dnamamba.data_prep.regions.rows import (
 )
 from dnamamba.errors import InputError
 from dnamamba.files import open_output, table_line
-from dnamamba.inference.batching import in_chunks, map_in_batches, stack_rows
+from dnamamba.inference.batching import in_chunks, map_in_batches, predict_reverse, stack_rows
 from dnamamba.inference.inputs import read_inputs
 from dnamamba.inference.options import InferenceOptions, RcMode
-from dnamamba.inference.strands import predict_reverse
 from dnamamba.inference.windows import check_seq_len
 from dnamamba.metrics.task_kinds import task_kind
 from dnamamba.models.classifier import DnaClassifier

@@ -12,7 +12,7 @@ from dnamamba.classification.loss import LabelLoss
 from dnamamba.classification.report import write_label_report
 from dnamamba.data.batches import Examples, LabelledDataset, to_device
 from dnamamba.data.hashing import permute
-from dnamamba.inference.strands import predict_reverse
+from dnamamba.inference.batching import predict_reverse
 from dnamamba.metrics.evaluation import evaluate, primary_metric
 from dnamamba.metrics.metrics import Scores, gather_scores, labelled_bases
 from dnamamba.metrics.task_kinds import task_kind

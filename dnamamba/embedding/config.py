@@ -30,6 +30,10 @@ class EmbedOptions(InferenceOptions):
         """Whether each pass reads the reverse complement."""
         return (False,) if self.rc == "none" else (False, True)
 
+    def width(self, d_model: int) -> int:
+        """Numbers in a vector."""
+        return d_model * (2 if self.rc == "concat" else 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig(EmbedOptions):

@@ -53,8 +53,8 @@ class Embedder:
 
     @property
     def d_out(self) -> int:
-        """Width of a vector."""
-        return self.model.config.d_model * (2 if self.options.rc == "concat" else 1)
+        """Numbers in a vector."""
+        return self.options.width(self.model.config.d_model)
 
     def __call__(self, inputs: Sequence[EmbedInput]) -> list[Embedded]:
         """Embed inputs; results are in their order.
@@ -73,24 +73,28 @@ class Embedder:
     ) -> None:
         """Embed groups one after another, each by itself. `take` gets the results of each group, in
         order, while the device computes the next."""
-        under_way = deque[_Pending]()
-        open_groups = deque[_Group]()
+        # Batches on their way; behind those of a group its results.
+        under_way = deque[_Pending | list[Embedded]]()
 
         def collect(n_left: int) -> None:
-            while len(under_way) > n_left:
-                pending = under_way.popleft()
-                pending.group.put(pending.chosen, self._unpack(pending))
-            while open_groups and open_groups[0].is_whole:
-                take(open_groups.popleft().results)
+            n_batches = sum(isinstance(one, _Pending) for one in under_way)
+            while under_way and (n_batches > n_left or isinstance(under_way[0], list)):
+                first = under_way.popleft()
+                if isinstance(first, list):
+                    take(first)
+                    continue
+                n_batches -= 1
+                for i, result in zip(first.chosen, self._unpack(first), strict=True):
+                    first.group.results[i] = result
 
         # Around all passes, so that weights are rounded once.
         with self.options.autocast(self.device):
             for inputs in groups:
-                group = _Group(inputs)
-                open_groups.append(group)
+                group = _Group(inputs, [""] * len(inputs))
                 for pending in self._start(group):
                     under_way.append(pending)
                     collect(_BATCHES_UNDER_WAY - 1)
+                under_way.append(group.results)
                 collect(_BATCHES_UNDER_WAY - 1)
             collect(0)
 
@@ -100,7 +104,7 @@ class Embedder:
         for i, one in enumerate(group.inputs):
             reason = self._refuse(one)
             if reason is not None:
-                group.put([i], [reason])
+                group.results[i] = reason
             elif self._is_streamed and one.length > self._passes.chunk_tokens:
                 yield from self._start_long(group, i)
             else:
@@ -121,7 +125,7 @@ class Embedder:
             return _Pending(group, part, copies)
 
         def give_up(i: int, error: RuntimeError) -> "_Pending | None":
-            group.put([i], [_no_memory(f"a sequence of {group.inputs[i].length:,} bases")])
+            group.results[i] = _no_memory(f"a sequence of {group.inputs[i].length:,} bases")
             return None
 
         return [one for one in run_in_halves(chosen, start, give_up) if one is not None]
@@ -131,12 +135,12 @@ class Embedder:
         try:
             if self.options.pooling.kind != "none":
                 return [_Pending(group, [i], self._passes.pool_stream(one))]
-            group.put([i], [self._passes.keep_stream(one)])
+            group.results[i] = self._passes.keep_stream(one)
         except RuntimeError as error:
             if not is_no_memory(error):
                 raise
             size = f"{self._passes.chunk_tokens:,}"
-            group.put([i], [_no_memory(f"a piece of {size} bases (chunk_tokens)")])
+            group.results[i] = _no_memory(f"a piece of {size} bases (chunk_tokens)")
         return []
 
     def _unpack(self, pending: "_Pending") -> list[Embedded]:
@@ -158,26 +162,15 @@ class Embedder:
         return results
 
 
-class _Group:
-    """Inputs with the results that are known so far."""
+class _Group(NamedTuple):
+    """Inputs with their results, empty texts at first."""
 
-    def __init__(self, inputs: Sequence[EmbedInput]) -> None:
-        self.inputs = inputs
-        self.results: list[Embedded] = [""] * len(inputs)
-        self._n_missing = len(inputs)
-
-    def put(self, chosen: Sequence[int], results: Sequence[Embedded]) -> None:
-        for i, result in zip(chosen, results, strict=True):
-            self.results[i] = result
-        self._n_missing -= len(chosen)
-
-    @property
-    def is_whole(self) -> bool:
-        return self._n_missing == 0
+    inputs: Sequence[EmbedInput]
+    results: list[Embedded]
 
 
 class _Pending(NamedTuple):
-    """Inputs of a group by their numbers, whose results are on their way."""
+    """A batch under way. chosen: numbers of its inputs in the group."""
 
     group: _Group
     chosen: Sequence[int]

@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 from dnamamba.configs import require_choice
 from dnamamba.embedding.config import OutputFormat
+from dnamamba.embedding.format import distinct_names
 from dnamamba.embedding.lazy_vectors import require_memory
-from dnamamba.embedding.reader import Embeddings, new_file, number_names, read_embeddings
+from dnamamba.embedding.reader import (
+    Embeddings,
+    import_library,
+    new_file,
+    number_names,
+    read_embeddings,
+)
 from dnamamba.errors import InputError
 from dnamamba.files import clean_cell
 
@@ -22,9 +29,6 @@ _ENDINGS: dict[str, OutputFormat] = {
     ".parquet": "parquet",
     **dict.fromkeys((".tsv", ".tsv.gz"), "tsv"),
 }
-_SPACES = str.maketrans("\t\r\n", "   ")
-_TEXT_BYTES = 12
-"""Bytes of a number as text, about."""
 
 
 def export(
@@ -50,12 +54,11 @@ def export(
         raise InputError("an .h5 file is exported to npz, parquet or tsv: name one of these")
     write = {"npz": _write_npz, "parquet": _write_parquet, "tsv": _write_tsv}[kind]
     with read_embeddings(path, layer) as embeddings:
-        n_bytes = embeddings.vectors.nbytes
-        if kind == "tsv":
-            n_bytes = embeddings.vectors.size * _TEXT_BYTES
+        # A number takes about 12 letters.
+        n_bytes = embeddings.vectors.size * 12 if kind == "tsv" else embeddings.vectors.nbytes
         require_memory(n_bytes, f"{out} with {len(embeddings.vectors):,} vectors")
         with new_file(out, force) as file:
-            write(embeddings, file, out)
+            write(embeddings, file)
     return out
 
 
@@ -71,35 +74,30 @@ def format_of(out: Path, given: OutputFormat | None = None) -> OutputFormat:
         )
     require_choice("format", kind, OutputFormat)
     if kind == "parquet":
-        _import_parquet(out)
+        import_library("pyarrow", "dnamamba[parquet]")
     return kind
 
 
 # --- npz
 
 
-def _write_npz(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
-    arrays: dict[str, NDArray[Any]] = {"ok": embeddings.ok}
+def _write_npz(embeddings: Embeddings, file: BinaryIO) -> None:
+    arrays = {
+        "vectors": embeddings.vectors[:],
+        "ok": embeddings.ok,
+        "settings": np.array(embeddings.info.to_json()),
+        "layer": np.array(embeddings.layer),
+    }
     if embeddings.offsets is not None:
         arrays["offsets"] = embeddings.offsets
-    arrays["settings"] = np.array(embeddings.info.to_json())
-    arrays["layer"] = np.array(embeddings.layer)
-    for name in embeddings.table:
-        column = embeddings.table[name]
+    for name, column in embeddings.table.items():
         # Text becomes cells of one size, as object arrays would be pickled.
-        key = f"column_{name}" if name in arrays or name == "vectors" else name
+        key = f"column_{name}" if name in arrays else name
         arrays[key.replace("/", "%2F")] = column.astype("U") if column.dtype == object else column
     with zipfile.ZipFile(file, "w") as archive:
-        with _member(archive, "vectors") as member:
-            embeddings.write_npy(member)
         for name, array in arrays.items():
-            with _member(archive, name) as member:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> Any:
-    # Without the time, as in numpy's files, so that the same content gives the same file.
-    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
 
 
 # --- rows of tables
@@ -109,12 +107,7 @@ def _column_names(embeddings: Embeddings) -> dict[str, str]:
     """Names of the exported columns before the numbers, each with its name in the table."""
     taken = {"row", "position", *number_names(embeddings.info)}
     shown = {"row": "row", "position": "position"} if embeddings.info.per_position else {}
-    for name in embeddings.table:
-        key = name
-        while key in taken or (key != name and key in embeddings.table):
-            key = f"input_{key}"
-        shown[key] = name
-    return shown
+    return shown | distinct_names(embeddings.table, taken)
 
 
 def _pieces(embeddings: Embeddings) -> Iterator[tuple[list[NDArray[Any]], NDArray[Any]]]:
@@ -130,7 +123,7 @@ def _pieces(embeddings: Embeddings) -> Iterator[tuple[list[NDArray[Any]], NDArra
         yield columns, block.reshape(len(block), -1)
 
 
-def _write_tsv(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
+def _write_tsv(embeddings: Embeddings, file: BinaryIO) -> None:
     names = map(clean_cell, _column_names(embeddings))
     file.write(("\t".join([*names, *number_names(embeddings.info)]) + "\n").encode())
     for columns, numbers in _pieces(embeddings):
@@ -140,20 +133,8 @@ def _write_tsv(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
             file.write(("\t".join(chain(row, texts)) + "\n").encode())
 
 
-def _import_parquet(out: Path) -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InputError(
-            f"writing {out} needs pyarrow (pip install dnamamba[parquet]), which is not installed; "
-            "npz and tsv are written without it"
-        ) from error
-    return pyarrow, parquet
-
-
-def _write_parquet(embeddings: Embeddings, file: BinaryIO, out: Path) -> None:
-    pyarrow, parquet = _import_parquet(out)
+def _write_parquet(embeddings: Embeddings, file: BinaryIO) -> None:
+    pyarrow, parquet = import_library("pyarrow"), import_library("pyarrow.parquet")
     fields = []
     for shown, name in _column_names(embeddings).items():
         is_text = name in embeddings.table and embeddings.table[name].dtype == object

@@ -6,19 +6,20 @@
     /regions/input/NAME          the input's own columns, as text
     /embeddings/layer_K          vectors: (rows, D), bins (rows, N, D), pooling none (positions, D)
 
-docs/formats.md describes the file for people. Needs neither torch nor HDF5.
+docs/formats.md describes the file for people.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.configs import require_choice, require_range
+from dnamamba.data_prep.genomes.store import quote_name
 from dnamamba.errors import InputError
 
 FORMAT = "dnamamba-embeddings"
@@ -27,61 +28,37 @@ FORMAT_VERSION = 1
 StoredDtype = Literal["float32", "float16", "bfloat16"]
 _ON_DISK = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
-INTEGER_COLUMNS = ("start", "end", "window_start", "window_end", "line")
+_INTEGER_COLUMNS = ("start", "end", "window_start", "window_end", "line")
 REGION_COLUMNS = (
     *("chrom", "start", "end", "strand", "name"),
     *("window_start", "window_end", "line", "status", "note"),
 )
 """Datasets of /regions in the order in which tables show them."""
 
-TEXT_COLUMNS = tuple(name for name in REGION_COLUMNS if name not in INTEGER_COLUMNS)
-
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingInfo:
-    """How the embeddings of a file were made; kept in it as JSON."""
+    """How the embeddings of a file were made; kept in it as JSON.
+
+    docs/formats.md describes each setting. layers: indices into the model's hidden states, 0 for
+    the embedding, the highest for the final norm. d_out: numbers in a vector. context: None if the
+    region alone was read. model_sha256: None if the weights were never in a file.
+    """
 
     model: str
-    """Name of the model."""
-
     model_sha256: str | None
-    """Checksum of the weights' file; None if they were never in one."""
-
     layers: tuple[int, ...]
-    """Indices into the model's hidden states: 0 the embedding, the highest the final norm."""
-
     d_out: int
-    """Numbers in a vector: the model's width, or twice that with rc `concat`."""
-
     pooling: str
-    """mean, last, max, center, bins:N or none."""
-
     rc: str
-    """Use of the reverse complement: none, average or concat."""
-
     context: int | None
-    """Bases that the model reads with each region, the region included; None: the region alone."""
-
     edge: str
-    """Treatment of windows past their contig's end: shift, pad or clip."""
-
     dtype: str
-    """Dtype of the vectors in the file: float32, float16 or bfloat16."""
-
     precision: str
-    """What the model computed in: fp32 or bf16."""
-
     source_sha256: str
-    """Checksum of the unpacked text of the input, independent of its name and compression."""
-
     genome: tuple[Mapping[str, Any], ...]
-    """Files of the genome: name, sha256 and whatever else is known."""
-
     columns: tuple[str, ...]
-    """Names of the input's own columns."""
-
     allele: str = "ref"
-    """Which allele of a variant was read, ref or alt."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "genome", "columns"):
@@ -118,16 +95,17 @@ class EmbeddingInfo:
         return np.dtype(_ON_DISK[self.dtype])
 
     @property
-    def column_keys(self) -> tuple[str, ...]:
-        """The input's own columns by names that are neither empty nor given twice."""
-        keys: list[str] = []
+    def column_paths(self) -> dict[str, str]:
+        """Where /regions has the input's own columns, by names that are neither empty nor given
+        twice."""
+        paths: dict[str, str] = {}
         for i, name in enumerate(self.columns, start=1):
             key = name = clean_text(name) or f"column_{i}"
             number = 2
-            while key in keys:
+            while key in paths:
                 key, number = f"{name}_{number}", number + 1
-            keys.append(key)
-        return tuple(keys)
+            paths[key] = f"input/{quote_name(key)}"
+        return paths
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=True)
@@ -144,11 +122,15 @@ class EmbeddingInfo:
 
 @dataclass(frozen=True)
 class EmbeddedRow:
-    """A row of the input with its vectors. Coordinates are 0-based and half-open, -1 if unknown."""
+    """A row of the input with its vectors. Coordinates are 0-based and half-open, -1 if unknown.
+
+    line: from 1; of a FASTA the number of the record. window_start, window_end: what the model read
+    of the contig. columns: the input's own, as text, as many as EmbeddingInfo.columns. vectors: an
+    array a layer, in the order of EmbeddingInfo.layers: (D,), bins (N, D), pooling none (L, D);
+    None for rows that could not be embedded. They may be memmaps larger than memory.
+    """
 
     line: int
-    """Line of the input, from 1; of a FASTA the record."""
-
     chrom: str
     start: int
     end: int
@@ -156,16 +138,47 @@ class EmbeddedRow:
     name: str
     window_start: int
     window_end: int
-    """The part of the contig that the model read."""
-
     status: str
     note: str
     columns: tuple[str, ...]
-    """The input's own columns as text, as many as EmbeddingInfo.columns."""
-
     vectors: list[NDArray[Any]] | None
-    """An array a layer, in the order of EmbeddingInfo.layers: (D,), bins (N, D), pooling none
-    (L, D); None for rows that could not be embedded. May be memmaps larger than memory."""
+
+
+class Column(NamedTuple):
+    dtype: str | None
+    """numpy's; None for text."""
+
+    value: Callable[[EmbeddedRow], Any]
+
+
+def region_columns(info: EmbeddingInfo) -> dict[str, Column]:
+    """The datasets of /regions that have a cell a row, by name."""
+
+    def text(read: Callable[[EmbeddedRow], str]) -> Column:
+        return Column(None, lambda row: clean_text(read(row)))
+
+    def own(i: int) -> Column:
+        return text(lambda row: row.columns[i])
+
+    columns = {name: Column("<i8", attrgetter(name)) for name in _INTEGER_COLUMNS}
+    columns["embedded"] = Column("<u1", lambda row: int(row.vectors is not None))
+    for name in REGION_COLUMNS:
+        columns.setdefault(name, text(attrgetter(name)))
+    for i, path in enumerate(info.column_paths.values()):
+        columns[path] = own(i)
+    return columns
+
+
+def distinct_names(names: Collection[str], taken: Collection[str]) -> dict[str, str]:
+    """Names that differ from `taken` and from each other, by `input_` before them, each with the
+    name that it stands for."""
+    found: dict[str, str] = {}
+    for name in names:
+        new = name
+        while new in taken or new in found or (new != name and new in names):
+            new = f"input_{new}"
+        found[new] = name
+    return found
 
 
 def check_row(row: EmbeddedRow, info: EmbeddingInfo) -> int:
@@ -216,19 +229,11 @@ def to_float32(stored: NDArray[Any], info: EmbeddingInfo) -> NDArray[np.float32]
 # --- text
 
 
+_CLEAN = dict.fromkeys((0, *range(0xD800, 0xE000)), "\ufffd")
+_CLEAN |= {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
+
+
 def clean_text(text: str) -> str:
     """Replace what UTF-8 or HDF5 cannot hold: bytes of the input that were not UTF-8 are read as
     Latin-1, and NUL becomes U+FFFD."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return "".join(map(_clean_letter, text))
-
-
-def _clean_letter(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":
-        return chr(ord(letter) - 0xDC00)
-    return "\ufffd" if letter == "\0" or "\ud800" <= letter <= "\udfff" else letter
-
-
-def digest_of(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text.translate(_CLEAN) if "\0" in text or not text.isascii() else text

@@ -4,6 +4,7 @@ A batch of whole sequences takes one pass a strand; a long sequence is streamed 
 device work side by side: only the copies of results wait for the device.
 """
 
+import mmap
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +19,13 @@ from torch import Tensor
 
 from dnamamba.data_prep.regions.rows import RegionRow
 from dnamamba.embedding.config import EmbedOptions
-from dnamamba.inference.batching import batch_width, round_up
+from dnamamba.inference.batching import round_up, stack_rows, upload
 from dnamamba.inference.options import device_of
 from dnamamba.models import strands
 from dnamamba.models.language_model import DnaModel
 from dnamamba.models.pooling import Pooled, Pooler
 from dnamamba.models.streaming import StreamedChunk, longest_sequence
-from dnamamba.tokenizer import PAD_ID, Codes, reverse_complement, token_ids
+from dnamamba.tokenizer import Codes, reverse_complement, token_ids
 
 Vectors = NDArray[np.float32]
 
@@ -44,11 +45,7 @@ class EmbedInput:
     @classmethod
     def of(cls, codes: Codes, span: tuple[int, int] | None = None) -> "EmbedInput":
         """Input of a sequence in memory. span: default all of it."""
-
-        def read(start: int, end: int) -> Codes:
-            return codes[start:end]
-
-        return cls(len(codes), read, (0, len(codes)) if span is None else span)
+        return cls(len(codes), lambda start, end: codes[start:end], span or (0, len(codes)))
 
     @classmethod
     def of_row(cls, row: RegionRow) -> "EmbedInput":
@@ -95,20 +92,14 @@ class Passes:
 
     def start_batch(self, inputs: Sequence[EmbedInput]) -> "Copies":
         """Launch the passes of a batch of whole sequences and the copy of its results."""
-        lengths = [one.length for one in inputs]
-        width = batch_width(lengths, longest_sequence(self.model.config))
-        ids = torch.empty(len(inputs), width, dtype=torch.uint8, pin_memory=self._is_cuda)
-        for row, one in zip(ids.numpy(), inputs, strict=True):
-            row[: one.length] = one.tokens(0, one.length)
-            row[one.length :] = PAD_ID
-        given = ids.to(self.device, non_blocking=True)
-        real = None if min(lengths) == width else self._upload(np.array(lengths))
+        tokens = [one.tokens(0, one.length) for one in inputs]
+        ids, lengths = stack_rows(tokens, longest_sequence(self.model.config), self.device)
         results = []
         for reverse in self.options.directions:
             if reverse:
-                given = self._complement[strands.flip(given, real).int()]
+                ids = self._complement[strands.flip(ids, lengths).int()]
             spans = np.array([one.span_of(reverse) for one in inputs], np.int64)
-            results.append(self._run_batch(given, real, spans, reverse))
+            results.append(self._run_batch(ids, lengths, spans, reverse))
         return self._combine(results)
 
     def _run_batch(
@@ -120,7 +111,7 @@ class Passes:
             ids, lengths = ids[:, : round_up(int(spans[:, 1].max()))], None
         hidden = self.model.hidden_at(ids, self.layers, lengths)
         if self.options.pooling.kind == "none":
-            index = self._upload(_positions(spans, ids.shape[1], reverse))
+            index = upload(_positions(spans, ids.shape[1], reverse), self.device)
             rows = [layer.flatten(0, 1)[index].float() for layer in hidden]
             return Pooled(torch.stack(rows).unsqueeze(0), torch.empty(0, device=self.device))
         pooler = Pooler(self.options.pooling, spans, reverse=reverse)
@@ -130,12 +121,9 @@ class Passes:
     def _combine(self, results: Sequence[Pooled]) -> "Copies":
         """Both strands as `rc` asks, on their way to the host, with the numbers of bases."""
         vectors = [one.vectors.float() for one in results]
-        joined = vectors[0]
         if self.options.rc == "average":
-            joined = (vectors[0] + vectors[1]) / 2
-        elif self.options.rc == "concat":
-            joined = torch.cat(vectors, -1)
-        return Copies((joined, results[0].n_bases))
+            vectors = [(vectors[0] + vectors[1]) / 2]
+        return Copies((torch.cat(vectors, -1), results[0].n_bases))
 
     # --- long sequences
 
@@ -153,9 +141,8 @@ class Passes:
     def keep_stream(self, one: EmbedInput) -> list[Vectors]:
         """Every position of the span of a sequence that is read in pieces: (span length, D_out) a
         layer, in a file if there is a scratch folder."""
-        n_rows, width = one.span[1] - one.span[0], self.model.config.d_model
-        width *= 2 if self.options.rc == "concat" else 1
-        stores = [PositionStore((n_rows, width), self.scratch) for _ in self.layers]
+        shape = (one.span[1] - one.span[0], self.options.width(self.model.config.d_model))
+        stores = [PositionStore(shape, self.scratch) for _ in self.layers]
         for reverse in self.options.directions:
             under_way: deque[tuple[int, Copies]] = deque()
             for first, rows in self._rows_of_span(one, reverse):
@@ -184,18 +171,16 @@ class Passes:
     ) -> None:
         """Put one strand's rows of positions from `first` on into the stores."""
         for store, rows in zip(stores, copies.wait(), strict=True):
-            if not reverse:
-                if self.options.rc == "concat":
-                    rows = np.concatenate([rows, np.zeros_like(rows)], 1)
-                store.write(first, rows)
-                continue
-            first_row = store.n_rows - first - len(rows)
-            both = store.read(first_row, first_row + len(rows))
+            start, width = first, rows.shape[1]
+            if reverse:
+                start, rows = store.n_rows - first - len(rows), rows[::-1]
             if self.options.rc == "concat":
-                both[:, rows.shape[1] :] = rows[::-1]
-            else:
-                both = (both + rows[::-1]) / 2
-            store.write(first_row, both)
+                both = store.read(start, start + len(rows))
+                both[:, width * reverse : width * (1 + reverse)] = rows
+                rows = both
+            elif reverse:
+                rows = (store.read(start, start + len(rows)) + rows) / 2
+            store.write(start, rows)
 
     def _stream(self, one: EmbedInput, reverse: bool) -> Iterator[StreamedChunk]:
         """Chunks up to the end of the span, as the model is causal."""
@@ -205,20 +190,9 @@ class Passes:
             for start in range(0, stop, size):
                 ids = one.tokens(start, min(start + size, stop), reverse)
                 piece = torch.from_numpy(ids).unsqueeze(0)
-                yield piece.pin_memory() if self._is_cuda else piece
+                yield piece.pin_memory() if self.device.type == "cuda" else piece
 
         return self.model.stream(pieces(), layers=self.layers, chunk_tokens=size)
-
-    # --- to the device
-
-    @property
-    def _is_cuda(self) -> bool:
-        return self.device.type == "cuda"
-
-    def _upload(self, array: NDArray[np.int64]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        tensor = tensor.pin_memory() if self._is_cuda else tensor
-        return tensor.to(self.device, non_blocking=True)
 
 
 class Copies:
@@ -248,34 +222,28 @@ class PositionStore:
 
     def __init__(self, shape: tuple[int, int], folder: Path | None) -> None:
         self.n_rows, self._shape = shape[0], shape
-        self._file: IO[bytes] | None = None
-        self._array = np.empty(shape if folder is None else 0, np.float32)
+        n_bytes = 4 * shape[0] * shape[1]
         if folder is None:
+            self._file: mmap.mmap | IO[bytes] = mmap.mmap(-1, n_bytes)
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed with the array
-        self._file.truncate(4 * shape[0] * shape[1])
+        self._file.truncate(n_bytes)
 
     def write(self, first: int, rows: Vectors) -> None:
-        if self._file is None:
-            self._array[first : first + len(rows)] = rows
-            return
         self._file.seek(4 * first * self._shape[1])
         self._file.write(np.ascontiguousarray(rows).data)
 
     def read(self, first: int, stop: int) -> Vectors:
         """A copy of rows [first, stop)."""
-        if self._file is None:
-            return self._array[first:stop].copy()
-        rows = np.empty((stop - first, self._shape[1]), np.float32)
         self._file.seek(4 * first * self._shape[1])
-        self._file.readinto(rows.data)  # type: ignore[attr-defined]
-        return rows
+        content = bytearray(self._file.read(4 * (stop - first) * self._shape[1]))
+        return np.frombuffer(content, np.float32).reshape(-1, self._shape[1])
 
     def finish(self) -> Vectors:
         """All rows: an array, or a memmap of the file."""
-        if self._file is None:
-            return self._array
+        if isinstance(self._file, mmap.mmap):
+            return np.frombuffer(self._file, np.float32).reshape(self._shape)
         self._file.flush()
         return np.memmap(self._file, np.float32, "r+", shape=self._shape)
 

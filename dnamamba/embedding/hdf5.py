@@ -14,27 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba import __version__
-from dnamamba.data_prep.genomes.store import quote_name
-from dnamamba.embedding.format import (
-    FORMAT,
-    FORMAT_VERSION,
-    INTEGER_COLUMNS,
-    TEXT_COLUMNS,
-    EmbeddingInfo,
-)
-from dnamamba.embedding.parts import Part, sizes_of
+from dnamamba.embedding.format import FORMAT, FORMAT_VERSION, EmbeddingInfo, region_columns
+from dnamamba.embedding.parts import Part
 from dnamamba.errors import InputError
 
-CHUNK_BYTES = 1 << 18
-_LONGEST_FIXED = 256
-"""Bytes of the longest text of a column that has cells of one size."""
-
-_BYTES_OF_TEXT = 64
-"""What a text of any length counts as, for the size of chunks."""
-
+_CHUNK_BYTES = 1 << 18
 _CHUNKS_AT_ONCE = 16
-_SAMPLE = 1 << 14
-_WORTH = 0.95
 
 
 def no_room(path: Path, error: OSError) -> InputError:
@@ -44,11 +29,8 @@ def no_room(path: Path, error: OSError) -> InputError:
     )
 
 
-# --- the whole file
-
-
 def join_parts(
-    parts: Sequence[Path],
+    paths: Sequence[Path],
     out: Path,
     info: EmbeddingInfo,
     pool: ThreadPoolExecutor,
@@ -56,76 +38,74 @@ def join_parts(
 ) -> None:
     """Write parts that are whole into a new file `out`, one after the other. Raises OSError, which
     leaves a useless file, if there is no room."""
+    parts = [Part(path, info) for path in paths]
+    positions = [np.zeros(1, np.int64)]
     with create_file(out) as (file, check):
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = np.int64(FORMAT_VERSION)
         file.attrs["dnamamba"] = __version__
         file.attrs["settings"] = info.to_json()
-        joined = _Joined(file, info, parts, pool)
-        for number, path in enumerate(parts):
-            joined.add(Part(path, info), check)
+        columns = _create_columns(file, info, parts)
+        layers = _create_layers(file, info, sum(part.n_vectors for part in parts), pool)
+        for number, part in enumerate(parts):
+            values = part.columns()
+            positions.append(np.array(values.pop("positions", []), np.int64))
+            for name, appender in columns.items():
+                appender.add(_cells(values[name], appender.dataset.dtype))
+            for i, appender in enumerate(layers):
+                for block in part.blocks(i):
+                    appender.add(block)
+                    check()
             on_part(number)
-        joined.flush()
-
-
-class _Joined:
-    """The datasets of the file, each growing at its end."""
-
-    def __init__(
-        self, file: h5py.File, info: EmbeddingInfo, parts: Sequence[Path], pool: ThreadPoolExecutor
-    ):
-        sizes = [sizes_of(path) for path in parts]
-        n_rows, n_vectors = sum(one.rows for one in sizes), sum(one.vectors for one in sizes)
-        dtypes = dict.fromkeys(INTEGER_COLUMNS, np.dtype("<i8")) | {"embedded": np.dtype("<u1")}
-        own = {f"input/{i}": f"input/{quote_name(k)}" for i, k in enumerate(info.column_keys)}
-        for name in (*TEXT_COLUMNS, *own):
-            longest = max((one.widths[name] for one in sizes), default=0)
-            dtypes[name] = _text_dtype(longest)
-        regions, layers = file.create_group("regions"), file.create_group("embeddings")
-        regions.create_group("input")
-        self._columns = {
-            name: _appending(_create(regions, own.get(name, name), (n_rows,), dtype))
-            for name, dtype in dtypes.items()
-        }
-        self._dtypes = dtypes
-        self._n_positions = 0
-        if info.per_position:
-            dtypes["offset"] = np.dtype("<i8")
-            offset = _create(regions, "offset", (n_rows + 1,), dtypes["offset"])
-            self._columns["offset"] = _appending(offset)
-            self._columns["offset"].add(np.zeros(1, np.int64))
-        self._layers: list[Appender] = []
-        for layer in info.layers:
-            shape = (n_vectors, *info.vector_shape)
-            dataset = _create(layers, f"layer_{layer}", shape, info.stored)
-            dataset.attrs["layer"] = np.int64(layer)
-            dataset.attrs["dtype"] = info.dtype
-            self._layers.append(_packing(dataset, pool))
-
-    def add(self, part: Part, check: Callable[[], None]) -> None:
-        ends = self._n_positions + np.cumsum(part.columns["positions"], dtype=np.int64)
-        self._n_positions = int(ends[-1]) if len(ends) else self._n_positions
-        columns = part.columns | {"offset": ends}
-        for name, appender in self._columns.items():
-            appender.add(_cells(columns[name], self._dtypes[name]))
-        for i, appender in enumerate(self._layers):
-            for block in part.blocks(i):
-                appender.add(block)
-                check()
-
-    def flush(self) -> None:
-        for appender in (*self._columns.values(), *self._layers):
+        for appender in (*columns.values(), *layers):
             appender.flush()
+        if info.per_position:
+            offsets = np.cumsum(np.concatenate(positions))
+            _create(file["regions"], "offset", offsets.shape, offsets.dtype)[:] = offsets
+
+
+def _create_columns(
+    file: h5py.File, info: EmbeddingInfo, parts: Sequence[Part]
+) -> dict[str, "_Appender"]:
+    regions = file.create_group("regions")
+    regions.create_group("input")
+    n_rows = sum(part.n_rows for part in parts)
+    appenders = {}
+    for name, column in region_columns(info).items():
+        longest = max((part.widths.get(name, 0) for part in parts), default=0)
+        # Cells of one size compress; beyond 256 bytes they have any length.
+        width = max(1, longest) if longest <= 256 else None
+        dtype = np.dtype(column.dtype or h5py.string_dtype("utf-8", width))
+        appenders[name] = _Appender(_create(regions, name, (n_rows,), dtype))
+    return appenders
+
+
+def _create_layers(
+    file: h5py.File, info: EmbeddingInfo, n_vectors: int, pool: ThreadPoolExecutor
+) -> list["_Appender"]:
+    group = file.create_group("embeddings")
+    appenders = []
+    for layer in info.layers:
+        shape = (n_vectors, *info.vector_shape)
+        dataset = _create(group, f"layer_{layer}", shape, info.stored)
+        dataset.attrs["layer"] = np.int64(layer)
+        dataset.attrs["dtype"] = info.dtype
+        appenders.append(_Appender(dataset, pool))
+    return appenders
 
 
 # --- files
 
 
 class _Unfailing(io.FileIO):
-    """A file for HDF5 to write to that keeps the first error to itself: HDF5 cannot close a file
-    whose last bytes it could not write, and may end the process."""
+    """A file that hides failed writes from HDF5, which cannot close a file after one and may end
+    the process; `check` raises the first."""
 
     error: OSError | None = None
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
@@ -147,32 +127,20 @@ class _Unfailing(io.FileIO):
 
 @contextmanager
 def create_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
-    """A new HDF5 file, and a function that raises the OSError of the first byte that could not be
-    written, as leaving the context does. It has the oldest format version that holds it, for old
-    readers."""
+    """Create an HDF5 file of the oldest version that can hold it. Yields it and a function that
+    raises the OSError of the first failed write, as leaving the context does."""
     with _Unfailing(path, "w+") as raw:
-
-        def check() -> None:
-            if raw.error is not None:
-                raise raw.error
-
         try:
             with h5py.File(raw, "w", libver=("earliest", "v110")) as file:
-                yield file, check
+                yield file, raw.check
         except (OSError, RuntimeError):
-            # HDF5's own error may follow from one that it was not told.
-            check()
+            # HDF5's own error may follow from a write that failed unnoticed.
+            raw.check()
             raise
-        check()
+        raw.check()
 
 
 # --- datasets
-
-
-def _text_dtype(longest: int) -> "np.dtype[Any]":
-    """UTF-8 in cells of `longest` bytes, which compress, or of any length if that is too wide."""
-    width = max(1, longest) if longest <= _LONGEST_FIXED else None
-    return h5py.string_dtype("utf-8", width)
 
 
 def _cells(values: Any, dtype: "np.dtype[Any]") -> NDArray[Any]:
@@ -190,29 +158,32 @@ def _create(
     group: h5py.Group, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]"
 ) -> h5py.Dataset:
     """A dataset in compressed chunks; HDF5 has none for an empty one."""
-    chunks = chunk_shape(shape, _BYTES_OF_TEXT if dtype.kind == "O" else dtype.itemsize)
-    options: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    if 0 in shape:
+        return group.create_dataset(name, shape, dtype)
+    # A text of any length counts as 64 bytes.
+    chunks = _chunk_shape(shape, 64 if dtype.kind == "O" else dtype.itemsize)
     return group.create_dataset(
-        name, shape, dtype, **({} if 0 in chunks else {"chunks": chunks, **options})
+        name, shape, dtype, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
     )
 
 
-def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Whole rows, about CHUNK_BYTES of them; of longer rows a part of one."""
+def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Whole rows, about _CHUNK_BYTES of them; of longer rows a part of one."""
     inner = shape[1:]
     row_bytes = int(np.prod(inner)) * itemsize
-    if row_bytes <= CHUNK_BYTES or len(inner) == 1:
-        return (min(shape[0], max(1, CHUNK_BYTES // row_bytes)), *inner)
-    return (1, max(1, CHUNK_BYTES // (inner[-1] * itemsize)), inner[-1])
+    if row_bytes <= _CHUNK_BYTES or len(inner) == 1:
+        return (min(shape[0], max(1, _CHUNK_BYTES // row_bytes)), *inner)
+    return (1, max(1, _CHUNK_BYTES // (inner[-1] * itemsize)), inner[-1])
 
 
-class Appender:
-    """Gathers blocks of rows and passes on whole chunks, so that each is written once and the
-    division into blocks changes nothing. put: called with the number of the first row and the
-    rows."""
+class _Appender:
+    """Gathers blocks of rows and writes whole chunks at a dataset's end, so that each is written
+    once and the division into blocks changes nothing. pool: packs the chunks of numbers."""
 
-    def __init__(self, rows_at_once: int, put: Callable[[int, NDArray[Any]], None]):
-        self._size, self._put = max(1, rows_at_once), put
+    def __init__(self, dataset: h5py.Dataset, pool: ThreadPoolExecutor | None = None) -> None:
+        self.dataset, self._pool = dataset, pool
+        chunk_rows = dataset.chunks[0] if dataset.chunks else 1
+        self._size = chunk_rows * (1 if pool is None else _CHUNKS_AT_ONCE)
         self._start = self._n_held = 0
         self._held: list[NDArray[Any]] = []
 
@@ -226,48 +197,32 @@ class Appender:
                 self.flush()
 
     def flush(self) -> None:
-        if not self._n_held:
-            return
-        rows = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
-        self._put(self._start, rows)
+        if self._n_held and self.dataset.chunks:
+            rows = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
+            if self._pool is None:
+                self.dataset[self._start : self._start + len(rows)] = rows
+            else:
+                self._write_packed(rows, self._pool)
         self._start += self._n_held
         self._n_held, self._held = 0, []
 
-
-def _appending(dataset: h5py.Dataset) -> Appender:
-    """Appends rows of text or integers."""
-
-    def put(start: int, block: NDArray[Any]) -> None:
-        dataset[start : start + len(block)] = block
-
-    return Appender(dataset.chunks[0] if dataset.chunks else 1, put)
-
-
-# --- vectors
-
-
-def _packing(dataset: h5py.Dataset, pool: ThreadPoolExecutor) -> Appender:
-    """Appends vectors, whose chunks are packed in the pool's threads."""
-    if dataset.chunks is None:
-        return Appender(1, lambda start, block: None)
-    chunks = dataset.chunks
-    inner = [range(0, n, step) for n, step in zip(dataset.shape[1:], chunks[1:], strict=True)]
-
-    def put(start: int, block: NDArray[Any]) -> None:
-        corners = list(product(range(0, len(block), chunks[0]), *inner))
+    def _write_packed(self, rows: NDArray[Any], pool: ThreadPoolExecutor) -> None:
+        chunks = self.dataset.chunks
+        corners = list(
+            product(*(range(0, n, step) for n, step in zip(rows.shape, chunks, strict=True)))
+        )
 
         def packed(corner: tuple[int, ...]) -> bytes:
-            values = block[
-                tuple(slice(n, n + step) for n, step in zip(corner, chunks, strict=True))
-            ]
+            values = rows[tuple(slice(n, n + step) for n, step in zip(corner, chunks, strict=True))]
             # The file holds chunks at an edge whole.
             missing = [(0, full - n) for full, n in zip(chunks, values.shape, strict=True)]
             return pack_chunk(np.pad(values, missing) if any(map(sum, missing)) else values)
 
         for (row, *rest), data in zip(corners, pool.map(packed, corners), strict=True):
-            dataset.id.write_direct_chunk((start + row, *rest), data)
+            self.dataset.id.write_direct_chunk((self._start + row, *rest), data)
 
-    return Appender(chunks[0] * _CHUNKS_AT_ONCE, put)
+
+# --- packing
 
 
 def pack_chunk(values: NDArray[Any]) -> bytes:
@@ -281,7 +236,8 @@ def pack_chunk(values: NDArray[Any]) -> bytes:
     planes = np.ascontiguousarray(np.ascontiguousarray(values).view(np.uint8).reshape(-1, size).T)
     pieces = [b"\x78\x01"]
     for plane in planes:
-        if len(_deflate(plane[:_SAMPLE])) < _WORTH * len(plane[:_SAMPLE]):
+        sample = plane[: 1 << 14]
+        if len(_deflate(sample)) < 0.95 * len(sample):
             pieces.append(_deflate(plane))
         else:
             pieces += _stored(plane.tobytes())

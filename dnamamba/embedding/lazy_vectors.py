@@ -90,10 +90,11 @@ class Vectors:
 
     def _split(self, key: Any) -> tuple[Any, ...]:
         keys = key if isinstance(key, tuple) else (key,)
-        if any(one is Ellipsis for one in keys):
-            at = next(i for i, one in enumerate(keys) if one is Ellipsis)
-            missing = self.ndim - (len(keys) - 1)
-            keys = keys[:at] + (slice(None),) * missing + keys[at + 1 :]
+        for i, one in enumerate(keys):
+            if one is Ellipsis:
+                missing = self.ndim - (len(keys) - 1)
+                keys = keys[:i] + (slice(None),) * missing + keys[i + 1 :]
+                break
         if not 0 < len(keys) <= self.ndim or any(one is None for one in keys):
             raise IndexError(f"vectors have {self.ndim} axes, got the index {key!r}")
         return keys

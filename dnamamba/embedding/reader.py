@@ -8,7 +8,6 @@ vectors = embeddings.to_memmap("peaks.npy")
 
 import importlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.data_prep.genomes.store import quote_name
-from dnamamba.embedding.format import FORMAT, FORMAT_VERSION, REGION_COLUMNS, EmbeddingInfo
+from dnamamba.embedding.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    REGION_COLUMNS,
+    EmbeddingInfo,
+    distinct_names,
+)
 from dnamamba.embedding.hdf5 import no_room
 from dnamamba.embedding.lazy_vectors import Vectors
 from dnamamba.errors import InputError
@@ -61,7 +66,13 @@ class Embeddings:
         self._columns: dict[str, NDArray[Any]] = {}
         with _reading(path):
             self.info = _check_kind(path, self._open())
-            self.layer = self._choose(layer)
+            self.layer = max(self.info.layers) if layer is None else layer
+            if self.layer not in self.info.layers:
+                there = ", ".join(map(str, sorted(self.info.layers)))
+                raise InputError(
+                    f"{self.path} has no layer {layer!r}; it has {there} (0 is the model's "
+                    "embedding; numbers count from there, not from the end)"
+                )
             regions = self._open()["regions"]
             self._n_rows = len(regions["line"])
             self.offsets = regions["offset"][:] if self.info.per_position else None
@@ -74,17 +85,6 @@ class Embeddings:
         if self._file is None or self._pid != os.getpid():
             self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
         return self._file
-
-    def _choose(self, layer: int | None) -> int:
-        if layer is None:
-            return max(self.info.layers)
-        if layer not in self.info.layers:
-            there = ", ".join(map(str, sorted(self.info.layers)))
-            raise InputError(
-                f"{self.path} has no layer {layer!r}; it has {there} (0 is the model's embedding; "
-                "numbers count from there, not from the end)"
-            )
-        return layer
 
     def _dataset(self) -> h5py.Dataset:
         return self._open()[f"embeddings/layer_{self.layer}"]
@@ -163,7 +163,7 @@ class Embeddings:
 
     def to_pandas(self) -> Any:
         """Return the table, all rows, as a pandas.DataFrame. Raises InputError without pandas."""
-        return _import("pandas").DataFrame(dict(self.table))
+        return import_library("pandas").DataFrame(dict(self.table))
 
     def to_anndata(self, *, keep_failed: bool = False) -> Any:
         """Return an anndata.AnnData: X the vectors (bins: N x D numbers a row), obs the table.
@@ -173,7 +173,7 @@ class Embeddings:
         `uns["dnamamba"]` has the settings as JSON. Raises InputError without anndata, for pooling
         none, and if memory is too small.
         """
-        anndata, pandas = _import("anndata"), _import("pandas")
+        anndata, pandas = import_library("anndata"), import_library("pandas")
         self._refuse_positions("to_anndata")
         values, table = self.arrays(keep_failed=keep_failed)
         labels = [name or str(row) for row, name in zip(table["row"], table["name"], strict=True)]
@@ -181,7 +181,9 @@ class Embeddings:
         columns = {quote_name(name): column for name, column in table.items()}
         return anndata.AnnData(
             X=values.reshape(len(values), -1),
-            obs=pandas.DataFrame(columns, index=_unique(labels)),
+            obs=pandas.DataFrame(
+                columns, index=anndata.utils.make_index_unique(pandas.Index(labels))
+            ),
             var=pandas.DataFrame(index=number_names(self.info)),
             uns={"dnamamba": self.info.to_json(), "layer": self.layer},
         )
@@ -201,21 +203,17 @@ class Embeddings:
         InputError if it exists (without `force`) and if there is no room.
         """
         with new_file(Path(path), force) as file:
-            self.write_npy(file)
+            header = {
+                "descr": np.lib.format.dtype_to_descr(self.vectors.dtype),
+                "fortran_order": False,
+                "shape": self.vectors.shape,
+            }
+            np.lib.format.write_array_header_1_0(file, header)
+            for _, block in self.blocks():
+                file.write(block.tobytes())
         if 0 in self.vectors.shape:
             raise InputError(f"{self.path} has no vectors, and an empty file cannot be mapped")
         return np.load(path, mmap_mode="r")
-
-    def write_npy(self, file: BinaryIO) -> None:
-        """Write all vectors to an open file in numpy's format."""
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self.vectors.dtype),
-            "fortran_order": False,
-            "shape": self.vectors.shape,
-        }
-        np.lib.format.write_array_header_1_0(file, header)
-        for _, block in self.blocks():
-            file.write(block.tobytes())
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield all vectors, a few megabytes at a time, each with the number of its first."""
@@ -228,14 +226,11 @@ class _Table(Mapping[str, NDArray[Any]]):
     """Columns of /regions by the names that users see."""
 
     def __init__(self, embeddings: Embeddings):
-        keys = embeddings.info.column_keys
         self._embeddings = embeddings
+        paths = embeddings.info.column_paths
         self._paths = {name: name for name in REGION_COLUMNS}
-        for key in keys:
-            name = key
-            while name in self._paths or (name != key and name in keys):
-                name = f"input_{name}"
-            self._paths[name] = f"input/{quote_name(key)}"
+        own = distinct_names(paths, taken=REGION_COLUMNS)
+        self._paths |= {name: paths[key] for name, key in own.items()}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._paths:
@@ -267,28 +262,13 @@ def number_names(info: EmbeddingInfo) -> list[str]:
     return [f"bin{b}_{number}" for b in range(info.n_bins) for number in numbers]
 
 
-def _unique(names: list[str]) -> list[str]:
-    """Append -1, -2, ... to names that were given before."""
-    taken = set(names)
-    n_seen: Counter[str] = Counter()
-    unique = []
-    for name in names:
-        candidate = name
-        while n_seen[name] and candidate in taken:
-            candidate = f"{name}-{n_seen[name]}"
-            n_seen[name] += 1
-        n_seen[name] = max(n_seen[name], 1)
-        taken.add(candidate)
-        unique.append(candidate)
-    return unique
-
-
-def _import(name: str) -> ModuleType:
+def import_library(name: str, package: str = "") -> ModuleType:
+    """Import an optional library. package: what to install for it; default `name`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            f"this needs {name}, which is not installed: pip install {name}"
+            f"this needs {name}, which is not installed: pip install {package or name}"
         ) from error
 
 

@@ -22,12 +22,7 @@ import torch
 
 from dnamamba.data_prep.genomes.genome import Genome
 from dnamamba.data_prep.regions.readers import open_regions
-from dnamamba.data_prep.regions.rows import (
-    RegionRow,
-    RegionTable,
-    RowStatus,
-    join_notes,
-)
+from dnamamba.data_prep.regions.rows import RegionRow, RegionTable, RowStatus, join_notes
 from dnamamba.embedding.config import Allele, EmbedConfig
 from dnamamba.embedding.embedder import Embedded, Embedder
 from dnamamba.embedding.export import export, format_of
@@ -197,7 +192,7 @@ class EmbedRun:
             model=name_of_model(self.source) if self.source else "",
             model_sha256=weights_of(self.source) if self.source else None,
             layers=self.layers,
-            d_out=self.model.config.d_model * (2 if config.rc == "concat" else 1),
+            d_out=config.width(self.model.config.d_model),
             pooling=str(config.pooling),
             rc=config.rc,
             context=self.rule.seq_len if table.has_alternatives else config.context,
@@ -284,7 +279,7 @@ def _summarize(path: Path) -> Summary:
 
 
 def division(device: torch.device) -> str:
-    """How rows are divided into parts, for EmbeddingWriter, which only uses such parts again."""
+    """The limits of parts, in words; EmbeddingWriter reuses only parts of the same limits."""
     bases = PART_BASES[device.type]
     return f"{PART_ROWS} rows, {bases} bases, {PART_BYTES} bytes of float32 a part"
 
@@ -306,8 +301,7 @@ def embed_rows(
     rank, world_size = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
     progress, n_parts = Progress(), 0
     at_work = deque[tuple[int, list[RegionRow]]]()
-    writing = deque[Future[None]]()
-
+    writing: Future[None] | None = None
     parts = (
         (part, [_input_of(row, allele) for row in part if row.length])
         for part in _parts(iter(rows), embedder)
@@ -327,18 +321,19 @@ def embed_rows(
             yield inputs
 
     def take(results: list[Embedded]) -> None:
+        nonlocal writing
         number, part = at_work.popleft()
-        while writing:  # One part is held beside the one being written.
-            writing.popleft().result()
-        writing.append(pool.submit(_write_part, writer, number, part, results))
+        if writing is not None:  # One part is held beside the one being written.
+            writing.result()
+        writing = pool.submit(_write_part, writer, number, part, results)
         progress.rows += len(part)
         progress.bases += sum(row.length for row in part)
         on_part(progress)
 
     with _frequent_turns(), ThreadPoolExecutor(1) as pool:
         embedder.run(inputs_to_embed(), take)
-        for future in writing:
-            future.result()
+        if writing is not None:
+            writing.result()
     return n_parts
 
 
@@ -368,7 +363,7 @@ def _bytes_of(row: RegionRow, embedder: Embedder) -> int:
 def _write_part(
     writer: EmbeddingWriter, number: int, part: Sequence[RegionRow], results: Sequence[Embedded]
 ) -> None:
-    """results: of each row that has bases to read."""
+    """results: one for each row that has bases to read."""
     remaining = iter(results)
     writer.write(number, [_record(row, next(remaining) if row.length else None) for row in part])
 
@@ -383,24 +378,20 @@ def _input_of(row: RegionRow, allele: Allele) -> EmbedInput:
 
 def _record(row: RegionRow, result: Embedded | None) -> EmbeddedRow:
     region, window = row.region, row.window
-    status, note, vectors = row.status, row.note, None
-    if isinstance(result, str):
-        status, note = RowStatus.FAILED, join_notes(note, result)
-    else:
-        vectors = result
+    failure = result if isinstance(result, str) else ""
     return EmbeddedRow(
         line=row.line,
-        chrom="" if region is None else region.chrom,
-        start=-1 if region is None else region.start,
-        end=-1 if region is None else region.end,
-        strand="." if region is None else str(region.strand),
+        chrom=region.chrom if region else "",
+        start=region.start if region else -1,
+        end=region.end if region else -1,
+        strand=str(region.strand) if region else ".",
         name=row.name,
-        window_start=-1 if window is None else window.start,
-        window_end=-1 if window is None else window.end,
-        status=str(status),
-        note=note,
+        window_start=window.start if window else -1,
+        window_end=window.end if window else -1,
+        status=str(RowStatus.FAILED if failure else row.status),
+        note=join_notes(row.note, failure),
         columns=row.columns,
-        vectors=vectors,
+        vectors=None if isinstance(result, str) else result,
     )
 
 

@@ -9,28 +9,27 @@
 format.py and docs/formats.md describe the file, reader.py reads it.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from dnamamba import __version__
-from dnamamba.embedding.format import FORMAT, FORMAT_VERSION, EmbeddedRow, EmbeddingInfo, digest_of
+from dnamamba.embedding.format import FORMAT, FORMAT_VERSION, EmbeddedRow, EmbeddingInfo
 from dnamamba.embedding.hdf5 import join_parts, no_room
 from dnamamba.embedding.parts import is_whole, write_part
 from dnamamba.errors import InputError
-from dnamamba.files import read_json
+from dnamamba.files import first_of, read_json
 from dnamamba.runtime import is_running, logger, sync_to_disk
-
-_MOST_THREADS = 8
 
 
 class EmbeddingWriter:
@@ -58,7 +57,7 @@ class EmbeddingWriter:
             "division": division,
             **json.loads(info.to_json()),
         }
-        self._digest = digest_of(json.dumps(self._settings))
+        self._digest = hashlib.sha256(json.dumps(self._settings).encode()).hexdigest()
         self._whole: set[int] = set()
         if out.is_dir():
             raise InputError(f"{out} is a folder; --out names the file to write, e.g. peaks.h5")
@@ -86,7 +85,7 @@ class EmbeddingWriter:
     def leave(self) -> None:
         """Remove this process's temporary files, and the folder if it holds no work: for a run that
         ends before `finish`."""
-        shutil.rmtree(self.folder / f"work@{self._process}.scratch", ignore_errors=True)
+        _remove(self.folder / f"work@{self._process}.scratch")
         if [path.name for path in self.folder.glob("*")] == ["info.json"]:
             self._remove_folder()
 
@@ -108,14 +107,8 @@ class EmbeddingWriter:
         Vectors may be memmaps larger than memory. Raises InputError for rows that do not fit the
         info, and if there is no room; other parts are kept.
         """
-        building = self._building(self._path(part).stem)
-        try:
-            write_part(building, rows, self.info, self._digest)
-            os.replace(building, self._path(part))
-        except OSError as error:
-            raise no_room(self._path(part), error) from error
-        finally:
-            building.unlink(missing_ok=True)
+        with self._building(self._path(part)) as path:
+            write_part(path, rows, self.info, self._digest)
         self._whole.add(part)
 
     def finish(self, n_parts: int, on_part: Callable[[int], None] = lambda part: None) -> Path:
@@ -127,17 +120,12 @@ class EmbeddingWriter:
         """
         self._check_parts(n_parts)
         paths = [self._path(part) for part in range(n_parts)]
-        building = self._building("joined")
-        try:
-            with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
-                join_parts(paths, building, self.info, pool, on_part)
-            sync_to_disk(building)
-            os.replace(building, self.out)
+        with self._building(self.out) as path:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                join_parts(paths, path, self.info, pool, on_part)
+            sync_to_disk(path)
+        with suppress(OSError):  # some file systems cannot
             sync_to_disk(self.out.parent)
-        except OSError as error:
-            raise no_room(self.out, error) from error
-        finally:
-            building.unlink(missing_ok=True)
         self._remove_folder()
         return self.out
 
@@ -149,8 +137,18 @@ class EmbeddingWriter:
     def _parts(self) -> list[int]:
         return sorted(int(path.stem[5:]) for path in self.folder.glob("part-*.bin"))
 
-    def _building(self, what: str) -> Path:
-        return self.folder / f"{what}@{self._process}.building"
+    @contextmanager
+    def _building(self, path: Path) -> Iterator[Path]:
+        """A temporary file, which is renamed to `path` at the end."""
+        name = "joined" if path == self.out else path.stem
+        building = self.folder / f"{name}@{self._process}.building"
+        try:
+            yield building
+            os.replace(building, path)
+        except OSError as error:
+            raise no_room(path, error) from error
+        finally:
+            building.unlink(missing_ok=True)
 
     def _open_folder(self, force: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -160,12 +158,10 @@ class EmbeddingWriter:
             if self.n_parts and not force:
                 raise InputError(self._other_settings(earlier))
             for part in self._parts():
-                self._path(part).unlink(missing_ok=True)
-            earlier = None
-        if earlier is None:
-            building = self._building("info")
-            building.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf8")
-            os.replace(building, self.folder / "info.json")
+                _remove(self._path(part))
+        if earlier != self._settings:
+            with self._building(self.folder / "info.json") as path:
+                path.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf8")
         self._remove_left()
 
     def _read_settings(self) -> dict[str, Any] | None:
@@ -193,20 +189,15 @@ class EmbeddingWriter:
         for path in self.folder.iterdir():
             match = pattern.fullmatch(path.name)
             if match and match[1] == socket.gethostname() and not is_running(int(match[2])):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+                _remove(path)
 
     def _remove_folder(self) -> None:
         """Remove the settings last: a run recognizes a half-removed folder by them."""
         with suppress(OSError):
             for path in list(self.folder.iterdir()):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                elif path.name != "info.json":
-                    path.unlink(missing_ok=True)
-            (self.folder / "info.json").unlink(missing_ok=True)
+                if path.name != "info.json":
+                    _remove(path)
+            _remove(self.folder / "info.json")
             self.folder.rmdir()
 
     def _remove_if_finished(self) -> None:
@@ -222,10 +213,9 @@ class EmbeddingWriter:
     def _check_parts(self, n_parts: int) -> None:
         missing = [str(part) for part in range(n_parts) if not self.done(part)]
         if missing:
-            shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
             raise InputError(
                 f"{len(missing)} of {n_parts} parts of {self.out} are missing or damaged "
-                f"({shown}); the same command makes them and keeps the others"
+                f"({first_of(missing, 10)}); the same command makes them and keeps the others"
             )
         beyond = [part for part in self._parts() if part >= n_parts]
         if beyond:
@@ -233,6 +223,13 @@ class EmbeddingWriter:
                 f"{self.out} was to have {n_parts} parts, but part {beyond[0]} is there too: the "
                 "rows were divided otherwise before. Use --force to start over"
             )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _short(value: Any) -> str:

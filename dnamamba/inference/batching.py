@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dnamamba.errors import InputError
-from dnamamba.tokenizer import PAD_ID, Codes, token_ids
+from dnamamba.models.strands import complement_ids, flip
+from dnamamba.tokenizer import PAD_ID, TOKEN_MASK, Codes, token_ids
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -119,8 +120,16 @@ def stack_rows(
     for row, sequence in zip(ids, sequences, strict=True):
         row[: len(sequence)] = token_ids(sequence)
     # Without padding there is nothing to mask.
-    real = None if min(lengths) == width else torch.tensor(lengths, device=device)
-    return torch.from_numpy(ids).to(device), real
+    real = None if min(lengths) == width else upload(np.array(lengths), device)
+    return upload(ids, device), real
+
+
+def upload(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Copy an array to the device; a GPU is not waited for."""
+    tensor = torch.from_numpy(array)
+    # A copy from unpinned memory would wait.
+    tensor = tensor.pin_memory() if device.type == "cuda" else tensor
+    return tensor.to(device, non_blocking=True)
 
 
 def no_memory(sequence: Codes, error: RuntimeError) -> NoReturn:
@@ -129,3 +138,20 @@ def no_memory(sequence: Codes, error: RuntimeError) -> NoReturn:
         f"there is no memory for a sequence of {len(sequence):,} bases: read shorter "
         "windows (--seq-len), or use a device with more memory"
     ) from error
+
+
+def predict_reverse(
+    predict: Callable[[Tensor, Tensor | None], Tensor],
+    token_ids: Tensor,
+    lengths: Tensor | None,
+    *,
+    per_base: bool = False,
+) -> Tensor:
+    """Predictions for the reverse complements of a batch; per base in the order of the batch.
+
+    predict: (token ids (B, L), lengths (B,) or None) -> (B, ...). token_ids: any integer dtype,
+    without soft-mask, padded on the right.
+    """
+    complement = complement_ids(TOKEN_MASK + 1).to(token_ids.device)
+    predicted = predict(complement[flip(token_ids.long(), lengths)], lengths)
+    return flip(predicted, lengths) if per_base else predicted

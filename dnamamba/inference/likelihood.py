@@ -70,16 +70,8 @@ def read_sequences(
     model: DnaModel, sequences: Sequence[Codes], options: InferenceOptions | None = None
 ) -> list[Reading]:
     """Log probabilities and means of hidden states, from one pass; see `log_probabilities`."""
-    options = options or InferenceOptions()
     require_causal(model)
-    longest = options.tokens_in_chunk(device_of(model))
-
-    def read(batch: Sequence[Codes]) -> list[Reading]:
-        if len(batch[0]) > longest and why_no_stream(model.config) is None:
-            return [_read_long(model, sequence, options) for sequence in batch]
-        return _read_batch(model, batch, options)
-
-    return _in_batches(model, sequences, read, options)
+    return _in_batches(_read_batch, model, sequences, options)
 
 
 def stream_log_probabilities(
@@ -97,7 +89,7 @@ def stream_log_probabilities(
 
 
 def require_causal(model: DnaModel) -> None:
-    """Raises InputError for a model that reads both ways."""
+    """Raise InputError for a model that reads both ways."""
     if not model.is_causal:
         raise InputError(
             "this model reads both ways, so it gives no likelihood of a sequence, only of single "
@@ -133,16 +125,11 @@ def masked_base_log_probabilities(
             "a causal model has never seen [MASK]: use log_probabilities, which gives each base "
             "given those before it"
         )
-    options = options or InferenceOptions()
     shown = [token_ids(sequence) for sequence in sequences]
     # The position travels with the letters: batches are in another order.
     for ids, position in zip(shown, positions, strict=True):
         ids[position] = MASK_ID
-
-    def read(batch: Sequence[Codes]) -> list[Values]:
-        return _read_masked(model, batch, options)
-
-    found = _in_batches(model, shown, read, options)
+    found = _in_batches(_read_masked, model, shown, options)
     return np.array(found, np.float32).reshape(-1, 4)
 
 
@@ -150,33 +137,29 @@ def mean_hidden(
     model: DnaModel, sequences: Sequence[Codes], options: InferenceOptions | None = None
 ) -> list[Values]:
     """The mean (D,) of the final norm's output over the bases A, C, G and T of each sequence."""
-    options = options or InferenceOptions()
-
-    def read(batch: Sequence[Codes]) -> list[Values]:
-        ids, hidden = _hidden_of(model, batch, options)
-        return list(_mean_of_bases(hidden, ids))
-
-    return _in_batches(model, sequences, read, options)
+    return _in_batches(_read_means, model, sequences, options)
 
 
 # --- passes
 
 
 def _in_batches(
+    read: Callable[[DnaModel, Sequence[Codes], InferenceOptions], list[T]],
     model: DnaModel,
     sequences: Sequence[Codes],
-    read: Callable[[Sequence[Codes]], list[T]],
-    options: InferenceOptions,
+    options: InferenceOptions | None,
 ) -> list[T]:
     """Results of `read` for batches of like lengths, in the order of the sequences."""
+    options = options or InferenceOptions()
     options.require_rc("none")
     model.eval()
     if reason := why_too_long(model.config, max(map(len, sequences), default=0)):
         raise InputError(f"{reason}: give shorter sequences")
-    return map_in_batches(sequences, read, options.tokens_in_batch(device_of(model)))
+    size = options.tokens_in_batch(device_of(model))
+    with torch.inference_mode():
+        return map_in_batches(sequences, lambda batch: read(model, batch, options), size)
 
 
-@torch.inference_mode()
 def _hidden_of(
     model: DnaModel, sequences: Sequence[Codes], options: InferenceOptions
 ) -> tuple[Tensor, Tensor]:
@@ -186,10 +169,19 @@ def _hidden_of(
         return ids, model.embed(ids, lengths)
 
 
-@torch.inference_mode()
+def _read_means(
+    model: DnaModel, sequences: Sequence[Codes], options: InferenceOptions
+) -> list[Values]:
+    ids, hidden = _hidden_of(model, sequences, options)
+    return list(_mean_of_bases(hidden, ids))
+
+
 def _read_batch(
     model: DnaModel, sequences: Sequence[Codes], options: InferenceOptions
 ) -> list[Reading]:
+    longest = options.tokens_in_chunk(device_of(model))
+    if len(sequences[0]) > longest and why_no_stream(model.config) is None:
+        return [_read_long(model, sequence, options) for sequence in sequences]
     ids, hidden = _hidden_of(model, sequences, options)
     given = base_log_probs(model, hidden)
     unknown = given.new_full((len(ids), 1, given.shape[-1]), torch.nan)
@@ -201,7 +193,6 @@ def _read_batch(
     ]
 
 
-@torch.inference_mode()
 def _read_masked(
     model: DnaModel, shown: Sequence[Codes], options: InferenceOptions
 ) -> list[Values]:
