@@ -20,7 +20,7 @@ from dnamamba.training.metrics_log import MetricsFile
 from dnamamba.training.run_folder import RunFolder
 from dnamamba.training.trainer import Outcome
 from label_runs import write_table
-from runs import run, start
+from runs import TORCHRUN, launch, run, start
 
 RECIPE = [
     *("--steps", "120", "--batch-size", "8", "--micro-batch", "4", "--learning-rate", "1e-2"),
@@ -52,7 +52,7 @@ def command(folder, out, *more):
 
 @pytest.fixture(scope="module")
 def undisturbed(folder):
-    code, out, err = run(*command(folder, folder / "undisturbed"), cache=folder)
+    code, out, err = launch("dnamamba", *command(folder, folder / "undisturbed"), cache=folder)
     assert code == 0, err
     return RunFolder.open(folder / "undisturbed"), out, err
 
@@ -108,8 +108,7 @@ def test_kills_at_random_moments_change_nothing(folder, undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_train_and_judge_the_same_model(folder, undisturbed, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29513")
-    code, out, err = run(*command(folder, tmp_path / "run"), cache=folder, launcher=launcher)
+    code, out, err = launch(*TORCHRUN, *command(folder, tmp_path / "run"), cache=folder)
     assert code == 0, err
     assert out.count("Report: ") == 1
     one, two = (

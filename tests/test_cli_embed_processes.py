@@ -10,7 +10,7 @@ import torch
 
 from dnamamba.models import DnaModel, ModelConfig
 from genomes import random_sequence, write_fasta
-from runs import REPOSITORY, run
+from runs import REPOSITORY, TORCHRUN, launch, run
 
 TESTS = Path(__file__).parent
 
@@ -76,9 +76,8 @@ def test_two_ranks_by_torchrun_write_the_same_file(tmp_path):
     starts = (n % 8900 for n in range(17_000))
     (tmp_path / "rows.bed").write_text("".join(f"chr1\t{n}\t{n + 12}\n" for n in starts))
     given = ("embed", "run", "--genome", "genome.fa", "--regions", "rows.bed", "--device", "cpu")
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517")
     assert run(*given, "--out", "one.h5", cache=tmp_path)[0] == 0
-    code, _, err = run(*given, "--out", "two.h5", cache=tmp_path, launcher=launcher)
+    code, _, err = launch(*TORCHRUN, *given, "--out", "two.h5", cache=tmp_path)
     assert code == 0, err
     assert err.count("two.h5: 17,000 rows: 17,000 ok") == 1
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
