@@ -28,11 +28,9 @@ from dnamamba.models.loading import read_language_model
 from dnamamba.pretraining.run import resume
 from dnamamba.tokenizer import encode, token_ids
 from dnamamba.training.run_folder import RunFolder
-from genomes import own_cache_folder, random_sequence
+from genomes import random_sequence
 from label_runs import OPTIONS, tiny_classify, write_table
 from runs import stop_at
-
-__all__ = ["own_cache_folder"]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from genomes import (
     as_read,
     fasta_text,
     naive_parse,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     read_all,
     write_bed,

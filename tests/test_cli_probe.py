@@ -11,7 +11,6 @@ from dnamamba.baselines.linear_models import LinearProbe
 from dnamamba.cli.main import cli
 from dnamamba.errors import InputError
 from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_fasta,
 )

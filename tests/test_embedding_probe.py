@@ -23,7 +23,6 @@ from dnamamba.probing.sequences import sequences_in, sequences_of, span_of, word
 from dnamamba.task import Task
 from dnamamba.tokenizer import decode, encode
 from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_fasta,
 )

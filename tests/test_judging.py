@@ -11,10 +11,8 @@ from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
 from dnamamba.errors import InputError
 from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.training.run_folder import RunFolder
-from genomes import own_cache_folder, random_sequence
+from genomes import random_sequence
 from label_runs import OPTIONS, tiny_classify, write_table
-
-__all__ = ["own_cache_folder"]
 
 
 @pytest.fixture(scope="module")

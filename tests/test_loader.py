@@ -21,7 +21,6 @@ from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.tokenizer import VOCABULARY
 from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_fasta,
     write_store,
