@@ -34,6 +34,14 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 TRITON_TEST = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
+with contextlib.suppress(ImportError):
+    from triton.runtime import interpreter
+
+    # It would try every sum and product of integers in int64 too, which takes half of the time.
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(
+        sanitize_overflow=False
+    )
+
 FLOAT32 = {"rtol": 2e-6, "atol": 2e-6}
 """Rounding 2^-24 an operation, in sums of a few hundred terms."""
 
