@@ -94,6 +94,21 @@ def launch(*command: str, cache: Path) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def run_python(*arguments: object, cwd: Path = REPOSITORY) -> str:
+    """What `python ARGUMENTS` prints; what it writes to standard error if it fails."""
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 # Forks of a process that has imported the package, and has no threads, start at once.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(

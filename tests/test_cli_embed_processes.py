@@ -1,32 +1,21 @@
 """`dnamamba embed` in processes of its own: kills, Ctrl-C, ranks, memory."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from dnamamba.models import DnaModel, ModelConfig
 from genomes import random_sequence, write_fasta
-from runs import REPOSITORY, TORCHRUN, launch, run
-
-TESTS = Path(__file__).parent
+from runs import REPOSITORY, TORCHRUN, launch, run, run_python
 
 
 @pytest.fixture
-def outcome(tmp_path, monkeypatch):
+def outcome(tmp_path):
     """What a task of embed_processes.py found."""
 
     def run_task(task):
-        monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{TESTS}")
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        monkeypatch.setenv("DNAMAMBA_CACHE", str(tmp_path / "cache"))
-        command = [sys.executable, str(TESTS / "embed_processes.py"), task, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return json.loads(run_python(REPOSITORY / "tests" / "embed_processes.py", task, tmp_path))
 
     return run_task
 
