@@ -11,6 +11,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Names that are no folders are not looked up in the hub: no test waits for the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # Their failures then show the values too, as those of test modules do.
 pytest.register_assert_rewrite(
     "golden_files", "golden_models", "model_cases", "runs", "triton_cases"

@@ -72,6 +72,7 @@ def assert_same_run(one, other):
     assert one.read_json("evaluation") == other.read_json("evaluation")
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_does_and_what_came_out(undisturbed):
     run_folder, out, err = undisturbed
     assert "labels: none, tata" in err
@@ -160,6 +161,7 @@ def test_mistakes_get_a_sentence_and_an_exit_code(
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_forced_mistake_leaves_the_old_run_alone(folder, undisturbed):
     old = undisturbed[0].path
     code, _, err = run(*command(folder, old, "--force", "--micro-batch", "3"), cache=folder)
@@ -170,6 +172,7 @@ def test_a_forced_mistake_leaves_the_old_run_alone(folder, undisturbed):
     assert "holds a run already" in err
 
 
+@pytest.mark.slow
 def test_eval_judges_again(folder, undisturbed, tmp_path):
     out = tmp_path / "again"
     code, printed, err = run(
@@ -192,9 +195,9 @@ def test_eval_judges_again(folder, undisturbed, tmp_path):
         ),
     ],
 )
-def test_eval_refuses_what_it_would_ignore(arguments, message, undisturbed, capsys):
+def test_eval_refuses_what_it_would_ignore(arguments, message, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["classify", "eval", str(undisturbed[0].path), *arguments])
+        main(["classify", "eval", "run", *arguments])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 

@@ -9,6 +9,8 @@ from dnamamba.models import DnaModel, ModelConfig
 from genomes import random_sequence, write_fasta
 from runs import REPOSITORY, TORCHRUN, launch, run, run_python
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def outcome(tmp_path):
@@ -20,7 +22,6 @@ def outcome(tmp_path):
     return run_task
 
 
-@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(outcome):
     found = outcome("kill")
     assert found["kills"] >= 20
@@ -56,7 +57,6 @@ def test_two_ranks_go_on_with_the_work_of_one(outcome):
     assert found["hidden"] == []
 
 
-@pytest.mark.slow
 def test_two_ranks_by_torchrun_write_the_same_file(tmp_path):
     torch.manual_seed(0)
     DnaModel(ModelConfig(d_model=8, n_layers=1)).save_pretrained(tmp_path / "run" / "model")
@@ -72,7 +72,6 @@ def test_two_ranks_by_torchrun_write_the_same_file(tmp_path):
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
 
 
-@pytest.mark.slow
 def test_host_memory_does_not_grow_with_a_region(outcome):
     """8 Mb against 1 Mb, of which hidden states alone would be 256 MB; those of every base, which
     are kept, wait in files."""

@@ -60,6 +60,7 @@ def wait_for_new_row(path, rows_before, process):
     return None
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_does_and_what_came_out(undisturbed):
     run_folder, out, err = undisturbed
     assert "Validation: " in out
@@ -71,6 +72,7 @@ def test_a_run_tells_what_it_does_and_what_came_out(undisturbed):
     assert "Warning" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_sigterm_to_all_processes_saves_and_resumes_exactly(folder, undisturbed, tmp_path, workers):
     """Schedulers signal the whole group, loader workers included."""
@@ -141,6 +143,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(folder, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_mistakes_in_a_forced_run_leave_the_old_one_alone(folder, undisturbed):
     old = undisturbed[0].path
     code, _, err = run(*command(folder, old, "--force", "--micro-batch", "3"), cache=folder)
@@ -157,6 +160,7 @@ def test_training_that_diverges_ends_with_a_sentence(folder, tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_second_run_into_the_same_folder_is_refused(folder, undisturbed):
     code, _, err = run(*command(folder, undisturbed[0].path), cache=folder)
     assert code == 1

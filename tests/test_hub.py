@@ -208,6 +208,7 @@ for repository, offline in (("owner/other", False), ("owner/more", True)):
 """
 
 
+@pytest.mark.slow
 def test_the_real_package_reads_from_a_server_and_then_from_its_cache(tmp_path):
     pytest.importorskip("huggingface_hub", reason="needs huggingface_hub (the hub extra)")
     build_tiny().save_pretrained(tmp_path / "repository")

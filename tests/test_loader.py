@@ -202,6 +202,7 @@ for memory in build_loader(WatchedDataset(genome, index), ranges, n_workers=1):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_worker_keeps_little_memory_of_its_own(tmp_path):
     length = 300_000_000
