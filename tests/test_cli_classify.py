@@ -13,13 +13,14 @@ from dnamamba.classification import run as classification
 from dnamamba.classification.config import default_learning_rate
 from dnamamba.cli.main import cli, main
 from dnamamba.data.species.dataset import SpeciesFiles
-from dnamamba.models import DnaModel, ModelConfig, preset
+from dnamamba.models import DnaModel, preset
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.task import Task
 from dnamamba.training.metrics_log import MetricsFile
 from dnamamba.training.run_folder import RunFolder
 from dnamamba.training.trainer import Outcome
 from label_runs import write_table
+from model_cases import tiny_model
 from runs import TORCHRUN, launch, run, start
 
 RECIPE = [
@@ -37,8 +38,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     for name, n, seed in (("train", 240, 1), ("dev", 40, 2), ("test", 60, 3)):
         write_table(folder / f"{name}.csv", n, seed=seed)
-    torch.manual_seed(0)
-    DnaModel(ModelConfig(d_model=16, n_layers=2)).save_pretrained(folder / "pretrained")
+    tiny_model(d_model=16).save_pretrained(folder / "pretrained")
     return folder
 
 

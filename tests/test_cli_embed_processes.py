@@ -3,10 +3,9 @@
 import json
 
 import pytest
-import torch
 
-from dnamamba.models import DnaModel, ModelConfig
 from genomes import random_sequence, write_fasta
+from model_cases import tiny_model
 from runs import REPOSITORY, TORCHRUN, launch, run, run_python
 
 pytestmark = pytest.mark.slow
@@ -58,8 +57,7 @@ def test_two_ranks_go_on_with_the_work_of_one(outcome):
 
 
 def test_two_ranks_by_torchrun_write_the_same_file(tmp_path):
-    torch.manual_seed(0)
-    DnaModel(ModelConfig(d_model=8, n_layers=1)).save_pretrained(tmp_path / "run" / "model")
+    tiny_model(n_layers=1).save_pretrained(tmp_path / "run" / "model")
     write_fasta(tmp_path / "genome.fa", {"chr1": random_sequence(9000, seed=1)})
     # Three parts of at most 8,192 rows.
     starts = (n % 8900 for n in range(17_000))
