@@ -101,6 +101,7 @@ def test_a_motif_is_learned(folder, tmp_path):
     assert "report.html" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 3, 4, 7])
 def test_a_stopped_run_goes_on_bit_for_bit(folder, finished, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patched:
@@ -300,6 +301,7 @@ def test_a_classifier_is_gone_on_from(folder, finished, tmp_path, caplog):
     assert "head: that of" not in caplog.text
 
 
+@pytest.mark.slow
 def test_sequences_beyond_a_hyenas_filters(folder, tmp_path):
     mixer = HyenaConfig(l_max=24, filter_order=8)
     tiny_model(mixer, d_model=16).save_pretrained(tmp_path / "hyena")

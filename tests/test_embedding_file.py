@@ -248,6 +248,7 @@ def test_numbers_beyond_float16_are_told(tmp_path, caplog):
 # --- kills, other processes, damage
 
 
+@pytest.mark.slow
 def test_a_writer_that_was_killed_anywhere_leaves_no_trace(tmp_path):
     found = in_a_child("kill", tmp_path)
     assert found["same"], "each file is, after its kills, that of an undisturbed run"
