@@ -29,7 +29,7 @@ from genomes import (
 from label_files import write_table
 from probe_cases import embeddings, labels, named, two_classes
 from report_pages import Page
-from test_label_report import class_scores, number_scores
+from test_classification_report import class_scores, number_scores
 
 PLAIN = ProbeConfig(folds=3, inner_folds=2)
 NUMBERS = replace(PLAIN, task="regression")
