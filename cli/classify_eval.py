@@ -71,7 +71,7 @@ def evaluate(
 
 def _source_config(run: Path, source: LabelOptions) -> "LabelSource | None":
     """The config of the sequences that are named; None for the run's own."""
-    from dnamamba.models.loading import read_task
+    from dnamamba.models.loading import task_of_model
 
     typed = typed_options()
     if source.named is None:
@@ -88,7 +88,7 @@ def _source_config(run: Path, source: LabelOptions) -> "LabelSource | None":
         )
     elif "lengths" in typed:
         _refuse(("seq_len",), "and --lengths both say how long windows are: leave one out")
-    task = read_task(run)
+    task = task_of_model(run)
     return replace(source, task=task.kind.replace("_", "-") if task else source.task).config()
 
 

@@ -1,7 +1,7 @@
 """`dnamamba probe`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,6 @@ from typing import Any
 import click
 
 from dnamamba.cli.options import FILE, typed_options
-
-
-def _parse_layer(text: str) -> str:
-    from dnamamba.errors import InputError
-
-    if text != "all" and not text.removeprefix("-").isdigit():
-        raise InputError(f"--layer must be a number or all, got {text!r}")
-    return text
 
 
 @click.command()
@@ -124,7 +116,7 @@ def probe(embeddings: Path, out: Path | None, **values: Any) -> None:
 
 
 def _refuse_idle(values: dict[str, Any]) -> None:
-    """Options that would be ignored, or that say one thing twice."""
+    """Refuse options that would be ignored or contradict each other."""
     typed = typed_options()
     if values["genome"] and values["sequences"]:
         raise click.UsageError("--genome and --sequences both say what was embedded: name one")
@@ -159,7 +151,8 @@ def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:
     from dnamamba.errors import InputError
     from dnamamba.probing.problem import Layer
 
-    _parse_layer(wanted)
+    if wanted != "all" and not wanted.removeprefix("-").isdigit():
+        raise InputError(f"--layer must be a number or all, got {wanted!r}")
     info = read_embeddings(path).info
     there = sorted(info.layers)
     chosen = there if wanted == "all" else [there[-1] if wanted == "-1" else int(wanted)]
@@ -171,9 +164,8 @@ def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:
     layers = [
         Layer(f"layer {number}", partial(read_embeddings, path, layer=number)) for number in chosen
     ]
-    details = asdict(info) if is_dataclass(info) and not isinstance(info, type) else {}
     # Paths are of the machine that embedded.
-    return layers, details | {"model": Path(str(info.model)).name}
+    return layers, asdict(info) | {"model": Path(str(info.model)).name}
 
 
 def _sequences(genome: Sequence[Path], file: Path | None) -> Any:

@@ -1,16 +1,17 @@
-"""Labelled tasks: what a model predicts of a sequence, and how its labels stand in files.
+"""Labelled tasks: what a model predicts from a sequence, and how files hold its labels.
 
-`LabelKind` says how the labels of a kind of task are read; metrics/task_kinds.py adds the rest of
-what a kind decides (loss, metrics, baseline) and registers a new one.
+`LabelKind` says how the labels of a kind of task are read; metrics/task_kinds.py adds loss, metrics
+and baseline, and registers new kinds.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
+from dnamamba.files import first_of
 
 IGNORED_LABEL = -100
 """Target of a base that has no label, and of padding."""
@@ -32,7 +33,7 @@ _ZERO_OR_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "Fals
 
 @dataclass(frozen=True, kw_only=True)
 class LabelKind:
-    """How the labels of a kind of task stand in files and in batches.
+    """How files and batches hold the labels of a kind of task.
 
     Targets are int64 (N,), the numbers of labels, if `has_classes`, else float32 (N, C). With
     `per_base` they are int64 (N, L), and int8 while they are stored, one sequence after the other.
@@ -48,11 +49,8 @@ class LabelKind:
     """Each base has a label of its own; needs has_classes."""
 
     has_numbers: bool = False
-    """Labels are the columns of a table, in its order, whose numbers are predicted. Otherwise they
-    are classes, sorted as text, and scores are probabilities."""
-
-    takes_columns: bool = False
-    """Whether labels may stand in several columns of a table."""
+    """Labels are the columns of a table, whose numbers are predicted. Otherwise they are classes,
+    sorted as text, and scores are probabilities."""
 
     read_labels: Callable[[LabelColumns, str], Iterable[str]]
     """(columns, source) -> names of the labels of training examples, in any order of classes."""
@@ -61,20 +59,15 @@ class LabelKind:
     """(task, columns, bases of each sequence, source, where) -> targets of all examples."""
 
 
-_LABEL_KINDS: dict[str, LabelKind] = {}
-
-
-def register_label_kind(kind: LabelKind) -> None:
-    """Make a kind known to `Task`. Raises ValueError if another one has its name."""
-    if _LABEL_KINDS.setdefault(kind.name, kind) is not kind:
-        raise ValueError(f"a kind of task needs a name of its own, {kind.name!r} is taken")
+LABEL_KINDS: dict[str, LabelKind] = {}
+"""Those below and those of `register_task_kind` (metrics/task_kinds.py)."""
 
 
 def label_kind(name: str) -> LabelKind:
-    """The kind of that name. Raises InputError for one that nobody registered."""
-    if name not in _LABEL_KINDS:
-        raise InputError(f"task kind must be one of {', '.join(_LABEL_KINDS)}, got {name!r}")
-    return _LABEL_KINDS[name]
+    """The kind of that name; InputError for an unknown one."""
+    if name not in LABEL_KINDS:
+        raise InputError(f"task kind must be one of {', '.join(LABEL_KINDS)}, got {name!r}")
+    return LABEL_KINDS[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +98,17 @@ class Task:
 
     @property
     def has_classes(self) -> bool:
-        """See LabelKind.has_classes."""
+        """LabelKind.has_classes"""
         return label_kind(self.kind).has_classes
 
     @property
     def per_base(self) -> bool:
-        """See LabelKind.per_base."""
+        """LabelKind.per_base"""
         return label_kind(self.kind).per_base
 
     @property
     def has_numbers(self) -> bool:
-        """See LabelKind.has_numbers."""
+        """LabelKind.has_numbers"""
         return label_kind(self.kind).has_numbers
 
     def empty_targets(self, n: int, seq_len: int) -> Targets:
@@ -125,13 +118,13 @@ class Task:
         return np.zeros((n, seq_len) if self.per_base else n, np.int64)
 
     def indices(self, labels: Sequence[str], where: str) -> list[int]:
-        """The numbers of labels; InputError, saying `where`, for one that is not the task's."""
+        """Numbers of labels. Raises InputError, naming `where`, for unknown ones."""
         number = {label: i for i, label in enumerate(self.labels)}
         if unknown := sorted(set(labels) - set(number)):
-            shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
             raise InputError(
-                f"{where} has labels that the training examples do not have: {shown}; known are "
-                f"{', '.join(self.labels)}. Correct them, or train with examples of each"
+                f"{where} has labels that the training examples do not have: "
+                f"{first_of(map(repr, unknown))}; known are {', '.join(self.labels)}. Correct "
+                "them, or train with examples of each"
             )
         return [number[label] for label in labels]
 
@@ -187,11 +180,16 @@ def _class_targets(
 
 
 def _numbering(task: Task, labels: set[str], source: str) -> dict[str, int]:
+    """Label -> its number."""
     known = sorted(labels)
     return dict(zip(known, task.indices(known, source), strict=True))
 
 
 # --- several labels a sequence: one column like `a;b`, or one of 0 and 1 for each label
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in map(str.strip, text.split(";")) if part]
 
 
 def _set_names(columns: LabelColumns, source: str) -> set[str]:
@@ -201,10 +199,6 @@ def _set_names(columns: LabelColumns, source: str) -> set[str]:
     return {label for text in texts for label in _parts(text)}
 
 
-def _parts(text: str) -> list[str]:
-    return [part for part in map(str.strip, text.split(";")) if part]
-
-
 def _set_targets(
     task: Task, columns: LabelColumns, lengths: NDArray[np.int64], source: str, where: Where
 ) -> NDArray[np.float32]:
@@ -212,7 +206,7 @@ def _set_targets(
         return _column_targets(task, columns, source, _ZERO_OR_ONE.__getitem__, "0 or 1", where)
     ((_, texts),) = columns.items()
     sets = {text: _parts(text) for text in set(texts)}
-    number = _numbering(task, {label for parts in sets.values() for label in parts}, source)
+    number = _numbering(task, set().union(*sets.values()), source)
     rows = {text: np.zeros(len(task.labels), np.float32) for text in sets}
     for text, row in rows.items():
         row[[number[label] for label in sets[text]]] = 1
@@ -244,30 +238,24 @@ def _column_targets(
             f"{', '.join(task.labels)}: {missing[0]} is missing; name them (--label-columns "
             f"{','.join(task.labels)})"
         )
-    parts = [_read_column(columns[name], name, read, expected, where) for name in task.labels]
-    return np.stack(parts, axis=1)
-
-
-def _read_column(
-    texts: Sequence[str], name: str, read: Callable[[str], float], expected: str, where: Where
-) -> NDArray[np.float32]:
-    values = np.empty(len(texts))
-    for i, text in enumerate(texts):
-        try:
-            values[i] = read(text)
-        except (ValueError, KeyError):
-            raise InputError(
-                f"{where(i)} column {name!r}: expected {expected}, got {text!r}"
-            ) from None
+    values = np.empty((len(columns[task.labels[0]]), len(task.labels)))
+    for i, name in enumerate(task.labels):
+        for row, text in enumerate(columns[name]):
+            try:
+                values[row, i] = read(text)
+            except (ValueError, KeyError):
+                raise InputError(
+                    f"{where(row)} column {name!r}: expected {expected}, got {text!r}"
+                ) from None
     with np.errstate(over="ignore"):
-        numbers = values.astype(np.float32)
-    if not (finite := np.isfinite(numbers)).all():
-        i = int(finite.argmin())
+        targets = values.astype(np.float32)
+    for i, row in np.argwhere(~np.isfinite(targets.T))[:1].tolist():
+        name = task.labels[i]
         raise InputError(
-            f"{where(i)} column {name!r}: expected a number that is finite in float32, got "
-            f"{texts[i]!r}; leave such rows out"
+            f"{where(row)} column {name!r}: expected a number that is finite in float32, got "
+            f"{columns[name][row]!r}; leave such rows out"
         )
-    return numbers
+    return targets
 
 
 # --- one class a base
@@ -291,38 +279,25 @@ def _base_targets(
         )
     if not all(map(str.isascii, texts)):
         raise InputError(f"{source}: labels of bases must be plain letters (ASCII)")
-    is_there = np.zeros(256, bool)
-    for letters in _joined(texts):
-        is_there |= np.bincount(letters, minlength=256) > 0
-    number = _numbering(task, set(map(chr, np.flatnonzero(is_there))) - set(UNLABELLED), source)
+    letters = set().union(*texts) - set(UNLABELLED)
+    number = _numbering(task, letters, source)
     if not number:
         raise InputError(f"{source} has no labelled base: all are {' or '.join(UNLABELLED)}")
     table = np.full(256, IGNORED_LABEL, np.int8)
     for label, i in number.items():
         table[ord(label)] = i
-    targets, done = np.empty(int(lengths.sum()), np.int8), 0
-    for letters in _joined(texts):
-        targets[done : done + len(letters)] = table[letters]
-        done += len(letters)
-    return targets
-
-
-def _joined(texts: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
-    """The letters of all texts, 4,096 texts at a time."""
-    for start in range(0, len(texts), 4096):
-        yield np.frombuffer("".join(texts[start : start + 4096]).encode(), np.uint8)
+    # 4,096 texts at a time
+    blocks = ("".join(texts[i : i + 4096]) for i in range(0, len(texts), 4096))
+    return np.concatenate([table[np.frombuffer(block.encode(), np.uint8)] for block in blocks])
 
 
 MULTICLASS = LabelKind(
     name="multiclass", has_classes=True, read_labels=_class_names, read_targets=_class_targets
 )
-MULTILABEL = LabelKind(
-    name="multilabel", takes_columns=True, read_labels=_set_names, read_targets=_set_targets
-)
+MULTILABEL = LabelKind(name="multilabel", read_labels=_set_names, read_targets=_set_targets)
 REGRESSION = LabelKind(
     name="regression",
     has_numbers=True,
-    takes_columns=True,
     read_labels=lambda columns, source: tuple(columns),
     read_targets=number_targets,
 )
@@ -333,5 +308,4 @@ PER_BASE = LabelKind(
     read_labels=_base_names,
     read_targets=_base_targets,
 )
-for _kind in (MULTICLASS, MULTILABEL, REGRESSION, PER_BASE):
-    register_label_kind(_kind)
+LABEL_KINDS.update({kind.name: kind for kind in (MULTICLASS, MULTILABEL, REGRESSION, PER_BASE)})

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from dnamamba.baselines.linear_models import LinearProbe
 from dnamamba.cli.main import cli
+from dnamamba.embedding.reader import read_embeddings
 from dnamamba.errors import InputError
 from genomes import (
     random_sequence,
@@ -100,7 +101,7 @@ def test_the_whole_command(files: Path, tmp_path: Path) -> None:
     assert "1 rows whose embedding failed, left out" in " ".join(text.split())
     assert "Groups are contigs; none is torn between folds (3 groups)." in text
     assert "layer 2" in text
-    read = embedding_file.read_embeddings(files / "peaks.h5", layer=2)
+    read = read_embeddings(files / "peaks.h5", layer=2)
     scores = LinearProbe.load(out / "probe.npz").scores(read.vectors[:4])
     assert scores.argmax(axis=1).tolist() == [0, 0, 0, 1]
 

@@ -150,7 +150,7 @@ def test_it_repeats_bit_for_bit() -> None:
     train, valid = two_species(200, 10, gc=0.55), two_species(60, 11, gc=0.55)
     one, other = (KmerBaseline(SPECIES, max_k=3).fit(train, iter(valid)) for _ in range(2))
     assert one.summary == other.summary
-    assert (one.scores(valid) == other.scores(valid)).all()
+    assert (one.scored(valid).scores == other.scored(valid).scores).all()
 
 
 def test_both_strands_have_the_same_scores() -> None:
@@ -159,7 +159,7 @@ def test_both_strands_have_the_same_scores() -> None:
     turned = [valid[0]._replace(codes=torch.from_numpy(reverse_complement(codes)))]
     for both_strands, is_same in ((True, True), (False, False)):
         baseline = KmerBaseline(SPECIES, max_k=3, both_strands=both_strands).fit(train, valid)
-        scores, other = baseline.scores(valid[:1]), baseline.scores(turned)
+        scores, other = baseline.scored(valid[:1]).scores, baseline.scored(turned).scores
         assert np.allclose(scores, other, atol=1e-6) == is_same
 
 
@@ -169,7 +169,7 @@ def test_three_classes_one_of_which_was_never_trained() -> None:
     codes = np.concatenate([sequences(50, 14, gc=0.4), sequences(50, 15, gc=0.6)])
     targets = np.repeat([0, 2], 50)
     train = list(batches(codes, targets))
-    scores = KmerBaseline(task, max_k=2).fit(train, train).scores(train)
+    scores = KmerBaseline(task, max_k=2).fit(train, train).scored(train).scores
     assert scores[:, 1].max() < 1e-6
     assert (scores.argmax(axis=1) == targets).mean() > 0.9
     assert scores.sum(axis=1) == pytest.approx(1)
@@ -184,7 +184,7 @@ def test_labels_are_told_each_by_itself() -> None:
     targets[:, 0], targets[100:, 2] = 1, 1
     train = list(batches(codes, targets))
     baseline = KmerBaseline(task, max_k=2).fit(train, train)
-    scores = baseline.scores(train)
+    scores = baseline.scored(train).scores
     assert scores[:, 0] == pytest.approx(200.5 / 201)
     assert scores[:, 1] == pytest.approx(0.5 / 201)
     assert evaluate(baseline.scored(train), task)["labels"][2]["auroc"] > 0.95
@@ -198,7 +198,7 @@ def test_of_many_labels_the_balanced_ones_choose(monkeypatch: pytest.MonkeyPatch
     train = list(batches(sequences(60, 18), targets))
     baseline = KmerBaseline(task, max_k=1).fit(train, train)
     assert baseline._searched_labels(targets) == [0]
-    assert baseline.scores(train).shape == (60, 2)
+    assert baseline.scored(train).scores.shape == (60, 2)
 
 
 def test_numbers_are_told_in_their_own_unit() -> None:
@@ -238,6 +238,6 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="max_k must be 1 to 8, got 9"):
         KmerBaseline(SPECIES, max_k=9)
     with pytest.raises(InputError, match="call fit first"):
-        KmerBaseline(SPECIES).scores([])
+        KmerBaseline(SPECIES).scored([])
     with pytest.raises(InputError, match="examples with labels in valid, got none"):
         KmerBaseline(SPECIES, max_k=1).fit(two_species(10, 21, gc=0.5), [])

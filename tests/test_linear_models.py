@@ -179,16 +179,6 @@ def test_the_same_twice():
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_wrong_shapes_are_refused():
-    x, y = draw(APES)
-    with pytest.raises(ValueError, match=r"training features are \(N, D\) .* \(300,\); got"):
-        fit_probe(x, y[:-1], APES, (x, y))
-    with pytest.raises(ValueError, match=r"validation features .* a multilabel task \(300, 3\)"):
-        fit_probe(*draw(MARKS), MARKS, (x, y))
-    with pytest.raises(ValueError, match=r"\(N, 6\) in training, so also in validation; got"):
-        fit_probe(x, y, APES, (x[:, :5], y))
-
-
 def test_what_cannot_be_fitted_is_refused():
     x, y = draw(APES)
     broken = x.copy()

@@ -6,7 +6,7 @@ import pytest
 
 from dnamamba.errors import InputError
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
-from dnamamba.models.loading import is_preset, read_task, trained_seq_len
+from dnamamba.models.loading import is_preset, task_of_model, trained_seq_len
 from dnamamba.task import Task
 from model_cases import tiny_model
 
@@ -54,8 +54,8 @@ def test_task_of_a_classifier_and_of_a_language_model(model, tmp_path):
     model.save_pretrained(tmp_path / "language")
     head = HeadConfig(task=TASK)
     DnaClassifier.from_language_model(model, head).save_pretrained(tmp_path / "classifier")
-    assert read_task(tmp_path / "classifier") == TASK
-    assert read_task(tmp_path / "language") is None
+    assert task_of_model(tmp_path / "classifier") == TASK
+    assert task_of_model(tmp_path / "language") is None
 
 
 def test_a_folder_called_like_a_preset_is_no_preset(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from sklearn import metrics
 
 from dnamamba.errors import InputError
 from dnamamba.metrics import bootstrap
-from dnamamba.metrics.bootstrap import interval_of, mean_over_labels
+from dnamamba.metrics.bootstrap import interval_of
 from dnamamba.metrics.evaluation import evaluate, evaluate_beside, primary_metric
 from dnamamba.metrics.metrics import Scores, gather_scores, wilson_interval
 from dnamamba.task import IGNORED_LABEL, Task
@@ -182,6 +182,38 @@ def test_resampled_metrics_are_those_of_scikit_learn_with_sample_weight() -> Non
         assert values == pytest.approx(right), name
 
 
+def test_metrics_of_a_split_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(6)
+    targets = random.integers(0, 3, 200)
+    scores = random.dirichlet(np.ones(3), 200).astype(np.float32)
+    predicted = scores.argmax(axis=1)
+    result = evaluate(Scores(scores, targets, np.full(200, 100)), APES)
+    assert result["mcc"] == pytest.approx(metrics.matthews_corrcoef(targets, predicted))
+    expected = metrics.balanced_accuracy_score(targets, predicted)
+    assert result["balanced_accuracy"] == pytest.approx(expected)
+    table = metrics.precision_recall_fscore_support(targets, predicted)
+    for name, values in zip(("precision", "recall", "f1", "support"), table, strict=True):
+        assert [row[name] for row in result["labels"]] == pytest.approx(values), name
+    for name, function in (
+        ("auroc", metrics.roc_auc_score),
+        ("auprc", metrics.average_precision_score),
+    ):
+        values = [function(targets == i, scores[:, i]) for i in range(3)]
+        assert [row[name] for row in result["labels"]] == pytest.approx(values), name
+
+
+def test_metrics_of_decisions_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(7)
+    has, found = random.integers(0, 2, (100, 2)), random.random((100, 2))
+    result = evaluate(numbers(found.tolist(), has.tolist()), MARKS)
+    decided = found >= 0.5
+    expected = [metrics.f1_score(has[:, i], decided[:, i]) for i in range(2)]
+    assert [row["f1"] for row in result["labels"]] == pytest.approx(expected)
+    assert result["f1_micro"] == pytest.approx(metrics.f1_score(has.ravel(), decided.ravel()))
+    expected = metrics.matthews_corrcoef(has.ravel(), decided.ravel())
+    assert result["mcc_micro"] == pytest.approx(expected)
+
+
 def test_resampled_metrics_of_classes_are_those_of_scikit_learn() -> None:
     random = np.random.default_rng(4)
     found = random.dirichlet(np.ones(3), 100).astype(np.float32)
@@ -213,11 +245,10 @@ def test_an_interval_holds_its_number_and_repeats() -> None:
     random = np.random.default_rng(2)
     targets = random.normal(size=(300, 1)).astype(np.float32)
     found = targets + random.normal(size=(300, 1)).astype(np.float32) / 2
-    r2 = mean_over_labels(bootstrap.r2, found, targets)
-    low, high = interval_of(r2, found.shape) or (math.nan, math.nan)
-    assert low < r2(np.ones((1, 300)))[0] < high
+    low, high = interval_of(bootstrap.r2, found, targets) or (math.nan, math.nan)
+    assert low < metrics.r2_score(targets, found) < high
     assert high - low < 0.2
-    assert interval_of(r2, found.shape) == [low, high]
+    assert interval_of(bootstrap.r2, found, targets) == [low, high]
 
 
 # --- wrong scores
@@ -229,7 +260,7 @@ def test_an_interval_holds_its_number_and_repeats() -> None:
         ([[3.0, 1.0, -2.0]], "expected probabilities, got scores from -2 to 3"),
         ([[0.5, 0.5, 0.5]], "sum to 1, a row sums to 1.5"),
         ([[math.nan, 0.5, 0.5]], "row 0 has"),
-        ([[0.5, 0.5]], r"expected scores \(N, 3\)"),
+        ([[0.5, 0.5]], r"must be \[\(1, 3\), \(1,\), \(1,\)\]"),
     ],
 )
 def test_scores_that_are_no_probabilities_are_refused(scores: list, message: str) -> None:
@@ -241,7 +272,7 @@ def test_scores_that_are_no_probabilities_are_refused(scores: list, message: str
 def test_targets_that_are_not_the_tasks_are_refused() -> None:
     with pytest.raises(InputError, match="expected targets 0 to 2, got 0 to 7"):
         evaluate(told(APES, [0, 7], [0, 0]), APES)
-    with pytest.raises(InputError, match=r"expected targets \(2,\)"):
+    with pytest.raises(InputError, match=r"must be \[\(2, 3\), \(2,\), \(2,\)\]"):
         evaluate(told(APES, [0, 1, 2], [0, 0]), APES)
 
 

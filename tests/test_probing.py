@@ -14,11 +14,10 @@ from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.metrics.bootstrap import Ids, resampled
 from dnamamba.metrics.task_kinds import task_kind
-from dnamamba.probing.evaluation import evaluate_probe
 from dnamamba.probing.folds import cut_folds, given_folds
 from dnamamba.probing.problem import Layer, ProbeConfig
 from dnamamba.probing.report import write_probe_report
-from dnamamba.probing.run import NO_BASELINE, ProbeResult, probe_embeddings
+from dnamamba.probing.run import NO_BASELINE, ProbeResult, evaluate_probe, probe_embeddings
 from dnamamba.probing.sequences import sequences_in, sequences_of, span_of, word_sets
 from dnamamba.task import Task
 from dnamamba.tokenizer import decode, encode

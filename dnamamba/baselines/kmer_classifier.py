@@ -1,8 +1,7 @@
 """The baseline of a classifier: a linear model of how often short words occur.
 
-A model that reads long sequences and does no better has learned composition only. The baseline is
-made as good as it can be without the test set: the length of words and the regularisation are
-chosen on validation, by its loss, which is smoother than an accuracy.
+A model of long sequences that does no better has learned composition only. The length of words and
+the regularisation are chosen by the loss on validation, which is smoother than an accuracy.
 """
 
 import zipfile
@@ -14,13 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.baselines.kmers import surrounding_bases, word_frequencies
-from dnamamba.baselines.linear_models import (
-    LinearModel,
-    Matrix,
-    Targets,
-    fit_path,
-    path_losses,
-)
+from dnamamba.baselines.linear_models import LinearModel, Matrix, Targets, fit_path, path_losses
 from dnamamba.data.batches import Examples
 from dnamamba.errors import InputError
 from dnamamba.metrics.metrics import Part, Scores, gather_scores
@@ -28,7 +21,6 @@ from dnamamba.metrics.task_kinds import FitSettings, task_kind
 from dnamamba.task import IGNORED_LABEL, Task
 from dnamamba.tokenizer import Codes
 
-LONGEST_WORD = 8
 _REACH = 5
 """Bases on each side of a labelled one."""
 
@@ -57,8 +49,8 @@ class KmerBaseline:
     """
 
     def __init__(self, task: Task, max_k: int = 6, both_strands: bool = False) -> None:
-        if not 1 <= max_k <= LONGEST_WORD:
-            raise InputError(f"max_k must be 1 to {LONGEST_WORD}, got {max_k}")
+        if not 1 <= max_k <= 8:
+            raise InputError(f"max_k must be 1 to 8, got {max_k}")
         self.task = task
         self.max_k = max_k
         self.both_strands = both_strands
@@ -70,8 +62,8 @@ class KmerBaseline:
     def fit(self, train: Iterable[Examples], valid: Iterable[Examples]) -> Self:
         """Learn from training examples; choose k and C on validation ones.
 
-        The first 50,000 sequences (200,000 labelled bases) of each are read at most. The result is
-        the same for the same batches. Raises InputError if one of the two has no example.
+        At most 50,000 sequences (200,000 labelled bases) of each are read. Deterministic. Raises
+        InputError if one of the two has no example.
         """
         features, targets = self._read(train, "train")
         valid_features, valid_targets = self._read(valid, "valid")
@@ -97,23 +89,18 @@ class KmerBaseline:
         self._model = LinearModel(model.weight * scale[:, None], model.bias * scale + mean)
         return self
 
-    def scores(self, batches: Iterable[Examples]) -> NDArray[np.float32]:
-        """Probabilities of labels, or numbers, float32 (N, C) in the examples' order.
-
-        N counts the labelled bases in a per_base task. Raises InputError before `fit`.
-        """
-        return self.scored(batches).scores
-
     def scored(self, batches: Iterable[Examples]) -> Scores:
-        """The same with targets, for `metrics.evaluation.evaluate`."""
+        """Scores and targets of examples, in their order, for `metrics.evaluation.evaluate`.
+
+        A per_base task's are those of the labelled bases. Raises InputError before `fit`.
+        """
         model, k = self._model, self.k
         if model is None or k is None:
             raise InputError("a baseline that was not fitted has no scores; call fit first")
         return gather_scores((self._score(batch, model, k) for batch in batches), self.task)
 
     def _score(self, batch: Examples, model: LinearModel, k: int) -> Part:
-        codes, targets = _codes(batch), _targets(batch)
-        lengths = batch.lengths.cpu().numpy()
+        codes, lengths, targets = _arrays(batch)
         if not self.task.per_base:
             return model.scores(self._words(codes, (k,))[k], self.task), targets, lengths
         rows, positions = np.nonzero(targets != IGNORED_LABEL)
@@ -144,7 +131,9 @@ class KmerBaseline:
         baseline.n_train, baseline.n_valid = int(found["n_train"]), int(found["n_valid"])
         baseline._model = LinearModel(found["weight"].T, found["bias"])
         if baseline._model.bias.shape != (len(task.labels),):
-            raise InputError(f"{path} is of {len(found['bias'])} labels, not {len(task.labels)}")
+            raise InputError(
+                f"{path} must have {len(task.labels)} labels, got {len(found['bias'])}"
+            )
         return baseline
 
     @property
@@ -152,9 +141,8 @@ class KmerBaseline:
         """What it is, for a report."""
         if self.k is None:
             return "k-mer baseline, not fitted"
-        features, things = f"{self.k}-mer frequencies", "sequences"
-        if self.both_strands:
-            features += " of both strands"
+        strands = " of both strands" if self.both_strands else ""
+        features, things = f"{self.k}-mer frequencies{strands}", "sequences"
         if self.task.per_base:
             features, things = f"the {self.k} bases on each side", "labelled bases"
         return (
@@ -166,15 +154,9 @@ class KmerBaseline:
     @property
     def summary(self) -> dict[str, Any]:
         """What a run keeps in baseline.json: kind, k, C, n_train, n_valid, description."""
-        return {
-            "kind": "kmer",
-            "k": None if self.task.per_base else self.k,
-            "C": self.C,
-            "both_strands": self.both_strands,
-            "n_train": self.n_train,
-            "n_valid": self.n_valid,
-            "description": self.description,
-        }
+        fitted = {name: getattr(self, name) for name in _FITTED[1:]}
+        fitted["k"] = None if self.task.per_base else self.k
+        return {"kind": "kmer", **fitted, "description": self.description}
 
     @property
     def _sizes(self) -> Sequence[int]:
@@ -194,7 +176,7 @@ class KmerBaseline:
         parts: dict[int, list[Matrix]] = {k: [] for k in self._sizes}
         targets: list[Targets] = []
         for batch in batches:
-            codes, found = _codes(batch), _targets(batch)
+            codes, _, found = _arrays(batch)
             if self.task.per_base:
                 rows, positions = (at[:_MOST_BASES] for at in np.nonzero(found != IGNORED_LABEL))
                 around = surrounding_bases(codes, rows, positions, _REACH)
@@ -220,9 +202,6 @@ class KmerBaseline:
         return sorted(np.argsort(unbalanced, kind="stable")[:_LABELS_SEARCHED].tolist())
 
 
-def _codes(batch: Examples) -> Codes:
-    return batch.codes.cpu().numpy()
-
-
-def _targets(batch: Examples) -> Targets:
-    return batch.targets.cpu().numpy()
+def _arrays(batch: Examples) -> tuple[Codes, NDArray[np.int64], Targets]:
+    codes, lengths, targets = (tensor.cpu().numpy() for tensor in batch)
+    return codes, lengths, targets

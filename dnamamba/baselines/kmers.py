@@ -74,8 +74,8 @@ def surrounding_bases(
 ) -> Table:
     """The bases around positions, one-hot: float32 (n, (2 reach + 1) x 4).
 
-    codes: uint8 (B, L). rows, positions: (n,), where. What is no A, C, G or T, or lies outside the
-    row, is four zeros.
+    codes: uint8 (B, L). rows, positions: (n,). Positions outside the row, and letters other than A,
+    C, G and T, are four zeros.
     """
     around = positions[:, None] + np.arange(-reach, reach + 1)
     is_inside = (around >= 0) & (around < codes.shape[1])

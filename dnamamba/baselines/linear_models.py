@@ -1,9 +1,8 @@
 """The one linear fit: standardise, fit a penalised linear model, fold the standardisation in.
 
-Probes of embeddings, the head that `classify train --tune probe` fits, and the k-mer baseline all
-use it. The model is scikit-learn's, chosen by the kind of task (metrics/task_kinds.py). One number
-is chosen on validation, the strength: the weight of the data against the penalty on squared
-weights (C, or 1 / alpha of a ridge).
+Probes of embeddings, the head of `classify train --tune probe` and the k-mer baseline use it. The
+model is scikit-learn's, by the kind of task (metrics/task_kinds.py). Validation chooses the
+strength: the weight of the data against the penalty on squared weights (C, 1 / alpha of a ridge).
 """
 
 import math
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
-from dnamamba.metrics.task_kinds import FitSettings, TaskKind, scores_of, task_kind
+from dnamamba.metrics.task_kinds import FitSettings, scores_of, task_kind
 from dnamamba.runtime import logger
 from dnamamba.task import IGNORED_LABEL, Task
 
@@ -126,23 +125,23 @@ def spread(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.floa
     return mean, np.where(is_constant | (scale == 0), 1.0, scale)
 
 
-# --- what is least on validation
+# --- validation loss
 
 
 def validation_loss(
     scores: NDArray[Any], targets: Targets, task: Task, *, balanced: bool = False
 ) -> float:
-    """Mean log loss in nats, or squared error; balanced: the mean over classes, or over having and
-    not having a label, of the mean over each one's examples."""
+    """Mean log loss in nats, or squared error; balanced: classes, or having and not having a label,
+    count the same."""
     losses = task_kind(task).score_losses(scores, targets)
     if not balanced:
         return float(losses.mean())
     columns = [(losses, targets)] if losses.ndim == 1 else zip(losses.T, targets.T, strict=True)
-    return float(np.mean([_mean_of_groups(*column) for column in columns]))
-
-
-def _mean_of_groups(losses: NDArray[np.float64], groups: NDArray[Any]) -> np.floating[Any]:
-    return np.mean([losses[groups == group].mean() for group in np.unique(groups)])
+    means = [
+        np.mean([column[groups == group].mean() for group in np.unique(groups)])
+        for column, groups in columns
+    ]
+    return float(np.mean(means))
 
 
 def path_losses(
@@ -171,24 +170,19 @@ def fit_probe(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The weight (C, D) and bias (C,), float32, of a classifier's head on raw features.
 
-    features: (N, D), finite. targets: N rows as in `Examples`, as the head is to give them
-    (standardised if it has target_means); per_base: (N,), of as many bases, without those of
-    IGNORED_LABEL. valid: the same for the examples that choose one of STRENGTHS by their loss.
-    balanced: classes, or having and not having a label, count the same whatever their numbers.
+    features: (N, D). targets: N rows as in `Examples`, as the head is to give them (standardised if
+    it has target_means); per_base: (N,), one a base. valid: the same for the examples that choose
+    one of STRENGTHS by their loss. balanced: classes, or having and not having a label, count the
+    same whatever their numbers.
 
     Deterministic but for the rounding of BLAS. Works on a float64 copy of the features. Raises
-    ValueError for shapes that do not fit; InputError for features that are not finite, for a class
-    without training examples and for balanced numbers.
+    InputError for features that are not finite, for a class without training examples and for
+    balanced numbers.
     """
     if balanced and task_kind(task).class_weights is None:
         raise InputError(f"a {task.kind} task has no classes to be balanced: leave balanced out")
     features, targets = _checked(features, targets, task, "training")
     valid_features, valid_targets = _checked(*valid, task, "validation")
-    if features.shape[1] != valid_features.shape[1]:
-        raise ValueError(
-            f"features are (N, {features.shape[1]}) in training, so also in validation; got "
-            f"{valid_features.shape}"
-        )
     if task.has_classes:
         counts = np.bincount(targets, minlength=len(task.labels))
         if empty := [task.labels[i] for i in np.flatnonzero(counts == 0)]:
@@ -209,13 +203,6 @@ def _checked(
     features: NDArray[Any], targets: Targets, task: Task, split: str
 ) -> tuple[NDArray[Any], Targets]:
     """Features and targets of the labelled rows."""
-    features, targets = np.asarray(features), np.asarray(targets)
-    shape = (len(features),) if task.has_classes else (len(features), len(task.labels))
-    if features.ndim != 2 or targets.shape != shape:
-        raise ValueError(
-            f"{split} features are (N, D) and targets of a {task.kind} task {shape}; got "
-            f"{features.shape} and {targets.shape}"
-        )
     if task.has_classes:
         features, targets = features[targets != IGNORED_LABEL], targets[targets != IGNORED_LABEL]
     if not len(features):
@@ -261,16 +248,16 @@ class ProbeModel:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = [*dict.fromkeys(("logistic", "ridge", self._kind.linear_model)), FOREST]
+        linear = task_kind(self.task).linear_model
+        names = [*dict.fromkeys(("logistic", "ridge", linear)), FOREST]
         if self.name not in names:
             raise InputError(
                 f"a probe's model must be one of {', '.join(names)}, got {self.name!r}"
             )
-        if self.name not in (FOREST, self._kind.linear_model):
+        if self.name not in (FOREST, linear):
             things = "numbers" if self.task.has_numbers else "classes"
             raise InputError(
-                f"{self.name} regression does not fit {things}: choose --model "
-                f"{self._kind.linear_model} or forest"
+                f"{self.name} regression does not fit {things}: choose --model {linear} or forest"
             )
 
     @classmethod
@@ -279,17 +266,12 @@ class ProbeModel:
         return cls(name or task_kind(task).linear_model, task, seed)
 
     @property
-    def _kind(self) -> TaskKind:
-        return task_kind(self.task)
-
-    @property
     def strengths(self) -> tuple[float, ...]:
-        """What is tried."""
         return FOREST_STRENGTHS if self.name == FOREST else STRENGTHS
 
     @property
     def usual_strength(self) -> float:
-        """What is taken if training rows cannot be divided to choose by."""
+        """The strength if training rows cannot be divided to choose one."""
         return 5 if self.name == FOREST else 0.1
 
     @property
@@ -322,7 +304,7 @@ class ProbeModel:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear model of vectors as an embeddings file has them: probe.npz."""
+    """A linear model of an embeddings file's vectors: probe.npz."""
 
     weight: NDArray[np.float64]
     """(C, D): a row for each label (one for a number); of bins D is bins x width, flattened."""
@@ -339,8 +321,9 @@ class LinearProbe:
         x = np.asarray(vectors, np.float64).reshape(len(vectors), -1)
         if x.shape[1] != self.weight.shape[1]:
             raise InputError(
-                f"the probe is of vectors with {self.weight.shape[1]:,} numbers ({self.features}), "
-                f"these have {x.shape[1]:,}: embed with the same model, layer, pooling and --rc"
+                f"the probe expects vectors with {self.weight.shape[1]:,} numbers "
+                f"({self.features}), these have {x.shape[1]:,}: embed with the same model, layer, "
+                "pooling and --rc"
             )
         return scores_of(x @ self.weight.T + self.bias, self.task)
 

@@ -1,9 +1,7 @@
 """Markov chains of DNA: the baseline a language model is compared with.
 
-An order-k chain predicts a base from the k bases before it. A language model that stays above the
-best chain has learned base composition and short words only.
-
-Counts of long words are sparse, so each order backs off to the next shorter one:
+An order-k chain predicts a base from the k bases before it. A language model that does no better
+has learned base composition and short words only. Each order backs off to the next shorter one:
 
     p_k(x | w) = (c(w x) + s * p_{k-1}(x | w')) / (c(w) + s)
 
@@ -34,10 +32,10 @@ class MarkovBaseline:
     """Markov chains of all orders up to one, counted in a single pass.
 
     max_order: bases of context of the longest chain, 0 to 14. Memory grows with 4^max_order: order
-        12 takes 0.5 GB, about 1.1 GB for a moment where both strands are counted.
-    concentration: s above, in counts; a large one trusts the shorter context longer. 128 came
-        within 0.003 bits of the best value for bacterial, yeast and human sequence with 0.4 to 10
-        million training bases. (s of 1 to 16, usual for text, costs up to 0.03 bits.)
+        12 takes 0.5 GB, about 1.1 GB for a moment if both strands are counted.
+    concentration: s above, in counts. 128 came within 0.003 bits of the best value for bacterial,
+        yeast and human sequence with 0.4 to 10 million training bases; 1 to 16, usual for text,
+        costs up to 0.03 bits.
     both_strands: count the reverse complement of everything too.
     """
 
@@ -45,9 +43,9 @@ class MarkovBaseline:
         self, max_order: int = 12, concentration: float = 128.0, both_strands: bool = False
     ) -> None:
         if not 0 <= max_order <= HIGHEST_ORDER:
-            raise InputError(f"max_order is 0 to {HIGHEST_ORDER}, got {max_order}")
+            raise InputError(f"max_order must be 0 to {HIGHEST_ORDER}, got {max_order}")
         if not concentration > 0:
-            raise InputError(f"concentration is a number above 0, got {concentration}")
+            raise InputError(f"concentration must be above 0, got {concentration}")
         self.max_order = max_order
         self.concentration = concentration
         self.both_strands = both_strands
@@ -62,16 +60,16 @@ class MarkovBaseline:
     def fit(self, windows: Iterable[Codes]) -> Self:
         """Count the words of training sequences; further calls add to the counts.
 
-        windows: uint8 code arrays, (n_windows, seq_len) or (seq_len,). Each row is a sequence of
-        its own: no context crosses its ends, nor anything that is not A, C, G or T (of either
-        case). Every base is counted, with as much context as it has.
-        Raises InputError for other arrays.
+        windows: uint8 code arrays, (n_windows, seq_len) or (seq_len,). No context crosses the ends
+        of a row, nor anything but A, C, G and T (of either case). Every base is counted, with as
+        much context as it has. Raises InputError for other arrays.
         """
         self._cached_tables = None
         for rows, n_context in _blocks(windows, overlap=max(1, self.max_order)):
             words, contexts = words_and_contexts(rows, self.max_order)
-            counted = contexts[:, n_context:] >= 0
-            self._count(words[:, n_context:][counted], contexts[:, n_context:][counted])
+            is_counted = contexts >= 0
+            is_counted[:, :n_context] = False
+            self._count(words[is_counted], contexts[is_counted])
         return self
 
     def _count(self, words: NDArray[np.uint32], contexts: NDArray[np.int32]) -> None:
@@ -87,12 +85,8 @@ class MarkovBaseline:
             np.add.at(self._counts[order], keys.astype(np.intp), one)
 
     def _tables(self) -> list[Counts]:
-        """How often each word of k+1 bases occurs, for each order k.
-
-        A word occurs where a longer word ends with it, or at the start of a run of clean bases,
-        where there is no longer one: a sum and an addition give each order exactly. A word occurs
-        on the other strand as often as its reverse complement on this one.
-        """
+        """Counts of words of k+1 bases for each order k: as the end of a longer word, and at the
+        start of a run of clean bases."""
         if self._cached_tables is None:
             tables = [self._counts[-1]]
             for counts in reversed(self._counts[:-1]):
@@ -103,30 +97,29 @@ class MarkovBaseline:
             self._cached_tables = tables
         return self._cached_tables
 
-    def evaluate(self, windows: Iterable[Codes]) -> list[dict[str, float]]:
-        """Every order on the same targets: `[{"order": 0, "bits_per_base": 1.97}, ...]`.
-
-        windows: as for `fit`. Targets are a language model's: each A, C, G or T of a window except
-        the window's first position. Where fewer than k clean bases precede, the longest context
-        there is stands in.
-        Raises InputError if nothing is left to predict.
-        """
-        bits, targets = self._total_bits(windows, self.max_order)
-        return [{"order": k, "bits_per_base": float(bits[k] / targets)} for k in range(len(bits))]
-
-    def bits_per_base(self, order: int, windows: Iterable[Codes]) -> float:
-        """Mean -log2 of the probability an order-`order` chain gives the targets of `evaluate`."""
-        if not 0 <= order <= self.max_order:
-            raise InputError(f"order is 0 to max_order ({self.max_order}), got {order}")
-        bits, targets = self._total_bits(windows, order)
-        return float(bits[order] / targets)
-
     def summarise(self, windows: Iterable[Codes]) -> dict[str, Any]:
         """What a run keeps as baseline.json: orders, best_order, train_bases, targets.
 
-        best_order has the fewest bits per base (the lowest of several such orders).
+        orders: `[{"order": 0, "bits_per_base": 1.97}, ...]`, every order on the same targets.
+        best_order has the fewest bits per base (the lowest of equal ones).
+        windows: as for `fit`. Targets are a language model's: each A, C, G or T of a window except
+        the window's first position. Where fewer than k clean bases precede, order k uses the
+        longest context there is. Raises InputError if nothing is left to predict.
         """
-        bits, targets = self._total_bits(windows, self.max_order)
+        tables = self._tables()
+        bits, targets = np.zeros(len(tables)), 0
+        for rows, n_context in _blocks(windows, overlap=max(1, self.max_order)):
+            words, contexts = words_and_contexts(rows, self.max_order)
+            is_target = contexts >= 0
+            is_target[:, : n_context or 1] = False  # a window's first base has nothing before it
+            bits += _bits_by_order(
+                words[is_target], contexts[is_target], tables, self.concentration
+            )
+            targets += int(is_target.sum())
+        if targets == 0:
+            raise InputError(
+                "nothing to predict: the windows hold no A, C, G or T after their first position"
+            )
         orders = [{"order": k, "bits_per_base": float(bits[k] / targets)} for k in range(len(bits))]
         return {
             "orders": orders,
@@ -134,27 +127,6 @@ class MarkovBaseline:
             "train_bases": self.train_bases,
             "targets": targets,
         }
-
-    def _total_bits(self, windows: Iterable[Codes], order: int) -> tuple[NDArray[np.float64], int]:
-        """Summed bits of orders 0..order, and the number of targets."""
-        tables = self._tables()[: order + 1]
-        bits, targets = np.zeros(order + 1), 0
-        for rows, n_context in _blocks(windows, overlap=max(1, order)):
-            first = n_context or 1  # a window's first base has nothing before it
-            words, contexts = words_and_contexts(rows, order)
-            is_target = contexts[:, first:] >= 0
-            bits += _bits_by_order(
-                words[:, first:][is_target],
-                contexts[:, first:][is_target],
-                tables,
-                self.concentration,
-            )
-            targets += int(is_target.sum())
-        if targets == 0:
-            raise InputError(
-                "nothing to predict: the windows hold no A, C, G or T after their first position"
-            )
-        return bits, targets
 
 
 def _bits_by_order(
@@ -187,8 +159,8 @@ def _blocks(windows: Iterable[Codes], overlap: int) -> Iterator[tuple[Codes, int
         codes = np.asarray(array)
         if codes.dtype != np.uint8 or codes.ndim not in (1, 2):
             raise InputError(
-                "windows are uint8 codes (see dnamamba.tokenizer.encode) of one or two dimensions, "
-                f"got {codes.dtype} of shape {codes.shape}"
+                "windows must be uint8 codes (see dnamamba.tokenizer.encode) of one or two "
+                f"dimensions, got {codes.dtype} of shape {codes.shape}"
             )
         codes = np.atleast_2d(codes)
         n_windows, seq_len = codes.shape

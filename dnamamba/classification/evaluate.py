@@ -4,7 +4,7 @@ Below, the files of a run folder that hold the k-mer baseline and the evaluation
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -117,13 +117,9 @@ def _score(
     for part in parts:
         size = micro_batch or max(1, _PASS_BASES[compute.device.type] // part.seq_len)
         found.append(score_all(loss, part, compute, size, averages_strands=averages_strands))
-    names = [one.names for one in found]
-    return Scores(
-        np.concatenate([one.scores for one in found]),
-        np.concatenate([one.targets for one in found]),
-        np.concatenate([one.lengths for one in found]),
-        None if None in names else list(chain.from_iterable(name or [] for name in names)),
-    )
+    *columns, names = zip(*found, strict=True)
+    scores, targets, lengths = map(np.concatenate, columns)
+    return Scores(scores, targets, lengths, None if None in names else list(chain(*names)))
 
 
 def _batches(parts: Sequence[LabelledDataset]) -> Iterator[Examples]:
@@ -135,41 +131,20 @@ def _batches(parts: Sequence[LabelledDataset]) -> Iterator[Examples]:
 
 FORMAT_VERSION = 1
 COEFFICIENTS = "baseline.npz"
-MOST_EXAMPLES = 50_000
-"""The baseline learns from at most so many training examples."""
-
-MOST_WINDOWS = 20_000
-"""The same for species, which have no end of windows."""
-
-MOST_BASES = 300_000_000
-"""Bases in all of them; counting words takes a second for each 50 million."""
-
 Batches = Callable[[Split, int | None], Iterator[Examples]]
 """(split, most) -> examples in their order, at most so many."""
 
 
-@dataclass(frozen=True)
-class EvaluatedBaseline:
-    """A fitted baseline and its baseline.json."""
-
-    baseline: KmerBaseline
-    record: dict[str, Any]
-
-    def write(self, run: RunFolder) -> None:
-        """Write both files, the JSON last: it says that both are complete."""
-        self.baseline.save(run.path / COEFFICIENTS)
-        run.write_json("baseline", self.record)
-
-
 def fit_baseline(
     task: Task, batches: Batches, seq_len: int, splits: Sequence[Split], *, is_species: bool
-) -> EvaluatedBaseline:
-    """Fit the k-mer baseline to training examples and evaluate it on other splits.
+) -> Callable[[RunFolder], None]:
+    """Fit the k-mer baseline to training examples and evaluate it on other splits; returns what
+    writes its files.
 
     is_species: windows are drawn from genomes; a word and its reverse complement count as one.
     """
-    most = MOST_WINDOWS if is_species else MOST_EXAMPLES
-    most = min(most, max(1, MOST_BASES // seq_len))
+    # Species have no end of windows. Counting words takes a second for each 50 million bases.
+    most = min(20_000 if is_species else 50_000, max(1, 300_000_000 // seq_len))
     # A genome is written down from either strand; labels of tables may belong to one.
     baseline = KmerBaseline(task, both_strands=is_species)
     baseline.fit(batches(Split.TRAIN, most), batches(Split.VALID, most))
@@ -177,7 +152,12 @@ def fit_baseline(
         split.value: evaluate(baseline.scored(batches(split, None)), task) for split in splits
     }
     record = {"format_version": FORMAT_VERSION, **baseline.summary, **results}
-    return EvaluatedBaseline(baseline, record)
+
+    def write(run: RunFolder) -> None:
+        baseline.save(run.path / COEFFICIENTS)
+        run.write_json("baseline", record)  # last: it says that both files are complete
+
+    return write
 
 
 def has_baseline(run: RunFolder) -> bool:
@@ -186,7 +166,7 @@ def has_baseline(run: RunFolder) -> bool:
 
 
 def read_baseline(run: RunFolder, task: Task) -> KmerBaseline:
-    """The baseline that `EvaluatedBaseline.write` wrote."""
+    """The baseline of a run."""
     return KmerBaseline.load(run.path / COEFFICIENTS, task)
 
 

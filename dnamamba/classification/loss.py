@@ -21,14 +21,13 @@ ClassWeights = Literal["none", "balanced"]
 class LabelLoss(Loss):
     """Sum of the weighted losses of a batch, and the sum of their weights (training.loss.Loss).
 
-    The loss is that of the kind of task (metrics/task_kinds.py). multiclass: cross entropy in nats.
-    per_base: the same for each base that has a label. multilabel: binary cross entropy in nats, the
-    mean over the labels. regression: squared error of the standardised numbers, the mean over them.
+    The kind of task decides the loss (metrics/task_kinds.py). multiclass: cross entropy in nats.
+    per_base: the same for each labelled base. multilabel: binary cross entropy in nats, the mean
+    over labels. regression: squared error of the standardised numbers, the mean over them.
 
-    class_weights: (C,), above 0, in training and in evaluation. With classes, loss and weight of an
-    example are both multiplied with the weight of its class, as in torch's cross entropy. With sets
-    of labels, the loss of an example that has label c is multiplied with class_weights[c] and its
-    weight stays 1, as with torch's pos_weight. Numbers have none.
+    class_weights: (C,), above 0, in training and in evaluation. With classes, they multiply an
+    example's loss and weight, as in torch's cross entropy; with sets of labels the loss of examples
+    that have the label, as torch's pos_weight. Numbers have none.
     recompute: what the backward pass makes again instead of keeping it (models/recompute.py).
     """
 
@@ -108,9 +107,8 @@ def class_weights_of(
 ) -> Tensor | None:
     """Class weights for `LabelLoss` from all training targets, float32 (C,); None for `none`.
 
-    balanced: TaskKind.class_weights. With classes, examples / (classes x examples of a class), as
-    in scikit-learn; with sets of labels, examples without a label / examples with it.
-    Raises InputError for a class without examples and for a kind of task without classes.
+    balanced: TaskKind.class_weights. Raises InputError for a class without examples and for a kind
+    of task without classes.
     """
     if kind == "none":
         return None

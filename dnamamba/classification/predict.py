@@ -95,10 +95,10 @@ def predict_rows(
     def size(row: RegionRow) -> int:
         return sum(map(len, row.sequences))
 
-    for some in in_chunks(rows, size, options.tokens_in_batch(_device(classifier))):
-        sequences = [sequence for row in some for sequence in row.sequences]
+    for chunk in in_chunks(rows, size, options.tokens_in_batch(_device(classifier))):
+        sequences = [sequence for row in chunk for sequence in row.sequences]
         values = iter(_predict_chunk(classifier, sequences, options))
-        for row in some:
+        for row in chunk:
             yield row, [next(values) for _ in row.sequences]
 
 
@@ -106,28 +106,22 @@ def _predict_chunk(
     classifier: DnaClassifier, sequences: list[Codes], options: PredictOptions
 ) -> list[Values]:
     classifier.eval()
-
-    def read(batch: Sequence[Codes]) -> list[Values]:
-        return _forward(classifier, batch, options)
-
-    return map_in_batches(sequences, read, options.tokens_in_batch(_device(classifier)))
-
-
-@torch.inference_mode()
-def _forward(
-    classifier: DnaClassifier, sequences: Sequence[Codes], options: PredictOptions
-) -> list[Values]:
     device, per_base = _device(classifier), classifier.task.per_base
-    ids, lengths = stack_rows(sequences, longest_sequence(classifier.config), device)
-    with options.autocast(device):
-        values = classifier.predict(ids, lengths)
-        if options.rc == "average":
-            other = predict_reverse(classifier.predict, ids, lengths, per_base=per_base)
-            values = (values + other) / 2
-    found = values.float().cpu().numpy()
-    if per_base:
-        return [row[: len(sequence)] for row, sequence in zip(found, sequences, strict=True)]
-    return list(found)
+
+    @torch.inference_mode()
+    def read(batch: Sequence[Codes]) -> list[Values]:
+        ids, lengths = stack_rows(batch, longest_sequence(classifier.config), device)
+        with options.autocast(device):
+            values = classifier.predict(ids, lengths)
+            if options.rc == "average":
+                other = predict_reverse(classifier.predict, ids, lengths, per_base=per_base)
+                values = (values + other) / 2
+        found = values.float().cpu().numpy()
+        if per_base:
+            return [row[: len(sequence)] for row, sequence in zip(found, batch, strict=True)]
+        return list(found)
+
+    return map_in_batches(sequences, read, options.tokens_in_batch(device))
 
 
 def _device(classifier: DnaClassifier) -> torch.device:
@@ -163,10 +157,9 @@ def write_predictions(
     """Write a tab-separated table, a row for each of the input's, and count their statuses.
 
     out: a file, which appears once it is whole, compressed if its name ends in .gz; or an open
-    stream. on_rows: called with the number of rows now and then. Columns: the input's, then where
-    the window that was read begins and ends (0-based, half-open), status, note, and what was
-    predicted (`predicted_columns`); empty if nothing was. A column of the input with one of these
-    names gets `input_` before its name.
+    stream. on_rows: called with the number of rows now and then. Columns: the input's (`input_`
+    before one of our names), window_start and window_end of what was read (0-based, half-open),
+    status, note, and the predictions (PredictionCells), empty if there are none.
     Raises InputError for variants and a per_base task.
     """
     options = options or PredictOptions()

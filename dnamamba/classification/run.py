@@ -246,8 +246,7 @@ class Classification(TrainingRun[ClassifyConfig]):
         splits = [split for split in self.datasets if split is not Split.TRAIN]
         seq_len = self.datasets[Split.TRAIN].seq_len
         is_species = isinstance(self.config.data, SpeciesConfig)
-        baseline = fit_baseline(self.task, self.batches, seq_len, splits, is_species=is_species)
-        return baseline.write
+        return fit_baseline(self.task, self.batches, seq_len, splits, is_species=is_species)
 
     def has_baseline(self, folder: RunFolder) -> bool:
         return has_baseline(folder)

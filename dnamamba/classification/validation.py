@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dnamamba.classification.loss import LabelLoss
 from dnamamba.classification.report import write_label_report
@@ -31,7 +30,7 @@ _CHOICE = 31
 def evaluation_examples(dataset: LabelledDataset, most: int | None) -> list[int]:
     """Samples of an evaluation, in order: all, or `most` of them, always the same.
 
-    They are drawn by a hash: at equal distances all could be of one class, as species come in turn.
+    A hash draws them: at equal distances all could be of one class, as species come in turn.
     """
     n = dataset.n_examples
     if most is None or most >= n:
@@ -125,7 +124,7 @@ def score_samples(
     averages_strands: scores are the mean of a sequence's and its reverse complement's.
     stop: checked between micro-batches; returns None once any rank is to stop.
     """
-    gathered = _Gathered(dataset, len(samples), compute)
+    gathered = _Gathered(dataset, len(samples), compute, averages_strands=averages_strands)
     rank, world_size = compute.ranks.rank, compute.ranks.world_size
     mine = range(rank, len(samples), world_size)
     loss.eval()
@@ -134,9 +133,8 @@ def score_samples(
         for first in range(0, len(samples[::world_size]), micro_batch):
             if stop is not None and compute.any_rank(stop.signal is not None):
                 return None
-            if places := mine[first : first + micro_batch]:
-                examples = dataset[[samples[i] for i in places]]
-                _add(gathered, loss, examples, places, averages_strands)
+            if rows := mine[first : first + micro_batch]:
+                gathered.add(rows, loss, dataset[[samples[i] for i in rows]])
     finally:
         loss.train()
     return gathered.finish(dataset.describe(samples))
@@ -159,36 +157,14 @@ def score_all(
     return found[0]
 
 
-def _add(
-    gathered: "_Gathered",
-    loss: LabelLoss,
-    examples: Examples,
-    places: Sequence[int],
-    averages_strands: bool,
-) -> None:
-    compute, model = gathered.compute, loss.model
-    moved = to_device(examples, compute.device)
-
-    def predict(token_ids: Tensor, lengths: Tensor | None) -> Tensor:
-        return model.interpret(model(token_ids, lengths))
-
-    with compute.autocast():
-        logits = loss.scores(moved)
-        total, weight = loss.of_scores(logits, moved)
-        scores = model.interpret(logits)
-        if averages_strands:
-            token_ids, per_base = moved.codes & TOKEN_MASK, model.task.per_base
-            other = predict_reverse(predict, token_ids, moved.lengths, per_base=per_base)
-            scores = (scores + other) / 2
-    gathered.totals += torch.stack([total, weight]).double()
-    gathered.put(places, scores, examples)
-
-
 class _Gathered:
     """Scores of all ranks: each fills in its rows of zeros, and the sum has them all."""
 
-    def __init__(self, dataset: LabelledDataset, n: int, compute: Compute) -> None:
+    def __init__(
+        self, dataset: LabelledDataset, n: int, compute: Compute, *, averages_strands: bool
+    ) -> None:
         self.task, self.compute = dataset.task, compute
+        self.averages_strands = averages_strands
         device = compute.device
         rows = (n, dataset.seq_len) if self.task.per_base else (n,)
         self.scores = torch.zeros((*rows, len(self.task.labels)), device=device)
@@ -196,19 +172,25 @@ class _Gathered:
         self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
         self.totals = torch.zeros(2, dtype=torch.float64, device=device)
 
-    def put(self, places: Sequence[int], scores: Tensor, examples: Examples) -> None:
-        rows = torch.tensor(list(places), device=self.scores.device)
-        targets = examples.targets.to(self.targets.device)
-        if self.task.per_base:
+    def add(self, numbers: Sequence[int], loss: LabelLoss, examples: Examples) -> None:
+        """Score a batch and fill in its rows."""
+        model, moved = loss.model, to_device(examples, self.compute.device)
+        per_base = self.task.per_base
+        with self.compute.autocast():
+            logits = loss.scores(moved)
+            self.totals += torch.stack(loss.of_scores(logits, moved)).double()
+            scores = model.interpret(logits)
+            if self.averages_strands:
+                token_ids = moved.codes & TOKEN_MASK
+                other = predict_reverse(model.predict, token_ids, moved.lengths, per_base=per_base)
+                scores = (scores + other) / 2
+        rows: Any = torch.tensor(list(numbers), device=scores.device)
+        self.lengths[rows] = moved.lengths
+        if per_base:
             # Rows of a batch may be shorter than the longest of the split.
-            length = targets.shape[1]
             self.targets[rows] = IGNORED_LABEL
-            self.scores[rows, :length] = scores.float()
-            self.targets[rows, :length] = targets
-        else:
-            self.scores[rows] = scores.float()
-            self.targets[rows] = targets
-        self.lengths[rows] = examples.lengths.to(self.lengths.device)
+            rows = (rows, slice(moved.targets.shape[1]))
+        self.scores[rows], self.targets[rows] = scores.float(), moved.targets
 
     def finish(self, names: list[str]) -> tuple[Scores, float]:
         """All scores, and the mean loss."""

@@ -1,12 +1,14 @@
-"""95 % intervals of metrics, by drawing the examples, or whole groups of them, again.
+"""Metrics of weighted examples, and their 95 % intervals by resampling.
 
-A resampling is a row of weights: how often each example is drawn. The metrics here are computed for
-many resamplings at once. They are scikit-learn's with `sample_weight` to rounding (tested), whose
-calls take 0.4 to 4 ms each: a minute for the 1,000 resamplings of a probe, which take a second so.
+A resampling is a row of weights: how often each example is drawn. The metrics are computed for many
+resamplings at once; with a weight of 1 each they are the metrics themselves (`of_all`). They are
+scikit-learn's with `sample_weight` to rounding (tested); its calls take 0.4 to 4 ms each, a minute
+for the 1,000 resamplings of a probe; these take a second.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +29,17 @@ ColumnMetric = Callable[[Floats, Floats, Floats], Floats]
 """The same from the scores (N,) and targets (N,) of one label, and weights (R, N)."""
 
 
-def interval_of(metric: Metric, shape: tuple[int, ...]) -> list[float] | None:
-    """[low, high] of a metric of scores (N, C), by 200 resamplings, always the same ones.
+def interval_of(
+    metric: ColumnMetric, scores: NDArray[np.float32], targets: NDArray[np.floating]
+) -> list[float] | None:
+    """[low, high] of the mean over the columns of (N, C), by 200 resamplings, always the same ones.
 
     None for a single example, above 250,000 scores and if most resamplings have no value.
     """
-    if math.prod(shape) > MOST_SCORES or shape[0] < 2:
+    if scores.size > MOST_SCORES or len(scores) < 2:
         return None
-    return middle_95(resampled({"it": metric}, shape[0])["it"])
+    metrics = {"mean": mean_over_labels(metric, scores, targets)}
+    return middle_95(resampled(metrics, len(scores))["mean"])
 
 
 def resampled(
@@ -45,9 +50,8 @@ def resampled(
 ) -> dict[str, Floats]:
     """Each metric in the same resamplings of n examples, float64 (n_resamples,).
 
-    groups: (n,), the number of each example's group from 0 up. Whole groups are drawn, as many as
-    there are, so that examples that resemble each other do not count as many. None: examples are
-    independent.
+    groups: (n,), the number of each example's group from 0 up; whole groups are drawn, as many as
+    there are. None: examples are independent.
     """
     values: dict[str, list[Floats]] = {name: [] for name in metrics}
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -71,14 +75,48 @@ def _resamplings(n: int, groups: Ids | None, n_resamples: int) -> Iterator[Float
     n_drawn = n if groups is None else int(groups.max()) + 1
     step = max(1, _WEIGHTS_AT_ONCE // n)
     for start in range(0, n_resamples, step):
-        draws = [
-            random.integers(0, n_drawn, n_drawn) for _ in range(min(step, n_resamples - start))
-        ]
+        rows = range(start, min(start + step, n_resamples))
+        draws = (random.integers(0, n_drawn, n_drawn) for _ in rows)
         counts = np.array([np.bincount(draw, minlength=n_drawn) for draw in draws], np.float64)
         yield counts if groups is None else counts[:, groups]
 
 
-# --- classes: what is predicted is the label of the largest score
+# --- classes: the class of the largest score is predicted
+
+
+class Counts(NamedTuple):
+    """Examples of each class, predictions of it, and right predictions of it: (..., C)."""
+
+    support: Floats
+    predicted: Floats
+    hits: Floats
+
+
+def count_classes(targets: Ids, predicted: Ids, n_classes: int) -> Counts:
+    """Counts (C,) of examples (N,)."""
+    parts = (targets, predicted, targets[targets == predicted])
+    return Counts(*(np.bincount(part, minlength=n_classes).astype(np.float64) for part in parts))
+
+
+def accuracy(counts: Counts) -> Floats:
+    """Share of examples that are right."""
+    return np.asarray(counts.hits.sum(-1) / counts.support.sum(-1))
+
+
+def balanced_accuracy(counts: Counts) -> Floats:
+    """Mean recall of the classes that occur."""
+    recall = counts.hits / np.maximum(counts.support, 1)
+    return np.asarray(recall.sum(-1) / (counts.support > 0).sum(-1))
+
+
+def mcc(counts: Counts) -> Floats:
+    """Matthews' correlation, of several classes Gorodkin's (2004); 0 if all examples are of one
+    class, or predicted so."""
+    support, predicted, hits = counts
+    total = support.sum(-1)
+    spread = (total**2 - (support**2).sum(-1)) * (total**2 - (predicted**2).sum(-1))
+    common = hits.sum(-1) * total - (support * predicted).sum(-1)
+    return np.asarray(common / np.sqrt(np.maximum(spread, 1)))
 
 
 def class_metrics(scores: NDArray[np.float32], targets: Ids) -> dict[str, Metric]:
@@ -86,38 +124,33 @@ def class_metrics(scores: NDArray[np.float32], targets: Ids) -> dict[str, Metric
 
     scores: (N, C). targets: (N,).
     """
-    n_classes = scores.shape[1]
-    predicted = scores.argmax(axis=1)
-    is_class = (targets[:, None] == np.arange(n_classes)).astype(np.float64)
-    is_predicted = (predicted[:, None] == np.arange(n_classes)).astype(np.float64)
-    is_right = (predicted == targets).astype(np.float64)
+    classes = np.arange(scores.shape[1])
+    is_class = (targets[:, None] == classes).astype(np.float64)
+    is_predicted = (scores.argmax(axis=1)[:, None] == classes).astype(np.float64)
+    columns = (is_class, is_predicted, is_class * is_predicted)
 
-    def balanced_accuracy(weights: Floats) -> Floats:
-        support = weights @ is_class
-        recall = (weights @ (is_class * is_right[:, None])) / np.maximum(support, 1)
-        return recall.sum(axis=1) / (support > 0).sum(axis=1)
-
-    def mcc(weights: Floats) -> Floats:
-        """Several classes: Gorodkin 2004; 0 if all are of one class, or predicted so."""
-        support, predicted_as, total = (
-            weights @ is_class,
-            weights @ is_predicted,
-            weights.sum(axis=1),
-        )
-        spread = (total**2 - (support**2).sum(axis=1)) * (total**2 - (predicted_as**2).sum(axis=1))
-        common = (weights @ is_right) * total - (support * predicted_as).sum(axis=1)
-        return np.where(spread > 0, common / np.sqrt(spread), 0.0)
+    def counted(metric: Callable[[Counts], Floats]) -> Metric:
+        return lambda weights: metric(Counts(*(weights @ column for column in columns)))
 
     return {
-        "accuracy": lambda weights: (weights @ is_right) / weights.sum(axis=1),
-        "balanced_accuracy": balanced_accuracy,
-        "mcc": mcc,
+        "accuracy": counted(accuracy),
+        "balanced_accuracy": counted(balanced_accuracy),
+        "mcc": counted(mcc),
         "auroc": mean_over_labels(auroc, scores, is_class),
         "auprc": mean_over_labels(auprc, scores, is_class),
     }
 
 
 # --- one label or number
+
+
+def of_all(metric: ColumnMetric, scores: NDArray[Any], targets: NDArray[Any]) -> float | None:
+    """The metric of scores and targets (N,); None if it is undefined or all targets are alike."""
+    scores, targets = scores.astype(np.float64), targets.astype(np.float64)
+    if np.ptp(targets) == 0:
+        return None
+    value = float(metric(scores, targets, np.ones((1, len(scores))))[0])
+    return value if math.isfinite(value) else None
 
 
 def mean_over_labels(
@@ -186,17 +219,15 @@ def pearson(predicted: Floats, targets: Floats, weights: Floats) -> Floats:
     x = predicted - (weights * predicted).sum(axis=1, keepdims=True) / total
     y = targets - (weights * targets).sum(axis=1, keepdims=True) / total
     spread = np.sqrt((weights * x**2).sum(axis=1) * (weights * y**2).sum(axis=1))
-    return np.where(spread > 0, (weights * x * y).sum(axis=1) / spread, np.nan)
+    common = (weights * x * y).sum(axis=1)
+    return np.where(spread > 0, np.clip(common / spread, -1, 1), np.nan)
 
 
 def spearman(predicted: Floats, targets: Floats, weights: Floats) -> Floats:
-    """Spearman's correlation, with ranks among the examples drawn."""
-    ranks = [_ranks(column, weights) for column in (predicted, targets)]
+    """Spearman's correlation: Pearson's of the mean ranks among the examples drawn."""
+    ranks = []
+    for values in (predicted, targets):
+        drawn = _by_value(values, weights)
+        block = np.unique(values, return_inverse=True)[1]
+        ranks.append((np.cumsum(drawn, axis=1) - drawn / 2)[:, block])
     return pearson(ranks[0], ranks[1], weights)
-
-
-def _ranks(values: Floats, weights: Floats) -> Floats:
-    """(R, N): mean ranks among the examples drawn."""
-    drawn = _by_value(values, weights)
-    block = np.unique(values, return_inverse=True)[1]
-    return (np.cumsum(drawn, axis=1) - drawn / 2)[:, block]

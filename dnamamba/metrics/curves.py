@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dnamamba.metrics.bootstrap import auprc, auroc, of_all
 from dnamamba.metrics.metrics import Scores
 from dnamamba.task import Task
 
@@ -42,19 +43,16 @@ def _curve(
 
     is_it = scores.targets == i if task.has_classes else scores.targets[:, i] > 0.5
     found = scores.scores[:, i]
-    if is_it.all() or not is_it.any():
+    areas = [of_all(metric, found, is_it) for metric in (auroc, auprc)]
+    if areas[0] is None:
         return None
     false, true, _ = metrics.roc_curve(is_it, found)
     precision, recall, _ = metrics.precision_recall_curve(is_it, found, drop_intermediate=True)
-    reached = recall > 0  # before the first hit there is nothing to be precise about
+    reached = recall > 0  # no precision before the first hit
+    points = _thinned(recall[reached][::-1], precision[reached][::-1])
     return (
-        {"name": name, "area": float(metrics.auc(false, true)), "points": _thinned(false, true)},
-        {
-            "name": name,
-            "area": float(metrics.average_precision_score(is_it, found)),
-            "share": float(is_it.mean()),
-            "points": _thinned(recall[reached][::-1], precision[reached][::-1]),
-        },
+        {"name": name, "area": areas[0], "points": _thinned(false, true)},
+        {"name": name, "area": areas[1], "share": float(is_it.mean()), "points": points},
     )
 
 
@@ -69,12 +67,5 @@ def _thinned(x: NDArray[Any], y: NDArray[Any]) -> list[list[float]]:
 def _dots(scores: Scores, task: Task) -> list[dict[str, Any]]:
     n = len(scores.scores)
     kept = np.unique(np.linspace(0, n - 1, min(n, _MOST_DOTS)).astype(int))
-    return [
-        {
-            "name": label,
-            "points": [
-                [float(scores.targets[row, i]), float(scores.scores[row, i])] for row in kept
-            ],
-        }
-        for i, label in enumerate(task.labels)
-    ]
+    pairs = np.stack([scores.targets[kept], scores.scores[kept]], axis=2).astype(float)
+    return [{"name": label, "points": pairs[:, i].tolist()} for i, label in enumerate(task.labels)]

@@ -1,15 +1,13 @@
-"""Evaluate the scores of a model, beside those of its baseline: metrics, intervals, a verdict.
+"""Evaluate a model's scores beside its baseline's: metrics, intervals, a verdict.
 
-There is one way to compare two models on the same examples, for classifiers and for probes:
-McNemar's exact test of the examples that one of the two has right, if these are independent and
-have classes; else resampling of the difference of the primary metrics.
+Classifiers and probes are compared in the same way: by McNemar's exact test if examples have
+classes and are independent, else by resampling the difference of the primary metrics.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
 from dnamamba.metrics.bootstrap import MOST_SCORES, N_RESAMPLES, Floats, Ids, middle_95, resampled
@@ -34,10 +32,9 @@ _SIDES = Sides()
 
 
 def evaluate(scores: Scores, task: Task) -> Result:
-    """Metrics of scores: kind, n, chance (the primary metric without reading a base), labels (a row
-    for each), and those of the kind: see metrics.evaluate_classes, evaluate_sets, evaluate_numbers.
+    """kind, n, and the metrics of TaskKind.evaluate; None for what a split does not define.
 
-    None for what a split does not define. Raises InputError for scores that do not fit the task.
+    Raises InputError for scores that do not fit the task.
     """
     check_scores(scores, task)
     return {"kind": task.kind, "n": len(scores.scores), **task_kind(task).evaluate(scores, task)}
@@ -134,22 +131,21 @@ def _draw(
     groups: Ids | None,
     n_resamples: int,
 ) -> dict[str, dict[str, Floats]]:
-    """Resampled metrics of each model, the same resamplings for both; {} if there are too many
-    scores or a single group."""
-    model = both["model"]
-    if model.scores.size > MOST_SCORES or _n_independent(model, groups) < 2:
+    """The same resamplings of each model; {} for too many scores or a single group."""
+    scores = both["model"].scores
+    if scores.size > MOST_SCORES or _n_independent(both["model"], groups) < 2:
         return {}
     draws = {}
-    for who, scores in both.items():
-        metrics = task_kind(task).resampled(scores)
+    for who, made in both.items():
+        metrics = task_kind(task).resampled(made)
         wanted = {name: metrics[name] for name in names}
-        draws[who] = resampled(wanted, len(model.scores), groups, n_resamples)
+        draws[who] = resampled(wanted, len(scores), groups, n_resamples)
     return draws
 
 
 def _interval(name: str, drawn: Floats, n: int) -> list[float] | None:
-    """Limits of what is drawn. If every example is right, or wrong, resampling gives a point, which
-    says nothing: then Wilson's interval of the accuracy, and none of other metrics."""
+    """If every example is right, or wrong, all resamplings are alike: then Wilson's interval of the
+    accuracy, and none of other metrics."""
     interval = middle_95(drawn)
     if interval is None or interval[0] < interval[1]:
         return interval
@@ -166,27 +162,20 @@ def _difference(
 
 
 def _mcnemar(model: Scores, baseline: Scores) -> Result:
-    """Examples are independent, so those that one of the two has right can be counted."""
-    ours, theirs = (one.scores.argmax(axis=1) == one.targets for one in (model, baseline))
-    gained, lost, p = mcnemar(ours, theirs)
-    note = f"right where the other is wrong: {gained:,} against {lost:,}"
-    return {"name": "McNemar's exact test", "p": p, "note": note}
-
-
-def mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> tuple[int, int, float]:
-    """(right if the other is wrong, wrong if it is right, p of McNemar's exact test)."""
+    """McNemar's exact test of independent examples that one of the two has right."""
     from scipy import stats
 
+    ours, theirs = (scores.scores.argmax(axis=1) == scores.targets for scores in (model, baseline))
     gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return gained, lost, p
+    note = f"right where the other is wrong: {gained:,} against {lost:,}"
+    return {"name": "McNemar's exact test", "p": p, "note": note}
 
 
 def _resampling(
     draws: Mapping[str, Mapping[str, Floats]], task: Task, groups: Ids | None
 ) -> Result:
-    """p: twice the share of resamplings on the other side of 0, at least 1 / their number; None if
-    most are undefined."""
+    """p: twice the share of resamplings on the other side of 0; None if most are undefined."""
     name = primary_metric_name(task)
     drawn = draws["model"][name] - draws["baseline"][name] if draws else np.empty(0)
     known = drawn[np.isfinite(drawn)]
@@ -208,23 +197,21 @@ def _sentence(
 ) -> str:
     """least: the smallest p that is written as a number."""
     name, n = primary_metric_name(task), results["model"]["n"]
-    things = "labelled bases" if task.per_base else "examples"
-    title, row = NAMES.get(name, name), differences[name]
+    examples = f"{n:,} {'labelled bases' if task.per_base else 'examples'}"
+    title, row, p = NAMES.get(name, name), differences[name], test["p"]
     if row["difference"] is None:
-        return f"The {n:,} {things} do not define {title}: their labels are all alike."
+        return f"The {examples} do not define {title}: their labels are all alike."
     values = [shown(name, results[who][name]) for who in ("model", "baseline")]
     sentence = f"{sides.model} {title} is {values[0]}, {sides.baseline} {values[1]}"
-    p, facts = test["p"], [f"{n:,} {things}"]
     if p is None:
-        return f"{sentence} ({facts[0]})."
+        return f"{sentence} ({examples})."
+    evidence = test["note"]
     if row["interval"] is not None:
         low, high = (signed(name, limit) for limit in row["interval"])
         unit = " points" if "accuracy" in name else ""
-        facts.append(f"95 % interval of the difference {low} to {high}{unit}")
-    if row["interval"] is None:
-        facts.append(test["note"])
-    facts.append(f"{test['name']}: {f'p < {least:g}' if p < least else f'p = {p:.2g}'}")
+        evidence = f"95 % interval of the difference {low} to {high}{unit}"
     verdict = "no difference beyond chance"
     if p < 0.05:
         verdict = f"{sides.verdict} {'better' if row['difference'] > 0 else 'worse'}"
-    return f"{sentence}: {verdict} ({'; '.join(facts)})."
+    p_text = f"p < {least:g}" if p < least else f"p = {p:.2g}"
+    return f"{sentence}: {verdict} ({examples}; {evidence}; {test['name']}: {p_text})."

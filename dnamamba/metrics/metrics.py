@@ -1,9 +1,9 @@
-"""How good scores are: a table of metrics for classes, for sets of labels and for numbers.
+"""Tables of metrics for classes, for sets of labels and for numbers.
 
-scikit-learn computes the metrics. What a split that is small or one-sided does not define is None,
-never a guess. To add a metric, add it to the result of `evaluate_classes`, `evaluate_sets` or
-`evaluate_numbers`, and its name to metrics/names.py; if it needs an interval, add it to
-`class_metrics` (bootstrap.py) or to a kind's `resampled` (task_kinds.py) too.
+What a split that is small or one-sided does not define is None, never a guess. To add a metric, add
+it to the result of `evaluate_classes`, `evaluate_sets` or `evaluate_numbers`, and its name to
+metrics/names.py; if it needs an interval, add it to bootstrap.py and to a kind's `resampled`
+(task_kinds.py) too.
 """
 
 import math
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
-from dnamamba.metrics.bootstrap import ColumnMetric, auprc, interval_of, mean_over_labels, r2
+from dnamamba.metrics import bootstrap
+from dnamamba.metrics.bootstrap import count_classes, interval_of, of_all
 from dnamamba.task import IGNORED_LABEL, Task
 
 _Z_95 = 1.959964
@@ -39,7 +40,7 @@ class Scores(NamedTuple):
     """(N,): bases of the sequence that each was predicted from."""
 
     names: list[str] | None = None
-    """(N,): where each comes from, for people."""
+    """(N,): sources of the examples, for people."""
 
 
 Part = tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]
@@ -69,23 +70,22 @@ def labelled_bases(scores: NDArray[Any], targets: NDArray[Any], lengths: NDArray
 def check_scores(scores: Scores, task: Task) -> None:
     """Raise InputError for scores that do not fit the task."""
     found, n_labels = scores.scores, len(task.labels)
-    if found.ndim != 2 or found.shape[1] != n_labels or not len(found):
-        raise InputError(f"expected scores (N, {n_labels}) with N above 0, got {found.shape}")
-    shape = (len(found),) if task.has_classes else found.shape
-    if scores.targets.shape != shape or scores.lengths.shape != (len(found),):
+    n = len(found)
+    expected = [(n, n_labels), (n,) if task.has_classes else (n, n_labels), (n,)]
+    given = [array.shape for array in (found, scores.targets, scores.lengths)]
+    if not n or given != expected:
         raise InputError(
-            f"expected targets {shape} and lengths ({len(found)},) beside scores {found.shape}, "
-            f"got {scores.targets.shape} and {scores.lengths.shape}"
+            f"scores, targets and lengths must be {expected} with N above 0, got {given}"
         )
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
-        raise InputError(f"expected numbers as scores, row {row} has {found[row].tolist()}")
+        raise InputError(f"scores must be finite, row {row} has {found[row].tolist()}")
     if task.has_numbers:
         return
     if found.min() < -1e-6 or found.max() > 1.001:
         raise InputError(
             f"expected probabilities, got scores from {found.min():.3g} to {found.max():.3g}: give "
-            "the softmax or the sigmoid of what a model computes"
+            "the softmax or the sigmoid of logits"
         )
     sums = found.sum(axis=1)
     if task.has_classes and np.abs(sums - 1).max() > 0.02:
@@ -115,57 +115,48 @@ def evaluate_classes(scores: Scores, task: Task) -> Result:
     largest class. Intervals take examples as independent, which bases of one sequence are not."""
     from sklearn import metrics
 
-    found, targets, numbers = scores.scores, scores.targets, range(len(task.labels))
-    predicted = found.argmax(axis=1)
-    right = predicted == targets
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        targets, predicted, labels=list(numbers), zero_division=0
-    )
-    n_predicted = np.bincount(predicted, minlength=len(task.labels))
-    rankings = [_ranking(targets == i, found[:, i]) for i in numbers]
+    numbers = list(range(len(task.labels)))
+    predicted = scores.scores.argmax(axis=1)
+    right = predicted == scores.targets
+    counts = count_classes(scores.targets, predicted, len(task.labels))
+    rankings = [_ranking(scores.scores[:, i], scores.targets == i) for i in numbers]
     return {
         "accuracy": float(right.mean()),
         "accuracy_interval": wilson_interval(int(right.sum()), len(right)),
-        "chance": float(support.max() / len(right)),
-        "balanced_accuracy": float(recall[support > 0].mean()),
-        "mcc": _mcc(targets, predicted),
+        "chance": float(counts.support.max() / len(right)),
+        "balanced_accuracy": float(bootstrap.balanced_accuracy(counts)),
+        "mcc": float(bootstrap.mcc(counts)),
         **{name: _mean([row[name] for row in rankings]) for name in ("auroc", "auprc")},
         "labels": [
             {
-                "label": task.labels[i],
-                "support": int(support[i]),
-                "predicted": int(n_predicted[i]),
-                "precision": float(precision[i]) if n_predicted[i] else None,
-                "recall": float(recall[i]) if support[i] else None,
-                "f1": float(f1[i]) if support[i] or n_predicted[i] else None,
-                **rankings[i],
+                "label": label,
+                "support": int(support),
+                "predicted": int(n_predicted),
+                "precision": _share(hits, n_predicted),
+                "recall": _share(hits, support),
+                "f1": _share(2 * hits, support + n_predicted),
+                **ranking,
             }
-            for i in numbers
+            for label, ranking, support, n_predicted, hits in zip(
+                task.labels, rankings, *counts, strict=True
+            )
         ],
-        "confusion": metrics.confusion_matrix(targets, predicted, labels=list(numbers)).tolist(),
-        **_reliability(found.max(axis=1), right),
+        "confusion": metrics.confusion_matrix(scores.targets, predicted, labels=numbers).tolist(),
+        **_reliability(scores.scores.max(axis=1), right),
         "by_length": _by_length(scores.lengths, right),
     }
 
 
-def _ranking(is_it: NDArray[np.bool_], scores: NDArray[Any]) -> dict[str, float | None]:
-    """auroc and auprc of scores; None if the split has only examples with it, or only without."""
-    from sklearn import metrics
-
-    if is_it.all() or not is_it.any():
-        return {"auroc": None, "auprc": None}
+def _ranking(scores: NDArray[Any], has: NDArray[np.bool_]) -> dict[str, float | None]:
+    """None if the split has only examples with the label, or only without."""
     return {
-        "auroc": float(metrics.roc_auc_score(is_it, scores)),
-        "auprc": float(metrics.average_precision_score(is_it, scores)),
+        "auroc": of_all(bootstrap.auroc, scores, has),
+        "auprc": of_all(bootstrap.auprc, scores, has),
     }
 
 
-def _mcc(targets: NDArray[Any], predicted: NDArray[Any]) -> float:
-    from sklearn import metrics
-
-    if predicted.min() == predicted.max():
-        return 0.0  # its limit, and without scikit-learn's warning of a single label
-    return float(metrics.matthews_corrcoef(targets, predicted))
+def _share(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
 
 
 def _reliability(confidence: NDArray[Any], right: NDArray[np.bool_]) -> Result:
@@ -211,33 +202,34 @@ def _accuracy_by(
 def evaluate_sets(scores: Scores, task: Task) -> Result:
     """auprc and its interval (by resampling), auroc, f1, mcc, means over the labels that the split
     has with and without; the same with _micro over all decisions at 0.5; labels. chance is the mean
-    share of such labels."""
-    from sklearn import metrics
-
-    has, predicted = scores.targets > 0.5, scores.scores >= 0.5
+    share of examples with a label."""
+    has = scores.targets > 0.5
     rows: list[Result] = []
     for i, label in enumerate(task.labels):
-        row = {
-            "label": label,
-            "support": int(has[:, i].sum()),
-            "predicted": int(predicted[:, i].sum()),
-            **_ranking(has[:, i], scores.scores[:, i]),
-        }
-        is_defined = row["auroc"] is not None
-        row["f1"] = float(metrics.f1_score(has[:, i], predicted[:, i])) if is_defined else None
-        row["mcc"] = _mcc(has[:, i], predicted[:, i]) if is_defined else None
-        rows.append(row)
+        row = {"label": label, **_evaluate_set(scores.scores[:, i], has[:, i])}
+        rows.append(row if row["auroc"] is not None else row | {"f1": None, "mcc": None})
     defined = [row for row in rows if row["auroc"] is not None]
-    micro = _ranking(has.ravel(), scores.scores.ravel())
+    micro = _evaluate_set(scores.scores.ravel(), has.ravel())
     return {
         **{key: _mean([row[key] for row in defined]) for key in ("auprc", "auroc", "f1", "mcc")},
-        "auprc_interval": _interval(auprc, scores),
+        "auprc_interval": interval_of(bootstrap.auprc, scores.scores, scores.targets),
         "chance": _mean([row["support"] / len(has) for row in defined]),
         "n_labels_judged": len(defined),
-        **{f"{name}_micro": value for name, value in micro.items()},
-        "f1_micro": float(metrics.f1_score(has.ravel(), predicted.ravel(), zero_division=0)),
-        "mcc_micro": _mcc(has.ravel(), predicted.ravel()),
+        **{f"{key}_micro": micro[key] for key in ("auroc", "auprc", "f1", "mcc")},
         "labels": rows,
+    }
+
+
+def _evaluate_set(scores: NDArray[Any], has: NDArray[np.bool_]) -> Result:
+    """Metrics of one label; f1 and mcc of decisions at 0.5."""
+    counts = count_classes(has.astype(np.int64), (scores >= 0.5).astype(np.int64), 2)
+    support, predicted, hits = (float(count[1]) for count in counts)
+    return {
+        "support": int(support),
+        "predicted": int(predicted),
+        **_ranking(scores, has),
+        "f1": _share(2 * hits, support + predicted) or 0.0,
+        "mcc": float(bootstrap.mcc(counts)),
     }
 
 
@@ -256,29 +248,26 @@ def evaluate_numbers(scores: Scores, task: Task) -> Result:
     return {
         **{key: _mean([row[key] for row in rows]) for key in ("r2", "pearson", "spearman")},
         **errors,
-        "r2_interval": _interval(r2, scores),
+        "r2_interval": interval_of(bootstrap.r2, scores.scores, scores.targets),
         "chance": 0.0,
         "labels": rows,
     }
 
 
 def _evaluate_number(found: NDArray[Any], targets: NDArray[Any]) -> Result:
-    from sklearn import metrics
-
-    found, targets = found.astype(np.float64), targets.astype(np.float64)
-    varies = bool(np.ptp(targets) > 0)
-    result: Result = dict.fromkeys(("r2", "pearson", "pearson_interval", "spearman"))
-    if varies:
-        result["r2"] = float(metrics.r2_score(targets, found))
-    if varies and np.ptp(found) > 0:
-        from scipy import stats
-
-        result["pearson"] = float(np.clip(np.corrcoef(found, targets)[0, 1], -1, 1))
-        result["pearson_interval"] = _fisher_interval(result["pearson"], len(found))
-        result["spearman"] = float(stats.spearmanr(found, targets).statistic)
-    result["mae"] = float(metrics.mean_absolute_error(targets, found))
-    result["rmse"] = float(metrics.root_mean_squared_error(targets, found))
-    return result
+    errors = found.astype(np.float64) - targets
+    pearson = spearman = None
+    if np.ptp(found) > 0:
+        pearson = of_all(bootstrap.pearson, found, targets)
+        spearman = of_all(bootstrap.spearman, found, targets)
+    return {
+        "r2": of_all(bootstrap.r2, found, targets),
+        "pearson": pearson,
+        "pearson_interval": None if pearson is None else _fisher_interval(pearson, len(found)),
+        "spearman": spearman,
+        "mae": float(np.abs(errors).mean()),
+        "rmse": math.sqrt(np.square(errors).mean()),
+    }
 
 
 def _fisher_interval(correlation: float, n: int) -> list[float] | None:
@@ -286,10 +275,6 @@ def _fisher_interval(correlation: float, n: int) -> list[float] | None:
         return None
     middle, half = math.atanh(correlation), _Z_95 / math.sqrt(n - 3)
     return [math.tanh(middle - half), math.tanh(middle + half)]
-
-
-def _interval(metric: ColumnMetric, scores: Scores) -> list[float] | None:
-    return interval_of(mean_over_labels(metric, scores.scores, scores.targets), scores.scores.shape)
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -4,8 +4,8 @@ A new kind of task is one object:
 
     register_task_kind(TaskKind(labels=LabelKind(name="counts", ...), loss=poisson_loss, ...))
 
-From then on `Task(kind="counts", ...)` is trained, evaluated, predicted and probed like the kinds
-below. See tests/test_task_kinds.py for a whole one.
+Then `Task(kind="counts", ...)` is trained, evaluated, predicted and probed like those below: see
+tests/test_task_kinds.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,19 +26,17 @@ from dnamamba.metrics.metrics import (
 )
 from dnamamba.task import (
     IGNORED_LABEL,
+    LABEL_KINDS,
     MULTICLASS,
     MULTILABEL,
     PER_BASE,
     REGRESSION,
     LabelKind,
     Task,
-    register_label_kind,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_LEAST_PROBABILITY = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +47,14 @@ class FitSettings:
     """Gradient (logistic) at which a fit ends, scikit-learn's tol."""
 
     max_iter: int = 500
-    """Steps after which a fit ends; what is cut off is a model too, and validation evaluates it."""
+    """Steps after which a fit ends; validation evaluates what is cut off too."""
 
     balanced: bool = False
     """Whether classes count the same, however many examples they have."""
 
     exact: bool = False
-    """Features in float64; a ridge by normal equations instead of iterations, and a logistic
-    regression from zero instead of the fit before."""
+    """Features in float64; ridge by normal equations, logistic regression not started at the fit
+    before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +62,14 @@ class TaskKind:
     """All that a kind of task decides. Logits are what a model's head gives, (..., C)."""
 
     labels: LabelKind
-    """Name of the kind, and how its labels stand in files."""
+    """Name of the kind, and how files hold its labels."""
 
     scores: Callable[["Tensor"], "Tensor"]
     """Logits -> probabilities, or numbers."""
 
     loss: Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
-    """(logits (B, C), targets, class weights (C,)) -> the loss of each example, (B,). Per base,
-    B counts the bases of all sequences, and one without a label has a loss of 0."""
+    """(logits (B, C), targets, class weights (C,)) -> losses (B,). Per base, B counts the bases of
+    all sequences, and one without a label has a loss of 0."""
 
     score_losses: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
     """(scores, targets) -> losses (N,) or (N, C), without weights: what a baseline is chosen by."""
@@ -80,11 +78,10 @@ class TaskKind:
     """(training targets, task) -> the weights (C,) that balance classes; None: has no classes."""
 
     primary_metric: str
-    """Key in the result of `evaluate` that models are chosen by; larger is better."""
+    """Key of `evaluate` that models are chosen by; larger is better."""
 
     evaluate: Callable[[Scores, Task], Result]
-    """The table of metrics, with `labels`, one row a label, and `chance`, the primary metric
-    without reading a base."""
+    """Metrics, `labels` (a row each) and `chance`, the primary metric without reading a base."""
 
     resampled: Callable[[Scores], Mapping[str, bootstrap.Metric]]
     """Metrics that have an interval by resampling, the primary one among them."""
@@ -96,8 +93,8 @@ class TaskKind:
     """Name of the baseline's linear model: logistic, ridge."""
 
     estimator: Callable[[float, FitSettings], Any]
-    """(strength, settings) -> scikit-learn's linear model, not fitted, whose `decision_function`
-    or linear predictor is the logits. Strength: weight of the data against the penalty."""
+    """(strength, settings) -> scikit-learn's linear model, not fitted; its linear predictor is the
+    logits. Strength: weight of the data against the penalty."""
 
     fits_columns: bool = False
     """Whether each column of targets is fitted by itself."""
@@ -117,9 +114,10 @@ _TASK_KINDS: dict[str, TaskKind] = {}
 
 def register_task_kind(kind: TaskKind) -> None:
     """Make a kind known. Raises ValueError if another one has its name."""
-    register_label_kind(kind.labels)
-    if _TASK_KINDS.setdefault(kind.labels.name, kind) is not kind:
-        raise ValueError(f"a kind of task needs a name of its own, {kind.labels.name!r} is taken")
+    name = kind.labels.name
+    known = (LABEL_KINDS.setdefault(name, kind.labels), _TASK_KINDS.setdefault(name, kind))
+    if known[0] is not kind.labels or known[1] is not kind:
+        raise ValueError(f"a kind of task needs a name of its own, {name!r} is taken")
 
 
 def task_kind(task: Task | str) -> TaskKind:
@@ -147,8 +145,11 @@ def _class_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor | None") -
 
 
 def _class_score_losses(scores: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
-    right = scores[np.arange(len(scores)), targets].astype(np.float64)
-    return -np.log(np.maximum(right, _LEAST_PROBABILITY))
+    return _log_losses(scores[np.arange(len(scores)), targets])
+
+
+def _log_losses(probabilities: NDArray[Any]) -> NDArray[np.float64]:
+    return -np.log(np.maximum(probabilities.astype(np.float64), 1e-6))
 
 
 def _class_weights(targets: "Tensor", task: Task) -> "Tensor":
@@ -180,12 +181,8 @@ def _largest_class(result: Mapping[str, Any]) -> str:
     return f"always predicting {largest['label']}, the largest class"
 
 
-def _class_columns(labels: Sequence[str]) -> list[str]:
-    return ["label", *(f"p_{label}" for label in labels)]
-
-
-def _class_cells(labels: Sequence[str], scores: NDArray[np.float32]) -> list[str]:
-    return [labels[int(scores.argmax())], *(f"{score:.6g}" for score in scores)]
+def _texts(scores: NDArray[np.float32]) -> list[str]:
+    return [f"{score:.6g}" for score in scores]
 
 
 def _class_kind(labels: LabelKind) -> TaskKind:
@@ -201,8 +198,8 @@ def _class_kind(labels: LabelKind) -> TaskKind:
         resampled=lambda scores: bootstrap.class_metrics(scores.scores, scores.targets),
         linear_model="logistic",
         estimator=_logistic,
-        columns=_class_columns,
-        cells=_class_cells,
+        columns=lambda labels: ["label", *(f"p_{label}" for label in labels)],
+        cells=lambda labels, scores: [labels[int(scores.argmax())], *_texts(scores)],
     )
 
 
@@ -218,11 +215,6 @@ def _set_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor | None") -> 
     return losses.mean(1)
 
 
-def _set_score_losses(scores: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
-    right = np.where(targets > 0.5, scores, 1 - scores).astype(np.float64)
-    return -np.log(np.maximum(right, _LEAST_PROBABILITY))
-
-
 def _set_weights(targets: "Tensor", task: Task) -> "Tensor":
     """Examples without a label / examples with it; 1 if there are none of either."""
     having = (targets > 0.5).sum(0).double()
@@ -232,14 +224,10 @@ def _set_weights(targets: "Tensor", task: Task) -> "Tensor":
 
 def _set_cells(labels: Sequence[str], scores: NDArray[np.float32]) -> list[str]:
     likely = [label for label, score in zip(labels, scores, strict=True) if score >= 0.5]
-    return [";".join(likely), *(f"{score:.6g}" for score in scores)]
+    return [";".join(likely), *_texts(scores)]
 
 
 # --- numbers
-
-
-def _number_loss(logits: "Tensor", targets: "Tensor", weights: "Tensor | None") -> "Tensor":
-    return (logits - targets).square().mean(1)
 
 
 def _ridge(strength: float, settings: FitSettings) -> Any:
@@ -265,7 +253,9 @@ register_task_kind(
         labels=MULTILABEL,
         scores=lambda logits: logits.sigmoid(),
         loss=_set_loss,
-        score_losses=_set_score_losses,
+        score_losses=lambda scores, targets: _log_losses(
+            np.where(targets > 0.5, scores, 1 - scores)
+        ),
         class_weights=_set_weights,
         primary_metric="auprc",
         evaluate=evaluate_sets,
@@ -282,7 +272,7 @@ register_task_kind(
     TaskKind(
         labels=REGRESSION,
         scores=lambda logits: logits,
-        loss=_number_loss,
+        loss=lambda logits, targets, weights: (logits - targets).square().mean(1),
         score_losses=lambda scores, targets: np.square(scores - targets, dtype=np.float64),
         primary_metric="r2",
         evaluate=evaluate_numbers,
@@ -296,6 +286,6 @@ register_task_kind(
         estimator=_ridge,
         standardises=True,
         columns=lambda labels: [f"predicted_{label}" for label in labels],
-        cells=lambda labels, scores: [f"{score:.6g}" for score in scores],
+        cells=lambda labels, scores: _texts(scores),
     )
 )

@@ -46,7 +46,7 @@ def read_trained_model(source: str) -> DnaModel:
     return read_language_model(source)
 
 
-def read_task(source: str | Path) -> Task | None:
+def task_of_model(source: str | Path) -> Task | None:
     """The task of a classifier, without its weights; None of a language model."""
     head = _read_settings(_folder_of(source)).get("head")
     return from_dict(Task, head["task"]) if isinstance(head, dict) and "task" in head else None

@@ -1,7 +1,7 @@
-"""Nested cross-validation: rows are held out of the fit and of every choice they are evaluated for.
+"""Nested cross-validation: neither fits nor choices see the rows that they are evaluated on.
 
-Rows come in an order that is a hash of what they are (`canonical_order`), so that the order of a
-file changes nothing, not even a rounding.
+Rows are ordered by a hash of their content (`canonical_order`): results do not depend on the order
+of a file.
 """
 
 import warnings
@@ -270,16 +270,16 @@ def fit_best(fits: Fits, features: FeatureSet, targets: Targets) -> Any:
 # --- groups: rows that must stay in one fold, as they resemble each other or are the same row
 
 GroupBy = Literal["chrom", "overlap", "none"]
+_EDGES = ("start", "end", "window_start", "window_end")
 
 
 def group_rows(
     joined: JoinedLabels, table: Mapping[str, NDArray[Any]], group_by: GroupBy | None
 ) -> tuple[list[str] | None, str]:
-    """(name of the group of each labelled row, None if every row stands by itself; a sentence that
-    says what the groups are).
+    """(group of each labelled row, None if every row is its own; a sentence on the groups).
 
-    group_by: None takes the table's column of groups if one was asked for, else regions that
-    overlap, if any do. Embeddings that share a row of the table are in one group.
+    group_by: None takes the table's column of groups if there is one, else regions that overlap, if
+    any do. Embeddings that share a row of the table are in one group.
     """
     if joined.groups is not None:
         if group_by is not None:
@@ -287,7 +287,11 @@ def group_rows(
                 "groups are those of a column (--group-column) or of regions (--group-by): leave "
                 "one of the two out"
             )
-        names: list[str] | None = _column_groups(joined)
+        # A row without a group is a group of its own.
+        names: list[str] | None = [
+            f"row {row}" if name in MISSING else name
+            for row, name in zip(joined.table_rows.tolist(), joined.groups, strict=True)
+        ]
         about = "Groups are those of the table's column"
     elif group_by == "chrom":
         names, about = [str(table["chrom"][row]) for row in joined.rows], "Groups are contigs"
@@ -300,78 +304,50 @@ def group_rows(
         if names is None:
             about = "Every row stands by itself: no regions overlap"
     if joined.counts["sharing"] and group_by != "none":
-        names = merged(names, [str(row) for row in joined.table_rows])
+        table_rows = [str(row) for row in joined.table_rows]
+        names = table_rows if names is None else merged(names, table_rows)
         about += ", and rows of one label"
     if names is None:
         return None, about + "."
     return names, f"{about}; none is torn between folds ({len(set(names)):,} groups)."
 
 
-def _column_groups(joined: JoinedLabels) -> list[str]:
-    """A row without a group is a group of its own."""
-    assert joined.groups is not None, "asked for"
-    return [
-        f"row {joined.table_rows[i]}" if name in MISSING else name
-        for i, name in enumerate(joined.groups)
-    ]
-
-
 def _overlapping(rows: Ints, table: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Overlapping regions, named by where the first begins. Rows without a region are in a group
-    with those of the same name."""
+    """Groups of regions that overlap, named by the start of the first. Rows without a region are
+    grouped by name."""
     names = [str(table["name"][row]) or f"row {row + 1}" for row in rows]
-    starts, ends = _bases_read(rows, table)
-    placed = np.flatnonzero((starts >= 0) & (ends > starts))
-    if len(placed):
-        contigs = [str(table["chrom"][row]) for row in rows[placed]]
-        groups = overlap_groups(contigs, starts[placed], ends[placed])
+    read = {name: np.asarray(table[name], np.int64)[rows] for name in table if name in _EDGES}
+    starts, ends = read["start"], read["end"]
+    if "window_start" in read:  # more than the region for variants, or with context
+        has_window = read["window_start"] >= 0
+        starts = np.where(has_window, np.minimum(starts, read["window_start"]), starts)
+        ends = np.where(has_window, np.maximum(ends, read["window_end"]), ends)
+    known = np.flatnonzero((starts >= 0) & (ends > starts))
+    if len(known):
+        contigs = [str(table["chrom"][row]) for row in rows[known]]
+        groups = overlap_groups(contigs, starts[known], ends[known]).tolist()
         first: dict[int, str] = {}
-        order = sorted(range(len(placed)), key=lambda i: (contigs[i], starts[placed[i]]))
-        for i in order:
-            first.setdefault(int(groups[i]), f"{contigs[i]}:{starts[placed[i]]}")
-        for i, place in enumerate(placed.tolist()):
-            names[place] = first[int(groups[i])]
+        for i in sorted(range(len(known)), key=lambda i: (contigs[i], starts[known[i]])):
+            first.setdefault(groups[i], f"{contigs[i]}:{starts[known[i]]}")
+        for row, group in zip(known.tolist(), groups, strict=True):
+            names[row] = first[group]
     return names
 
 
-def _bases_read(rows: Ints, table: Mapping[str, NDArray[Any]]) -> tuple[Ints, Ints]:
-    """(starts, ends) of what the model read: more than the region for variants, or with context."""
-    starts, ends = (np.asarray(table[name], np.int64)[rows] for name in ("start", "end"))
-    if "window_start" not in table:
-        return starts, ends
-    first, last = (
-        np.asarray(table[name], np.int64)[rows] for name in ("window_start", "window_end")
-    )
-    is_read = first >= 0
-    return (
-        np.where(is_read, np.minimum(starts, first), starts),
-        np.where(is_read, np.maximum(ends, last), ends),
-    )
-
-
-def merged(names: Sequence[str] | None, others: Sequence[str]) -> list[str]:
+def merged(names: Sequence[str], others: Sequence[str]) -> list[str]:
     """Groups of rows that share a name of either kind, directly or through others.
 
-    Named by the first of their names in the order of text, whatever the order of rows.
+    Each is called by the first of its names in the order of text.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    names = others if names is None else names
-    n = len(names)
-    columns = [np.unique(np.array(part), return_inverse=True)[1] for part in (names, others)]
-    columns[1] = columns[1] + columns[0].max() + 1
-    rows = np.tile(np.arange(n), 2)
-    edges = (rows, np.concatenate(columns) + n)
-    size = n + int(columns[1].max()) + 1
-    graph = coo_matrix((np.ones(2 * n, bool), edges), shape=(size, size))
-    component = connected_components(graph, directed=False)[1][:n]
+    first, second = (np.unique(np.array(part), return_inverse=True)[1] for part in (names, others))
+    second = second + first.max() + 1
+    size = int(second.max()) + 1
+    graph = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(size, size))
+    component = connected_components(graph, directed=False)[1][first].tolist()
     smallest: dict[int, str] = {}
-    for group, name in zip(component.tolist(), names, strict=True):
+    for group, name in zip(component, names, strict=True):
         smallest[group] = min(name, smallest.get(group, name))
-    return [smallest[group] for group in component.tolist()]
-
-
-def numbered(names: Sequence[str]) -> Ints:
-    """(n,): the number of each group, from 0 up."""
-    return np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)
+    return [smallest[group] for group in component]

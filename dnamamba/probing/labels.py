@@ -1,10 +1,9 @@
-"""Labels of a table beside the rows of an embeddings file: by name, by region or by order.
+"""Join labels of a table to the rows of an embeddings file: by name, by region or by order.
 
-Rows without a match, repeated rows and rows without a label are counted by kind, so that a report
-can say what became of each.
+Rows without a match, repeated rows and rows without a label are counted for the report.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -15,17 +14,19 @@ from numpy.typing import NDArray
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.data_prep.tables import column_names, read_columns
 from dnamamba.errors import InputError
+from dnamamba.files import first_of
 
 Join = Literal["name", "region", "row"]
 
 MISSING = frozenset(("", "nan", "NaN", "NA", "N/A", "None", "null"))
 """Texts of a label that is not known."""
 
-_ALIASES = {
-    "chrom": ("chrom", "#chrom", "chr", "#chr", "contig", "seqname", "seqnames", "chromosome"),
-    "start": ("start", "chromStart", "chrom_start", "Start"),
-    "end": ("end", "chromEnd", "chrom_end", "End", "stop"),
-}
+_REGION = (
+    ("chrom", "#chrom", "chr", "#chr", "contig", "seqname", "seqnames", "chromosome"),
+    ("start", "chromStart", "chrom_start", "Start"),
+    ("end", "chromEnd", "chrom_end", "End", "stop"),
+)
+"""Names of the columns of a region."""
 
 COUNTS = {
     "rows": "rows of embeddings",
@@ -35,7 +36,7 @@ COUNTS = {
     "without_label_row": "embeddings that no row of the table belongs to, left out",
     "without_label": "embeddings whose label is missing, left out",
     "without_embedding": "rows of the table that no row of embeddings belongs to, left out",
-    "repeated": "rows of the table that repeat an earlier one, of which the first counts",
+    "repeated": "rows of the table that repeat an earlier one, left out",
     "contradicting": "rows of the table whose key also has other values there, left out",
     "sharing": "embeddings that share their row of the table with another; they stay in one fold",
 }
@@ -90,7 +91,7 @@ class JoinedLabels:
     """(n,): which rows of the embeddings file."""
 
     table_rows: Ints
-    """(n,): the number of each one's row in the table, for people."""
+    """(n,): their rows in the table, counted as people do."""
 
     labels: list[str]
     groups: list[str] | None
@@ -116,7 +117,11 @@ def join_labels(embedded: EmbeddedTable, labels: LabelTable) -> JoinedLabels:
     """
     names = column_names(labels.path)
     join = labels.join or _choose_join(names, labels, len(embedded.ok))
-    keys = _key_columns(join, names, labels)
+    keys: list[str] = []
+    if join == "name":
+        keys = [labels.name_column]
+    elif join == "region":
+        keys = [next((a for a in aliases if a in names), aliases[0]) for aliases in _REGION]
     values = [labels.label_column, *filter(None, (labels.group_column, labels.split_column))]
     for name in (*keys, *values):
         _require(name, names, labels.path)
@@ -125,17 +130,13 @@ def join_labels(embedded: EmbeddedTable, labels: LabelTable) -> JoinedLabels:
         raise InputError(f"{labels.path} has no rows: expected a header and labels below it")
     counts = dict.fromkeys(COUNTS, 0) | {"rows": len(embedded.ok), "table_rows": len(numbers)}
     texts = [tuple(row) for row in zip(*(columns[name] for name in values), strict=True)]
-    if join == "row":
-        _check_order(len(embedded.ok), len(numbers), labels.path)
-        match = np.arange(len(numbers))
-    else:
-        own, theirs = _keys(embedded, columns, keys, join, labels.path, numbers)
-        index = _index(theirs, texts, counts)
-        match = np.array([index.get(key, -1) for key in own], np.int64)
-        if not (match >= 0).any():
-            _refuse_strangers(own, theirs, join, labels.path)
-        found = set(own)
-        counts["without_embedding"] = sum(key not in found for key in theirs)
+    own, theirs = _keys(embedded, columns, keys, join, labels.path, numbers)
+    index = _index(theirs, texts, counts)
+    match = np.array([index.get(key, -1) for key in own], np.int64)
+    if not (match >= 0).any():
+        _refuse_no_match(own, theirs, join, labels.path)
+    found = set(own)
+    counts["without_embedding"] = sum(key not in found for key in theirs)
     return _joined(embedded, labels, join, match, (columns, numbers), counts)
 
 
@@ -189,7 +190,7 @@ def _choose_join(names: Sequence[str], labels: LabelTable, n_rows: int) -> Join:
         return "name"
     if labels.name_column != LabelTable.name_column:
         _require(labels.name_column, names, labels.path)
-    if all(set(aliases) & set(names) for aliases in _ALIASES.values()):
+    if all(set(aliases) & set(names) for aliases in _REGION):
         return "region"
     _, numbers = read_columns(labels.path, [])
     if len(numbers) == n_rows:
@@ -197,35 +198,16 @@ def _choose_join(names: Sequence[str], labels: LabelTable, n_rows: int) -> Join:
     raise InputError(
         f"{labels.path} has no column {labels.name_column!r}, none of chrom, start and end, and "
         f"{len(numbers):,} rows for {n_rows:,} embeddings, so its rows cannot be "
-        f"joined to any. Its columns are {_some(names)}: name one with --name-column"
+        f"joined to any. Its columns are {_list_keys(names)}: name one with --name-column"
     )
-
-
-def _key_columns(join: Join, names: Sequence[str], labels: LabelTable) -> list[str]:
-    if join == "name":
-        return [labels.name_column]
-    if join == "row":
-        return []
-    return [
-        next((name for name in aliases if name in names), aliases[0])
-        for aliases in _ALIASES.values()
-    ]
 
 
 def _require(name: str, names: Sequence[str], path: Path) -> None:
     if name not in names:
         raise InputError(
-            f"{path} has no column {name!r}; its first line names {_some(names)}. Name yours with "
-            "--label-column, --name-column, --group-column or --split-column, or add a first line "
-            "with the names of the columns"
-        )
-
-
-def _check_order(n_rows: int, n_labels: int, path: Path) -> None:
-    if n_rows != n_labels:
-        raise InputError(
-            f"rows are joined by their order only if both sides have as many: {n_rows:,} rows "
-            f"of embeddings, {n_labels:,} in {path}. Join by name or by region"
+            f"{path} has no column {name!r}; its first line names {_list_keys(names)}. Name yours "
+            "with --label-column, --name-column, --group-column or --split-column, or add a first "
+            "line with the names of the columns"
         )
 
 
@@ -238,7 +220,14 @@ def _keys(
     numbers: Ints,
 ) -> tuple[list[Any], list[Any]]:
     """The key of every embedding (None of those without one) and of every row of the table."""
-    table = embedded.table
+    table, n = embedded.table, len(embedded.ok)
+    if join == "row":
+        if n != len(numbers):
+            raise InputError(
+                f"rows are joined by their order only if both sides have as many: {n:,} rows of "
+                f"embeddings, {len(numbers):,} in {path}. Join by name or by region"
+            )
+        return list(range(n)), list(range(n))
     if join == "name":
         own = [str(name) or None for name in table["name"].tolist()]
         return own, list(columns[keys[0]])
@@ -252,14 +241,14 @@ def _keys(
                 f"{path.name} row {numbers[i]}: expected whole numbers as {keys[1]} and {keys[2]}, "
                 f"got {start!r} and {end!r}"
             ) from None
-    places = zip(*(table[name].tolist() for name in ("chrom", "start", "end")), strict=True)
-    return [(str(c), int(s), int(e)) if s >= 0 else None for c, s, e in places], theirs
+    regions = zip(*(table[name].tolist() for name in ("chrom", "start", "end")), strict=True)
+    return [(str(c), int(s), int(e)) if s >= 0 else None for c, s, e in regions], theirs
 
 
 def _index(
     keys: Sequence[Any], texts: Sequence[tuple[str, ...]], counts: dict[str, int]
 ) -> dict[Any, int]:
-    """Key -> row of the table, of those that stand there once or always with the same values."""
+    """Key -> row of the table, for keys that are there once or always with the same values."""
     index: dict[Any, int] = {}
     contradicted: dict[Any, int] = {}
     for i, key in enumerate(keys):
@@ -278,7 +267,7 @@ def _index(
     return index
 
 
-def _refuse_strangers(own: Sequence[Any], theirs: Sequence[Any], join: Join, path: Path) -> None:
+def _refuse_no_match(own: Sequence[Any], theirs: Sequence[Any], join: Join, path: Path) -> None:
     ours = list(dict.fromkeys(key for key in own if key is not None))
     if not ours:
         raise InputError(
@@ -287,22 +276,17 @@ def _refuse_strangers(own: Sequence[Any], theirs: Sequence[Any], join: Join, pat
         )
     message = (
         f"no {join} of {path.name} is one of the embeddings': it has "
-        f"{_some(_shown(key) for key in dict.fromkeys(theirs))}, the embeddings have "
-        f"{_some(map(_shown, ours))}"
+        f"{_list_keys(dict.fromkeys(theirs))}, the embeddings have {_list_keys(ours)}"
     )
     if set(theirs) & set(ours):
-        message += ". Those that both have stand in the table with several values each"
+        message += ". The table has several values for each that both have"
     elif join == "region" and {(c, s - 1, e) for c, s, e in theirs} & set(ours):
-        message += ". The table counts from 1: starts are to be 0-based, so take 1 off each"
+        message += ". The table counts from 1, but starts must be 0-based: take 1 off each"
     else:
         message += ". Name the column that holds them (--name-column), or choose another --join"
     raise InputError(message)
 
 
-def _shown(key: Any) -> str:
-    return key if isinstance(key, str) else "{} {} {}".format(*key)
-
-
-def _some(values: Any) -> str:
-    shown = [repr(str(value)[:40]) for value in values]
-    return ", ".join(shown[:4]) + (f", ... ({len(shown):,} in all)" if len(shown) > 4 else "")
+def _list_keys(keys: Iterable[Any]) -> str:
+    texts = (key if isinstance(key, str) else "{} {} {}".format(*key) for key in keys)
+    return first_of((repr(text[:40]) for text in texts), 4)

@@ -11,7 +11,6 @@ from dnamamba.baselines.linear_models import Matrix
 from dnamamba.data.labelled.splits import named_splits
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.errors import InputError
-from dnamamba.intervals import Split
 from dnamamba.metrics.metrics import Scores
 from dnamamba.probing.folds import (
     Fold,
@@ -101,11 +100,8 @@ class Problem:
 
 
 def pose(embedded: EmbeddedTable, labels: LabelTable, config: ProbeConfig) -> Problem:
-    """Join labels to rows and cut folds; log what became of every row.
-
-    Raises InputError for labels that match no row, a single class or number, labels that must be
-    numbers and are not, and too few groups.
-    """
+    """Join labels to rows and cut folds; log how many rows are used. Raises InputError as
+    `probe_embeddings`."""
     joined = join_labels(embedded, labels)
     logger.info("labels are joined by %s: %s", joined.join, "; ".join(joined.described()))
     n = len(joined.rows)
@@ -126,17 +122,13 @@ def pose(embedded: EmbeddedTable, labels: LabelTable, config: ProbeConfig) -> Pr
     if joined.splits is None:
         folds = cut_folds(targets, task, groups, config.folds, config.inner_folds, config.seed)
     else:
-        splits = _splits(joined, labels, order)
+        named = named_splits(joined.splits, labels.split_column or "", joined.where)
+        number = np.argsort(order)
+        splits = {split: np.sort(number[rows]) for split, rows in named.items()}
         folds = given_folds(splits, targets, task, groups, config.inner_folds, config.seed)
     if task.has_classes and joined.splits is None:
         notes += _rare(targets, task, config.folds)
     return Problem(joined, joined.rows[order], embedded.table, task, targets, groups, folds, notes)
-
-
-def _splits(joined: JoinedLabels, labels: LabelTable, order: Ints) -> dict[Split, Ints]:
-    found = named_splits(joined.splits or [], labels.split_column or "", joined.where)
-    place = np.argsort(order)
-    return {split: np.sort(place[rows]) for split, rows in found.items()}
 
 
 def _rare(targets: NDArray[Any], task: Task, n_folds: int) -> list[str]:
@@ -147,13 +139,9 @@ def _rare(targets: NDArray[Any], task: Task, n_folds: int) -> list[str]:
     return [f"Classes with fewer rows than folds are hardly evaluated: {', '.join(rare)}."]
 
 
-def vector_reader(layer: Layer, rows: Ints) -> Callable[[], Matrix]:
-    """() -> the vectors of rows, in any order; InputError for vectors that are not finite."""
-    return lambda: _vectors(layer.open(), rows, layer.name)
-
-
-def _vectors(embedded: EmbeddedTable, rows: Ints, name: str) -> Matrix:
-    """(n, D) float32 of rows in any order; bins are flattened."""
+def read_vectors(layer: Layer, rows: Ints) -> Matrix:
+    """(n, D) float32 of rows in any order, bins flattened; InputError if they are not finite."""
+    embedded, name = layer.open(), layer.name
     vectors = embedded.vectors
     if len(vectors) != len(embedded.ok):
         raise InputError(

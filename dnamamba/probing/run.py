@@ -14,6 +14,7 @@ report.html       written by report.py
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.baselines.linear_models import FOREST, LinearProbe, Matrix, ProbeModel
+from dnamamba.configs import from_dict
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.errors import InputError
 from dnamamba.files import write_json
+from dnamamba.metrics.bootstrap import Ids
 from dnamamba.metrics.curves import curves
-from dnamamba.metrics.evaluation import evaluate, primary_metric
-from dnamamba.probing.evaluation import evaluate_probe
-from dnamamba.probing.folds import FeatureSet, Fits, fit_best, fit_nested, numbered
-from dnamamba.probing.labels import EmbeddedTable, JoinedLabels, LabelTable
-from dnamamba.probing.problem import Layer, ProbeConfig, Problem, pose, vector_reader
+from dnamamba.metrics.evaluation import Sides, evaluate, evaluate_beside, primary_metric
+from dnamamba.metrics.metrics import Scores
+from dnamamba.probing.folds import FeatureSet, Fits, fit_best, fit_nested
+from dnamamba.probing.labels import EmbeddedTable, LabelTable
+from dnamamba.probing.problem import Layer, ProbeConfig, Problem, pose, read_vectors
 from dnamamba.probing.sequences import torn_duplicates, word_sets
 from dnamamba.runtime import logger
 from dnamamba.task import Task
@@ -37,12 +40,14 @@ from dnamamba.tokenizer import Codes
 
 FORMAT_VERSION = 1
 NO_BASELINE = (
-    "There is no baseline: without it nobody can say whether the embeddings tell more than the "
-    "letters counted in words of a few bases. Name the genome (--genome) or the sequences "
-    "(--sequences) and run the probe again."
+    "There is no baseline, so it is unknown whether the embeddings do better than counts of short "
+    "words. Name the genome (--genome) or the sequences (--sequences) and run the probe again."
 )
 FILES = ("probe.json", "predictions.tsv", "probe.npz", "report.html")
+N_RESAMPLES = 1000
+_COLUMNS = ("label_column", "group_column", "split_column")
 _MOST_DOTS, _MOST_FITTED = 2000, 20_000
+_SIDES = Sides("The embeddings'", "the k-mer baseline's", "the embeddings do")
 
 ReadSequences = Callable[[EmbeddedTable, Ints], Sequence[Codes | None]]
 """(embeddings, rows) -> their bases, None if they are not known."""
@@ -62,8 +67,7 @@ class ProbeResult:
     def described(self) -> list[str]:
         """The results in two lines."""
         evaluated = self.record["judged"]
-        task = Task(**{**self.record["task"], "labels": tuple(self.record["task"]["labels"])})
-        name, value = primary_metric(evaluated["model"], task)
+        name, value = primary_metric(evaluated["model"], from_dict(Task, self.record["task"]))
         interval = evaluated["model"]["intervals"].get(name)
         limits = "" if not interval else f" (95 %: {interval[0]:.4f} to {interval[1]:.4f})"
         line = f"{name} {'none' if value is None else f'{value:.4f}'}{limits}, held out."
@@ -101,7 +105,7 @@ def probe_embeddings(
     embedded = layers[0].open()
     problem = pose(embedded, labels, config)
     model = ProbeModel.of(config.model, problem.task, config.seed)
-    sets = [FeatureSet(layer.name, vector_reader(layer, problem.rows)) for layer in layers]
+    sets = [FeatureSet(layer.name, partial(read_vectors, layer, problem.rows)) for layer in layers]
     fits = fit_nested(sets, problem.targets, problem.folds, model)
     words = None
     if sequences is not None:
@@ -115,7 +119,13 @@ def probe_embeddings(
         "format_version": FORMAT_VERSION,
         "task": {"kind": problem.task.kind, "labels": list(problem.task.labels)},
         "source": dict(source or {}),
-        "labels": _labels_row(labels, problem.joined),
+        "labels": {
+            "file": labels.path.name,
+            **{name: getattr(labels, name) for name in _COLUMNS},
+            "join": problem.joined.join,
+            "counts": problem.joined.counts,
+            "described": problem.joined.described(),
+        },
         "settings": asdict(config)
         | {"model": model.name, "folds": None if problem.joined.splits else config.folds},
         "notes": problem.notes,
@@ -154,16 +164,20 @@ def _fit_words(problem: Problem, sequences: Sequence[Codes | None], config: Prob
 # --- results
 
 
-def _labels_row(labels: LabelTable, joined: JoinedLabels) -> dict[str, Any]:
-    return {
-        "file": labels.path.name,
-        "label_column": labels.label_column,
-        "group_column": labels.group_column,
-        "split_column": labels.split_column,
-        "join": joined.join,
-        "counts": joined.counts,
-        "described": joined.described(),
-    }
+def evaluate_probe(
+    model: Scores, baseline: Scores | None, task: Task, groups: Ids | None
+) -> dict[str, Any]:
+    """`evaluate_beside` with intervals, and what is `resampled`, in words. groups: (n,), the number
+    of each row's group, from 0 up; None: rows by themselves."""
+    evaluated = evaluate_beside(
+        model, baseline, task, groups, n_resamples=N_RESAMPLES, with_intervals=True, sides=_SIDES
+    )
+    resampled = f"{len(model.scores):,} rows"
+    if groups is not None:
+        n = int(groups.max()) + 1
+        rough = ", so few that intervals are rough" if n < 10 else ""
+        resampled = f"{n:,} groups of rows{rough}"
+    return evaluated | {"resampled": resampled}
 
 
 def _evaluated(problem: Problem, fits: Fits, words: Fits | None) -> dict[str, Any]:
@@ -172,7 +186,8 @@ def _evaluated(problem: Problem, fits: Fits, words: Fits | None) -> dict[str, An
     baseline = None if words is None else problem.scored(words.scores, held)
     groups = None
     if problem.groups is not None:
-        groups = numbered([problem.groups[row] for row in held])
+        names = [problem.groups[row] for row in held]
+        groups = np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)
     return {
         "judged": evaluate_probe(model, baseline, problem.task, groups),
         "curves": curves(model, problem.task, baseline),
@@ -186,27 +201,29 @@ def _fold_row(problem: Problem, i: int, fits: Fits, words: Fits | None) -> dict[
     row: dict[str, Any] = {"fold": fold.name, "train": len(fold.train), "test": len(fold.test)}
     if problem.groups is not None:
         row["groups"] = len({problem.groups[j] for j in fold.test})
-    for who, each in (("model", fits), ("baseline", words)):
-        if each is not None:
-            chosen = each.chosen[i]
-            evaluated = evaluate(problem.scored(each.scores, fold.test), problem.task)
+    for who, made in (("model", fits), ("baseline", words)):
+        if made is not None:
+            chosen = made.chosen[i]
             row[who] = {
-                "headline": primary_metric(evaluated, problem.task)[1],
-                "features": each.names[chosen],
-                "strength": float(each.strengths[chosen, i]),
+                "headline": _primary(problem, made.scores, fold.test),
+                "features": made.names[chosen],
+                "strength": float(made.strengths[chosen, i]),
             }
     return row
 
 
 def _layer_row(problem: Problem, i: int, fits: Fits) -> dict[str, Any]:
-    evaluated = evaluate(problem.scored(fits.found[i], problem.held), problem.task)
     return {
         "name": fits.names[i],
         "validation_loss": float(fits.losses[i].mean()),
         "chosen_in": int((fits.chosen == i).sum()),
         "is_best": fits.best[0] == i,
-        "headline": primary_metric(evaluated, problem.task)[1],
+        "headline": _primary(problem, fits.found[i], problem.held),
     }
+
+
+def _primary(problem: Problem, scores: NDArray[np.float32], rows: Ints) -> float | None:
+    return primary_metric(evaluate(problem.scored(scores, rows), problem.task), problem.task)[1]
 
 
 def _components(x: Matrix, problem: Problem) -> dict[str, Any]:
@@ -215,13 +232,13 @@ def _components(x: Matrix, problem: Problem) -> dict[str, Any]:
     from sklearn.preprocessing import StandardScaler
 
     n = len(x)
-    some = np.unique(np.linspace(0, n - 1, min(n, _MOST_FITTED)).astype(int))
-    scaled = StandardScaler().fit_transform(x[some])
+    fitted = _spaced(n, _MOST_FITTED)
+    scaled = StandardScaler().fit_transform(x[fitted])
     n_components = min(4, *scaled.shape)
     found = PCA(n_components, random_state=0).fit(scaled)
-    drawn = np.unique(np.linspace(0, len(some) - 1, min(len(some), _MOST_DOTS)).astype(int))
+    drawn = _spaced(len(fitted), _MOST_DOTS)
     points = found.transform(scaled[drawn])
-    targets = problem.targets[some[drawn]].ravel()
+    targets = problem.targets[fitted[drawn]].ravel()
     return {
         # Vectors that are all the same have no variance to explain.
         "explained": np.nan_to_num(found.explained_variance_ratio_).tolist(),
@@ -231,30 +248,34 @@ def _components(x: Matrix, problem: Problem) -> dict[str, Any]:
     }
 
 
+def _spaced(n: int, most: int) -> Ints:
+    """Numbers below n at equal distances."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+
+
 def _predictions(problem: Problem, fits: Fits, words: Fits | None) -> list[list[str]]:
-    task, table = problem.task, problem.table
-    scores, fold_of = fits.scores, problem.fold_of
-    others = None if words is None else words.scores
+    task, table, fold_of = problem.task, problem.table, problem.fold_of
+    predicted = [
+        made.scores.argmax(axis=1) if task.has_classes else made.scores
+        for made in (fits, words)
+        if made is not None
+    ]
     head = ["name", "chrom", "start", "end", "strand", "group", "fold", "truth", "prediction"]
     head += [f"p_{label}" for label in task.labels] if task.has_classes else []
-    head += [] if others is None else ["baseline_prediction"]
+    head += [] if words is None else ["baseline_prediction"]
     lines = [head]
     for i in np.argsort(problem.rows):
         if fold_of[i] < 0:
             continue
         line = [str(table[name][problem.rows[i]]) for name in head[:5]]
         line += ["" if problem.groups is None else problem.groups[i]]
-        line += [problem.folds[fold_of[i]].name, _truth(task, problem.targets[i])]
-        line += [_prediction(task, scores[i])]
-        line += [f"{p:.6g}" for p in scores[i]] if task.has_classes else []
-        line += [] if others is None else [_prediction(task, others[i])]
+        line += [problem.folds[fold_of[i]].name, _text(task, problem.targets[i])]
+        line += [_text(task, predicted[0][i])]
+        line += [f"{p:.6g}" for p in fits.scores[i]] if task.has_classes else []
+        line += [_text(task, values[i]) for values in predicted[1:]]
         lines.append(line)
     return lines
 
 
-def _truth(task: Task, target: Any) -> str:
-    return task.labels[int(target)] if task.has_classes else f"{target[0]:.7g}"
-
-
-def _prediction(task: Task, scores: NDArray[np.float32]) -> str:
-    return task.labels[int(scores.argmax())] if task.has_classes else f"{scores[0]:.7g}"
+def _text(task: Task, value: Any) -> str:
+    return task.labels[int(value)] if task.has_classes else f"{value[0]:.7g}"

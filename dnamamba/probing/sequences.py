@@ -1,6 +1,7 @@
 """Sequences of the rows of an embeddings file, and the words in them: a probe's baseline."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,15 +42,14 @@ def sequences_of(
     """The bases of each row in the direction of its strand, read one after the other.
 
     rows: default all. span: the row's region, or the window that the model read around it.
-    Yields None for a row without coordinates. Raises InputError for a contig that the genome does
-    not have and for a region beyond its end: another genome was embedded.
+    Yields None for a row without coordinates. Raises InputError for an unknown contig and for a
+    region beyond its end: another genome was embedded.
     """
     names = ("start", "end") if span == "region" else ("window_start", "window_end")
     columns = [np.asarray(embedded.table[name]) for name in ("chrom", *names, "strand")]
     if rows is not None:
         columns = [column[rows] for column in columns]
-    places = zip(*(column.tolist() for column in columns), strict=True)
-    for chrom, start, end, strand in places:
+    for chrom, start, end, strand in zip(*(column.tolist() for column in columns), strict=True):
         if start < 0 or end <= start:
             yield None
             continue
@@ -57,11 +57,11 @@ def sequences_of(
             known = ", ".join(list(genome.contigs)[:4])
             raise InputError(
                 f"the genome has no contig {chrom!r} (it has {known}, ...): name the one that was "
-                "embedded; embeddings of a FASTA's records are given their sequences by --sequences"
+                "embedded; for embeddings of a FASTA's records give --sequences"
             )
         if end > genome.contigs[chrom]:
             raise InputError(
-                f"{chrom} {start} {end} lies beyond the contig's end ({genome.contigs[chrom]:,} "
+                f"{chrom} {start} {end} is beyond the contig's end ({genome.contigs[chrom]:,} "
                 "bases): name the genome that was embedded"
             )
         codes = genome.read(chrom, start, end)
@@ -104,18 +104,18 @@ def word_sets(sequences: Sequence[Codes | None], max_k: int) -> list[FeatureSet]
     no words.
     """
     if not 1 <= max_k <= 8:
-        raise InputError(f"words have 1 to 8 bases, got --max-k {max_k}")
+        raise InputError(f"max_k must be 1 to 8, got {max_k}")
     while max_k > 1 and 4 * 4**max_k * len(sequences) > _MOST_BYTES:
         max_k -= 1
 
-    def reader(k: int, both_strands: bool) -> Any:
-        return lambda: _words(sequences, k, both_strands)
-
-    ladders = [(k, False) for k in range(1, max_k + 1)], [(k, True) for k in range(1, max_k + 1)]
     return [
-        FeatureSet(f"{k}-mers{' of both strands' if both else ''}", reader(k, both), f"{both}")
-        for ladder in ladders
-        for k, both in ladder
+        FeatureSet(
+            f"{k}-mers{' of both strands' if both_strands else ''}",
+            partial(_words, sequences, k, both_strands),
+            ladder=f"{both_strands}",
+        )
+        for both_strands in (False, True)
+        for k in range(1, max_k + 1)
     ]
 
 
@@ -141,12 +141,9 @@ def torn_duplicates(sequences: Sequence[Codes | None], folds: Ints) -> int:
     parts = [row for i in known if (row := sequences[i]) is not None]
     offsets = np.cumsum([0, *map(len, parts)])
     keys = sequence_keys(PackedSequences(token_ids(np.concatenate(parts)), offsets))
-    _, key = np.unique(keys, return_inverse=True)
-    of = folds[known]
-    low, high = (np.full(key.max() + 1, edge) for edge in (of.max(), of.min()))
-    np.minimum.at(low, key, of)
-    np.maximum.at(high, key, of)
-    return int((low[key] < high[key]).sum())
+    key = np.unique(keys, return_inverse=True)[1]
+    different, _ = np.unique(np.stack([key, folds[known]]), axis=1)
+    return int((np.bincount(different)[key] > 1).sum())
 
 
 def place_texts(table: Mapping[str, NDArray[Any]], rows: Ints) -> list[str]:

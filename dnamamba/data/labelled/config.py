@@ -99,7 +99,7 @@ class TableConfig(LabelledConfig):
         super().__post_init__()
         if not self.label_columns:
             raise InputError("name at least one column of labels (--label-columns)")
-        if len(self.label_columns) > 1 and not label_kind(self.task_kind).takes_columns:
+        if len(self.label_columns) > 1 and label_kind(self.task_kind).has_classes:
             raise InputError(
                 f"a {self.task_kind} task needs one column of labels, got "
                 f"{', '.join(self.label_columns)}; several are for multilabel and regression"
