@@ -1,4 +1,9 @@
-"""`dnamamba bench ...`: how fast this machine is, after a check that what is timed is right."""
+"""`dnamamba bench ...`: speed of this machine, after a check of the results."""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import click
 
 from dnamamba.cli.main import LazyGroup
 from dnamamba.cli.options import Decorator, choice, file_option
@@ -9,7 +14,7 @@ bench = LazyGroup(
         "train": ("bench_train.train", "Whole training steps of named models."),
     },
     name="bench",
-    help="""Measure how fast operators and training steps are here; nothing wrong is timed.
+    help="""Measure the speed of operators and training steps; wrong results are not timed.
 
     \b
     Examples:
@@ -18,9 +23,21 @@ bench = LazyGroup(
     """,
 )
 
-JSON = file_option("--json json_path", "Write the numbers, too.", metavar="FILE")
+Row = TypeVar("Row")
+
+JSON = file_option("--json json_path", "Write the numbers as JSON.", metavar="FILE")
 
 
 def precision_option(flag: str, help: str) -> Decorator:
-    """auto, bf16 or fp32, as `precision`."""
+    """Return the option of auto, bf16 or fp32, stored as `precision`."""
     return choice(f"{flag} precision auto|bf16|fp32", help, default="auto")
+
+
+def print_rows(header: str, rows: Iterable[Row], describe: Callable[[Row], str]) -> list[Row]:
+    """Print each row as soon as it is there; return all."""
+    click.echo(f"\n{header}")
+    printed = []
+    for row in rows:
+        click.echo(describe(row))
+        printed.append(row)
+    return printed

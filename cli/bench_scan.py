@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnamamba.bench.shapes import ScanShape, doubled_lengths
-from dnamamba.cli.bench import JSON, precision_option
+from dnamamba.cli.bench import JSON, precision_option, print_rows
 from dnamamba.cli.options import (
     DEVICE,
     Parsed,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Which lengths are timed, how wide, and how long an operator may take; --shape instead."""
+    """Lengths to time, width, and time limit of an operator."""
 
     min_len: int
     max_len: int | None
@@ -60,7 +60,7 @@ sweep_options = grouped(
 @sweep_options
 @option(
     "--shape shapes",
-    "In place of all these: the scan alone at batch x d_inner x length; may be given again.",
+    "Instead of a sweep: the scan alone at batch x d_inner x length; may be given again.",
     type=Parsed(ScanShape.parse, "BxDxL"),
     multiple=True,
     metavar="BxDxL",
@@ -80,12 +80,11 @@ def scan(
 ) -> None:
     """Time the selective scan, causal attention and FFT convolution over sequence length.
 
-    First the scan is compared with its definition in float64, output and every gradient, then again
-    at each shape that is timed; exit code 1 if it is wrong. Times are medians of forward and of
-    backward for all inputs; on a GPU those of short passes are a CUDA graph's, and --json has those
-    of calls from Python too. An error is the largest over the largest entry. On a GPU its copy
-    speed and rate of exponentials are measured too, and `bound` is how much of what they allow the
-    scan reaches.
+    Compares the scan with its definition in float64, output and every gradient, first and at each
+    shape; exits with 1 if it is wrong. Times are medians of forward and of backward for all inputs;
+    on a GPU those of short passes are a CUDA graph's, and --json has those of calls from Python
+    too. An error is the largest over the largest entry. On a GPU `bound` is the least time by its
+    copy speed and rate of exponentials, both measured, over the scan's.
 
     \b
     Examples:
@@ -110,11 +109,15 @@ def scan(
     click.echo("\n".join(results.announce(setup, where.device)))
     error = benchmark.check()
     click.echo(f"selective scan {where.backend!r} in {where.dtype_name}: worst error {error:.1e}")
-    _print_floors(benchmark)
-    rows = _print_rows(timing)
+    if (floors := benchmark.floors) is not None:
+        click.echo(
+            f"a copy reads and writes {floors.copy_tb_per_s:.2f} TB/s; "
+            f"{floors.exp2_per_s:.2e} exponentials a second"
+        )
+    rows = print_rows(_HEADER, timing, _describe)
     if json_path is not None:
-        floors = None if benchmark.floors is None else asdict(benchmark.floors)
-        results.write_results(json_path, setup, rows, backend=where.backend, floors=floors)
+        about = {"backend": where.backend, "floors": None if floors is None else asdict(floors)}
+        results.write_results(json_path, setup, rows, **about)
     if sweep.plot is not None:
         scan_chart.write_scan_chart(sweep.plot, rows, setup["device"], where)
 
@@ -129,26 +132,10 @@ def _plan(
     return benchmark.time_operators(lengths, batch=sweep.batch, d_inner=sweep.d_inner)
 
 
-def _print_floors(benchmark: "ScanBenchmark") -> None:
-    floors = benchmark.floors
-    if floors is not None:
-        click.echo(
-            f"a copy reads and writes {floors.copy_tb_per_s:.2f} TB/s; "
-            f"{floors.exp2_per_s:.2e} exponentials a second"
-        )
-
-
-def _print_rows(timing: Iterator["ScanRow"]) -> list["ScanRow"]:
-    """Each line when it is there."""
-    click.echo(
-        f"\n{'batch x channels x length':>25}  {'operator':15} {'forward ms':>12} "
-        f"{'backward ms':>12} {'ps/element':>11} {'error':>8} {'bound':>6}"
-    )
-    rows = []
-    for row in timing:
-        click.echo(_describe(row))
-        rows.append(row)
-    return rows
+_HEADER = (
+    f"{'batch x channels x length':>25}  {'operator':15} {'forward ms':>12} "
+    f"{'backward ms':>12} {'ps/element':>11} {'error':>8} {'bound':>6}"
+)
 
 
 def _describe(row: "ScanRow") -> str:
@@ -167,7 +154,7 @@ def _describe(row: "ScanRow") -> str:
 
 
 def _refuse_sweep() -> None:
-    """Beside --shape: what describes the sweep that it replaces."""
+    """Raise UsageError for options of the sweep beside --shape."""
     for name, flag in typed_options().items():
         if name in {field.name for field in fields(Sweep)}:
             raise click.UsageError(

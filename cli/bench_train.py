@@ -1,13 +1,12 @@
 """`dnamamba bench train`."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dnamamba.bench.shapes import TrainingRun
-from dnamamba.cli.bench import JSON, precision_option
+from dnamamba.cli.bench import JSON, precision_option, print_rows
 from dnamamba.cli.options import DEVICE, MICRO_BATCH, RECOMPUTE, Parsed, option, whole
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="MODEL:BxL",
 )
-@whole("--steps n_steps", "Steps whose median is taken, after three of warm-up.", default=5)
+@whole("--steps n_steps", "Steps to take the median of, after three of warm-up.", default=5)
 @MICRO_BATCH
 @RECOMPUTE
 @precision_option("--precision", "auto is bf16 autocast on GPUs; parameters stay fp32.")
@@ -41,8 +40,8 @@ def train(
 ) -> None:
     """Time whole training steps: forward, backward, clipping and AdamW, on random bases.
 
-    Objective, optimiser, plan and step are those of `dnamamba pretrain`. The scan is checked
-    against float64 before. A run that memory does not hold is reported, and the next goes on.
+    Objective, optimizer, plan and step are those of `dnamamba pretrain`. Checks the scan against
+    float64 first. Reports a run that does not fit in memory and goes on with the next.
 
     \b
     Examples:
@@ -63,19 +62,10 @@ def train(
         setup = results.describe_setup(compute.device)
         click.echo("\n".join(results.announce(setup, compute.device)))
         click.echo(f"selective scan: worst error {benchmark.check():.1e}")
-        rows = _print_rows(timing)
+        header = f"{'model':12} {'batch x length':>18} {'tokens/s':>12} {'peak GiB':>9}"
+        rows = print_rows(header, timing, _describe)
         if json_path is not None:
             results.write_results(json_path, setup, rows, kernels=describe_choices())
-
-
-def _print_rows(timing: Iterator["TrainingRow"]) -> list["TrainingRow"]:
-    """Each line when it is there."""
-    click.echo(f"\n{'model':12} {'batch x length':>18} {'tokens/s':>12} {'peak GiB':>9}")
-    rows = []
-    for row in timing:
-        click.echo(_describe(row))
-        rows.append(row)
-    return rows
 
 
 def _describe(row: "TrainingRow") -> str:

@@ -1,11 +1,9 @@
 """Kernels: torch, triton and llvmlite only; knows nothing of genomes."""
 
-from dnamamba.kernels.conv.op import causal_conv1d
-from dnamamba.kernels.conv.step import causal_conv1d_step
+from dnamamba.kernels.conv.op import causal_conv1d, causal_conv1d_step
 from dnamamba.kernels.longconv.op import long_conv
 from dnamamba.kernels.norm.op import add_norm
-from dnamamba.kernels.scan.op import selective_scan
-from dnamamba.kernels.scan.step import selective_scan_step
+from dnamamba.kernels.scan.op import selective_scan, selective_scan_step
 from dnamamba.kernels.ssd.op import state_space_duality
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Launches of Triton kernels that do not ask Triton again for what it has compiled."""
+"""Launches of Triton kernels that skip Triton's lookup of the compiled kernel."""
 
 import functools
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 
 _KNOWN = {(3, 6), (3, 7)}
 """Versions of Triton whose compiled kernels take all arguments, and are compiled for tensors' types
-and alignment and numbers' values; by others, and on AMD's GPUs, kernels are launched as usual."""
+and alignment and numbers' values. With others, and on AMD's GPUs, kernels are launched as usual."""
 
 _MOST_FOUND = 4096
 """Sets of arguments remembered: a few for each layer and length of sequence."""
@@ -18,11 +18,10 @@ _found: dict[tuple[Any, ...], tuple[Any, list[Any]]] = {}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """kernel[grid](*arguments, **constants), on the current device.
+    """Run kernel[grid](*arguments, **constants) on the current device.
 
-    arguments: what the kernel takes, positional and in its order, up to its constants. Triton
-    finds out at every launch what it was compiled for, from every argument; here a kernel is found
-    by what its arguments are, and started with them.
+    arguments: positional, in the kernel's order, up to its constants. Triton inspects every
+    argument at every launch; here a compiled kernel is found by one key of them.
     """
     if not _can_start(kernel):
         kernel[grid](*arguments, **constants)
@@ -41,12 +40,12 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
 
 
 def dense_or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
-    """A kernel takes no None: what is absent is a pointer it never follows."""
+    """Return a pointer for the kernel, which takes no None and never follows the stand-in."""
     return stand_in if tensor is None else tensor.contiguous()
 
 
 def with_dense_rows(x: Tensor) -> Tensor:
-    """Kernels walk along the last axis; other strides may be any."""
+    """Return x with its last axis contiguous, as kernels walk along it."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 

@@ -1,7 +1,7 @@
-"""`linear`: x W^T, where PyTorch's own product runs at half speed.
+"""`linear`: x W^T by oneDNN on AMD's CPUs.
 
-PyTorch multiplies float32 matrices with MKL, which on AMD's CPUs does without AVX-512. oneDNN,
-which comes with PyTorch too, uses it: twice as fast at the shapes of Mamba's projections.
+PyTorch multiplies float32 matrices with MKL, which does not use AVX-512 there. Its oneDNN does:
+twice as fast at the shapes of Mamba's projections.
 """
 
 import functools
@@ -15,12 +15,12 @@ from torch.nn import functional
 from dnamamba.kernels.codegen.compiler import find_host, why_no_host
 from dnamamba.kernels.codegen.launch import refuse_unseen
 
-# Below it the 10 us that a call of oneDNN's takes are more than it saves.
+# With fewer, oneDNN's 10 us a call are more than it saves.
 FEWEST_ROWS = 256
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear`, by oneDNN where that is the faster of the two.
+    """Return `torch.nn.functional.linear`, by oneDNN if that is faster.
 
     x: (..., I), any float dtype and device. weight: (O, I). bias: (O,). Returns (..., O).
     Differentiable, by oneDNN once. Raises as `functional.linear` does.
@@ -31,7 +31,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _suits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    # First what is quickly asked: single tokens end here.
+    # The cheapest check first: single tokens end here.
     if x.numel() < FEWEST_ROWS * weight.shape[-1]:
         return False
     tensors = [x, weight] if bias is None else [x, weight, bias]
@@ -40,7 +40,7 @@ def _suits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and all(tensor.dtype == torch.float32 for tensor in tensors)
         # Products are then in autocast's dtype.
         and not torch.is_autocast_enabled("cpu")
-        # What does not fit together is for `functional.linear` to refuse.
+        # `functional.linear` raises for operands that do not fit.
         and weight.numel() > 0
         and x.shape[-1:] == weight.shape[1:]
         and (bias is None or bias.shape == weight.shape[:1])
@@ -76,14 +76,14 @@ class _OneDnnLinear(torch.autograd.Function):
 
 
 def _weight_gradient(d_out: Tensor, x: Tensor) -> Tensor:
-    """d_out^T x, the wider of the two as oneDNN's weight: a third faster than the other way."""
+    """Return d_out^T x, with the wider as oneDNN's weight: a third faster than the other way."""
     if d_out.shape[1] > x.shape[1]:
         return _multiply(x.t(), d_out.t()).t()
     return _multiply(d_out.t(), x.t())
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T by the operator that torch.compile makes of a linear layer. Both may be transposed."""
+    """Return x W^T by torch.compile's operator for linear layers. Both may be transposed."""
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         # Columns of a wider matrix take a path that is a hundred times slower.
         weight = weight.contiguous()

@@ -1,7 +1,7 @@
 """Checks of an op's operands: shapes, devices, dtypes, and the state of a single step.
 
-Every check takes the op's name and its tensors by name, the leading one (`x` or `u`) first, and
-raises an error that names the operand, what it must be and what it is.
+Each check takes the op's name and its tensors by name, the leading one (`x` or `u`) first, and
+raises an error with the operand's name, what it must be and what it is.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 Operands = Mapping[str, Tensor | None]
-"""By name, the leading tensor first; None for an operand that was left out."""
+"""By name, the leading tensor first; None if left out."""
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype an op of x is computed in: float64 if x is, else float32."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def given(operands: Operands) -> Iterable[tuple[str, Tensor]]:
-    """The operands that are there."""
     return ((name, tensor) for name, tensor in operands.items() if tensor is not None)
 
 
@@ -37,7 +41,7 @@ def check_devices(op: str, operands: Operands) -> None:
 
 
 def check_shapes(op: str, operands: Operands, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ValueError unless those that are given have the shapes expected of them."""
+    """Raise ValueError unless the tensors that are given have their expected shapes."""
     first, leading = next(iter(given(operands)))
     for name, shape in expected.items():
         tensor = operands[name]
@@ -53,6 +57,13 @@ def check_floating(op: str, operands: Operands) -> None:
     for name, tensor in given(operands):
         if not tensor.is_floating_point():
             raise TypeError(f"{op}: {name} must be real floating, got {tensor.dtype}")
+
+
+def check_real(op: str, operands: Operands, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise unless all are real floating, on one device and of their expected shapes."""
+    check_shapes(op, operands, expected)
+    check_floating(op, operands)
+    check_devices(op, operands)
 
 
 def check_same_field(op: str, A: Tensor, operands: Operands) -> None:
@@ -92,18 +103,14 @@ def refuse_gradients(op: str, whole: str, operands: Operands) -> None:
 
 def check_writable(op: str, state: Tensor) -> None:
     """Raise ValueError if entries share memory, as those of an expanded tensor do."""
-    for size, stride in zip(state.shape, state.stride(), strict=True):
-        if size > 1 and stride == 0:
-            raise ValueError(
-                f"{op}: entries of state share memory, so it cannot be updated in place; give "
-                "state.contiguous()"
-            )
+    if any(size > 1 and not step for size, step in zip(state.shape, state.stride(), strict=True)):
+        raise ValueError(
+            f"{op}: entries of state share memory, so it cannot be updated in place; give "
+            "state.contiguous()"
+        )
 
 
 def count_write(state: Tensor) -> None:
-    """Tell autograd that a kernel has written to `state`.
-
-    A backward that needs the old values then raises instead of using wrong numbers.
-    """
+    """Record a kernel's write to `state`, so that a backward that needs its old values raises."""
     if not state.is_inference():
         torch.autograd.graph.increment_version(state)

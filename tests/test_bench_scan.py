@@ -63,18 +63,18 @@ def nothing_is_timed(monkeypatch):
     monkeypatch.setattr(scan_bench, "pass_ms", refuse)
 
 
-def one_step_off(*operands):
+def one_step_off(*given):
     """Wrong by a thousandth of the largest entry, at one step of one channel."""
-    out, last = chunked.selective_scan(*operands[:10], True, *operands[11:])
+    out, last = chunked.selective_scan(*given)
     wrong = torch.zeros_like(out)
     wrong[0, -1, 0] = out.detach().abs().max() / 1000
-    return (out + wrong, last) if operands[10] else out + wrong
+    return out + wrong, last
 
 
-def half_of_a_gradient(u, delta, A, *operands):
-    A = A.clone()
+def half_of_a_gradient(operands, *options):
+    A = operands.A.clone()
     A.register_hook(lambda gradient: gradient / 2)
-    return chunked.selective_scan(u, delta, A, *operands)
+    return chunked.selective_scan(operands._replace(A=A), *options)
 
 
 # --- the command
@@ -135,9 +135,9 @@ def test_a_wrong_kernel_is_not_timed(wrong, tensor, install, nothing_is_timed, t
 
 
 def test_a_kernel_that_is_wrong_at_one_shape_alone_is_found(install, capsys):
-    def run(u, *operands):
-        wrong = half_of_a_gradient if u.shape[1] == 128 else chunked.selective_scan
-        return wrong(u, *operands)
+    def run(operands, *options):
+        is_wrong = operands.u.shape[1] == 128
+        return (half_of_a_gradient if is_wrong else chunked.selective_scan)(operands, *options)
 
     install(run)
     assert tiny() == 1
@@ -153,13 +153,17 @@ def test_a_kernel_that_is_wrong_at_one_shape_alone_is_found(install, capsys):
         (["--plot", "nowhere/scan.svg"], 1, "there is no folder nowhere; make it"),
         (["--json", "."], 1, "is a folder; name a file in it"),
         (["--plot", "scan.pdf"], 1, "--plot must be an .svg or .png file, got scan.pdf"),
-        (["--shape", "8x512"], 2, "a shape is BATCHxD_INNERxSEQ_LEN, e.g. 8x512x128k; got '8x512'"),
+        (
+            ["--shape", "8x512"],
+            2,
+            "must be BATCHxD_INNERxSEQ_LEN, e.g. 8x512x128k; got '8x512'",
+        ),
         (["--shape", "8x512x1q"], 2, "in '8x512x1q': a size looks like"),
         (["--shape", "1x64x64", "--batch", "2"], 2, "leave out --batch"),
         (["--backend", "cuda"], 1, "backend must be one of auto, cpu, triton, chunked, reference"),
         (["--backend", "triton"], 1, "cannot run this: it needs a CUDA device"),
-        (["--d-inner", "100"], 1, "--d-inner is a multiple of 64"),
-        (["--min-len", "4k", "--max-len", "1k"], 1, "from --min-len 4k up to --max-len 1k"),
+        (["--d-inner", "100"], 1, "--d-inner must be a multiple of 64"),
+        (["--min-len", "4k", "--max-len", "1k"], 1, "--max-len must be >= --min-len 4k, got 1k"),
         (["--device", "gpu"], 1, "auto, cpu, cuda or cuda:N, got 'gpu'"),
         (["--limit", "0"], 2, "0.0 is not in the range x>0"),
     ],
@@ -263,28 +267,27 @@ def test_the_convolution_by_fft_is_causal_and_as_long_as_the_sequence():
 def test_some_channels_tell_what_all_would():
     """The check of a large shape, by four of its channels, finds a fault of one step in them."""
     case = scan_case(ScanShape(2, 40, 200), HERE)
-    out = case.forward()
-    found = {"out": out.detach()} | {f"d_{n}": g for n, g in case.backward(out).items()}
-    assert check_shape(case.inputs, case.d_out, found, HERE) < 1e-5
+    found = case.results()
+    assert check_shape(case, found, HERE) < 1e-5
     found["d_delta"] = found["d_delta"].clone()
     found["d_delta"][1, 100, 39] += found["d_delta"].abs().max() / 100
     with pytest.raises(WrongResultError, match="d_delta is off by"):
-        check_shape(case.inputs, case.d_out, found, HERE)
+        check_shape(case, found, HERE)
 
 
 def test_of_a_very_long_scan_the_first_outputs_are_checked():
     case = scan_case(ScanShape(1, 2, CHECKED_STEPS + 100), HERE)
     out = case.forward().detach()
-    assert check_shape(case.inputs, case.d_out, {"out": out}, HERE) < 1e-4
+    assert check_shape(case, {"out": out}, HERE) < 1e-4
     out[0, CHECKED_STEPS - 1, 0] = 100
     with pytest.raises(WrongResultError, match="out is off by"):
-        check_shape(case.inputs, case.d_out, {"out": out}, HERE)
+        check_shape(case, {"out": out}, HERE)
 
 
 def test_a_result_that_is_not_a_number_is_wrong(monkeypatch):
     nan = torch.full((2, 300, 48), math.nan)
     monkeypatch.setattr(Case, "backward", lambda *_: {})
-    monkeypatch.setattr("dnamamba.bench.operators.run_scan", lambda *_, **__: nan)
+    monkeypatch.setattr("dnamamba.bench.operators.selective_scan", lambda **_: nan)
     with pytest.raises(WrongResultError, match="out is off by nan"):
         check_scan(HERE)
 

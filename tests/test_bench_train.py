@@ -118,7 +118,11 @@ def test_a_loss_that_is_not_finite_ends_a_run_without_numbers(monkeypatch):
 
 
 def test_a_wrong_scan_is_not_trained_with(monkeypatch, capsys):
-    wrong = replace(op.BACKENDS[0], name="broken", run=lambda *o: chunked.selective_scan(*o) / 2)
+    def half(*given):
+        out, last = chunked.selective_scan(*given)
+        return out / 2, last
+
+    wrong = replace(op.BACKENDS[0], name="broken", run=half)
     monkeypatch.setattr(op, "BACKENDS", (wrong, *op.BACKENDS))
     assert bench("--run", "mamba-demo:1x64") == 1
     assert "'broken' is wrong on cpu" in capsys.readouterr().err
@@ -128,10 +132,10 @@ def test_a_wrong_scan_is_not_trained_with(monkeypatch, capsys):
     ("arguments", "code", "message"),
     [
         (["--run", "mamba-9t:1x64"], 1, "no model is called 'mamba-9t'; there are mamba-demo"),
-        (["--run", "mamba-demo"], 2, "a run is MODEL:BATCHxSEQ_LEN, e.g. mamba-7m:4x128k; got"),
-        (["--run", "mamba-demo:64"], 2, "a run is MODEL:BATCHxSEQ_LEN"),
+        (["--run", "mamba-demo"], 2, "must be MODEL:BATCHxSEQ_LEN, e.g. mamba-7m:4x128k; got"),
+        (["--run", "mamba-demo:64"], 2, "a run must be MODEL:BATCHxSEQ_LEN"),
         (["--run", "mamba-demo:1x0"], 2, "in '1x0': a size must be a whole number"),
-        (["--run", "mamba-demo:4x64", "--micro-batch", "3"], 1, "3 does not divide the 4 windows"),
+        (["--run", "mamba-demo:4x64", "--micro-batch", "3"], 1, "must divide the 4 windows"),
         (["--json", "nowhere/train.json"], 1, "there is no folder nowhere; make it"),
         (["--steps", "0"], 2, "0 is not in the range x>=1"),
         (["--device", "gpu"], 1, "auto, cpu, cuda or cuda:N, got 'gpu'"),

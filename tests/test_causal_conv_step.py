@@ -156,7 +156,7 @@ def test_unknown_and_unable_backends_are_refused():
         causal_conv1d_step(**operands, backend="cpu")
     with pytest.raises(RuntimeError, match="'triton' cannot run this: it needs a CUDA device"):
         causal_conv1d_step(**operands, backend="triton")
-    with pytest.raises(RuntimeError, match="the kernel takes at most 4 taps, weight has 5"):
+    with pytest.raises(RuntimeError, match="the kernels take at most 4 taps, weight has 5"):
         causal_conv1d_step(**draw_operands(d_conv=5, dtype=torch.float32), backend="triton")
 
 

@@ -39,17 +39,17 @@ def backend_named(name):
     return next(backend for backend in op.BACKENDS if backend.name == name)
 
 
-def half_of_the_state(*operands):
+def half_of_the_state(*given):
     """Right in the output, wrong in the last state."""
-    out, last = chunked.selective_scan(*operands)
+    out, last = chunked.selective_scan(*given)
     return out, last / 2
 
 
-def gradient_not_a_number(u, *operands):
+def gradient_not_a_number(operands, *options):
     """Right in the output; the gradient of u alone is NaN."""
-    u = u.clone()
+    u = operands.u.clone()
     u.register_hook(lambda gradient: gradient * float("nan"))
-    return chunked.selective_scan(u, *operands)
+    return chunked.selective_scan(operands._replace(u=u), *options)
 
 
 def test_everything_is_well_on_this_machine(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dnamamba.kernels import long_conv
-from dnamamba.kernels.longconv import reference
+from dnamamba.kernels.longconv.reference import ConvOperands
+from dnamamba.kernels.longconv.reference import long_conv as definition
 from golden_files import assert_close
 from triton_cases import (
     DEVICE,
@@ -24,6 +25,15 @@ gpu = pytest.importorskip(
 )
 
 pytestmark = TRITON_TEST
+
+
+def gpu_conv(**given):
+    return gpu.long_conv(ConvOperands(**given))
+
+
+def reference_conv(**given):
+    return definition(ConvOperands(**given))
+
 
 FLOAT32 = {"rtol": 0.0, "atol": 2e-6}
 """Of the largest entry, as FFTs round."""
@@ -48,8 +58,8 @@ def draw_operands(
 
 
 def check(operands: Named, tolerance: dict[str, float], **options: object) -> None:
-    found = outputs_and_gradients(gpu.long_conv, operands, **options)
-    expected = outputs_and_gradients(reference.long_conv, operands, dtype=torch.float64, **options)
+    found = outputs_and_gradients(gpu_conv, operands, **options)
+    expected = outputs_and_gradients(reference_conv, operands, dtype=torch.float64, **options)
     assert_all_close(found, expected, **tolerance)
 
 
@@ -94,9 +104,9 @@ def test_the_filters_window():
 
 def test_a_filter_with_time_side_by_side_gets_such_a_gradient():
     operands = draw_operands(1, 37, 5)
-    expected = outputs_and_gradients(gpu.long_conv, operands)
+    expected = outputs_and_gradients(gpu_conv, operands)
     turned = {**operands, "filter": operands["filter"].t().contiguous().t()}
-    found = outputs_and_gradients(gpu.long_conv, turned)
+    found = outputs_and_gradients(gpu_conv, turned)
     assert_identical(found, expected)
     assert found["d filter"].stride() == turned["filter"].stride()
 
@@ -108,31 +118,31 @@ def test_half_precision_is_computed_in_float32(dtype):
 
 def test_operands_and_gradients_of_any_strides():
     operands = draw_operands(2, 9, 5)
-    expected = outputs_and_gradients(gpu.long_conv, operands)
+    expected = outputs_and_gradients(gpu_conv, operands)
     turned = dict(operands)
     for name in ("x", "gate_in", "gate_out"):
         turned[name] = operands[name].mT.contiguous().mT
     turned["bias"] = operands["bias"].repeat_interleave(2)[::2]
-    assert_identical(outputs_and_gradients(gpu.long_conv, turned), expected)
+    assert_identical(outputs_and_gradients(gpu_conv, turned), expected)
     x = operands["x"].detach().requires_grad_()
-    (found,) = torch.autograd.grad(gpu.long_conv(**{**operands, "x": x}).sum(), [x])
-    (wanted,) = torch.autograd.grad(reference.long_conv(**{**operands, "x": x}).sum(), [x])
+    (found,) = torch.autograd.grad(gpu_conv(**{**operands, "x": x}).sum(), [x])
+    (wanted,) = torch.autograd.grad(reference_conv(**{**operands, "x": x}).sum(), [x])
     assert_close(found, wanted, **FLOAT32, what="gradient of an expanded sum")
 
 
 @pytest.mark.parametrize("name", ["x", "filter", "bias", "gate_in", "gate_out"])
 def test_one_operand_alone_has_the_same_gradient(name):
     operands = draw_operands(2, 35, 3)
-    expected = outputs_and_gradients(gpu.long_conv, operands)[f"d {name}"]
+    expected = outputs_and_gradients(gpu_conv, operands)[f"d {name}"]
     leaf = operands[name].detach().requires_grad_()
-    out = gpu.long_conv(**{**operands, name: leaf})
+    out = gpu_conv(**{**operands, name: leaf})
     d_out = Draw(seed=1)(*out.shape).bfloat16().to(out)
     assert torch.equal(torch.autograd.grad(out, leaf, d_out)[0], expected)
 
 
 def test_two_runs_are_identical():
     operands = draw_operands(3, 65, 16, dtype=torch.bfloat16)
-    assert_identical(*(outputs_and_gradients(gpu.long_conv, operands) for _ in "12"))
+    assert_identical(*(outputs_and_gradients(gpu_conv, operands) for _ in "12"))
 
 
 @pytest.mark.parametrize("kept", [0, 1 << 30])
@@ -149,7 +159,7 @@ def test_what_is_kept_for_the_backward(monkeypatch, kept):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        gpu.long_conv(**operands)
+        gpu_conv(**operands)
     assert len(beside) == (3 if kept else 1)
     sums, *spectra = beside
     assert (sums.shape, sums.dtype) == ((2, 37, 5), torch.bfloat16)
@@ -162,7 +172,7 @@ def test_spectra_are_kept_up_to_a_gibibyte():
     assert not gpu.keeps_spectra(1, 1 << 20, 256)
     beside: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(beside.append, lambda nothing: nothing):
-        gpu.long_conv(**draw_operands(1, 5, 2))
+        gpu_conv(**draw_operands(1, 5, 2))
     assert not beside, "nothing is kept where nothing needs a gradient"
 
 
@@ -183,7 +193,7 @@ def test_tensors_of_the_cpu_are_refused():
 @pytest.mark.gpu
 def test_auto_takes_the_kernels_and_what_they_refuse_goes_elsewhere():
     operands = draw_operands(1, 100, 8)
-    expected = gpu.long_conv(**operands)
+    expected = gpu_conv(**operands)
     assert torch.equal(long_conv(**operands), expected)
     assert torch.equal(long_conv(**operands, backend="triton"), expected)
     wide = {name: tensor.double() for name, tensor in operands.items()}
@@ -197,9 +207,9 @@ def test_more_than_two_billion_elements():
     """The last sequence of many is as alone."""
     batch, seq_len, channels = 2**31 // (4096 * 128) + 2, 4096, 128
     operands = draw_operands(1, seq_len, channels, dtype=torch.bfloat16)
-    expected = gpu.long_conv(**operands)
+    expected = gpu_conv(**operands)
     x = torch.zeros(batch, seq_len, channels, dtype=torch.bfloat16, device=DEVICE)
     x[-1:] = operands["x"]
     many = {name: operands[name].expand(batch, -1, -1) for name in ("gate_in", "gate_out")}
-    out = gpu.long_conv(**{**operands, **many, "x": x})
+    out = gpu_conv(**{**operands, **many, "x": x})
     assert_close(out[-1:].float(), expected.float(), rtol=2**-8, atol=1e-5, what="y")

@@ -21,11 +21,13 @@ from triton_cases import (
     full,
     outputs_and_gradients,
     poisoned_memory,
+    scan_by,
 )
 
 pytest.importorskip("triton", reason="needs triton")
 gpu = pytest.importorskip("dnamamba.kernels.scan.gpu", reason="needs triton", exc_type=ImportError)
 kernels = gpu.kernels
+gpu_scan, reference_scan = (scan_by(module.selective_scan) for module in (gpu, reference))
 
 pytestmark = TRITON_TEST
 
@@ -64,10 +66,8 @@ def draw_operands(
 
 def check(operands: Named, tolerance: dict[str, float], **options: object) -> None:
     options = {**OPTIONS, **options}
-    found = outputs_and_gradients(gpu.selective_scan, operands, **options)
-    expected = outputs_and_gradients(
-        reference.selective_scan, operands, dtype=torch.float64, **options
-    )
+    found = outputs_and_gradients(gpu_scan, operands, **options)
+    expected = outputs_and_gradients(reference_scan, operands, dtype=torch.float64, **options)
     assert_all_close(found, expected, **tolerance)
 
 
@@ -126,9 +126,9 @@ def test_half_precision_operands(dtype, short_chunks):
 def test_programs_in_several_launches(groups, channels, n_slots, monkeypatch, short_chunks):
     """Whole groups at a time, or parts of one."""
     operands = draw_operands(1, 9, channels, groups=groups)
-    together = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
+    together = outputs_and_gradients(gpu_scan, operands, **OPTIONS)
     monkeypatch.setattr(gpu, "_choose_slots", lambda *_: n_slots)
-    apart = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
+    apart = outputs_and_gradients(gpu_scan, operands, **OPTIONS)
     assert_all_close(apart, together, rtol=1e-6, atol=1e-6)
 
 
@@ -155,9 +155,9 @@ def test_vectors_of_any_stride_and_dtype(make):
     operands = draw_operands(1, 6, 3)
     for name in ("D", "delta_bias"):
         operands[name] = make(operands[name])
-    found = gpu.selective_scan(**operands, delta_softplus=True)
+    found = gpu_scan(**operands, delta_softplus=True)
     wide = {name: tensor.double() for name, tensor in operands.items()}
-    expected = reference.selective_scan(**wide, delta_softplus=True)
+    expected = reference_scan(**wide, delta_softplus=True)
     assert_all_close({"out": found}, {"out": expected}, **FLOAT32)
 
 
@@ -165,14 +165,14 @@ def test_gradients_have_the_dtypes_of_their_operands():
     operands = draw_operands(1, 6, 3)
     operands["B"] = operands["B"].bfloat16()
     operands["D"] = operands["D"].double()
-    found = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
+    found = outputs_and_gradients(gpu_scan, operands, **OPTIONS)
     for name, tensor in operands.items():
         assert found[f"d {name}"].dtype == tensor.dtype
 
 
 def test_a_second_derivative_is_refused():
     u = draw_operands(1, 6, 3)["u"].requires_grad_()
-    out = gpu.selective_scan(**{**draw_operands(1, 6, 3), "u": u})
+    out = gpu_scan(**{**draw_operands(1, 6, 3), "u": u})
     (gradient,) = torch.autograd.grad(out.square().sum(), u, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.square().sum().backward()
@@ -180,18 +180,18 @@ def test_a_second_derivative_is_refused():
 
 def test_runs_are_identical(short_chunks):
     operands = draw_operands(1, 19, 5)
-    first = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
-    assert_identical(outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS), first)
+    first = outputs_and_gradients(gpu_scan, operands, **OPTIONS)
+    assert_identical(outputs_and_gradients(gpu_scan, operands, **OPTIONS), first)
 
 
 def test_a_sequence_goes_on_from_its_state():
     operands = draw_operands(1, 12, 3)
-    whole, last = gpu.selective_scan(**operands, **OPTIONS)
+    whole, last = gpu_scan(**operands, **OPTIONS)
     timed = ("u", "delta", "B", "C", "z")
     halves, state = [], operands["initial_state"]
     for times in (slice(0, 5), slice(5, 12)):
         part = {name: operands[name][:, times] for name in timed}
-        out, state = gpu.selective_scan(**{**operands, **part, "initial_state": state}, **OPTIONS)
+        out, state = gpu_scan(**{**operands, **part, "initial_state": state}, **OPTIONS)
         halves.append(out)
     torch.testing.assert_close(torch.cat(halves, 1), whole, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(state, last, rtol=1e-5, atol=1e-6)
@@ -215,8 +215,8 @@ def test_operators_pass_torchs_own_checks():
 def test_compiled_code_gives_the_same_numbers():
     """With its gradients, which are registered apart from those of other calls."""
     operands = draw_operands(1, 6, 3)
-    expected = outputs_and_gradients(gpu.selective_scan, operands, **OPTIONS)
-    compiled = torch.compile(gpu.selective_scan, fullgraph=True, backend="aot_eager")
+    expected = outputs_and_gradients(gpu_scan, operands, **OPTIONS)
+    compiled = torch.compile(gpu_scan, fullgraph=True, backend="aot_eager")
     assert_all_close(outputs_and_gradients(compiled, operands, **OPTIONS), expected, **FLOAT32)
 
 
@@ -232,7 +232,7 @@ def test_blocks_are_recomputed_without_their_scan(recompute, scans, monkeypatch)
             return original[grid]
 
     def block(**given):
-        return gpu.selective_scan(**given, **OPTIONS)[0].sin()
+        return gpu_scan(**given, **OPTIONS)[0].sin()
 
     expected = outputs_and_gradients(block, operands)
     monkeypatch.setattr(kernels, "chunk_scan_kernel", Counted())

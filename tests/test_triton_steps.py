@@ -21,6 +21,8 @@ from triton_cases import (
     assert_nothing_spills,
     compile_for_an_h100,
     poisoned_memory,
+    scan_by,
+    scan_step_by,
 )
 
 pytest.importorskip("triton", reason="needs triton")
@@ -30,6 +32,9 @@ conv = pytest.importorskip(
 scan = pytest.importorskip(
     "dnamamba.kernels.scan.step_gpu", reason="needs triton", exc_type=ImportError
 )
+
+scan_step = scan_step_by(scan.selective_scan_step)
+reference_step = scan_step_by(scan_reference.selective_scan_step)
 
 pytestmark = TRITON_TEST
 
@@ -92,8 +97,8 @@ def _copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def check_scan(operands: Named, tolerance: dict[str, float] = FLOAT32) -> None:
-    expected = run(scan_reference.selective_scan_step, operands, torch.float64)
-    assert_all_close(run(scan.selective_scan_step, operands), expected, **tolerance)
+    expected = run(reference_step, operands, torch.float64)
+    assert_all_close(run(scan_step, operands), expected, **tolerance)
 
 
 def check_conv(operands: Named, tolerance: dict[str, float] = FLOAT32) -> None:
@@ -147,8 +152,8 @@ def test_scan_extreme_steps():
 def test_scan_rounds_half_precision_once(dtype):
     operands = draw_scan(2, 33, dtype=dtype)
     check_scan(operands, BFLOAT16)
-    expected = run(scan_reference.selective_scan_step, operands, torch.float64)["state"]
-    found = run(scan.selective_scan_step, operands)["state"]
+    expected = run(reference_step, operands, torch.float64)["state"]
+    found = run(scan_step, operands)["state"]
     assert_all_close({"state": found}, {"state": expected}, **FLOAT32)
 
 
@@ -160,7 +165,7 @@ def test_scan_operands_and_state_of_any_strides():
     turned["state"] = operands["state"].permute(2, 0, 1).contiguous().permute(1, 2, 0)
     turned["D"] = operands["D"].repeat_interleave(2)[::2]
     # Compiled code may add up in an order that depends on the strides.
-    step = scan.selective_scan_step
+    step = scan_step
     assert_all_close(run(step, turned), run(step, operands), **FLOAT32)
 
 
@@ -170,11 +175,8 @@ def test_scan_steps_one_after_another_are_the_scan():
     u = torch.stack([operands["u"] + t for t in range(6)], 1)
     timed = {name: operands[name].unsqueeze(1).expand(-1, 6, -1) for name in ("delta", "B", "C")}
     whole = {**operands, **timed, "u": u, "z": None, "initial_state": state.clone()}
-    expected, last = scan_reference.selective_scan(**whole, return_last_state=True)
-    outs = [
-        scan.selective_scan_step(**{**operands, "u": u[:, t], "z": None, "state": state})
-        for t in range(6)
-    ]
+    expected, last = scan_by(scan_reference.selective_scan)(**whole, return_last_state=True)
+    outs = [scan_step(**{**operands, "u": u[:, t], "z": None, "state": state}) for t in range(6)]
     torch.testing.assert_close(torch.stack(outs, 1), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state, last, rtol=1e-5, atol=1e-5)
 
@@ -239,7 +241,7 @@ def test_a_written_state_is_not_used_by_a_backward_that_needs_the_one_before():
         product.sum().backward()
     operands = draw_scan(1, 5)
     product = factor * operands["state"]
-    scan.selective_scan_step(**operands)
+    scan_step(**operands)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.sum().backward()
 
@@ -249,7 +251,8 @@ def test_operators_pass_torchs_own_checks(complete):
     operands = draw_scan(1, 5, groups=1)
     if not complete:
         operands |= dict.fromkeys(("D", "z", "delta_bias"))
-    torch.library.opcheck(scan.step, tuple(operands.values()))
+    has_softplus = operands.pop("delta_softplus")
+    torch.library.opcheck(scan.step, (*operands.values(), has_softplus))
     operands = draw_conv(1, 5)
     if not complete:
         operands["bias"] = None
@@ -260,7 +263,7 @@ def test_states_made_in_inference_mode_can_be_stepped():
     with torch.inference_mode():
         operands = draw_scan(1, 3)
         check_scan(operands)
-        scan.selective_scan_step(**operands)
+        scan_step(**operands)
         conv.causal_conv1d_step(**draw_conv(1, 3))
 
 
@@ -277,7 +280,7 @@ def test_kernels_compile_for_an_h100_into_registers():
 def test_the_public_ops_take_the_kernels(backend):
     operands = draw_scan(2, 33, dtype=torch.bfloat16)
     found = run(lambda **given: selective_scan_step(**given, backend=backend), operands)
-    assert_identical(found, run(scan.selective_scan_step, operands))
+    assert_identical(found, run(scan_step, operands))
     operands = draw_conv(2, 33, dtype=torch.bfloat16)
     found = run(lambda **given: causal_conv1d_step(**given, backend=backend), operands)
     assert_identical(found, run(conv.causal_conv1d_step, operands))
@@ -286,7 +289,7 @@ def test_the_public_ops_take_the_kernels(backend):
 @pytest.mark.gpu
 def test_what_the_kernels_refuse_goes_elsewhere():
     operands = draw_scan(2, 3, d_state=65)
-    plain = run(scan_reference.selective_scan_step, operands)
+    plain = run(reference_step, operands)
     assert_identical(run(selective_scan_step, operands), plain)
     operands = draw_conv(2, 3, d_conv=5)
     plain = run(conv_reference.causal_conv1d_step, operands)
@@ -296,8 +299,8 @@ def test_what_the_kernels_refuse_goes_elsewhere():
 @pytest.mark.gpu
 def test_compiled_code_gives_the_same_numbers():
     operands = draw_scan(2, 33, dtype=torch.bfloat16)
-    compiled = torch.compile(scan.selective_scan_step, fullgraph=True)
-    assert_identical(run(compiled, operands), run(scan.selective_scan_step, operands))
+    compiled = torch.compile(scan_step, fullgraph=True)
+    assert_identical(run(compiled, operands), run(scan_step, operands))
 
 
 @pytest.mark.gpu
@@ -306,10 +309,10 @@ def test_steps_can_be_captured_in_a_cuda_graph():
     before = operands["state"].clone()
     expected_state = before.clone()
     # Compiled here, for the very same alignments: nothing may be while a graph is captured.
-    expected = scan.selective_scan_step(**{**operands, "state": expected_state})
+    expected = scan_step(**{**operands, "state": expected_state})
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = scan.selective_scan_step(**operands)
+        out = scan_step(**operands)
     assert torch.equal(operands["state"], before), "capturing runs nothing"
     graph.replay()
     assert torch.equal(out, expected)
@@ -321,12 +324,12 @@ def test_more_than_two_billion_states():
     """Batch entries beyond 2^31 states, and the same ones alone."""
     batch = 2**31 // (4096 * 64) + 3
     operands = draw_scan(3, 4096, 64)
-    tail = run(scan.selective_scan_step, operands)
+    tail = run(scan_step, operands)
     many = {
         name: operands[name].new_zeros(batch, *operands[name].shape[1:])
         for name in ("u", "delta", "B", "C", "z", "state")
     }
     for name, tensor in many.items():
         tensor[-3:] = operands[name]
-    out = scan.selective_scan_step(**{**operands, **many})
+    out = scan_step(**{**operands, **many})
     assert_all_close({"y": out[-3:], "state": many["state"][-3:]}, tail, **FLOAT32)

@@ -31,6 +31,7 @@ import torch
 from _pytest.mark import ParameterSet
 from torch import Tensor
 
+from dnamamba.kernels.scan.reference import ScanOperands
 from golden_files import assert_close
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -104,6 +105,23 @@ def outputs_and_gradients(
     for name, tensor, gradient in zip(leaves, leaves.values(), gradients, strict=True):
         named[f"d {name}"] = torch.zeros_like(tensor) if gradient is None else gradient
     return named
+
+
+def scan_by(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A backend's scan with the arguments of `kernels.selective_scan`."""
+
+    def scan(
+        *, delta_softplus=False, initial_state=None, return_last_state=False, reverse=False, **given
+    ):
+        out, last = run(ScanOperands(**given, state=initial_state), delta_softplus, reverse)
+        return (out, last) if return_last_state else out
+
+    return scan
+
+
+def scan_step_by(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A backend's step with the arguments of `kernels.selective_scan_step`."""
+    return lambda *, delta_softplus=False, **given: run(ScanOperands(**given), delta_softplus)
 
 
 def _as_leaf(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

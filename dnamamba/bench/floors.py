@@ -1,4 +1,4 @@
-"""What a GPU allows: bytes copied and exponentials made in a second, and so a scan's least time."""
+"""A GPU's limits, bytes copied and exponentials a second, and a scan's least time by them."""
 
 import functools
 from dataclasses import dataclass
@@ -22,21 +22,21 @@ class Floors:
 
 
 def measure_floors(device: torch.device) -> Floors | None:
-    """Of a GPU; None for a CPU."""
+    """Measure a GPU; None for a CPU."""
     if device.type != "cuda":
         return None
     return Floors(measure_copy(device), measure_exp2(device))
 
 
 def measure_copy(device: torch.device) -> float:
-    """TB/s of a device copy of 2 GiB, read and written."""
+    """Return the TB/s of a device copy of 2 GiB, read and written."""
     source = torch.empty(_COPY_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / median_ms(lambda: target.copy_(source), device) / 1e9
 
 
 def measure_exp2(device: torch.device) -> float:
-    """Exponentials a second, from a kernel of nothing else."""
+    """Return the exponentials a second of a kernel of nothing else."""
     # Imported on first use: triton is not installed everywhere.
     from dnamamba.bench.exp2_gpu import UNROLLED, exp2_kernel
 
@@ -57,33 +57,20 @@ def n_multiprocessors(device: torch.device) -> int:
 # --- the scan's least time
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """What one pass over an element (a channel at a step, 16 states) cannot do without.
-
-    special: operations of the special function unit (exp2, logarithm, reciprocal), which all take
-    an exp2's time. values: numbers of the operands' dtype to and from memory; what is shared by all
-    channels, B and C, is small beside them. Instructions to issue are left out: they depend on how
-    a kernel is written.
-    """
-
-    special: int
-    values: int
-
-    def ps(self, itemsize: int, floors: Floors) -> float:
-        """Picoseconds an element: memory and exponentials run side by side."""
-        computed = self.special / floors.exp2_per_s * 1e12
-        return max(computed, self.values * itemsize / floors.copy_tb_per_s)
-
-
-# 16 decays, 2 for softplus, 2 for the gate; u, delta, z, out, and one for what a backward needs.
-_FORWARD = _Pass(special=20, values=5)
-# The states at the ends of chunks alone: no gate; u and delta.
-_STATES = _Pass(special=18, values=2)
-# The states once more; u, delta, z, d_out, d_u, d_delta, d_z, and two for what the forward left.
-_BACKWARD = _Pass(special=20, values=9)
-# The adjoints at the starts of chunks alone: delta and d_out.
-_ADJOINTS = _Pass(special=18, values=2)
+# What passes over an element (a channel at a step, 16 states) cannot do without: operations of the
+# special function unit (exp2, logarithm, reciprocal), which all take an exp2's time; and numbers of
+# the operands' dtype to and from memory (B and C, shared by all channels, are small beside them).
+# Instructions to issue are left out: they depend on how a kernel is written.
+_PASSES = (
+    # Forward: 16 decays, 2 for softplus, 2 for the gate; u, delta, z, out, and one for a backward.
+    (20, 5),
+    # Backward: the states again; u, delta, z, d_out, d_u, d_delta, d_z, and two the forward left.
+    (20, 9),
+)
+_CHUNK_PASSES = (
+    (18, 2),  # states at the ends of chunks: no gate; u and delta
+    (18, 2),  # adjoints at the starts of chunks: delta and d_out
+)
 # With so many channels (8 warps of 32 lanes a multiprocessor, the fewest that keep the special
 # function units busy) time need not be cut into chunks, whose states cost a pass of their own.
 _CHANNELS_PER_MULTIPROCESSOR = 256
@@ -92,8 +79,12 @@ _CHANNELS_PER_MULTIPROCESSOR = 256
 def scan_bound_ps(
     shape: ScanShape, dtype: torch.dtype, floors: Floors, multiprocessors: int
 ) -> float:
-    """The least picoseconds an element that forward and backward of a scan take together."""
-    passes = [_FORWARD, _BACKWARD]
+    """Return the least picoseconds an element of a scan's forward and backward together."""
+    passes: tuple[tuple[int, int], ...] = _PASSES
     if shape.batch * shape.d_inner < _CHANNELS_PER_MULTIPROCESSOR * multiprocessors:
-        passes += [_STATES, _ADJOINTS]
-    return sum(one.ps(dtype.itemsize, floors) for one in passes)
+        passes = _PASSES + _CHUNK_PASSES
+    # Memory and exponentials run side by side.
+    return sum(
+        max(special / floors.exp2_per_s * 1e12, values * dtype.itemsize / floors.copy_tb_per_s)
+        for special, values in passes
+    )

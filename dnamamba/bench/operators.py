@@ -1,4 +1,4 @@
-"""The operators that are compared: selective scan, causal attention, convolution by FFT.
+"""The operators to compare: selective scan, causal attention, convolution by FFT.
 
 Each mixes d_inner channels over seq_len steps. Shape letters: B batch, L seq_len, D d_inner, N
 states, H heads. Capital A, B, C, D are tensors.
@@ -24,7 +24,7 @@ SCAN = "selective_scan"
 
 @dataclass(frozen=True)
 class Where:
-    """What operands are drawn on, and what runs the scan (`auto` resolved)."""
+    """Device and dtype of operands, and the scan's backend (`auto` resolved)."""
 
     device: torch.device
     dtype: torch.dtype
@@ -49,9 +49,18 @@ class Case:
         gradients = torch.autograd.grad(out, leaves, self.d_out, retain_graph=True)
         return dict(zip(self.inputs, gradients, strict=True))
 
+    def results(self) -> dict[str, Tensor]:
+        """Return the output as "out" and every gradient as "d_u" and so on."""
+        out = self.forward()
+        return {"out": out.detach(), **name_gradients(self.backward(out))}
+
+
+def name_gradients(of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"d_{name}": gradient for name, gradient in of.items()}
+
 
 def resolve_scan_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The backend `auto` takes, or the one named. Raises InputError where it cannot run here."""
+    """Return the backend "auto" takes, or `name`. Raises InputError if it cannot run here."""
     try:
         return scan_backend(device, dtype, name)
     except (ValueError, RuntimeError) as error:
@@ -61,7 +70,7 @@ def resolve_scan_backend(name: str, device: torch.device, dtype: torch.dtype) ->
 def draw_scan_inputs(
     shape: ScanShape, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Tensor]:
-    """What a Mamba layer passes to its scan, the same on every call.
+    """Draw what a Mamba layer passes to its scan, the same on every call.
 
     u, delta, z (B, L, D), B and C (B, L, N) in dtype; A (D, N), D and delta_bias (D,) in float32.
     dt starts log-uniform between 0.001 and 0.1 and A at -1 ... -N, as in a new layer.
@@ -91,16 +100,12 @@ def scan_case(shape: ScanShape, where: Where) -> Case:
     inputs = draw_scan_inputs(shape, where.dtype, where.device)
 
     def forward() -> Tensor:
-        return run_scan(inputs, selective_scan, backend=where.backend)
+        given: dict[str, Any] = {**inputs, "delta_softplus": True, "backend": where.backend}
+        out = selective_scan(**given)
+        assert isinstance(out, Tensor)
+        return out
 
     return Case(inputs, forward, torch.randn_like(inputs["u"], requires_grad=False))
-
-
-def run_scan(inputs: Mapping[str, Tensor], op: Callable[..., Any], **options: str | bool) -> Tensor:
-    """The output of the public op, or of an implementation of it."""
-    out = op(**inputs, delta_softplus=True, **options)
-    assert isinstance(out, Tensor)
-    return out
 
 
 def attention_case(shape: ScanShape, where: Where) -> Case:
@@ -139,7 +144,7 @@ def convolution_case(shape: ScanShape, where: Where) -> Case:
 
 @dataclass(frozen=True)
 class Operator:
-    """label: for people. bytes_per_element: held at the end of a backward in float32, about."""
+    """label: for people. bytes_per_element: about what a float32 backward holds at its end."""
 
     label: str
     build: Callable[[ScanShape, Where], Case]

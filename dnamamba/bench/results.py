@@ -1,4 +1,4 @@
-"""What was measured where: the file a benchmark leaves."""
+"""A benchmark's file: the machine and what was measured on it."""
 
 import json
 import os
@@ -21,40 +21,42 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def check_target(path: Path | None, option: str) -> None:
-    """Raise InputError, before any time is spent, where a file could not be written."""
-    if path is None:
-        return
-    if path.is_dir():
+    """Raise InputError, before any time is spent, if a file could not be written."""
+    if path is not None and path.is_dir():
         raise InputError(f"{option} {path} is a folder; name a file in it")
-    if not path.absolute().parent.is_dir():
+    if path is not None and not path.absolute().parent.is_dir():
         raise InputError(
             f"{option} {path}: there is no folder {path.parent}; make it, or name another"
         )
 
 
 def write_results(path: Path, setup: Mapping[str, Any], rows: Sequence[Any], **more: Any) -> None:
-    """JSON: where it was measured, then `more`, then the rows (dataclasses)."""
+    """Write setup, then `more`, then the rows (dataclasses) as JSON."""
     content = {**setup, **more, "rows": [asdict(row) for row in rows]}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
 
 
 def describe_setup(device: torch.device) -> dict[str, Any]:
-    """Where and with what is about to be measured, ready for JSON.
+    """Describe the machine and software, ready for JSON.
 
     triton: its version, None without it. commit: see `checkout_commit`. load_before: processes that
-    want a CPU, a mean of the last minute; None where the system does not tell.
+    want a CPU, a mean of the last minute; None if the system does not say.
     """
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        triton = None
     return {
         "device": describe_device(device),
         "torch": torch.__version__,
-        "triton": _version_of("triton"),
+        "triton": triton,
         "commit": checkout_commit(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 
 def announce(setup: Mapping[str, Any], device: torch.device) -> Iterator[str]:
-    """The same for people, in lines: what times depend on."""
+    """Yield lines for people about what times depend on."""
     commit = "" if setup["commit"] is None else f", commit {setup['commit']}"
     yield f"{setup['device']}, torch {setup['torch']}{commit}"
     load = setup["load_before"]
@@ -63,31 +65,24 @@ def announce(setup: Mapping[str, Any], device: torch.device) -> Iterator[str]:
 
 
 def describe_device(device: torch.device) -> str:
-    """For people: `NVIDIA H100 80GB HBM3`, `AMD EPYC, 2 threads`."""
+    """Name a device for people: `NVIDIA H100 80GB HBM3`, `AMD EPYC, 2 threads`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
 
 def cpu_name() -> str:
-    """As the maker calls it, where Linux tells; else the architecture."""
+    """Return the CPU's model name on Linux; else its architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def checkout_commit() -> str | None:
-    """The commit of the checkout this code lies in, `-dirty` where files differ; None outside one.
+    """Return the commit of this code's checkout, `-dirty` if files differ; None outside one.
 
-    A package installed inside some other project's repository is not taken for it.
+    A repository of another project that the package is installed in does not count.
     """
     if shutil.which("git") is None or _git("rev-parse", "--show-toplevel") != str(_CHECKOUT):
         return None

@@ -1,4 +1,4 @@
-"""What is timed, as people write it: `8x512x128k` and `mamba-7m:4x128k`."""
+"""Shapes to time, as people write them: `8x512x128k` and `mamba-7m:4x128k`."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -17,9 +17,8 @@ class ScanShape:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`8x512x128k`: batch, d_inner and seq_len. Raises InputError for anything else."""
-        wanted = "a shape is BATCHxD_INNERxSEQ_LEN, e.g. 8x512x128k"
-        return cls(*_parse_sizes(text, 3, wanted))
+        """Parse batch, d_inner and seq_len as in `8x512x128k`. Raises InputError."""
+        return cls(*_parse_sizes(text, 3, "a shape", "BATCHxD_INNERxSEQ_LEN, e.g. 8x512x128k"))
 
     @property
     def n_elements(self) -> int:
@@ -39,33 +38,32 @@ class TrainingRun:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`mamba-7m:4x128k`. Raises InputError for anything else; the model is not looked up."""
-        wanted = "a run is MODEL:BATCHxSEQ_LEN, e.g. mamba-7m:4x128k"
+        """Parse `mamba-7m:4x128k`; the model is not looked up. Raises InputError."""
+        form = "MODEL:BATCHxSEQ_LEN, e.g. mamba-7m:4x128k"
         model, colon, shape = text.partition(":")
         if not (model and colon):
-            raise InputError(f"{wanted}; got {text!r}")
-        return cls(model, *_parse_sizes(shape, 2, wanted))
+            raise InputError(f"a run must be {form}; got {text!r}")
+        return cls(model, *_parse_sizes(shape, 2, "a run", form))
 
     def __str__(self) -> str:
         return f"{self.model}:{self.batch}x{format_size(self.seq_len)}"
 
 
-def _parse_sizes(text: str, count: int, wanted: str) -> list[int]:
+def _parse_sizes(text: str, count: int, what: str, form: str) -> list[int]:
     parts = text.lower().split("x")
     if len(parts) != count:
-        raise InputError(f"{wanted}; got {text!r}")
+        raise InputError(f"{what} must be {form}; got {text!r}")
     try:
         return [parse_size(part) for part in parts]
     except InputError as error:
-        raise InputError(f"{wanted}; in {text!r}: {error}") from error
+        raise InputError(f"{what} must be {form}; in {text!r}: {error}") from error
 
 
 def doubled_lengths(shortest: int, longest: int) -> list[int]:
-    """`shortest`, twice that and so on up to `longest`. Raises InputError where there is none."""
+    """Return `shortest`, twice that and so on up to `longest`. Raises InputError if none fits."""
     if shortest > longest:
         raise InputError(
-            f"lengths go from --min-len {format_size(shortest)} up to --max-len "
-            f"{format_size(longest)}, which is shorter"
+            f"--max-len must be >= --min-len {format_size(shortest)}, got {format_size(longest)}"
         )
     lengths = [shortest]
     while 2 * lengths[-1] <= longest:

@@ -17,7 +17,7 @@ _LAUNCHES_MS = 5.0
 
 
 def median_ms(call: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds of a call: the median of several, after one that is not counted."""
+    """Return the median milliseconds of several calls, after one that is not counted."""
     time_calls(call, device, 1)
     once = time_calls(call, device, 1)[0]
     count = int(_REPEAT_MS[device.type] / max(once, 1e-6))
@@ -27,29 +27,29 @@ def median_ms(call: Callable[[], object], device: torch.device) -> float:
 def pass_ms(
     call: Callable[[Any], object], prepare: Callable[[], Any], device: torch.device
 ) -> tuple[float, float]:
-    """Milliseconds of `call` of what `prepare` makes: the GPU's work, and as called from Python.
+    """Return median milliseconds of `call(prepare())`: the GPU's work, and as called from Python.
 
-    The two differ where launching takes longer than the work. There the launches are recorded in a
-    CUDA graph and that is timed, if they can be. Medians; on a CPU both are the same.
+    The two differ if launching takes longer than the work: then a CUDA graph of the launches is
+    timed, if they can be captured. On a CPU both are the same.
     """
     called = _called_ms(call, prepare(), device)
     if device.type != "cuda" or called > _LAUNCHES_MS:
         return called, called
     try:
-        replay = _record(call, prepare, device)
+        replay = _capture(call, prepare, device)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError:  # it has run, so it is the recording that failed: not all can be recorded
+    except RuntimeError:  # the call itself has run before: it cannot be captured
         return called, called
     return median_ms(replay, device), called
 
 
 def _called_ms(call: Callable[[Any], object], given: Any, device: torch.device) -> float:
-    # Lets go of `given`: an autograd graph that lives on ties its leaves to its stream.
+    # Drops `given`: a live autograd graph ties its leaves to its stream.
     return median_ms(lambda: call(given), device)
 
 
-def _record(
+def _capture(
     call: Callable[[Any], object], prepare: Callable[[], Any], device: torch.device
 ) -> Callable[[], object]:
     # An autograd graph runs its backward on the stream of its forward, so both are made here.
@@ -71,11 +71,9 @@ def _record(
 
 
 def time_calls(call: Callable[[], object], device: torch.device, count: int) -> list[float]:
-    """Milliseconds of each of `count` calls."""
-    return _time_on_gpu(call, device, count) if device.type == "cuda" else _time_here(call, count)
-
-
-def _time_here(call: Callable[[], object], count: int) -> list[float]:
+    """Return the milliseconds of each of `count` calls."""
+    if device.type == "cuda":
+        return _time_on_gpu(call, device, count)
     found = []
     for _ in range(count):
         began = time.perf_counter()

@@ -1,7 +1,6 @@
 """Whole training steps of named models: tokens a second and memory.
 
-The objective, the optimiser, the plan and the step are those of `dnamamba pretrain`; the windows
-are random bases, so nothing has to be read.
+Objective, optimizer, plan and step are those of `dnamamba pretrain`; the windows are random bases.
 """
 
 import ctypes
@@ -10,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +33,10 @@ from dnamamba.training.optimizer import build_optimizer
 from dnamamba.training.step import TrainingStep, is_finite
 
 WARM_UP_STEPS = PASSES_BEFORE + 1
-"""Steps not counted: of the last of them a pass is recorded, where there is a GPU."""
+"""Steps not counted; on a GPU the last captures a CUDA graph."""
 
 _RECIPE = TrainConfig(learning_rate=8e-3)
-# The models of the Mamba paper's DNA experiments, with which others have been measured.
+# Models of the Mamba paper's DNA experiments, with which other code has been measured.
 _GPU_RUNS = (
     *("mamba-1.4m:1kx1k", "mamba-1.4m:64x16k", "mamba-1.4m:8x128k"),
     *("mamba-1.4m:1x256k", "mamba-1.4m:1x512k", "mamba-1.4m:1x1M"),
@@ -47,38 +46,32 @@ _CPU_RUNS = ("mamba-demo:8x1k", "mamba-demo:1x16k", "mamba-1.4m:1x4k")
 
 
 def default_runs(device_type: str) -> list[TrainingRun]:
-    """Minutes on a GPU, seconds on a CPU."""
+    """Return the runs that take minutes on a GPU, seconds on a CPU."""
     return [TrainingRun.parse(text) for text in (_GPU_RUNS if device_type == "cuda" else _CPU_RUNS)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRow:
-    """Steps of one model at one shape; None where it did not run."""
+    """Steps of one model at one shape; numbers are None if it did not run.
+
+    batch: windows in a step. tokens_per_s: of the median step. peak_gib: of the GPU's memory; on a
+    CPU of the whole process. recompute: see models/recompute.py. micro_batch: windows in one
+    forward pass. note: why there are no numbers.
+    """
 
     model: str
     batch: int
-    """Windows in a step."""
-
     seq_len: int
     tokens_per_s: float | None = None
-    """Of the median step."""
-
     peak_gib: float | None = None
-    """Of the GPU's memory; on a CPU of the whole process, Python and all."""
-
     recompute: Recompute | None = None
-    """What the backward pass made again; see models/recompute.py."""
-
     micro_batch: int | None = None
-    """Windows in one forward pass."""
-
     note: str | None = None
-    """Why there are no numbers."""
 
 
 @dataclass(frozen=True)
 class TrainingBenchmark:
-    """micro_batch, recompute: None for what `dnamamba pretrain` would plan."""
+    """micro_batch, recompute: None for the plan of `dnamamba pretrain`."""
 
     compute: Compute
     n_steps: int = 5
@@ -87,21 +80,30 @@ class TrainingBenchmark:
 
     def __post_init__(self) -> None:
         if self.compute.ranks.world_size > 1:
-            raise InputError("training steps are timed in one process: start it without torchrun")
+            raise InputError("time training steps in one process: start it without torchrun")
 
     def check(self) -> float:
-        """The worst error of the scan that models take. Raises WrongResultError."""
+        """Return the worst error of the models' scan. Raises WrongResultError."""
         dtype = self.compute.autocast_dtype or torch.float32
         backend = resolve_scan_backend("auto", self.compute.device, dtype)
         return check_scan(Where(self.compute.device, dtype, backend))
 
     def time_runs(self, runs: Sequence[TrainingRun]) -> Iterator[TrainingRow]:
-        """Run after run. Raises InputError, at once, for what no machine could run."""
-        check_runs(runs, self.micro_batch)
+        """Time run after run.
+
+        Raises InputError, at once, for an unknown model or a micro-batch that does not divide.
+        """
+        for run in runs:
+            preset(run.model)
+            n = self.micro_batch
+            if n is not None and (n < 1 or run.batch % n):
+                raise InputError(
+                    f"--micro-batch must divide the {run.batch} windows of {run}, got {n}"
+                )
         return map(self._measure, runs)
 
     def _measure(self, run: TrainingRun) -> TrainingRow:
-        row = TrainingRow(model=run.model, batch=run.batch, seq_len=run.seq_len)
+        row = TrainingRow(**asdict(run))
         reset_peak(self.compute.device)
         try:
             return self._time(run, row)
@@ -113,10 +115,11 @@ class TrainingBenchmark:
 
     def _time(self, run: TrainingRun, row: TrainingRow) -> TrainingRow:
         step, passes = self._prepare(run)
-        codes = random_codes(run, self.compute.device)
+        device = self.compute.device
+        codes = random_codes(run, device)
         if step.objective.masks_bases:
-            hidden = [mask_bases(window, n) for n, window in enumerate(codes.cpu().numpy())]
-            codes = torch.from_numpy(np.stack(hidden)).to(self.compute.device)
+            masked = [mask_bases(window, n) for n, window in enumerate(codes.cpu().numpy())]
+            codes = torch.from_numpy(np.stack(masked)).to(device)
         seconds = []
         for number in range(WARM_UP_STEPS + self.n_steps):
             began = time.perf_counter()
@@ -128,7 +131,7 @@ class TrainingBenchmark:
         return replace(
             row,
             tokens_per_s=run.batch * run.seq_len / median,
-            peak_gib=peak_bytes(self.compute.device) / 2**30,
+            peak_gib=peak_bytes(device) / 2**30,
             recompute=passes.recompute,
             micro_batch=passes.micro_batch,
         )
@@ -163,46 +166,33 @@ class TrainingBenchmark:
     ) -> tuple[float, float]:
         parts = codes.split(passes.micro_batch)
         weight = torch.stack([step.objective.weight(part) for part in parts]).sum()
-        found = step.update(parts, weight, _RECIPE.learning_rate_at(number))
+        loss_and_norm = step.update(parts, weight, _RECIPE.learning_rate_at(number))
         if self.compute.device.type == "cuda":
             torch.cuda.synchronize(self.compute.device)
-        return found
-
-
-def check_runs(runs: Sequence[TrainingRun], micro_batch: int | None) -> None:
-    """Raise InputError for a model that does not exist or a micro-batch that does not divide."""
-    for run in runs:
-        preset(run.model)
-        if micro_batch is not None and (micro_batch < 1 or run.batch % micro_batch):
-            raise InputError(
-                f"--micro-batch {micro_batch} does not divide the {run.batch} windows of {run}"
-            )
+        return loss_and_norm
 
 
 def random_codes(run: TrainingRun, device: torch.device) -> Tensor:
-    """A, C, G and T alike, uint8 (batch, seq_len)."""
+    """Draw A, C, G and T alike, uint8 (batch, seq_len)."""
     size = (run.batch, run.seq_len)
     return torch.randint(FIRST_BASE_ID, LAST_BASE_ID + 1, size, dtype=torch.uint8, device=device)
 
 
-# --- the most memory a run took
-
-
 def reset_peak(device: torch.device) -> None:
-    """Let go of what earlier runs left, and count from here."""
+    """Free what earlier runs left, and count `peak_bytes` from here."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     elif (reset := Path("/proc/self/clear_refs")).exists():
-        # Else what malloc keeps of a run of 41M parameters, 0.1 GiB, counts as the next one's.
+        # malloc keeps 0.1 GiB of a run of 41M parameters.
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
             trim(0)
         reset.write_text("5")  # Linux: the peak starts again at what is held now
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Since `reset_peak`; on a CPU of the process, where Linux does not tell since its start."""
+    """Return the peak since `reset_peak`; off Linux, on a CPU, since the process started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")

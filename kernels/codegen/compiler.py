@@ -15,8 +15,7 @@ from typing import Any
 from dnamamba.kernels.codegen.emitter import Emitter
 from dnamamba.runtime import cache_folder
 
-# The widest vectors of float32 a CPU has, best first; four lanes where nothing is known: LLVM
-# makes of them what there is.
+# Lanes of float32 in a CPU's widest vectors, best first; four if nothing is known.
 _LANES = (("avx512f", 16), ("avx2", 8), ("avx", 8))
 _FEWEST_LANES = 4
 
@@ -37,13 +36,13 @@ class Host:
 
     @property
     def registers(self) -> int:
-        """Vectors the CPU holds at a time: 16 on x86 before AVX-512, else 32."""
+        """Vector registers: 16 on x86 before AVX-512, else 32."""
         return 16 if self.triple.startswith(("x86", "i686")) and self.lanes < 16 else 32
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled kernel. run: calls it with the address of its arguments, without Python's lock."""
+    """A compiled kernel. run: calls it with its arguments' address, without Python's lock."""
 
     arguments: Sequence[str]
     run: Callable[[Any], None]
@@ -53,7 +52,7 @@ class Kernel:
 
 @functools.cache
 def why_no_host() -> str | None:
-    """Why no code can be made here and what to do, or None if it can."""
+    """Return why no code can be made here and what to do, or None if it can."""
     if importlib.util.find_spec("llvmlite") is None:
         return "llvmlite is not installed; `pip install llvmlite`"
     try:
@@ -74,11 +73,16 @@ def find_host() -> Host:
     return Host(triple, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
 
 
-def compile_kernel(emitter: Emitter, host: Host) -> Kernel:
-    """Compile, or load what an earlier process compiled from the same IR for the same CPU."""
+@functools.cache
+def compile_kernel(write: Callable[[Any], Emitter], variant: Any, host: Host) -> Kernel:
+    """Compile the kernel that `write` makes of a variant, once per process.
+
+    Loads what an earlier process compiled from the same IR for the same CPU.
+    """
     import llvmlite
     import llvmlite.binding as llvm
 
+    emitter = write(variant)
     ir = emitter.ir()
     key = "\n".join([llvmlite.__version__, host.triple, host.cpu, host.features, ir])
     name = f"{emitter.name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
@@ -98,7 +102,7 @@ def compile_kernel(emitter: Emitter, host: Host) -> Kernel:
 
 
 def _cache_path(name: str) -> Path | None:
-    """None in a process without a home, which compiles for itself."""
+    """Return the file of compiled code; None in a process without a home."""
     try:
         return cache_folder() / "cpu-kernels" / name
     except RuntimeError:
@@ -138,7 +142,7 @@ def _read_sealed(path: Path) -> bytes | None:
 
 
 def _write_sealed(path: Path, code: bytes) -> None:
-    """Whole or not at all; without a cache folder to write to, the next process compiles again."""
+    """Write whole or not at all; without a folder to write to, the next process compiles again."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, building = tempfile.mkstemp(dir=path.parent)

@@ -1,8 +1,8 @@
-"""Writes LLVM IR: values with operators, loops as `with` blocks, variables, rows of channels.
+"""Writer of LLVM IR: values with operators, loops as `with` blocks, variables.
 
-A kernel is a Python function that calls an `Emitter`. What runs is not the Python but what it wrote
-down: a Python `for` is unrolled, `emitter.loop` is a loop at run time. Numbers are put in place of
-values wherever they are unambiguous.
+A kernel is a Python function that calls an `Emitter`, which writes down what will run: a Python
+`for` is unrolled, `emitter.loop` is a loop at run time. Numbers may stand for values wherever they
+are unambiguous.
 
 A *vector* holds `lanes` float32 channels, a *mask* says which of them exist.
 """
@@ -50,7 +50,7 @@ class Value:
 
 
 class Variable:
-    """A place for a value that changes in a loop; LLVM keeps it in a register."""
+    """A value that changes in a loop; LLVM keeps it in a register."""
 
     def __init__(self, value: Value) -> None:
         self._emitter, self._kind = value.emitter, value.kind
@@ -101,14 +101,14 @@ class Emitter:
         return self.write(kind, call)
 
     def reserve(self, kind: str, count: int = 1) -> Value:
-        """Memory on the stack for `count` of a type, aligned to a cache line; not cleared."""
+        """Reserve stack memory for `count` of a type, aligned to a cache line; not cleared."""
         address = Value(self, POINTER, self._new_name())
         self._reserved.append(f"  {address.text} = alloca {kind}, i64 {count}, align 64")
         return address
 
     def ir(self) -> str:
-        """The finished module."""
-        # AVX-512 CPUs get the full width only where a function insists on it.
+        """Return the finished module."""
+        # AVX-512 CPUs get the full width only if a function insists on it.
         bits = 32 * self.lanes
         widths = f'"min-legal-vector-width"="{bits}" "prefer-vector-width"="{bits}"'
         return "\n".join(
@@ -144,21 +144,22 @@ class Emitter:
         """A vector of one number."""
         return self.constant(self.vector, number)
 
+    def _like(self, a: Value, b: Value | float) -> Value:
+        return b if isinstance(b, Value) else self.constant(a.kind, b)
+
     def binary(self, operation: str, a: Value, b: Value | float) -> Value:
-        if not isinstance(b, Value):
-            b = self.constant(a.kind, b)
+        b = self._like(a, b)
         prefix = "f" if FLOAT in a.kind else ""
         return self.write(a.kind, f"{prefix}{operation} {a}, {b.text}")
 
     def fma(self, a: Value, b: Value | float, c: Value | float) -> Value:
         """a b + c, rounded once where the CPU can."""
-        b, c = (x if isinstance(x, Value) else self.constant(a.kind, x) for x in (b, c))
+        b, c = self._like(a, b), self._like(a, c)
         return self.call(a.kind, f"llvm.fmuladd.{_suffix(a.kind)}", a, b, c)
 
     def is_less(self, a: Value, b: Value | float) -> Value:
-        """a < b by element; False where one is NaN."""
-        if not isinstance(b, Value):
-            b = self.constant(a.kind, b)
+        """Compare a < b by element; False if one is NaN."""
+        b = self._like(a, b)
         result = a.kind.replace(FLOAT, "i1").replace("i64", "i1").replace("i32", "i1")
         compare = "fcmp olt" if FLOAT in a.kind else "icmp slt"
         return self.write(result, f"{compare} {a}, {b.text}")
@@ -167,15 +168,13 @@ class Emitter:
         return self.write(a.kind, f"select {condition}, {a}, {b}")
 
     def minimum(self, a: Value, b: Value | float) -> Value:
-        """The smaller; where one is NaN, b."""
-        if not isinstance(b, Value):
-            b = self.constant(a.kind, b)
+        """Return the smaller; b if one is NaN."""
+        b = self._like(a, b)
         return self.select(self.is_less(a, b), a, b)
 
     def maximum(self, a: Value, b: Value | float) -> Value:
-        """The larger; where one is NaN, a."""
-        if not isinstance(b, Value):
-            b = self.constant(a.kind, b)
+        """Return the larger; a if one is NaN."""
+        b = self._like(a, b)
         return self.select(self.is_less(a, b), b, a)
 
     def as_bits(self, vector: Value) -> Value:
@@ -196,14 +195,14 @@ class Emitter:
         return self.write(self.vector, f"shufflevector {first}, {self.vector} poison, {zeros}")
 
     def pick(self, a: Value, b: Value, positions: Sequence[int]) -> Value:
-        """The elements of a and b, one after the other, at these places."""
+        """Return elements of a followed by b, at these positions."""
         element = a.kind.strip("<>").partition(" x ")[2]
         indices = ", ".join(f"i32 {position}" for position in positions)
         kind = f"<{len(positions)} x {element}>"
         return self.write(kind, f"shufflevector {a}, {b}, <{len(positions)} x i32> <{indices}>")
 
     def mask_of(self, count: Value) -> Value:
-        """The first `count` lanes."""
+        """Return the mask of the first `count` lanes."""
         kind = f"<{self.lanes} x i32>"
         count = self.write("i32", f"trunc {count} to i32")
         first = self.write(kind, f"insertelement {kind} poison, {count}, i64 0")
@@ -215,24 +214,24 @@ class Emitter:
     # Memory.
 
     def offset(self, address: Value, n_floats: Value | int) -> Value:
-        """The address n floats further on."""
+        """Return the address n floats further on."""
         index = n_floats if isinstance(n_floats, Value) else self.constant(INT, n_floats)
         return self.write(POINTER, f"getelementptr float, {address}, {index}")
 
     def load(self, address: Value, kind: str | None = None) -> Value:
-        """A vector, or another type, from any address."""
+        """Load a vector, or another type, from any address."""
         kind = kind or self.vector
         return self.write(kind, f"load {kind}, {address}, align {FLOAT_BYTES}")
 
     def load_spread(self, address: Value) -> Value:
-        """One float into every lane."""
+        """Load one float into every lane."""
         return self.spread(self.load(address, FLOAT))
 
     def store(self, value: Value, address: Value) -> None:
         self.write_line(f"store {value}, {address}, align {FLOAT_BYTES}")
 
     def load_masked(self, address: Value, mask: Value) -> Value:
-        """A vector, 0 where the mask is off: what lies there is not touched."""
+        """Load a vector with 0 in lanes off the mask, whose memory is not touched."""
         name = f"llvm.masked.load.{_suffix(self.vector)}.p0"
         return self.call(
             self.vector, name, address, self.constant("i32", 4), mask, self.number(0.0)
@@ -243,7 +242,7 @@ class Emitter:
         self.call("void", name, value, address, self.constant("i32", 4), mask)
 
     def prefetch(self, address: Value) -> None:
-        """Ask for the cache line of an address that is used soon; any address will do."""
+        """Ask for the cache line of an address that is used soon; it need not be valid."""
         read, near, data = (self.constant("i32", number) for number in (0, 2, 1))
         self.call("void", "llvm.prefetch.p0", address, read, near, data)
 
@@ -263,7 +262,7 @@ class Emitter:
     def tasks(self, next_task: Value, n_tasks: Value) -> Iterator[Value]:
         """Run the block with one task number after the other until all are taken.
 
-        next_task: the address of a count that all threads share; whoever is free takes the next.
+        next_task: the address of a count that all threads share.
         """
         taken = Variable(self.constant(INT, 0))
 

@@ -10,7 +10,7 @@ from dnamamba.kernels.codegen.emitter import Emitter, Value
 
 LOG2_E, LN_2 = 1.4426950408889634, 0.6931471805599453
 
-# Adding it rounds a float to a whole number, which then stands in its lowest bits.
+# Added to a float, it rounds to a whole number in the lowest bits.
 ROUNDER = 1.5 * 2**23
 # exp2(x) = 1 + x q(x) on [-1/2, 1/2] within 9.1e-8; exactly 1 at 0, so that what hardly decays is
 # not off by one rounding more at each of 100,000 steps.
@@ -23,7 +23,7 @@ LEAST_EXPONENT = -126.0
 
 
 def exp2_of_product(e: Emitter, x: Value, y: Value) -> Value:
-    """2^(x y), for x y < 127.5; 0 below 2^-126."""
+    """Write 2^(x y), for x y < 127.5; 0 below 2^-126."""
     shifted = e.fma(x, y, ROUNDER)
     whole = shifted - ROUNDER
     rest = e.fma(x, y, -whole)  # exact but for the rounding of the product, in [-1/2, 1/2]
@@ -34,7 +34,7 @@ def exp2_of_product(e: Emitter, x: Value, y: Value) -> Value:
 
 
 def exp_of_negative(e: Emitter, x: Value) -> Value:
-    """e^-x; that of less than -87 is e^87, as float32 does not hold much more."""
+    """Write e^-x, at most e^87, as float32 does not hold much more."""
     return exp2_of_product(e, e.maximum(x, -87.0), e.number(-LOG2_E))
 
 
@@ -43,7 +43,7 @@ def sigmoid(e: Emitter, x: Value) -> Value:
 
 
 def softplus(e: Emitter, x: Value) -> tuple[Value, Value]:
-    """log(1 + e^x) and its derivative. NaN stays NaN in the first."""
+    """Write log(1 + e^x), NaN for NaN, and its derivative."""
     size = e.maximum(-x, x)
     tail = exp_of_negative(e, size)  # e^-|x|, at most 1
     # log(1 + t) = 2 atanh(s), with s = t / (2 + t) at most 1/3: also exact where t is tiny.
@@ -57,7 +57,7 @@ def softplus(e: Emitter, x: Value) -> tuple[Value, Value]:
 
 
 def polynomial(e: Emitter, x: Value, coefficients: Sequence[float]) -> Value:
-    """c0 + c1 x + c2 x^2 + ... from the highest power down."""
+    """Write c0 + c1 x + c2 x^2 + ... from the highest power down."""
     result = e.number(coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         result = e.fma(result, x, coefficient)
@@ -65,7 +65,7 @@ def polynomial(e: Emitter, x: Value, coefficients: Sequence[float]) -> Value:
 
 
 def total(values: Sequence[Value]) -> Value:
-    """The sum of a few values, pair by pair."""
+    """Add a few values pair by pair."""
     while len(values) > 1:
         pairs = [a + b for a, b in zip(values[::2], values[1::2], strict=False)]
         values = pairs + list(values[len(pairs) * 2 :])
@@ -73,11 +73,10 @@ def total(values: Sequence[Value]) -> Value:
 
 
 def sums_over_lanes(e: Emitter, vectors: Sequence[Value]) -> Value:
-    """The sum over the lanes of each of up to `lanes` vectors, as one vector of that many.
+    """Sum up to `lanes` vectors over their lanes, into one vector of that many.
 
-    Two vectors at a time are added into one that holds half-summed halves of both, in an order
-    whose shuffles stay within 128 bits for as long as possible: three instructions a vector, where
-    a sum of its own takes eight.
+    Two vectors at a time are added into one with half-summed halves of both, in an order whose
+    shuffles stay within 128 bits as long as possible: three instructions a vector, not eight.
     """
     n_sums, row = len(vectors), list(vectors)
     width = 1
@@ -90,7 +89,7 @@ def sums_over_lanes(e: Emitter, vectors: Sequence[Value]) -> Value:
 
 
 def _halves(lanes: int, width: int) -> tuple[list[int], list[int]]:
-    """Where, in two vectors of partial sums of `width` values, the two parts to add up stand."""
+    """Return the lanes of the two parts to add in two vectors of sums of `width` values."""
     if width >= 4:
         quads = [range(4 * i, 4 * i + 4) for i in range(2 * lanes // 4)]
         return [*chain(*quads[::2])], [*chain(*quads[1::2])]

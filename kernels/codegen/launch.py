@@ -1,9 +1,9 @@
 """One call of a compiled kernel, on as many threads as torch uses.
 
-Where torch's threads are those of GNU OpenMP (its Linux builds), they run the kernel too, through
-the entry point that gcc's `#pragma omp parallel` calls. Threads of our own would share the cores
-with torch's, which go on spinning for milliseconds after each of its operations: a training step on
-two cores then takes 17 % longer. Elsewhere a pool of Python threads has to do.
+If torch's threads are GNU OpenMP's (its Linux builds), they run the kernel too, through the entry
+point of gcc's `#pragma omp parallel`. Our own threads would share the cores with torch's, which
+spin for milliseconds after each operation: a training step on two cores takes 17 % longer.
+Elsewhere a pool of Python threads runs it.
 """
 
 import ctypes
@@ -33,13 +33,13 @@ class Arguments:
         self._alive: list[Tensor] = []
 
     def add(self, **tensors: Tensor | None) -> None:
-        """Tensors that are read or written as they lie."""
+        """Add the addresses of tensors, 0 for None."""
         for name, tensor in tensors.items():
             self.values[name] = 0 if tensor is None else tensor.data_ptr()
             self._alive += [] if tensor is None else [tensor]
 
     def add_rows(self, in_time: bool = True, **tensors: Tensor | None) -> None:
-        """float32 tensors (B, L, ...), see `tensors.Rows`.
+        """Add float32 tensors (B, L, ...) for `tensors.Rows`.
 
         in_time: in reverse, the kernel's first row is the tensor's last.
         """
@@ -53,7 +53,7 @@ class Arguments:
 
 
 def refuse_unseen(*tensors: Tensor) -> str | None:
-    """Why machine code cannot have these tensors' memory, or None if it can."""
+    """Return why machine code cannot have these tensors' memory, or None if it can."""
     if torch.compiler.is_compiling():
         return "torch.compile cannot see into it"
     for tensor in tensors:
@@ -65,13 +65,13 @@ def refuse_unseen(*tensors: Tensor) -> str | None:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """In float32, as it is where the last axis is contiguous, else a copy."""
+    """Return x in float32 with a contiguous last axis, copied only if needed."""
     x = x.float()
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def launch(kernel: Kernel, n_tasks: int, arguments: Arguments) -> None:
-    """Run all tasks of a kernel; returns when they are done."""
+    """Run all tasks of a kernel and wait for them."""
     taken = ctypes.c_int64(0)
     values = {**arguments.values, NEXT_TASK: ctypes.addressof(taken), N_TASKS: n_tasks}
     packed = (ctypes.c_int64 * len(kernel.arguments))(*(values[n] for n in kernel.arguments))
@@ -89,7 +89,7 @@ def launch(kernel: Kernel, n_tasks: int, arguments: Arguments) -> None:
 
 @functools.cache
 def _openmp() -> Callable[..., Any] | None:
-    """GOMP_parallel of the very library that torch has loaded, or None where there is none."""
+    """Return GOMP_parallel of the library that torch has loaded, or None without one."""
     if not sys.platform.startswith("linux"):
         return None
     root = Path(torch.__file__).parent
@@ -109,3 +109,33 @@ def _openmp() -> Callable[..., Any] | None:
 def _threads(process: int) -> ThreadPoolExecutor:
     """One pool a process: a fork has none of its parent's threads."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="dnamamba-kernel")
+
+
+# --- memory that kernels write
+
+# From this size malloc gives memory back after each use, and taking it again page by page of 4 KiB
+# costs more than a kernel's arithmetic.
+_LARGE = 4 << 20
+_PAGE = 4096
+_USE_LARGE_PAGES = 14  # MADV_HUGEPAGE
+
+
+def new_tensor(*shape: int) -> Tensor:
+    """Return a float32 tensor, not filled in, in large pages if Linux lends them."""
+    # dtype and device are given, as torch's defaults may be others.
+    tensor = torch.empty(shape, dtype=torch.float32, device="cpu")
+    size = tensor.numel() * FLOAT_BYTES
+    if size >= _LARGE and (advise := _madvise()) is not None:
+        start = -(-tensor.data_ptr() // _PAGE) * _PAGE
+        # Only a hint: if it is refused, the pages are small ones.
+        advise(start, (tensor.data_ptr() + size - start) // _PAGE * _PAGE, _USE_LARGE_PAGES)
+    return tensor
+
+
+@functools.cache
+def _madvise() -> Callable[..., Any] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function

@@ -1,4 +1,4 @@
-"""Tensors as a kernel sees them: rows of channels, one a step of time, and scratch memory."""
+"""Tensors in a kernel: rows of channels, one a step of time, and scratch memory."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ def per_step(*names: str) -> list[str]:
 
 
 class Rows:
-    """One tensor (B, L, ...): where the row of a step begins, for one batch entry."""
+    """Addresses of one tensor's rows (B, L, ...) by step, for one batch entry."""
 
     def __init__(self, e: Emitter, name: str, batch: Value, column: Value) -> None:
         self.e, self._step = e, e.argument(f"{name}_step")
@@ -19,6 +19,22 @@ class Rows:
 
     def at(self, step: Value) -> Value:
         return self.e.offset(self._start, step * self._step)
+
+
+class ChannelBlock:
+    """Neighbouring channels of one batch entry, masked."""
+
+    def __init__(self, e: Emitter, batch: Value, channel: Value, mask: Value) -> None:
+        self.e, self.batch, self.channel, self.mask = e, batch, channel, mask
+
+    def rows(self, name: str) -> Rows:
+        return Rows(self.e, name, self.batch, self.channel)
+
+    def load(self, address: Value) -> Value:
+        return self.e.load_masked(address, self.mask)
+
+    def store(self, vector: Value, address: Value) -> None:
+        self.e.store_masked(vector, address, self.mask)
 
 
 class Scratch:
@@ -38,7 +54,7 @@ class Scratch:
 
 
 def prefetch(streams: Sequence[Rows | None], step: Value) -> None:
-    """Ask for a row that is used soon: they lie too far apart for the CPU to guess.
+    """Ask for rows used soon: they lie too far apart for the CPU to guess.
 
     Without it a pass over more than the caches hold takes twice as long.
     """

@@ -4,7 +4,6 @@ A task walks one block of channels of one batch entry through time, the inputs i
 registers. Before the first step stand the K - 1 rows of the history. Shape letters as in op.py.
 """
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dnamamba.kernels.codegen.compiler import Kernel, compile_kernel, find_host, why_no_host
+from dnamamba.kernels.codegen.compiler import compile_kernel, find_host, why_no_host
 from dnamamba.kernels.codegen.emitter import INT, POINTER, Emitter, Value, Variable
 from dnamamba.kernels.codegen.functions import sigmoid
 from dnamamba.kernels.codegen.launch import (
@@ -23,10 +22,10 @@ from dnamamba.kernels.codegen.launch import (
     Arguments,
     channels_last,
     launch,
+    new_tensor,
     refuse_unseen,
 )
-from dnamamba.kernels.codegen.memory import new_tensor
-from dnamamba.kernels.codegen.tensors import Rows, per_step, prefetch
+from dnamamba.kernels.codegen.tensors import ChannelBlock, per_step, prefetch
 from dnamamba.kernels.conv.reference import last_inputs
 
 WIDEST = 8
@@ -39,7 +38,7 @@ _AHEAD = 16
 
 
 def refuse(x: Tensor, weight: Tensor) -> str | None:
-    """Why this backend cannot take these operands and what to do, or None if it can."""
+    """Return why this backend cannot take these operands and what to do, or None if it can."""
     if (reason := refuse_unseen(x, weight)) is not None:
         return reason
     if torch.float64 in (x.dtype, weight.dtype):
@@ -52,22 +51,17 @@ def refuse(x: Tensor, weight: Tensor) -> str | None:
 
 
 def causal_conv1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation: str | None = None,
-    initial_state: Tensor | None = None,
-    return_last_state: bool = False,
-    reverse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """As in op.py; float32 and narrower."""
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None,
+    initial_state: Tensor | None = None, return_last_state: bool = False, reverse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+    """`kernels.causal_conv1d` in float32 and narrower."""
     tensors = (x, weight, bias, initial_state)
     # Autograd rounds the gradients back to the operands' dtypes.
     widened = [None if tensor is None else channels_last(tensor) for tensor in tensors]
     out = _CpuConv.apply(*widened, activation == "silu", reverse).to(x.dtype)
     if not return_last_state:
         return out
-    # Of the last K - 1 inputs alone: all of them flipped would be a copy.
+    # Only the last K - 1 inputs: flipping all of x would copy it.
     n_last = weight.shape[1] - 1
     last = x[:, :n_last].flip(1) if reverse else x[:, max(0, x.shape[1] - n_last) :]
     return out, last_inputs(last, n_last, initial_state)
@@ -78,7 +72,7 @@ def causal_conv1d(
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compiled in; everything else is an argument."""
+    """Constants of a kernel; everything else is an argument."""
 
     lanes: int
     d_conv: int
@@ -91,43 +85,34 @@ FORWARD_ARGUMENTS = [*_INPUTS, *per_step("out")]
 BACKWARD_ARGUMENTS = [*_INPUTS, *per_step("d_out", "d_x", "d_history"), "d_weight", "d_bias"]
 
 
-class _Block:
+class _Block(ChannelBlock):
     """Neighbouring channels of one batch entry: their taps and inputs."""
 
     def __init__(self, e: Emitter, v: Variant, task: Value) -> None:
-        self.e, self.v = e, v
+        self.v = v
         channels = e.argument("n_channels")
         blocks = (channels + (e.lanes - 1)) // e.lanes
-        self.batch = task // blocks
-        self.channel = (task - self.batch * blocks) * e.lanes
-        self.mask = e.mask_of(channels - self.channel)
+        batch = task // blocks
+        channel = (task - batch * blocks) * e.lanes
+        super().__init__(e, batch, channel, e.mask_of(channels - channel))
         last = v.d_conv - 1
         # By lag: the last tap is that of the current step.
         self.taps = [self.load(self.row_of("weight", last - lag)) for lag in range(v.d_conv)]
         self.bias = self.load(self.row_of("bias", 0)) if v.has_bias else e.number(0.0)
         self.x, self._history = self.rows("x"), self.rows("history")
 
-    def rows(self, name: str) -> Rows:
-        return Rows(self.e, name, self.batch, self.channel)
-
     def row_of(self, name: str, row: Value | int) -> Value:
         row = row if isinstance(row, Value) else self.e.constant(INT, row)
         address = row * self.e.argument("n_channels") + self.channel
         return self.e.offset(self.e.argument(name, POINTER), address)
 
-    def load(self, address: Value) -> Value:
-        return self.e.load_masked(address, self.mask)
-
-    def store(self, vector: Value, address: Value) -> None:
-        self.e.store_masked(vector, address, self.mask)
-
     def input_at(self, step: Value) -> Value:
-        """x of a step; before step 0 that of the history."""
+        """Load x of a step; before step 0 that of the history."""
         before = self._history.at(step + (self.v.d_conv - 1))
         return self.load(self.e.select(self.e.is_less(step, 0), before, self.x.at(step)))
 
     def weighted_sum(self, inputs: list[Value]) -> Value:
-        """The convolution before its activation, given x by lag."""
+        """Return the convolution before its activation, given x by lag."""
         result = self.bias
         for tap, value in zip(self.taps, inputs, strict=True):
             result = self.e.fma(tap, value, result)
@@ -135,7 +120,7 @@ class _Block:
 
 
 class _Window:
-    """The latest few of a series of vectors, newest first."""
+    """The latest vectors of a series, newest first."""
 
     def __init__(self, vectors: list[Value]) -> None:
         self._slots = [Variable(vector) for vector in vectors]
@@ -150,14 +135,14 @@ class _Window:
 
 
 @contextmanager
-def _each_task(name: str, v: Variant, arguments: list[str]) -> Iterator[tuple[Emitter, _Block]]:
+def _task_blocks(name: str, v: Variant, arguments: list[str]) -> Iterator[tuple[Emitter, _Block]]:
     e = Emitter(name, v.lanes, arguments)
     with e.tasks(e.argument(NEXT_TASK, POINTER), e.argument(N_TASKS)) as task:
         yield e, _Block(e, v, task)
 
 
 def write_forward(v: Variant) -> Emitter:
-    with _each_task("conv_forward", v, FORWARD_ARGUMENTS) as (e, block):
+    with _task_blocks("conv_forward", v, FORWARD_ARGUMENTS) as (e, block):
         out, lags = block.rows("out"), range(1, v.d_conv)
         earlier = _Window([block.input_at(e.constant(INT, -lag)) for lag in lags])
         with e.loop(e.argument("seq_len")) as step:
@@ -170,8 +155,8 @@ def write_forward(v: Variant) -> Emitter:
 
 
 def write_backward(v: Variant) -> Emitter:
-    """From the last step to the first, and on into the history."""
-    with _each_task("conv_backward", v, BACKWARD_ARGUMENTS) as (e, block):
+    """Walk from the last step to the first, and on into the history."""
+    with _task_blocks("conv_backward", v, BACKWARD_ARGUMENTS) as (e, block):
         walk = _WalkBack(e, v, block)
         seq_len = e.argument("seq_len")
         segments = (seq_len + (_SEGMENT - 1)) // _SEGMENT
@@ -197,7 +182,7 @@ class _WalkBack:
         self.x = [Variable(block.input_at(last - lag)) for lag in range(v.d_conv - 1)]
         zero = e.number(0.0)
         self.later = _Window([zero] * (v.d_conv - 1))
-        # Of each tap, by lag, and of the bias.
+        # Gradients of each tap, by lag, and of the bias.
         self.sums, self.totals = ([Variable(zero) for _ in range(v.d_conv + 1)] for _ in range(2))
 
     def step(self, step: Value) -> None:
@@ -217,7 +202,7 @@ class _WalkBack:
         self.later.push(d_sum)
 
     def _gradient(self, d_sum: Value) -> Value:
-        """Of the input of a step: what it gave to that step's sum and to those after."""
+        """Return the gradient of a step's input, from that step's sum and those after."""
         result = self.block.taps[0] * d_sum
         for tap, later in zip(self.block.taps[1:], self.later.get(), strict=True):
             result = self.e.fma(tap, later, result)
@@ -244,13 +229,6 @@ class _WalkBack:
 
 
 # Launchers and autograd.
-
-
-@functools.cache
-def compiled(variant: Variant, is_backward: bool) -> Kernel:
-    """The kernel of a variant, made on its first use in this process."""
-    write = write_backward if is_backward else write_forward
-    return compile_kernel(write(variant), find_host())
 
 
 def _arguments(
@@ -281,7 +259,7 @@ class _CpuConv(torch.autograd.Function):
         out = new_tensor(*x.shape)
         arguments.add_rows(out=out)
         n_tasks = batch * -(-channels // lanes)
-        launch(compiled(variant, False), n_tasks, arguments)
+        launch(compile_kernel(write_forward, variant, find_host()), n_tasks, arguments)
         ctx.save_for_backward(x, weight, bias, history)
         ctx.variant, ctx.reverse, ctx.n_tasks = variant, reverse, n_tasks
         return out
@@ -297,12 +275,11 @@ class _CpuConv(torch.autograd.Function):
         arguments.add_rows(d_out=channels_last(d_out), d_x=d_x)
         arguments.add_rows(in_time=False, d_history=d_history)
         arguments.add(d_weight=d_weight, d_bias=d_bias)
-        launch(compiled(ctx.variant, True), ctx.n_tasks, arguments)
+        launch(compile_kernel(write_backward, ctx.variant, find_host()), ctx.n_tasks, arguments)
         return (
             d_x,
             d_weight.sum(0).t(),
             None if bias is None else d_bias.sum(0),
             None if history is None else d_history,
-            None,
-            None,
+            *(None, None),
         )

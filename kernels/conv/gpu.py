@@ -1,10 +1,10 @@
 """`causal_conv1d` in Triton: one pass over memory forward, one backward.
 
 A program is one warp. It owns a block of channels, walks a chunk of time four steps at a time, and
-keeps the last three inputs in registers, so that every input is read once (but for three at the
-edge of a chunk) and every output written once. The backward walks from the last step to the first,
-makes the sum before SiLU again, and keeps the last three gradients of it. With `reverse` the steps
-of memory are taken in the other order; nothing is flipped.
+keeps the last three inputs in registers, so it reads every input once (but for three at the edge of
+a chunk) and writes every output once. The backward walks from the last step to the first, remakes
+the sum before SiLU, and keeps its last three gradients. `reverse` takes the steps of memory in the
+other order.
 
 Shape letters: B batch, L seq_len, D channels, K d_conv (1 to 4). The weight of lag k multiplies the
 input k steps back. "Time" counts in the order of the walk: 0 is the first step, whatever the
@@ -17,7 +17,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dnamamba.kernels.launcher import dense_or, launch, with_dense_rows
 from dnamamba.kernels.operators import differentiable, operator
@@ -250,7 +249,7 @@ def _backward_kernel(
         _store_row(d_state, K - 4, channels, K - 1, is_channel, v)
 
 
-@operator("dnamamba::causal_conv1d")
+@operator("dnamamba::causal_conv1d", fake=lambda x, weight, *_: _empty_outputs(x, weight))
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
     has_silu: bool, reverse: bool,
@@ -270,20 +269,18 @@ def forward(
     return out, last
 
 
-@torch.library.register_fake("dnamamba::causal_conv1d")
-def _(x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(x, weight)
-
-
-@operator("dnamamba::causal_conv1d_backward", mutates_args=["d_x"])
+@operator(
+    "dnamamba::causal_conv1d_backward",
+    fake=lambda d_x, d_out, d_last, x, *operands: _empty_gradients(*operands[:3]),
+    mutates_args=("d_x",),
+)
 def backward(
     d_x: Tensor, d_out: Tensor, d_last: Tensor | None, x: Tensor, weight: Tensor,
     bias: Tensor | None, state: Tensor | None, has_silu: bool, reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Write the gradient of x into d_x; return those of weight, bias and state.
+    """Write the gradient of x into d_x; return those of weight, bias and state, empty if left out.
 
     d_x: (B, L, D) with dense rows; it may be a view, such as half of a projection's gradient.
-    The gradient of what is absent has no elements.
     """
     x, d_out, weight = with_dense_rows(x), with_dense_rows(d_out), weight.contiguous()
     block = _block(x, BACKWARD_CHANNELS)
@@ -309,18 +306,10 @@ def backward(
     return d_weight, d_bias, d_state
 
 
-@torch.library.register_fake("dnamamba::causal_conv1d_backward")
-def _(
-    d_x: Tensor, d_out: Tensor, d_last: Tensor | None, x: Tensor, weight: Tensor,
-    bias: Tensor | None, state: Tensor | None, *flags: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _empty_gradients(weight, bias, state)
-
-
 def _flags(
     weight: Tensor, bias: Tensor | None, state: Tensor | None, has_silu: bool, reverse: bool
 ) -> dict[str, Any]:
-    """What both kernels are compiled for."""
+    """Return the constants of both kernels."""
     return {
         "K": weight.shape[1],
         "SILU": has_silu,
@@ -331,13 +320,15 @@ def _flags(
 
 
 def _block(x: Tensor, most: int) -> int:
-    """Channels of a program."""
+    """Return the channels of a program."""
     return min(most, triton.next_power_of_2(max(32, x.shape[2])))
 
 
 def _divide(x: Tensor, block: int) -> tuple[int, int, int]:
-    """Programs, chunks of a sequence, steps of a chunk: a function of the shape alone, so that
-    the gradients' partial sums are those of the same steps on every GPU."""
+    """Return programs, chunks of a sequence and steps of a chunk.
+
+    They depend on the shape alone, so partial sums are of the same steps on every GPU.
+    """
     batch, seq_len, channels = x.shape
     n_blocks = triton.cdiv(channels, block)
     wanted = triton.next_power_of_2(triton.cdiv(batch * n_blocks * seq_len, PROGRAMS))
@@ -361,37 +352,26 @@ def _empty_gradients(
     return d_weight, d_bias, torch.empty_like(state, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, state, ctx.has_silu, ctx.reverse = inputs
-    ctx.save_for_backward(x, weight, bias, state)
-    ctx.set_materialize_grads(False)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.has_silu, ctx.reverse = inputs
+    ctx.save_for_backward(*tensors)
 
 
-@once_differentiable
-def _differentiate(ctx: Any, d_out: Tensor | None, d_last: Tensor | None) -> tuple[Any, ...]:
-    x, weight, bias, state = ctx.saved_tensors
-    if d_out is None:
-        d_out = torch.zeros_like(x)
+def _differentiate(ctx: Any, d_out: Tensor | None, d_last: Tensor | None) -> tuple[Tensor, ...]:
+    saved = ctx.saved_tensors
+    x = saved[0]
+    d_out = torch.zeros_like(x) if d_out is None else d_out
     d_x = x.new_empty(x.shape)
-    d_weight, d_bias, d_state = backward(
-        d_x, d_out, d_last, x, weight, bias, state, ctx.has_silu, ctx.reverse
-    )
-    d_bias, d_state = None if bias is None else d_bias, None if state is None else d_state
-    return d_x, d_weight, d_bias, d_state, None, None
+    return d_x, *backward(d_x, d_out, d_last, *saved, ctx.has_silu, ctx.reverse)
 
 
-convolve = differentiable(forward, _differentiate, _setup_context)
+convolve = differentiable(forward, _save, _differentiate)
 
 
 def causal_conv1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation: str | None = None,
-    initial_state: Tensor | None = None,
-    return_last_state: bool = False,
-    reverse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """As in op.py, on CUDA tensors, or on any in Triton's interpreter."""
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None,
+    initial_state: Tensor | None = None, return_last_state: bool = False, reverse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+    """`kernels.causal_conv1d` on CUDA tensors, or on any in Triton's interpreter."""
     out, last = convolve(x, weight, bias, initial_state, activation == "silu", reverse)
     return (out, last) if return_last_state else out

@@ -1,4 +1,4 @@
-"""`causal_conv1d` in plain PyTorch: the definition, and what runs where no kernel can.
+"""`causal_conv1d` in plain PyTorch: the definition, and the fallback of the kernels.
 
 K multiply-adds of shifted views: on CPUs faster than transposing for `conv1d`, and the same code
 runs on any device. Shape letters: B batch, L seq_len, D channels, K d_conv.
@@ -9,18 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import silu
+
+from dnamamba.kernels.operands import compute_dtype
 
 
 def causal_conv1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation: str | None = None,
-    initial_state: Tensor | None = None,
-    return_last_state: bool = False,
-    reverse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """As in op.py."""
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None,
+    initial_state: Tensor | None = None, return_last_state: bool = False, reverse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+    """`kernels.causal_conv1d`; any dtype and device."""
     if reverse:
         x = x.flip(1)
     out = _CausalConv.apply(x, weight.t(), bias, initial_state, activation == "silu")
@@ -30,14 +28,10 @@ def causal_conv1d(
 
 
 def causal_conv1d_step(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    state: Tensor,
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, state: Tensor
 ) -> Tensor:
-    """As in step.py, in few operations, as each costs more than its work."""
-    dtype = _compute_dtype(x)
+    """`kernels.causal_conv1d_step` in few operations, as each costs more than its work."""
+    dtype = compute_dtype(x)
     inputs = torch.cat([state, x.unsqueeze(1).to(state.dtype)], 1)  # (B, K, D)
     # Contiguous: with strided weights a step of 64 x 512 takes 74 us rather than 46.
     out = (inputs.to(dtype) * weight.t().to(dtype).contiguous()).sum(1)
@@ -45,14 +39,14 @@ def causal_conv1d_step(
     if bias is not None:
         out += bias.to(dtype)
     if activation == "silu":
-        out = torch.nn.functional.silu(out, inplace=True)
+        out = silu(out, inplace=True)
     return out.to(x.dtype)
 
 
 def last_inputs(x: Tensor, count: int, initial_state: Tensor | None) -> Tensor:
-    """The last `count` of all inputs so far, zeros before the first.
+    """Copy the last `count` of all inputs so far, zeros before the first.
 
-    A copy: a view would keep all of x alive for as long as the state is.
+    A view would keep all of x alive for as long as the state is.
     """
     missing = max(0, count - x.shape[1])
     tail = x[:, x.shape[1] - (count - missing) :]
@@ -64,14 +58,14 @@ def last_inputs(x: Tensor, count: int, initial_state: Tensor | None) -> Tensor:
 
 
 class _CausalConv(torch.autograd.Function):
-    """weight as (K, D), history as (B, K - 1, D). The backward makes the sum before SiLU again."""
+    """weight as (K, D), history as (B, K - 1, D). The backward remakes the sum before SiLU."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         x, weight, bias, history, has_silu = args
         out = _convolve(x, weight, bias, history)
         if has_silu:
-            out = torch.nn.functional.silu(out, inplace=True)
+            out = silu(out, inplace=True)
         ctx.save_for_backward(x, weight, bias, history)
         ctx.has_silu = has_silu
         return out.to(x.dtype)
@@ -80,14 +74,12 @@ class _CausalConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, history = ctx.saved_tensors
-        dtype = _compute_dtype(x)
+        dtype = compute_dtype(x)
         d_sum = d_out.to(dtype)
         if ctx.has_silu:
             total = _convolve(x, weight, bias, history)
-            args = (d_sum, total)
-            d_sum = torch.ops.aten.silu_backward.grad_input(
-                *args, grad_input=torch.empty_like(total)
-            )
+            room = torch.empty_like(total)  # contiguous, unlike d_sum
+            d_sum = torch.ops.aten.silu_backward.grad_input(d_sum, total, grad_input=room)
         d_x, d_weight, d_history = _transposed(d_sum, x.to(dtype), weight.to(dtype), history)
         return (
             d_x.to(x.dtype),
@@ -98,12 +90,8 @@ class _CausalConv(torch.autograd.Function):
         )
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, history: Tensor | None) -> Tensor:
-    dtype, seq_len, last = _compute_dtype(x), x.shape[1], weight.shape[0] - 1
+    dtype, seq_len, last = compute_dtype(x), x.shape[1], weight.shape[0] - 1
     x, weight = x.to(dtype), weight.to(dtype).contiguous()
     out = x * weight[last] if bias is None else torch.addcmul(bias.to(dtype), x, weight[last])
     for lag in range(1, last + 1):
@@ -118,7 +106,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, history: Tensor | 
 def _transposed(
     d_sum: Tensor, x: Tensor, weight: Tensor, history: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and history, given that of the sum."""
+    """Return the gradients of x, weight and history, given that of the sum."""
     seq_len, last = x.shape[1], weight.shape[0] - 1
     weight, scratch = weight.contiguous(), d_sum.new_empty(d_sum.numel())
     d_x, d_weight = d_sum * weight[last], torch.empty_like(weight)
@@ -137,6 +125,6 @@ def _transposed(
 
 
 def _sum_products(a: Tensor, b: Tensor, scratch: Tensor) -> Tensor:
-    """Sum of a * b over batch and time; a contiguous product sums several times faster."""
+    """Sum a * b over batch and time; a contiguous product sums several times faster."""
     product = scratch[: a.numel()].view(a.shape)
     return torch.mul(a, b, out=product).sum((0, 1))

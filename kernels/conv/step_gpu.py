@@ -55,7 +55,9 @@ def _step_kernel(
         tl.store(state + k * state_time, after[k + 1], mask=is_channel)
 
 
-@operator("dnamamba::causal_conv1d_step", mutates_args=("state",))
+@operator(
+    "dnamamba::causal_conv1d_step", fake=lambda x, *_: x.new_empty(x.shape), mutates_args=("state",)
+)
 def step(x: Tensor, weight: Tensor, bias: Tensor | None, has_silu: bool, state: Tensor) -> Tensor:
     """y (B, D) in x's dtype; state (B, K - 1, D) is updated in place."""
     batch, channels = x.shape
@@ -72,17 +74,9 @@ def step(x: Tensor, weight: Tensor, bias: Tensor | None, has_silu: bool, state: 
     return out
 
 
-@torch.library.register_fake("dnamamba::causal_conv1d_step")
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, has_silu: bool, state: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
 def causal_conv1d_step(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    state: Tensor,
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, state: Tensor
 ) -> Tensor:
-    """As in step.py, on CUDA tensors, or on any in Triton's interpreter."""
-    return step(x, weight, bias, activation == "silu", state)
+    """Run a step on CUDA tensors, or on any in Triton's interpreter."""
+    y: Tensor = step(x, weight, bias, activation == "silu", state)
+    return y

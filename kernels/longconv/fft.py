@@ -1,7 +1,7 @@
 """`long_conv` by FFT in plain PyTorch, a few channels at a time.
 
-Spectra are made again in the backward: at 2^20 positions that of one sequence of 256 channels takes
-2 GiB, its operands 0.5 GiB in bf16. Shape letters: B batch, L seq_len, D channels.
+The backward remakes spectra: at 2^20 positions one sequence of 256 channels has 2 GiB of them and
+0.5 GiB of operands in bf16. Shape letters: B batch, L seq_len, D channels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,35 +11,29 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dnamamba.kernels.longconv import reference
+from dnamamba.kernels.longconv.reference import ConvOperands, apply_window
+from dnamamba.kernels.operands import compute_dtype
 
 # Real numbers in one transform of a block of channels. A backward holds about eight such arrays.
 _BLOCK = {"cpu": 1 << 21, "cuda": 1 << 25}
 _ODD_FACTORS = (1, 3, 5, 9, 15)
 
 
-def long_conv(
-    x: Tensor,
-    filter: Tensor,
-    bias: Tensor | None,
-    gate_in: Tensor | None,
-    gate_out: Tensor | None,
-    decay: Tensor | None = None,
-    shift: float = 0.0,
-) -> Tensor:
-    """As in op.py."""
-    filter = reference.apply_window(filter, decay, shift)
-    return _LongConv.apply(x, filter, bias, gate_in, gate_out)
+def long_conv(operands: ConvOperands) -> Tensor:
+    """`kernels.long_conv`; any real dtype and device."""
+    x, filter, *others, decay, shift = operands
+    assert filter is not None
+    y: Tensor = _LongConv.apply(x, apply_window(filter, decay, shift), *others)
+    return y
 
 
 def transform_length(seq_len: int) -> int:
-    """Points of the transforms for a sequence: enough that no product wraps around onto another,
-    at least 2 L - 1."""
+    """Return the points of a sequence's transforms: at least 2 L - 1, so that no product wraps."""
     return fast_length(2 * seq_len - 1)
 
 
 def fast_length(least: int) -> int:
-    """Points of a transform, at least so many: a power of two times a small odd one."""
+    """Return the points of a transform, >= least: a power of two times a small odd number."""
     least = max(2, least)
     return min(odd << ((least - 1) // odd).bit_length() for odd in _ODD_FACTORS)
 
@@ -51,7 +45,7 @@ class _LongConv(torch.autograd.Function):
         x = operands[0]
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for channels in _blocks(x):
-            block = _Block(channels, *operands)
+            block = _Block(channels, ConvOperands(*operands))
             out = block.convolve(block.transform(block.inputs))
             if block.gate_out is not None:
                 out *= block.gate_out
@@ -70,7 +64,7 @@ class _LongConv(torch.autograd.Function):
             for one, needed in zip(operands, ctx.needs_input_grad, strict=True)
         ]
         for channels in _blocks(operands[0]):
-            block = _Block(channels, *operands)
+            block = _Block(channels, ConvOperands(*operands))
             found = block.differentiate(block.cut(d_y), ctx.needs_input_grad)
             for gradient, part in zip(gradients, found, strict=True):
                 if gradient is not None and part is not None:
@@ -79,7 +73,7 @@ class _LongConv(torch.autograd.Function):
 
 
 def _blocks(x: Tensor) -> Iterator[slice]:
-    """Channels to take at a time, at least one."""
+    """Return the channels to take at a time, at least one."""
     batch, seq_len, channels = x.shape
     most = _BLOCK.get(x.device.type, _BLOCK["cpu"]) // (batch * transform_length(seq_len))
     width = min(channels, max(1, most))
@@ -87,19 +81,13 @@ def _blocks(x: Tensor) -> Iterator[slice]:
 
 
 class _Block:
-    """Some channels of the operands, time last: inputs (B, C, L), taps (C, L), in float32."""
+    """A block of channels, time last: inputs (B, C, L), taps (C, L), in float32 or float64."""
 
-    def __init__(
-        self,
-        channels: slice,
-        x: Tensor,
-        filter: Tensor,
-        bias: Tensor | None,
-        gate_in: Tensor | None,
-        gate_out: Tensor | None,
-    ) -> None:
+    def __init__(self, channels: slice, operands: ConvOperands) -> None:
+        x, filter, bias, gate_in, gate_out, *_ = operands
+        assert filter is not None
         self.channels, self.seq_len = channels, x.shape[1]
-        self.dtype = torch.promote_types(x.dtype, torch.float32)
+        self.dtype = compute_dtype(x)
         self.n_points = transform_length(self.seq_len)
         self.x = self.cut(x)
         self.gate_in = None if gate_in is None else self.cut(gate_in)
@@ -109,7 +97,7 @@ class _Block:
         self.taps = self.transform(self.cut(filter))
 
     def cut(self, tensor: Tensor) -> Tensor:
-        """The block's channels of a tensor (..., L, D) as (..., C, L), contiguous: one pass."""
+        """Copy the block's channels of a tensor (..., L, D) to (..., C, L) in one pass."""
         part = tensor[..., self.channels].mT
         return torch.empty(part.shape, dtype=self.dtype, device=part.device).copy_(part)
 
@@ -120,19 +108,19 @@ class _Block:
         return torch.fft.irfft(spectrum, n=self.n_points)[..., : self.seq_len]
 
     def convolve(self, spectrum: Tensor) -> Tensor:
-        """The sum within the brackets of op.py, from the inputs' spectrum, which is used up."""
+        """Return y before gate_out, from the inputs' spectrum, which is overwritten."""
         out = self.invert(spectrum.mul_(self.taps))
         return out if self.bias is None else out.addcmul_(self.inputs, self.bias)
 
     def differentiate(self, d_y: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
-        """Gradients of the operands in their order, time last, given that of y."""
+        """Return the operands' gradients in order, time last, given that of y."""
         d_filter, d_gate_out, d_bias = None, None, None
         d_out = d_y if self.gate_out is None else d_y * self.gate_out
         d_spectrum = self.transform(d_out)
         if needed[1] or needed[4]:
             spectrum = self.transform(self.inputs)
             if needed[1]:
-                # A correlation: what is before lag 0 wraps around, behind the part that is kept.
+                # A correlation: lags below 0 wrap around, behind the part that is kept.
                 d_filter = self.invert((spectrum.conj() * d_spectrum).sum(0))
             if needed[4]:
                 d_gate_out = self.convolve(spectrum).mul_(d_y)

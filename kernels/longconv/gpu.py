@@ -1,22 +1,23 @@
-"""`long_conv` on a GPU: one complex FFT for a real sequence, of its own length, and the rest.
+"""`long_conv` on a GPU: one complex FFT for a real sequence, of its own length.
 
 A causal convolution is the first L coefficients of a product of two polynomials of degree L - 1.
-Taken modulo x^M + i, M >= L, the coefficients from M on become imaginary and those before stay real
-and as they are: a product of complex transforms of M points does, and zeros up to 2 L are neither
-made nor transformed. At the roots of x^M = -i a transform is a plain FFT of a sequence "twisted"
-by exp(-i pi n / 2 M). A filter's conjugate spectrum correlates in the same way.
+Modulo x^M + i, M >= L, coefficients from M on come down imaginary and those below stay real and
+unchanged: complex transforms of M points do, without zeros up to 2 L. At the roots of x^M = -i a
+transform is a plain FFT of a sequence "twisted" by exp(-i pi n / 2 M). A filter's conjugate
+spectrum correlates in the same way.
 
 The Triton kernels (gpu_kernels.py) turn operands (B, L, D) into twisted complex arrays (B, C, M)
-and back, a block of channels at a time, with everything elementwise on the way. Kept for the
-backward beside operands: the sums before gate_out, in x's dtype; and spectra as long as they are
-small (KEPT_BYTES), in the place of the filter.
+and back, a block of channels at a time, and do all elementwise work on the way. Kept for the
+backward beside operands: the sums before gate_out, in x's dtype, and spectra up to KEPT_BYTES, in
+place of the filter.
 
 Shape letters: B batch, L seq_len, D channels, C channels of a block, M points of a transform.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import triton
@@ -26,13 +27,14 @@ from torch.autograd.function import once_differentiable
 from dnamamba.kernels.launcher import launch, with_dense_rows
 from dnamamba.kernels.longconv import gpu_kernels
 from dnamamba.kernels.longconv.fft import fast_length
+from dnamamba.kernels.longconv.reference import ConvOperands
 
 BLOCK_POINTS = 1 << 24
-"""Complex numbers of a block's array, 128 MiB; a backward holds about six of them."""
+"""Complex numbers of a block's array, 128 MiB; a backward holds about six arrays."""
 
 KEPT_BYTES = 1 << 30
-"""Spectra of inputs and filter are kept up to this size: 0.5 GiB for one sequence of 131,072
-positions and 256 channels, 4 GiB for eight such layers. Beyond, memory is what runs out."""
+"""Largest spectra of inputs and filter to keep: those of one sequence of 131,072 positions and 256
+channels take 0.5 GiB, 4 GiB for eight such layers."""
 
 STEPS, CHANNELS = 32, 64
 """A tile: rows of 128 bytes of bf16 on one side, of 256 bytes on the other."""
@@ -42,24 +44,17 @@ PRODUCTS = 1024
 
 
 @torch.compiler.disable
-def long_conv(
-    x: Tensor,
-    filter: Tensor,
-    bias: Tensor | None,
-    gate_in: Tensor | None,
-    gate_out: Tensor | None,
-    decay: Tensor | None = None,
-    shift: float = 0.0,
-) -> Tensor:
-    """As in op.py, on CUDA tensors, or on any in Triton's interpreter."""
+def long_conv(operands: ConvOperands) -> Tensor:
+    """`kernels.long_conv` on CUDA tensors, or on any in Triton's interpreter."""
+    x, filter, bias, gate_in, gate_out, decay, shift = operands
     x = with_dense_rows(x)
     gate_in, gate_out = (None if g is None else with_dense_rows(g) for g in (gate_in, gate_out))
     bias = None if bias is None else bias.contiguous()
     decay = None if decay is None else decay.float().contiguous()
-    operands = (x, filter, bias, gate_in, gate_out)
-    keeps = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
-    result: Tensor = _LongConv.apply(*operands, decay, shift, keeps)
-    return result
+    tensors = (x, filter, bias, gate_in, gate_out)
+    keeps = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    y: Tensor = _LongConv.apply(*tensors, decay, shift, keeps)
+    return y
 
 
 def keeps_spectra(batch: int, seq_len: int, channels: int) -> bool:
@@ -69,18 +64,9 @@ def keeps_spectra(batch: int, seq_len: int, channels: int) -> bool:
 
 class _LongConv(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        filter: Tensor,
-        bias: Tensor | None,
-        gate_in: Tensor | None,
-        gate_out: Tensor | None,
-        decay: Tensor | None,
-        shift: float,
-        keeps: bool,
-    ) -> Tensor:
-        operands = _Operands(x, filter, bias, gate_in, gate_out, decay, shift)
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        operands, keeps = ConvOperands(*args[:-1]), args[-1]
+        x, filter, bias, gate_in, gate_out, decay, ctx.shift = operands
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         sums = torch.empty_like(y) if keeps and gate_out is not None else None
         keeps_these = keeps and keeps_spectra(*x.shape)
@@ -92,8 +78,8 @@ class _LongConv(torch.autograd.Function):
             product = inputs * taps if keeps_these else inputs.mul_(taps)
             del inputs, taps
             block.write_outputs(_invert(product), y, sums)
-        ctx.shift = shift
-        # Without memory of its own: dtype, shape and strides.
+        # dtype, shape and strides alone.
+        assert filter is not None
         ctx.filter_like = torch.empty_like(filter, device="meta")
         filter_kept = None if spectra else filter
         ctx.save_for_backward(x, filter_kept, bias, gate_in, gate_out, decay, sums, *spectra)
@@ -103,7 +89,7 @@ class _LongConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         x, filter, bias, gate_in, gate_out, decay, sums, *spectra = ctx.saved_tensors
-        operands = _Operands(x, filter, bias, gate_in, gate_out, decay, ctx.shift)
+        operands = ConvOperands(x, filter, bias, gate_in, gate_out, decay, ctx.shift)
         d_y = with_dense_rows(d_y)
         gradients = _Gradients(
             x=x.new_empty(x.shape),
@@ -114,7 +100,6 @@ class _LongConv(torch.autograd.Function):
             gate_in=None if gate_in is None else x.new_empty(x.shape, dtype=gate_in.dtype),
             gate_out=None if gate_out is None else x.new_empty(x.shape, dtype=gate_out.dtype),
             sums=sums,
-            bias_parts=[],
         )
         for index, channels in enumerate(_blocks(x)):
             block = _Block(operands.cut(channels), channels)
@@ -127,49 +112,23 @@ class _LongConv(torch.autograd.Function):
         return (*found, None, None, None)
 
 
-class _Operands(NamedTuple):
-    """The arguments of op.py, of all channels or of some; no filter where its spectrum is kept."""
-
-    x: Tensor
-    filter: Tensor | None
-    bias: Tensor | None
-    gate_in: Tensor | None
-    gate_out: Tensor | None
-    decay: Tensor | None
-    shift: float
-
-    def cut(self, channels: slice) -> "_Operands":
-        def part(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[..., channels]
-
-        return _Operands(
-            x=self.x[..., channels],
-            filter=part(self.filter),
-            bias=part(self.bias),
-            gate_in=part(self.gate_in),
-            gate_out=part(self.gate_out),
-            decay=part(self.decay),
-            shift=self.shift,
-        )
-
-
-class _Gradients(NamedTuple):
-    """What blocks write their channels to, dense, and the sums that gate_out multiplied."""
+@dataclass
+class _Gradients:
+    """Dense room for all channels' gradients, and the sums before gate_out."""
 
     x: Tensor
     filter: Tensor | None
     gate_in: Tensor | None
     gate_out: Tensor | None
     sums: Tensor | None
-    bias_parts: list[Tensor]
+    bias_parts: list[Tensor] = field(default_factory=list)
 
 
 class _Block:
-    """Some channels of the operands."""
+    """A block of channels of the operands."""
 
-    def __init__(self, operands: _Operands, channels: slice) -> None:
-        self.x, self.filter, self.bias = operands.x, operands.filter, operands.bias
-        self.gate_in, self.gate_out = operands.gate_in, operands.gate_out
+    def __init__(self, operands: ConvOperands, channels: slice) -> None:
+        self.x, self.filter, self.bias, self.gate_in, self.gate_out = operands[:5]
         self.decay, self.shift, self.channels = operands.decay, operands.shift, channels
         self.batch, self.seq_len, self.width = self.x.shape
         self.n_points = fast_length(self.seq_len)
@@ -177,11 +136,11 @@ class _Block:
         self.tile = {"BT": STEPS, "BC": min(CHANNELS, triton.next_power_of_2(self.width))}
 
     def transform_inputs(self) -> Tensor:
-        """The spectrum of gate_in x (B, C, M)."""
+        """Return the spectrum of gate_in x (B, C, M)."""
         return self._transform_product(self.x, self.gate_in)
 
     def transform_filter(self) -> Tensor:
-        """(C, M)"""
+        """Return the filter's spectrum (C, M)."""
         assert self.filter is not None
         z = self._empty(1)[0]
         self._launch(
@@ -192,7 +151,7 @@ class _Block:
         return torch.fft.fft(z)
 
     def write_outputs(self, z: Tensor, y: Tensor, sums: Tensor | None) -> None:
-        """The block's channels of y and, if they are kept, of the sums before gate_out."""
+        """Write the block's channels of y and, if kept, of the sums before gate_out."""
         y = y[..., self.channels]
         gate_in, gate_out = _or(self.gate_in, self.x), _or(self.gate_out, self.x)
         self._launch(
@@ -205,7 +164,7 @@ class _Block:
         )  # fmt: skip
 
     def differentiate(self, d_y: Tensor, kept: Sequence[Tensor], gradients: _Gradients) -> None:
-        """Write the block's channels of the gradients, given that of y. kept: spectra, if any."""
+        """Write the block's channels of the gradients, given that of y and any kept spectra."""
         d_y = d_y[..., self.channels]
         if kept:
             inputs, taps = kept
@@ -288,14 +247,14 @@ class _Block:
 
 
 def _blocks(x: Tensor) -> Iterator[slice]:
-    """Channels to take at a time, at least one: a function of the shape alone."""
+    """Return the channels to take at a time, at least one, by the shape alone."""
     batch, seq_len, channels = x.shape
     width = min(channels, max(1, BLOCK_POINTS // (batch * fast_length(seq_len))))
     return (slice(start, start + width) for start in range(0, channels, width))
 
 
 def _invert(spectrum: Tensor) -> Tensor:
-    """M times the inverse transform: the kernels that read it divide."""
+    """Return M times the inverse transform: the kernels that read it divide."""
     return torch.fft.ifft(spectrum, norm="forward")
 
 
@@ -304,5 +263,5 @@ def _as_integers(z: Tensor) -> Tensor:
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
-    """A kernel takes no None: what is absent is a pointer it never follows."""
+    """`dense_or` for a view of a block of channels."""
     return stand_in if tensor is None else tensor

@@ -1,24 +1,43 @@
-"""`long_conv` by its definition, a sum over all pairs of positions: what FFTs are judged by.
+"""`long_conv` by its definition, a sum over all pairs of positions: what FFTs are compared with.
 
 L^2 D memory. Shape letters: B batch, L seq_len, D channels.
 """
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
+from dnamamba.kernels.operands import compute_dtype
 
-def long_conv(
-    x: Tensor,
-    filter: Tensor,
-    bias: Tensor | None,
-    gate_in: Tensor | None,
-    gate_out: Tensor | None,
-    decay: Tensor | None = None,
-    shift: float = 0.0,
-) -> Tensor:
-    """As in op.py."""
+
+class ConvOperands(NamedTuple):
+    """Arguments of `kernels.long_conv`, of all channels or of a block."""
+
+    x: Tensor  # (B, L, D), as gate_in and gate_out
+    filter: Tensor | None  # (L, D); None if its spectrum is kept instead
+    bias: Tensor | None = None  # (D,), as decay
+    gate_in: Tensor | None = None
+    gate_out: Tensor | None = None
+    decay: Tensor | None = None
+    shift: float = 0.0
+
+    def cut(self, channels: slice) -> "ConvOperands":
+        """Return views of a block of channels."""
+        views: Any = {
+            name: value[..., channels]
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        return self._replace(**views)
+
+
+def long_conv(operands: ConvOperands) -> Tensor:
+    """`kernels.long_conv` for short sequences."""
+    x, filter, bias, gate_in, gate_out, decay, shift = operands
+    assert filter is not None
     filter = apply_window(filter, decay, shift)
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = compute_dtype(x)
     inputs = x.to(dtype) if gate_in is None else x.to(dtype) * gate_in.to(dtype)
     seq_len = x.shape[1]
     lags = torch.arange(seq_len, device=x.device)
@@ -33,9 +52,9 @@ def long_conv(
 
 
 def apply_window(filter: Tensor, decay: Tensor | None, shift: float) -> Tensor:
-    """The filter times exp(-decay n) + shift, n its rows' numbers, in float32 or wider."""
+    """Multiply row n of a filter (L, D) by exp(-decay n) + shift, in float32 or wider."""
     if decay is None:
         return filter
-    dtype = torch.promote_types(filter.dtype, torch.float32)
+    dtype = compute_dtype(filter)
     lags = torch.arange(len(filter), dtype=dtype, device=filter.device).unsqueeze(1)
     return filter * (lags * -decay.to(dtype)).exp_().add_(shift)

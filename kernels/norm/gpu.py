@@ -1,9 +1,9 @@
 """`add_norm` in Triton: one pass over memory each way.
 
-A program takes a tile of whole rows. The backward has the sum alone: the mean and the reciprocal
-root it needs are found again from the row that it has in registers anyway, which costs a reduction
-and no memory. Programs of the backward take many tiles each and keep their rows' part of the
-weight's gradient in registers; the parts are added up once, in a fixed order.
+A program takes a tile of whole rows. The backward has the sum alone and finds mean and reciprocal
+root again from the row in its registers, which costs a reduction and no memory. Its programs take
+many tiles each and keep their rows' part of the weight's gradient in registers; the parts are added
+up once, in a fixed order.
 
 R rows, D d_model.
 """
@@ -14,7 +14,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dnamamba.kernels.launcher import dense_or, launch
 from dnamamba.kernels.operators import differentiable, operator
@@ -23,7 +22,7 @@ TILE = 2048
 """Numbers of a tile: 16 a thread."""
 
 PROGRAMS = 8192
-"""At most so many partial sums of the weight's gradient."""
+"""Most partial sums of the weight's gradient."""
 
 
 @triton.jit
@@ -104,18 +103,12 @@ def _backward_kernel(
         tl.store(part + d_model, tl.sum(d_bias, axis=0), mask=column < d_model)
 
 
-@operator("dnamamba::add_norm")
+@operator("dnamamba::add_norm", fake=lambda x, *others: _empty_outputs(x, *others[-2:]))
 def forward(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    eps: float,
-    is_rms: bool,
-    residual_dtype: torch.dtype,
-    out_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """What is normed and the sum it is made of, both as x is shaped."""
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float,
+    is_rms: bool, residual_dtype: torch.dtype, out_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(normed, sum), both of x's shape."""
     normed, total = _empty_outputs(x, residual_dtype, out_dtype)
     rows, before = _as_rows(x), None if residual is None else _as_rows(residual)
     n_rows, d_model = rows.shape
@@ -131,29 +124,17 @@ def forward(
     return normed, total
 
 
-@torch.library.register_fake("dnamamba::add_norm")
-def _(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float,
-    is_rms: bool, residual_dtype: torch.dtype, out_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return _empty_outputs(x, residual_dtype, out_dtype)
-
-
-@operator("dnamamba::add_norm_backward")
+@operator(
+    "dnamamba::add_norm_backward",
+    fake=lambda d_normed, d_total, *given: _empty_gradients(*given[:3], *given[-2:]),
+)
 def backward(
-    d_normed: Tensor,
-    d_total: Tensor | None,
-    total: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    eps: float,
-    is_rms: bool,
-    x_dtype: torch.dtype,
-    residual_dtype: torch.dtype | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, residual, weight and bias; of what is absent one without elements.
+    d_normed: Tensor, d_total: Tensor | None, total: Tensor, weight: Tensor, bias: Tensor | None,
+    eps: float, is_rms: bool, x_dtype: torch.dtype, residual_dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of x, residual, weight and bias, empty if left out.
 
-    residual_dtype: that of the residual, None where there was none.
+    residual_dtype: None without a residual.
     """
     d_x, d_residual, d_weight, d_bias = _empty_gradients(
         total, weight, bias, x_dtype, residual_dtype
@@ -181,22 +162,14 @@ def backward(
     return d_x, d_residual, d_weight, d_bias
 
 
-@torch.library.register_fake("dnamamba::add_norm_backward")
-def _(
-    d_normed: Tensor, d_total: Tensor | None, total: Tensor, weight: Tensor, bias: Tensor | None,
-    eps: float, is_rms: bool, x_dtype: torch.dtype, residual_dtype: torch.dtype | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return _empty_gradients(total, weight, bias, x_dtype, residual_dtype)
-
-
 def _as_rows(x: Tensor) -> Tensor:
-    """(R, D) with dense rows; a view where that can be had."""
+    """Turn x into (R, D) with dense rows, a view if possible."""
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 def _tile(d_model: int) -> dict[str, int]:
-    """Rows and columns of a tile, and its warps."""
+    """Return rows, columns and warps of a tile."""
     width = triton.next_power_of_2(max(16, d_model))
     return {"BR": max(1, TILE // width), "BD": width, "num_warps": 4}
 
@@ -223,42 +196,30 @@ def _empty_gradients(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, residual, weight, bias, ctx.eps, ctx.is_rms, *_ = inputs
     ctx.dtypes = (x.dtype, None if residual is None else residual.dtype)
     ctx.save_for_backward(output[1], weight, bias)
-    ctx.set_materialize_grads(False)
 
 
-@once_differentiable
-def _differentiate(ctx: Any, d_normed: Tensor | None, d_total: Tensor | None) -> tuple[Any, ...]:
-    total, weight, bias = ctx.saved_tensors
-    if d_normed is None:
-        d_normed = torch.zeros_like(total)
-    d_x, d_residual, d_weight, d_bias = backward(
-        d_normed, d_total, total, weight, bias, ctx.eps, ctx.is_rms, *ctx.dtypes
+def _differentiate(ctx: Any, d_normed: Tensor | None, d_total: Tensor | None) -> tuple[Tensor, ...]:
+    saved = ctx.saved_tensors
+    d_normed = torch.zeros_like(saved[0]) if d_normed is None else d_normed
+    gradients: tuple[Tensor, ...] = backward(
+        d_normed, d_total, *saved, ctx.eps, ctx.is_rms, *ctx.dtypes
     )
-    return (
-        d_x,
-        None if ctx.dtypes[1] is None else d_residual,
-        d_weight,
-        None if bias is None else d_bias,
-        *(None,) * 4,
-    )
+    return gradients
 
 
-normalise = differentiable(forward, _differentiate, _setup_context)
+normalise = differentiable(forward, _save, _differentiate)
 
 
 def add_norm(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    eps: float,
-    kind: str,
-    residual_dtype: torch.dtype,
-    out_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """As in op.py, on CUDA tensors, or on any in Triton's interpreter."""
-    return normalise(x, residual, weight, bias, eps, kind == "rms", residual_dtype, out_dtype)
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, kind: str,
+    residual_dtype: torch.dtype, out_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`kernels.add_norm` on CUDA tensors, or on any in Triton's interpreter."""
+    normed, total = normalise(
+        x, residual, weight, bias, eps, kind == "rms", residual_dtype, out_dtype
+    )
+    return normed, total

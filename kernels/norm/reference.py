@@ -1,23 +1,19 @@
-"""`add_norm` in plain PyTorch: the definition, and what runs where no kernel can."""
+"""`add_norm` in plain PyTorch: the definition, and the fallback of the kernel."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dnamamba.kernels.operands import compute_dtype
+
 
 def add_norm(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    eps: float,
-    kind: str,
-    residual_dtype: torch.dtype,
-    out_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """As in op.py."""
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, kind: str,
+    residual_dtype: torch.dtype, out_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`kernels.add_norm` with its dtypes resolved; any device."""
     total = x.to(residual_dtype) if residual is None else residual.to(residual_dtype) + x
-    dtype = torch.promote_types(residual_dtype, torch.float32)
+    dtype = compute_dtype(total)
     rows, shape, weight = total.to(dtype), total.shape[-1:], weight.to(dtype)
     if kind == "rms":
         normed = functional.rms_norm(rows, shape, weight, eps)

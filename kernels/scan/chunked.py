@@ -1,23 +1,25 @@
-"""The selective scan in plain PyTorch, as fast as separate ops allow, with bounded memory.
+"""The selective scan in plain PyTorch with bounded memory.
 
-Time is cut into segments. A segment's decays and inputs are made by a few large ops into buffers
-that all segments share, then one `addcmul` a step turns the inputs into states in place. Nothing of
-size B*L*D*N is kept: the backward has the inputs and one state per chunk, and makes the rest again.
-Where one step is too small to keep the machine busy, a segment is split into chunks that advance
-together, after a first pass that finds the state entering each. README.md has the derivation.
+Time is cut into segments. A few large ops make a segment's decays and inputs in buffers that all
+segments share, then one `addcmul` a step turns the inputs into states in place. Nothing of size
+B*L*D*N is kept: the backward remakes all from the inputs and one state per chunk. If one step is
+too small to keep the machine busy, a segment is split into chunks that advance together, after a
+first pass that finds the state entering each. README.md has the derivation.
 
 Shape letters: B batch, L seq_len, D channels, N states, G groups, W = D / G channels of a group;
-inside a segment S steps of a chunk and C chunks. Capital A, B, C, D are tensors.
+inside a segment S steps of a chunk, K chunks, R rows. Capital A, B, C, D are tensors.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dnamamba.kernels.operands import compute_dtype
 from dnamamba.kernels.scan import reference
+from dnamamba.kernels.scan.reference import ScanOperands
 from dnamamba.kernels.scan.segments import (
     CPU_LIMITS,
     GPU_LIMITS,
@@ -31,27 +33,15 @@ LOG2_E = math.log2(math.e)
 
 
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    initial_state: Tensor | None = None,
-    return_last_state: bool = False,
-    reverse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """`kernels.selective_scan` in segments of time; real A, any device."""
+    operands: ScanOperands, has_softplus: bool, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """(out, last state) in segments of time; real A, any device."""
+    u, delta, A, B, C, D, z, delta_bias, state = operands
     batch, seq_len, channels = u.shape
     if seq_len == 1:
         # A step of generation: there is nothing to cut, and the loop is five times faster.
-        return reference.selective_scan(
-            u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, return_last_state
-        )
-    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+        return reference.selective_scan(operands, has_softplus, reverse)
+    dtype = compute_dtype(u)
     B, C = match_groups(B, C)
     groups = next((x.shape[2] for x in (B, C) if x.dim() == 4), 1)
 
@@ -62,31 +52,19 @@ def selective_scan(
     def by_channel(x: Tensor | None) -> Tensor | None:  # (D,) -> (G, 1, W)
         return None if x is None else by_group(x.unsqueeze(-1))
 
-    if initial_state is None:
-        initial_state = A.new_zeros(batch, channels, A.shape[1])
+    if state is None:
+        state = A.new_zeros(batch, channels, A.shape[1])
     if reverse:
         u, delta, B, C = (x if x.dim() == 2 else x.flip(1) for x in (u, delta, B, C))
         z = None if z is None else z.flip(1)
     B, C = (by_group(x) if x.dim() == 2 else x for x in (B, C))
-    out, last_state = _ChunkedScan.apply(
-        u,
-        delta,
-        by_group(A),
-        B,
-        C,
-        by_channel(D),
-        z,
-        by_channel(delta_bias),
-        by_group(initial_state),
-        delta_softplus,
-    )
-    if reverse:
-        out = out.flip(1)
-    return (out, last_state.transpose(-1, -2).flatten(1, 2)) if return_last_state else out
+    parameters = by_group(A), B, C, by_channel(D), z, by_channel(delta_bias), by_group(state)
+    out, last_state = _ChunkedScan.apply(u, delta, *parameters, has_softplus)
+    return out.flip(1) if reverse else out, last_state.transpose(-1, -2).flatten(1, 2)
 
 
 def match_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of B and C that change over time as (B, L, G, N), with the same G."""
+    """Return B and C as (B, L, G, N) with the same G if they change over time."""
     B, C = (x.unsqueeze(2) if x.dim() == 3 else x for x in (B, C))
     if B.dim() == C.dim() == 4 and B.shape[2] != C.shape[2]:
         groups = math.lcm(B.shape[2], C.shape[2])
@@ -94,38 +72,27 @@ def match_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     return B, C
 
 
-class _Inputs(NamedTuple):
-    """The tensors of one call; parameters in the dtype of the computation."""
+def _blank_gradients(inputs: ScanOperands) -> ScanOperands:
+    """Reserve gradients: empty for what changes over time, else zeros to add to."""
 
-    u: Tensor  # (B, L, D), as delta and z
-    delta: Tensor
-    A: Tensor  # (G, N, W)
-    B: Tensor  # (B, L, G, N), or (G, N, W) if constant
-    C: Tensor
-    D: Tensor | None  # (G, 1, W), as delta_bias
-    z: Tensor | None
-    delta_bias: Tensor | None
+    def blank(name: str, x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        is_written = name in ("u", "delta", "z") or (name in ("B", "C") and x.dim() == 4)
+        return torch.empty_like(x) if is_written else torch.zeros_like(x)
 
-    def blank_gradients(self) -> "_Inputs":
-        """Room for gradients: of what changes over time to be written, of the rest to be summed."""
-        written, summed = torch.empty_like, torch.zeros_like
-        return _Inputs(
-            u=written(self.u),
-            delta=written(self.delta),
-            A=summed(self.A),
-            B=summed(self.B) if self.B.dim() == 3 else written(self.B),
-            C=summed(self.C) if self.C.dim() == 3 else written(self.C),
-            D=None if self.D is None else summed(self.D),
-            z=None if self.z is None else written(self.z),
-            delta_bias=None if self.delta_bias is None else summed(self.delta_bias),
-        )
+    blanks: Any = {name: blank(name, x) for name, x in inputs._asdict().items()}
+    return ScanOperands(**blanks)
 
 
 class _Part:
-    """One segment of the inputs, laid out for work without copying where the dtype allows it."""
+    """One segment of the inputs, as views if they have the dtype of the computation.
+
+    A, D and delta_bias are (G, N, W) and (G, 1, W) in that dtype, constant B and C (G, N, W).
+    """
 
     def __init__(
-        self, inputs: _Inputs, segment: Segment, scratch: Scratch, delta_softplus: bool
+        self, inputs: ScanOperands, segment: Segment, scratch: Scratch, has_softplus: bool
     ) -> None:
         self.inputs, self.segment, self.scratch = inputs, segment, scratch
         self.u = self.lay_out(inputs.u)
@@ -133,7 +100,7 @@ class _Part:
         if inputs.delta_bias is not None:
             self.raw_dt = torch.add(self.raw_dt, inputs.delta_bias, out=self.narrow("raw_dt"))
         self.dt = self.raw_dt
-        if delta_softplus:
+        if has_softplus:
             self.dt = torch.ops.aten.softplus.out(self.raw_dt, out=self.narrow("dt"))
         self.dt_u = torch.mul(self.dt, self.u, out=self.narrow("dt_u"))
         self.B, self.C = self.lay_out_weights(inputs.B), self.lay_out_weights(inputs.C)
@@ -149,30 +116,30 @@ class _Part:
         return self.scratch.wide_steps(name, self.segment)
 
     def view_of(self, x: Tensor) -> Tensor:
-        """This segment's place in a (B, L, D) tensor, as (S, K, R, G, 1, W)."""
+        """View this segment of a (B, L, D) tensor as (S, K, R, G, 1, W)."""
         groups, _, width = self.inputs.A.shape
         return steps_first(x, self.segment).unflatten(-1, (groups, 1, width))
 
     def lay_out(self, x: Tensor) -> Tensor:
-        """The same, to read: in the dtype of the computation."""
+        """Return `view_of` in the dtype of the computation, to read."""
         return self.view_of(x).to(self.inputs.A.dtype)
 
     def lay_out_weights(self, x: Tensor) -> Tensor:
-        """This segment of B or C as (S, K, R, G, N, 1); a constant one as it is."""
+        """Return this segment of B or C as (S, K, R, G, N, 1); a constant one as it is."""
         if x.dim() == 3:
             return x
         return steps_first(x, self.segment).unsqueeze(-1).to(self.inputs.A.dtype)
 
     def fill(self, A_log2e: Tensor) -> tuple[Tensor, Tensor]:
-        """Decays exp(dt A) and inputs dt B u, both wide."""
+        """Make decays exp(dt A) and inputs dt B u, both wide."""
         decay, states = self.wide("decay"), self.wide("states")
-        # exp2 is twice as fast as exp on CPUs, also where it underflows.
+        # exp2 is twice as fast as exp on CPUs, also when it underflows.
         torch.exp2(torch.mul(self.dt, A_log2e, out=decay), out=decay)
         torch.mul(self.dt_u, self.B, out=states)
         return decay, states
 
     def chunk_decay(self, A_log2e: Tensor) -> Tensor:
-        """The decay over each whole chunk (K, R, G, N, W): the sum of dt is enough for it."""
+        """Return the decay over each whole chunk (K, R, G, N, W), from the sum of dt."""
         return torch.exp2(self.dt.sum(0) * A_log2e)
 
     def gate(self, z: Tensor) -> Tensor:
@@ -181,7 +148,7 @@ class _Part:
         return torch.sigmoid(z, out=self.narrow("gate")).mul_(z)
 
     def outputs(self, states: Tensor) -> Tensor:
-        """C h + D u (narrow), before the gate."""
+        """Return C h + D u (narrow), before the gate."""
         y = _sum_states(self.C, states, self.narrow("y"), self.wide("product"))
         return y if self.inputs.D is None else y.addcmul_(self.u, self.inputs.D)
 
@@ -199,7 +166,7 @@ def _enter_chunks(part: _Part, A_log2e: Tensor, entries: Tensor) -> None:
 
 
 def _run_forward(part: _Part, entries: Tensor) -> Tensor:
-    """Turn inputs into states in place, first step to last; returns those of the last step."""
+    """Turn inputs into states in place, first step to last; return those of the last step."""
     state = entries
     for decay, step in zip(part.steps("decay"), part.steps("states"), strict=True):
         state = step.addcmul_(decay, state)
@@ -209,8 +176,8 @@ def _run_forward(part: _Part, entries: Tensor) -> Tensor:
 def _run_backward(part: _Part, A_log2e: Tensor, carry: Tensor) -> None:
     """Turn C dy into the gradient of the states in place, last step to first.
 
-    carry: the gradient of the segment's last state from all that follows it (R, G, N, W).
-    Becomes the same for the state that enters the segment.
+    carry: the gradient of the segment's last state from all that follows (R, G, N, W); becomes that
+    of the state that enters the segment.
     """
     decays, d_steps = part.steps("decay"), part.steps("d_states")
     last = len(d_steps) - 1
@@ -242,7 +209,7 @@ def _sum_states(weights: Tensor, states: Tensor, out: Tensor, product: Tensor) -
 
 
 def _weight_gradient(weights: Tensor, states: Tensor, channels: Tensor, product: Tensor) -> Tensor:
-    """states * channels, summed over all that B or C (weights) does not depend on."""
+    """Sum states * channels over all axes that B or C (weights) does not have."""
     if weights.dim() == 6 and _matmul_is_exact(states):
         gradient = torch.bmm(channels.flatten(0, 3), states.flatten(0, 3).transpose(1, 2))
         return gradient.view(*states.shape[:5])
@@ -251,18 +218,18 @@ def _weight_gradient(weights: Tensor, states: Tensor, channels: Tensor, product:
 
 
 def _matmul_is_exact(states: Tensor) -> bool:
-    """Whether bmm is as precise as the states: torch may be set to use TF32 or bf16 in it."""
+    """Whether bmm is as precise as the states: torch may use TF32 or bf16 in it."""
     # Not torch.get_float32_matmul_precision(): it raises once these have been set by hand.
     backend = torch.backends.cuda if states.is_cuda else torch.backends.mkldnn
     return states.dtype == torch.float64 or backend.matmul.fp32_precision in ("none", "ieee")
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """(out, last state) from `_Inputs`, the initial state (B, G, N, W) and delta_softplus."""
+    """(out, last state) from operands as in `_Part`, state (B, G, N, W), and has_softplus."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        inputs, initial_state, delta_softplus = _Inputs(*args[:-2]), *args[-2:]
+        inputs, initial_state, has_softplus = ScanOperands(*args[:-2]), *args[-2:]
         batch, seq_len, channels = inputs.u.shape
         limits = CPU_LIMITS if inputs.u.device.type == "cpu" else GPU_LIMITS
         plan = plan_segments(batch, seq_len, channels, inputs.A.shape[1], limits)
@@ -279,7 +246,7 @@ class _ChunkedScan(torch.autograd.Function):
                 first = segment.first_chunk if keeps else 0
                 entry = entries[first : first + segment.chunks, segment.rows]
                 entry[0] = state
-                part = _Part(inputs, segment, scratch, delta_softplus)
+                part = _Part(inputs, segment, scratch, has_softplus)
                 _, states = part.fill(A_log2e)
                 _enter_chunks(part, A_log2e, entry)
                 # A view of scratch memory: the next segment reads it before it is written over.
@@ -291,36 +258,36 @@ class _ChunkedScan(torch.autograd.Function):
                     part.view_of(out).copy_(y)
                 else:
                     torch.mul(y, part.gate(inputs.z), out=part.view_of(out))
-        ctx.save_for_backward(*inputs, entries)
-        ctx.plan, ctx.delta_softplus = plan, delta_softplus
+        ctx.save_for_backward(*inputs[:-1], entries)
+        ctx.plan, ctx.has_softplus = plan, has_softplus
         return out, last_state
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_last_state: Tensor) -> tuple[Tensor | None, ...]:
         *saved, entries = ctx.saved_tensors
-        inputs = _Inputs(*saved)
+        inputs = ScanOperands(*saved)
         gradients = _Gradients(inputs, d_out, d_last_state, ctx)
         with torch.autocast(inputs.u.device.type, enabled=False):
             for segment in reversed(ctx.plan):
                 chunks = slice(segment.first_chunk, segment.first_chunk + segment.chunks)
                 gradients.add(segment, entries[chunks, segment.rows])
-        return (*gradients.of_inputs, gradients.carry, None)
+        return (*gradients.of_inputs[:-1], gradients.carry, None)
 
 
 class _Gradients:
     """The gradients of one call, filled in segment by segment from the end."""
 
-    def __init__(self, inputs: _Inputs, d_out: Tensor, d_last_state: Tensor, ctx: Any) -> None:
-        self.inputs, self.d_out, self.delta_softplus = inputs, d_out, ctx.delta_softplus
+    def __init__(self, inputs: ScanOperands, d_out: Tensor, d_last: Tensor, ctx: Any) -> None:
+        self.inputs, self.d_out, self.has_softplus = inputs, d_out, ctx.has_softplus
         self.scratch, self.A_log2e = Scratch(ctx.plan, inputs.A), inputs.A * LOG2_E
-        self.carry = d_last_state.clone()
-        self.of_inputs = inputs.blank_gradients()
+        self.carry = d_last.clone()
+        self.of_inputs = _blank_gradients(inputs)
 
     def add(self, segment: Segment, entry: Tensor) -> None:
-        """Make the segment's states again from those that entered its chunks, and walk back."""
+        """Remake the segment's states from those that entered its chunks, and walk back."""
         inputs, grads = self.inputs, self.of_inputs
-        part = _Part(inputs, segment, self.scratch, self.delta_softplus)
+        part = _Part(inputs, segment, self.scratch, self.has_softplus)
         decay, states = part.fill(self.A_log2e)
         _run_forward(part, entry)
         dy = self._through_gate(part, states)
@@ -349,7 +316,7 @@ class _Gradients:
         grads.A.add_(d_dt_A.mul_(part.dt).sum((0, 1, 2)))
 
     def _through_gate(self, part: _Part, states: Tensor) -> Tensor:
-        """The gradient of C h + D u; writes that of z."""
+        """Return the gradient of C h + D u; write that of z."""
         d_out = part.lay_out(self.d_out)
         d_z_all = self.of_inputs.z
         if self.inputs.z is None or d_z_all is None:
@@ -370,7 +337,7 @@ class _Gradients:
             steps_first(out, part.segment).copy_(gradient)
 
     def _add_delta(self, part: _Part, d_dt: Tensor) -> None:
-        if self.delta_softplus:
+        if self.has_softplus:
             args = (d_dt, part.raw_dt, 1.0, 20.0)
             torch.ops.aten.softplus_backward.grad_input(*args, grad_input=d_dt)
         if self.of_inputs.delta_bias is not None:

@@ -1,33 +1,36 @@
-"""The selective scan on CPUs, fused.
-
-The machine code is made from cpu_forward.py and cpu_backward.py when it is first needed.
+"""The selective scan on CPUs, fused; cpu_forward.py and cpu_backward.py write its machine code.
 
 Shape letters: B batch, L seq_len, D channels, N states, G groups. Capital A, B, C, D are tensors.
 """
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dnamamba.kernels.codegen.compiler import Kernel, compile_kernel, find_host, why_no_host
+from dnamamba.kernels.codegen.compiler import compile_kernel, find_host, why_no_host
 from dnamamba.kernels.codegen.functions import LOG2_E
-from dnamamba.kernels.codegen.launch import Arguments, channels_last, launch, refuse_unseen
-from dnamamba.kernels.codegen.memory import new_tensor
+from dnamamba.kernels.codegen.launch import (
+    Arguments,
+    channels_last,
+    launch,
+    new_tensor,
+    refuse_unseen,
+)
 from dnamamba.kernels.scan.chunked import match_groups
 from dnamamba.kernels.scan.cpu_backward import write_backward
 from dnamamba.kernels.scan.cpu_forward import CHUNK, Variant, write_forward
 from dnamamba.kernels.scan.kept import keep, take_kept
+from dnamamba.kernels.scan.reference import ScanOperands
 
-# Tasks of a backward pass, where there are so many blocks of channels. Fewer need less memory for
-# partial sums; the number must not depend on that of threads, or results would.
+# Most tasks of a backward pass. Fewer need less memory for partial sums; the number must not depend
+# on that of threads, or results would.
 TASKS = 16
 
 
 def refuse(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
-    """Why this backend cannot take these operands and what to do, or None if it can."""
+    """Return why this backend cannot take these operands and what to do, or None if it can."""
     if (reason := refuse_unseen(u, A, B, C)) is not None:
         return reason
     if A.is_complex():
@@ -42,71 +45,41 @@ def refuse(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
 
 
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    initial_state: Tensor | None = None,
-    return_last_state: bool = False,
-    reverse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """`kernels.selective_scan` as one kernel forward and one backward; float32 and narrower."""
-    B, C = match_groups(B, C)
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    operands: ScanOperands, has_softplus: bool, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """(out, last state) by one kernel forward and one backward; float32 and narrower."""
+    B, C = match_groups(operands.B, operands.C)
     # Autograd rounds the gradients back to the operands' dtypes.
-    widened = [None if x is None else channels_last(x) for x in tensors]
-    # Asked here: inside, gradients are always off, and what needs one is known whether or not.
+    widened = [None if x is None else channels_last(x) for x in operands._replace(B=B, C=C)]
+    # Asked here, as gradients are always off inside.
     keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in widened)
-    out, last_state = _CpuScan.apply(*widened, delta_softplus, reverse, keeps)
-    out = out.to(u.dtype)
-    return (out, last_state) if return_last_state else out
+    out, last_state = _CpuScan.apply(*widened, has_softplus, reverse, keeps)
+    return out.to(operands.u.dtype), last_state
 
 
-@functools.cache
-def compiled(variant: Variant, is_backward: bool) -> Kernel:
-    """The kernel of a variant, made on its first use in this process."""
-    write = write_backward if is_backward else write_forward
-    return compile_kernel(write(variant), find_host())
-
-
-class _Inputs(NamedTuple):
-    """The tensors of one call, float32, channels next to each other."""
-
-    u: Tensor  # (B, L, D), as delta and z
-    delta: Tensor
-    A: Tensor  # (D, N)
-    B: Tensor  # (B, L, G, N), as C
-    C: Tensor
-    D: Tensor | None  # (D,), as delta_bias
-    z: Tensor | None
-    delta_bias: Tensor | None
-    initial_state: Tensor | None  # (B, D, N)
-
-    def variant(self, delta_softplus: bool) -> Variant:
-        host = find_host()
-        return Variant(
-            lanes=host.lanes,
-            registers=host.registers,
-            d_state=self.A.shape[1],
-            has_D=self.D is not None,
-            has_z=self.z is not None,
-            has_bias=self.delta_bias is not None,
-            has_softplus=delta_softplus,
-        )
+def _variant(inputs: ScanOperands, has_softplus: bool) -> Variant:
+    host = find_host()
+    return Variant(
+        lanes=host.lanes,
+        registers=host.registers,
+        d_state=inputs.A.shape[1],
+        has_D=inputs.D is not None,
+        has_z=inputs.z is not None,
+        has_bias=inputs.delta_bias is not None,
+        has_softplus=has_softplus,
+    )
 
 
 class _CpuScan(torch.autograd.Function):
-    """(out, last state) from `_Inputs`, delta_softplus, reverse and whether to keep states."""
+    """(out, last state) from operands, has_softplus, reverse and whether to keep states.
+
+    The operands are float32 with channels side by side, B and C (B, L, G, N).
+    """
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        inputs, (delta_softplus, reverse, keeps) = _Inputs(*args[:-3]), args[-3:]
-        variant = inputs.variant(delta_softplus)
+        inputs, (has_softplus, reverse, keeps) = ScanOperands(*args[:-3]), args[-3:]
+        variant = _variant(inputs, has_softplus)
         ctx.variant, ctx.reverse = variant, reverse
         kept = take_kept() if keeps else None
         if kept is not None:
@@ -115,11 +88,11 @@ class _CpuScan(torch.autograd.Function):
             return out, last_state
         call = _Call(inputs, variant, reverse, keeps)
         out, last_state = new_tensor(*inputs.u.shape), new_tensor(*call.state_shape)
-        initial = _states_first(inputs.initial_state, call)
+        initial = _states_first(inputs.state, call)
         call.add_rows(out=out)
         call.add(initial=initial, last=last_state)
         call.values["initial_batch"] = initial.stride(0)
-        launch(compiled(variant, False), call.batch * call.blocks, call)
+        launch(compile_kernel(write_forward, variant, find_host()), call.batch * call.blocks, call)
         ctx.save_for_backward(*inputs, call.states)
         last_state = last_state.transpose(1, 2).contiguous()
         if keeps:
@@ -130,7 +103,7 @@ class _CpuScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_last_state: Tensor) -> tuple[Tensor | None, ...]:
         *saved, states = ctx.saved_tensors
-        inputs, variant = _Inputs(*saved), ctx.variant
+        inputs, variant = ScanOperands(*saved), ctx.variant
         call = _Call(inputs, variant, ctx.reverse, keeps=True, states=states)
         d_u, d_delta = new_tensor(*inputs.u.shape), new_tensor(*inputs.u.shape)
         d_z = None if inputs.z is None else new_tensor(*inputs.u.shape)
@@ -142,7 +115,7 @@ class _CpuScan(torch.autograd.Function):
         call.add(d_last=d_last, d_initial=d_initial, d_A=d_A, d_D=d_D, d_delta_bias=d_bias)
         call.values["d_last_batch"] = d_last.stride(0)
         n_tasks = call.batch * call.groups * call.n_parts
-        launch(compiled(variant, True), n_tasks, call)
+        launch(compile_kernel(write_backward, variant, find_host()), n_tasks, call)
         return (
             d_u,
             d_delta,
@@ -152,10 +125,8 @@ class _CpuScan(torch.autograd.Function):
             None if inputs.D is None else d_D.sum(0),
             d_z,
             None if inputs.delta_bias is None else d_bias.sum(0),
-            None if inputs.initial_state is None else d_initial.transpose(1, 2),
-            None,
-            None,
-            None,
+            None if inputs.state is None else d_initial.transpose(1, 2),
+            *(None, None, None),
         )
 
 
@@ -163,7 +134,12 @@ class _Call(Arguments):
     """The arguments that forward and backward share."""
 
     def __init__(
-        self, inputs: _Inputs, v: Variant, reverse: bool, keeps: bool, states: Tensor | None = None
+        self,
+        inputs: ScanOperands,
+        v: Variant,
+        reverse: bool,
+        keeps: bool,
+        states: Tensor | None = None,
     ) -> None:
         self.batch, self.seq_len, self.channels = inputs.u.shape
         self.groups, d_state = inputs.B.shape[2], v.d_state
@@ -200,7 +176,7 @@ class _Call(Arguments):
         self.add_rows(u=inputs.u, delta=inputs.delta, z=inputs.z, B=inputs.B, C=inputs.C)
 
     def add_partial_sums(self, name: str) -> Tensor:
-        """Room for a weight's gradient (B, L, G, N), once for each part of a group's channels."""
+        """Reserve a weight's gradient (B, L, G, N) for each part of a group's channels."""
         d_state = self.state_shape[1]
         sums = new_tensor(self.n_parts, self.batch, self.seq_len, self.groups, d_state)
         self.add_rows(in_time=True, **{name: sums[0]})
@@ -213,7 +189,7 @@ def _sum_parts(sums: Tensor) -> Tensor:
 
 
 def _states_first(state: Tensor | None, call: _Call) -> Tensor:
-    """(B, D, N) as (B, N, D); zeros that all of the batch share if None."""
+    """Turn (B, D, N) into (B, N, D); zeros that the batch shares if None."""
     if state is None:
         zeros = torch.zeros(1, *call.state_shape[1:], dtype=torch.float32, device="cpu")
         return zeros.expand(call.state_shape)

@@ -1,8 +1,8 @@
 """The fused scan's backward kernel, written as LLVM IR. README.md derives what it computes.
 
-Chunk after chunk from the last: `prepare` does what needs no state, then for some of the states at
-a time `remake` makes them again from the one kept and `walk_back` goes back through them, and
-`finish` writes the gradients of the chunk's steps. Capital A, B, C, D are tensors.
+Chunk after chunk from the last: `prepare` does what needs no state, then for a range of states at a
+time `remake` makes them from the one kept and `walk_back` goes back through them, and `finish`
+writes the gradients of the chunk's steps. Capital A, B, C, D are tensors.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ BACKWARD_ARGUMENTS = [
 
 
 _Sink = Callable[[range, Value, list[Value]], None]
-"""Takes some states' products of one step, whose sums over channels are gradients of B or C."""
+"""Takes a range's products of one step, whose sums over channels are gradients of B or C."""
 
 
 class _BackwardChunk(Chunk):
@@ -44,7 +44,7 @@ class _BackwardChunk(Chunk):
     def __init__(self, e: Emitter, v: Variant) -> None:
         super().__init__(e, v)
         self.dy, self.d_dt_u, self.d_decay = (Scratch(e, CHUNK) for _ in range(3))
-        self.width = len(v.state_groups(registers_each=2)[0])
+        self.width = len(v.state_groups(registers_per_state=2)[0])
         self.decay, self.decayed = (Scratch(e, CHUNK * self.width) for _ in range(2))
         self.d_state, self.d_A = (Scratch(e, v.d_state) for _ in range(2))
         self.d_D, self.d_bias = Scratch(e, 1), Scratch(e, 1)
@@ -66,7 +66,7 @@ class _BackwardChunk(Chunk):
         return [*super().streams(), self.d_out, self.d_u, self.d_delta, self.d_z]
 
     def prepare(self, i: Value, step: Value) -> None:
-        """Also the gradient of y, through the gate."""
+        """Also write the gradient of y, through the gate."""
         super().prepare(i, step)
         dy = self.block.load(self.d_out.at(step))
         if self.z is not None:
@@ -77,7 +77,7 @@ class _BackwardChunk(Chunk):
     def remake(
         self, states: range, number: Value, first: Value, n_steps: Value, d_C: _Sink
     ) -> None:
-        """Make some of the states again; their share of y and d_C on the way."""
+        """Remake a range of states, with their share of y and d_C."""
         e, block = self.e, self.block
         h = {n: Variable(e.load(block.kept_state(number, n))) for n in states}
         with e.loop(n_steps) as i:
@@ -97,7 +97,7 @@ class _BackwardChunk(Chunk):
             d_C(states, first + i, products)
 
     def walk_back(self, states: range, first: Value, n_steps: Value, d_B: _Sink) -> None:
-        """The gradient of some of the states, last step to first, and all it leads to."""
+        """Find the gradient of a range of states, last step to first, and all it leads to."""
         e = self.e
         g = {n: Variable(self.d_state.get(n)) for n in states}
         d_A = {n: Variable(e.number(0.0)) for n in states}
@@ -119,14 +119,14 @@ class _BackwardChunk(Chunk):
             d_B(states, first + i, products)
         for n in states:
             self.d_state.set(n, g[n].get())
-            # A sum over each chunk, then over chunks: that of 100,000 terms is as good as of 300.
+            # Sum over each chunk, then over chunks: 100,000 terms lose no more digits than 300.
             self.d_A.set(n, self.d_A.get(n) + d_A[n].get())
 
     def _add(self, sums: Scratch, i: Value, share: Value, states: range) -> None:
         sums.set(i, share if states.start == 0 else sums.get(i) + share)
 
     def finish(self, i: Value, step: Value) -> None:
-        """The gradients of one step of u, delta and z, and its part of D's and the bias's."""
+        """Write one step's gradients of u, delta and z; add to D's and the bias's."""
         e, block = self.e, self.block
         u, dy, d_dt_u = block.load(self.u.at(step)), self.dy.get(i), self.d_dt_u.get(i)
         if self.z is not None and self.d_z is not None:
@@ -163,7 +163,7 @@ class _BackwardChunk(Chunk):
 
 
 class _WeightGradient:
-    """d_B or d_C: sums over the channels of a task, block after block into the same memory."""
+    """d_B or d_C: adds the channels of a task's blocks up in the same memory."""
 
     def __init__(self, block: Block, name: str, part: Value, is_first: Value) -> None:
         e = self._e = block.e
@@ -180,7 +180,7 @@ class _WeightGradient:
 
 
 def write_backward(v: Variant) -> Emitter:
-    """All gradients. A task is a part of one group's blocks, one after the other."""
+    """Write the kernel of all gradients. A task is a part of one group's blocks, in turn."""
     e = Emitter("scan_backward", v.lanes, BACKWARD_ARGUMENTS)
     chunk = _BackwardChunk(e, v)
     with e.tasks(e.argument(NEXT_TASK, POINTER), e.argument(N_TASKS)) as task:
@@ -200,7 +200,7 @@ def write_backward(v: Variant) -> Emitter:
                 with e.loop(n_steps) as i:
                     prefetch(chunk.streams(), first + i - CHUNK)
                     chunk.prepare(i, first + i)
-                for states in v.state_groups(registers_each=2):
+                for states in v.state_groups(registers_per_state=2):
                     chunk.remake(states, number, first, n_steps, d_C)
                     chunk.walk_back(states, first, n_steps, d_B)
                 with e.loop(n_steps) as i:

@@ -1,10 +1,10 @@
 """The fused scan's forward kernel, written as LLVM IR, and what the backward shares with it.
 
 Channels lie in the lanes of a vector, time is a loop, and the states of a block stay in registers.
-Time is cut into chunks of CHUNK steps. What does not depend on the state is done for a whole chunk
-first (softplus, gate), so that nothing waits on it, and lands in scratch memory that stays in the
-first-level cache. The forward keeps the state that enters each chunk; the backward walks the chunks
-from the last, makes their states again from it, and goes back through them.
+Time is cut into chunks of CHUNK steps. What does not depend on the state (softplus, gate) is done
+for a whole chunk first, into scratch memory in the first-level cache. The forward keeps the state
+that enters each chunk; the backward walks the chunks from the last, remakes their states from it,
+and goes back through them.
 
 Capital A, B, C, D are tensors; d_state is unrolled, N in shapes.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dnamamba.kernels.codegen.emitter import INT, POINTER, Emitter, Value, Variable
 from dnamamba.kernels.codegen.functions import exp2_of_product, sigmoid, softplus, total
 from dnamamba.kernels.codegen.launch import N_TASKS, NEXT_TASK
-from dnamamba.kernels.codegen.tensors import Rows, Scratch, per_step, prefetch
+from dnamamba.kernels.codegen.tensors import ChannelBlock, Rows, Scratch, per_step, prefetch
 
 CHUNK = 16
 """Steps between two states that the forward keeps."""
@@ -22,7 +22,7 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compiled in; everything else is an argument."""
+    """Constants of a kernel; everything else is an argument."""
 
     lanes: int
     registers: int
@@ -32,9 +32,9 @@ class Variant:
     has_bias: bool
     has_softplus: bool
 
-    def state_groups(self, registers_each: int) -> list[range]:
-        """The states, as many at a time as fit into half of the registers and a vector of sums."""
-        size = min(self.lanes, max(1, self.registers // 2 // registers_each))
+    def state_groups(self, registers_per_state: int) -> list[range]:
+        """Cut the states into ranges that fit into half the registers and a vector of sums."""
+        size = min(self.lanes, max(1, self.registers // 2 // registers_per_state))
         return [range(n, min(n + size, self.d_state)) for n in range(0, self.d_state, size)]
 
 
@@ -45,30 +45,27 @@ INPUTS += ["A_log2e", "A_extremes", "D", "delta_bias", "states", "states_chunk",
 FORWARD_ARGUMENTS = [*GEOMETRY, *INPUTS, "initial", "initial_batch", "last", *per_step("out")]
 
 
-class Block:
+class Block(ChannelBlock):
     """Up to `lanes` neighbouring channels of one group and one batch entry."""
 
     def __init__(self, e: Emitter, v: Variant, batch: Value, group: Value, number: Value) -> None:
-        self.e, self.v, self.batch, self.group = e, v, batch, group
         width = e.argument("group_width")
         within = number * e.lanes
-        self.channel = group * width + within
-        self.mask = e.mask_of(width - within)
+        channel = group * width + within
+        super().__init__(e, batch, channel, e.mask_of(width - within))
+        self.group = group
         self.n_channels = e.argument("n_channels")
         all_blocks = e.argument("n_channels") // width * e.argument("group_blocks")
         index = batch * all_blocks + group * e.argument("group_blocks") + number
         self._states = e.offset(e.argument("states", POINTER), index * e.argument("states_block"))
         self._states_chunk = e.argument("states_chunk")
 
-    def rows(self, name: str) -> Rows:
-        return Rows(self.e, name, self.batch, self.channel)
-
     def weights(self, name: str) -> Rows:
         """B or C of this block's group."""
         return Rows(self.e, name, self.batch, self.group * self.e.argument(f"{name}_group"))
 
     def row_of(self, name: str, row: Value | int) -> Value:
-        """Where this block's channels stand in a row of (..., D)."""
+        """Return the address of this block's channels in a row of (..., D)."""
         row = row if isinstance(row, Value) else self.e.constant(INT, row)
         start = self.e.argument(name, POINTER)
         return self.e.offset(start, row * self.n_channels + self.channel)
@@ -76,20 +73,14 @@ class Block:
     def parameter(self, name: str, row: int = 0) -> Value:
         return self.load(self.row_of(name, row))
 
-    def load(self, address: Value) -> Value:
-        return self.e.load_masked(address, self.mask)
-
-    def store(self, vector: Value, address: Value) -> None:
-        self.e.store_masked(vector, address, self.mask)
-
     def kept_state(self, chunk: Value, n: int) -> Value:
-        """Where the state that enters a chunk is kept."""
+        """Return the address of the state that enters a chunk."""
         start = self.e.offset(self._states, chunk * self._states_chunk)
         return self.e.offset(start, n * self.e.lanes)
 
 
 class Chunk:
-    """What forward and backward share: the passes over one chunk's inputs and states."""
+    """The passes over one chunk's inputs and states that forward and backward share."""
 
     def __init__(self, e: Emitter, v: Variant) -> None:
         self.e, self.v = e, v
@@ -108,18 +99,18 @@ class Chunk:
         self.z = block.rows("z") if v.has_z else None
 
     def streams(self) -> list[Rows | None]:
-        """What is read once from memory."""
+        """Return the tensors to prefetch."""
         return [self.u, self.delta, self.z]
 
     def prepare(self, i: Value, step: Value) -> None:
-        """Step sizes and inputs of one step, into scratch."""
+        """Write step sizes and inputs of one step to scratch."""
         e = self.e
         u, raw = self.block.load(self.u.at(step)), self.block.load(self.delta.at(step))
         dt = raw + self.bias if self.v.has_bias else raw
         if self.v.has_softplus:
             dt, slope = softplus(e, dt)
             self.slope.set(i, slope)
-        # exp2 knows nothing of infinity: where a decay would be, or of A that is NaN, say NaN.
+        # exp2 has no infinity: NaN if a decay would be infinite or A is NaN.
         exponent = e.maximum(dt * self.least_A, dt * self.most_A)
         dt_u = e.select(e.is_less(exponent, 127.0), dt * u, e.number(float("nan")))
         self.dt.set(i, dt)
@@ -127,7 +118,7 @@ class Chunk:
 
 
 def chunk_steps(e: Emitter, chunk: Value) -> tuple[Value, Value]:
-    """The first step of a chunk and how many it has."""
+    """Return the first step of a chunk and its number of steps."""
     first = chunk * CHUNK
     rest = e.argument("seq_len") - first
     return first, e.select(e.is_less(rest, CHUNK), rest, e.constant(INT, CHUNK))
@@ -143,7 +134,7 @@ def _block_of_task(e: Emitter, v: Variant, task: Value) -> Block:
 
 
 def write_forward(v: Variant) -> Emitter:
-    """out, the last state and the state that enters each chunk."""
+    """Write the kernel of out, the last state and the state that enters each chunk."""
     e = Emitter("scan_forward", v.lanes, FORWARD_ARGUMENTS)
     chunk = Chunk(e, v)
     with e.tasks(e.argument(NEXT_TASK, POINTER), e.argument(N_TASKS)) as task:
@@ -159,7 +150,7 @@ def write_forward(v: Variant) -> Emitter:
             with e.loop(n_steps) as i:
                 prefetch([*chunk.streams(), out], first + i + CHUNK)
                 chunk.prepare(i, first + i)
-            for states in v.state_groups(registers_each=1):
+            for states in v.state_groups(registers_per_state=1):
                 _advance(chunk, states, number, first, n_steps)
             with e.loop(n_steps) as i:
                 y = chunk.y.get(i)

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from dnamamba.kernels.launcher import dense_or, launch, with_dense_rows
 from dnamamba.kernels.operators import differentiable, operator
 from dnamamba.kernels.scan import gpu_kernels as kernels
 from dnamamba.kernels.scan.kept import keep, take_kept
+from dnamamba.kernels.scan.reference import ScanOperands
 
 LANES, N_STATES = 32, 16
 
@@ -30,17 +30,17 @@ STEPS = 4
 """Steps of a block: what is loaded together, and how far apart the backward's marks lie."""
 
 PROGRAMS_PER_MULTIPROCESSOR, FEWER_PROGRAMS = 32, 24
-"""Time is cut into chunks until a launch has this many or nearly so, and never more: whole rounds
-of the eight of the backward that run at once. The fewer where the backward is done in parts: the
-states that enter chunks are kept for all of them."""
+"""Most programs of a launch, which time is cut into chunks to reach: whole rounds of the eight of
+the backward that run at once. Fewer if the backward is done in parts, as the states that enter
+chunks are kept for all of them."""
 
 SHORTEST_CHUNK = 64
-"""Steps; a chunk costs one more state in memory. Half of it up to 32 chunks, where programs are
-so few that the time of one counts."""
+"""Steps; each chunk costs a state in memory. Half of it up to 32 chunks, when programs are so few
+that the time of one counts."""
 
 FEW_MARKS, MOST_MARKS = 512 << 20, 1 << 30
 """Bytes of the backward's marks. Up to the first all programs run at a time, else a fourth of them
-or as many as keep to the second, and at least one: launches cost time, marks and sums memory."""
+or as many as fit the second, at least one: launches cost time, marks and sums memory."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Plan:
 
 
 def make_plan(batch: int, seq_len: int, channels: int, groups: int, n_multiprocessors: int) -> Plan:
-    """Chunks long enough to matter and short enough to fill the GPU; marks within their memory."""
+    """Choose chunks short enough to fill the GPU, and slots whose marks fit their memory."""
     width = channels // groups
     blocks = -(-width // LANES)
     n_programs = groups * blocks
@@ -75,7 +75,7 @@ def make_plan(batch: int, seq_len: int, channels: int, groups: int, n_multiproce
 
 
 def _choose_slots(n_programs: int, blocks: int, marks: int) -> int:
-    """Programs of a launch: whole groups, or a part of one that divides it where there are more.
+    """Return the programs of a launch: whole groups, or a part that divides one of several.
 
     marks: bytes of a program.
     """
@@ -105,7 +105,7 @@ def _count_multiprocessors(device: torch.device) -> int:
 
 
 def _with_equal_rows(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """B and C as rows of one dtype, a constant apart in both."""
+    """Return B and C as rows of one dtype and stride."""
     if B.dtype == C.dtype and B.stride() == C.stride() and B.stride(-1) == 1:
         return B, C
     dtype = torch.promote_types(B.dtype, C.dtype)
@@ -115,7 +115,10 @@ def _with_equal_rows(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
 # --- launches
 
 
-@operator("dnamamba::selective_scan")
+@operator(
+    "dnamamba::selective_scan",
+    fake=lambda u, _, A, B, *others: _empty_outputs(u, A, _plan_for(u, B), others[-1]),
+)
 def forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, state: Tensor, has_softplus: bool, reverse: bool,
@@ -143,7 +146,7 @@ def forward(
                 kernels.chunk_state_kernel, grid, u, delta, A, B, C, bias, dt_sums, entries, *sizes,
                 *strides, **shared,
             )  # fmt: skip
-        # With a single chunk too: it lays the initial state out by program.
+        # For a single chunk too: it lays the initial state out by program.
         _pass_states(plan, A, dt_sums, entries, state, 0, plan.n_programs, backward=False)
         launch(
             kernels.chunk_scan_kernel, grid,
@@ -155,24 +158,23 @@ def forward(
     return out, last_state, entries, dt_sums
 
 
-@torch.library.register_fake("dnamamba::selective_scan")
-def _(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, state: Tensor, has_softplus: bool, reverse: bool,
-    out_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return _empty_outputs(u, A, _plan_for(u, B), out_dtype)
+def _fake_backward(
+    d_out: Tensor, d_last: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, *_: Any,
+) -> list[Tensor]:  # fmt: skip
+    optional = [A.new_empty(0) if x is None else _like(x) for x in (D, z, delta_bias)]
+    return [*(_like(x) for x in (u, delta, A, B, C)), *optional, _like(d_last)]
 
 
-@operator("dnamamba::selective_scan_backward")
+@operator("dnamamba::selective_scan_backward", fake=_fake_backward)
 def backward(
     d_out: Tensor, d_last: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, entries: Tensor,
     dt_sums: Tensor, has_softplus: bool, reverse: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """The gradients of u, delta, A, B, C, D, z, delta_bias and state, empty for what is not there.
+    """The gradients of u, delta, A, B, C, D, z, delta_bias and state, empty if left out.
 
-    As `forward` has them; d_last (B, D, N) float32 and contiguous.
+    Operands as `forward` takes them; d_last (B, D, N) float32 and contiguous.
     """
     u, delta, d_out = (with_dense_rows(x) for x in (u, delta, d_out))
     d_B, d_C = _like(B), _like(C)
@@ -227,18 +229,8 @@ def backward(
     ]  # fmt: skip
 
 
-@torch.library.register_fake("dnamamba::selective_scan_backward")
-def _(
-    d_out: Tensor, d_last: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-    D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, entries: Tensor,
-    dt_sums: Tensor, has_softplus: bool, reverse: bool,
-) -> list[Tensor]:  # fmt: skip
-    optional = [A.new_empty(0) if x is None else _like(x) for x in (D, z, delta_bias)]
-    return [*(_like(x) for x in (u, delta, A, B, C)), *optional, _like(d_last)]
-
-
 def _add_weights(sums: Tensor, parts: Tensor, first: int, blocks: int) -> None:
-    """Add the parts (B, L, n, 32) that programs from `first` on found to those of their groups."""
+    """Add the parts (B, L, n, 32) of the programs from `first` on to those of their groups."""
     batch, seq_len, n, _ = parts.shape
     n_groups = max(1, n // blocks)
     own = sums[:, :, first // blocks :][:, :, :n_groups]
@@ -264,7 +256,7 @@ def _compiled_for(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None,
     has_softplus: bool, reverse: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """What all kernels are specialised on: rows a constant apart are addressed for nothing."""
+    """Return the constants of all kernels: constant steps between rows need no arithmetic."""
     return {
         "U_ROW": u.stride(1),
         "DELTA_ROW": delta.stride(1),
@@ -300,82 +292,62 @@ def _like(x: Tensor) -> Tensor:
 # --- gradients
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, state, ctx.has_softplus, ctx.reverse, _ = inputs
     _, _, entries, dt_sums = output
     ctx.save_for_backward(*tensors, entries, dt_sums)
     ctx.state_shape = state.shape
     ctx.mark_non_differentiable(entries, dt_sums)
-    ctx.set_materialize_grads(False)
 
 
-@once_differentiable
 def _differentiate(
     ctx: Any, d_out: Tensor | None, d_last: Tensor | None, *_: Tensor | None
-) -> tuple[Any, ...]:
-    u, delta, A, B, C, D, z, delta_bias, entries, dt_sums = ctx.saved_tensors
-    if d_out is None:
-        d_out = torch.zeros_like(u)
-    if d_last is None:
-        d_last = A.new_zeros(ctx.state_shape)
-    d_u, d_delta, d_A, d_B, d_C, d_D, d_z, d_bias, d_state = backward(
-        d_out, d_last.contiguous(), u, delta, A, B, C, D, z, delta_bias, entries, dt_sums,
-        ctx.has_softplus, ctx.reverse,
-    )  # fmt: skip
-    return (
-        d_u, d_delta, d_A, d_B, d_C, None if D is None else d_D, None if z is None else d_z,
-        None if delta_bias is None else d_bias, d_state, None, None, None,
-    )  # fmt: skip
+) -> list[Tensor]:
+    saved = ctx.saved_tensors
+    u, _, A, *_ = saved
+    d_out = torch.zeros_like(u) if d_out is None else d_out
+    d_last = A.new_zeros(ctx.state_shape) if d_last is None else d_last.contiguous()
+    gradients: list[Tensor] = backward(d_out, d_last, *saved, ctx.has_softplus, ctx.reverse)
+    return gradients
 
 
-scan = differentiable(forward, _differentiate, _setup_context)
+scan = differentiable(forward, _save, _differentiate)
 
 
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    initial_state: Tensor | None = None,
-    return_last_state: bool = False,
-    reverse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """`kernels.selective_scan` on CUDA tensors, or on any in Triton's interpreter.
+    operands: ScanOperands, has_softplus: bool, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """(out, last state) on CUDA tensors, or on any in Triton's interpreter.
 
     B and C vary in time; the tensors are real, up to float32.
     """
+    u, delta, A, B, C, D, z, delta_bias, state = operands
     batch, _, channels = u.shape
     d_state = A.shape[1]
-    if initial_state is None:
-        initial_state = torch.zeros(batch, channels, d_state, device=u.device)
+    if state is None:
+        state = torch.zeros(batch, channels, d_state, device=u.device)
     if B.dim() == 3:
         B, C = B.unsqueeze(2), C.unsqueeze(2)
-    A, initial_state = A.float().contiguous(), initial_state.float().contiguous()
+    A, state = A.float().contiguous(), state.float().contiguous()
     if d_state <= N_STATES:
         out, last, _, _ = scan(
-            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, u.dtype
+            u, delta, A, B, C, D, z, delta_bias, state, has_softplus, reverse, u.dtype
         )
-        return (out, last) if return_last_state else out
+        return out, last
     outs, last_states = [], []
     for first in range(0, d_state, N_STATES):
         part = slice(first, first + N_STATES)
         out, last, _, _ = scan(
             u, delta, A[:, part].contiguous(), B[..., part], C[..., part], None, None, delta_bias,
-            initial_state[..., part].contiguous(), delta_softplus, reverse, torch.float32,
+            state[..., part].contiguous(), has_softplus, reverse, torch.float32,
         )  # fmt: skip
         outs.append(out)
         last_states.append(last)
-    out = _combine(outs, u, D, z)
-    return (out, torch.cat(last_states, -1)) if return_last_state else out
+    return _combine(outs, u, D, z), torch.cat(last_states, -1)
 
 
 def _combine(outs: list[Tensor], u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
-    """The output from those of blocks of states."""
+    """Add up the outputs of blocks of states."""
     y = torch.stack(outs).sum(0)
     if D is not None:
         y = y + D.float() * u.float()

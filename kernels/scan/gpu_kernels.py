@@ -32,6 +32,7 @@ from dnamamba.kernels.scan.gpu_pieces import (
     full_states,
     gather_states,
     give_partners,
+    index_of_sums,
     lanes_inside,
     load_inputs,
     load_rows,
@@ -41,7 +42,6 @@ from dnamamba.kernels.scan.gpu_pieces import (
     make_decays,
     make_dt,
     multiply,
-    place_of_sums,
     row_of,
     scatter_states,
     sigmoid,
@@ -302,7 +302,7 @@ def chunk_backward_kernel(
     d_delta += i_batch * d_delta_batch + o_d
     d_z += i_batch * d_z_batch + o_d
     BC = find_weights(B, C, i_batch, group, BC_batch, BC_GROUP, D_STATE)
-    d_BC += (i_batch * seq_len * n_slots + slot) * LANES + place_of_sums()
+    d_BC += (i_batch * seq_len * n_slots + slot) * LANES + index_of_sums()
     scratch = (i_batch * tl.num_programs(1) + i_chunk) * n_programs + program
     adjoint = load_states(adjoints + scratch * N_STATES * LANES)
     dA = full_states(0.0)

@@ -276,7 +276,7 @@ def sum_lanes(rows, STEP: tl.constexpr):
 
 
 @triton.jit
-def place_of_sums():
+def index_of_sums():
     """Where in a row of 16 dB and 16 dC the sum that each lane holds belongs."""
     lane = tl.arange(0, LANES)
     i = lane % 8

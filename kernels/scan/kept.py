@@ -1,8 +1,7 @@
-"""Results of fused scans, kept while what led to them is made again for a backward."""
+"""Results of fused scans, kept while a backward recomputes what led to them."""
 
 import threading
 from collections import deque
-from types import TracebackType
 
 from torch import Tensor
 
@@ -10,10 +9,10 @@ Results = tuple[Tensor, ...]
 
 
 class KeptScans:
-    """What the scans of one stretch of a model returned, in order.
+    """Results of the scans of one stretch of a model, in order.
 
     Scans within `recording()` leave their results here. Within `reusing()` they take them, each
-    once, instead of running; where none is left (a second backward) they run. The stretch must not
+    once, instead of running; if none is left (a second backward) they run. The stretch must not
     change a result in place: taking it then raises RuntimeError.
     """
 
@@ -36,20 +35,15 @@ class _Use:
     def __enter__(self) -> None:
         _uses().append(self)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         _uses().pop()
         if self.takes:
-            # Of a repetition that torch ended early, before its last scan.
+            # torch may have ended the repetition early, before its last scan.
             self.kept.results.clear()
 
 
 def take_kept() -> Results | None:
-    """For a scan about to run: what it returned before, if it runs again."""
+    """Return what a scan about to run returned before, if it runs again."""
     uses = _uses()
     if not (uses and uses[-1].takes and uses[-1].kept.results):
         return None
@@ -63,7 +57,7 @@ def take_kept() -> Results | None:
 
 
 def keep(*results: Tensor) -> None:
-    """For a scan that has run: leave its results where someone asked for them."""
+    """Leave the results of a scan that has run with the innermost recording."""
     uses = _uses()
     if uses and not uses[-1].takes:
         kept = tuple(result.detach() for result in results)
@@ -71,7 +65,7 @@ def keep(*results: Tensor) -> None:
 
 
 def _uses() -> list[_Use]:
-    """Innermost last; a thread's own, as backwards run in threads of autograd's."""
+    """Return this thread's uses, innermost last: backwards run in threads of autograd."""
     if not hasattr(_thread, "uses"):
         _thread.uses = []
     uses: list[_Use] = _thread.uses

@@ -1,4 +1,4 @@
-"""How the chunked scan cuts its work: segments of time, their layout and the memory they share.
+"""Plan of the chunked scan: segments of time, their layout and the memory they share.
 
 Shape letters: B batch, L seq_len, D channels, N states; inside a segment S steps, K chunks, R rows
 of the batch, G groups of W = D / G channels.
@@ -12,9 +12,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Segment:
-    """Some sequences of the batch at some times: `chunks` runs of `steps` each.
+    """Part of the batch at part of the time: `chunks` runs of `steps` each.
 
-    first_chunk: how many chunks of these sequences come before.
+    first_chunk: number of these sequences' chunks before.
     """
 
     rows: slice
@@ -26,19 +26,18 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Sizes in elements (one state of one channel at one step) that suit a kind of device."""
+    """Sizes in elements (one state of one channel at one step) that suit a kind of device.
+
+    segment: a segment's buffers, to fit a CPU's cache or bound a GPU's memory. narrow: a step below
+    this costs its launch and little else. wide: what chunks that advance together widen a narrow
+    step to, for one more pass. widest: a step above this is split by rows of the batch, so that a
+    segment has enough steps.
+    """
 
     segment: int
-    """A segment's buffers: what stays in a CPU's cache, what bounds a GPU's memory."""
-
     narrow: int
-    """A step narrower than this costs its launch and little else."""
-
     wide: int
-    """What chunks that advance together widen a narrow step to, for the price of one more pass."""
-
     widest: int
-    """A step wider than this is split by rows of the batch, so that a segment has enough steps."""
 
 
 CPU_LIMITS = Limits(segment=1 << 20, narrow=1 << 12, wide=1 << 14, widest=1 << 16)
@@ -51,7 +50,7 @@ MIN_STEPS = 16
 def plan_segments(
     batch: int, seq_len: int, channels: int, d_state: int, limits: Limits
 ) -> list[Segment]:
-    """Cut the scan of `batch` sequences of seq_len steps into segments, in order of time."""
+    """Cut a scan into segments, in order of time."""
     lanes = channels * d_state
     n_blocks = min(batch, -(-batch * lanes // limits.widest))
     n_rows = -(-batch // n_blocks)
@@ -67,7 +66,7 @@ def plan_segments(
         start = n_before = 0
         while start < seq_len:
             rest = seq_len - start
-            # What is left after the last whole chunk is a segment of its own: nothing is padded.
+            # The rest after the last whole chunk is a segment of its own: nothing is padded.
             segment_chunks, segment_steps = max(1, min(chunks, rest // steps)), min(steps, rest)
             stop = start + segment_chunks * segment_steps
             times = slice(start, stop)
@@ -77,9 +76,9 @@ def plan_segments(
 
 
 class Scratch:
-    """Memory that all segments share: fresh pages would cost more than the arithmetic.
+    """Memory that all segments share, as fresh pages would cost more than the arithmetic.
 
-    Views are kept too: taking a tensor apart costs a third of working on its parts.
+    Views are cached: taking a tensor apart costs a third of working on its parts.
     """
 
     def __init__(self, plan: list[Segment], A: Tensor) -> None:
@@ -90,16 +89,16 @@ class Scratch:
         self._steps: dict[tuple[str, int, int, int], tuple[Tensor, ...]] = {}
 
     def wide(self, name: str, segment: Segment) -> Tensor:
-        """The buffer of that name, (S, K, R, G, N, W)."""
+        """Return a buffer (S, K, R, G, N, W)."""
         return self._view(name, segment, tuple(self._like.shape))
 
     def narrow(self, name: str, segment: Segment) -> Tensor:
-        """The buffer of that name, (S, K, R, G, 1, W)."""
+        """Return a buffer (S, K, R, G, 1, W)."""
         groups, _, width = self._like.shape
         return self._view(name, segment, (groups, 1, width))
 
     def wide_steps(self, name: str, segment: Segment) -> tuple[Tensor, ...]:
-        """The buffer of that name as S tensors (K, R, G, N, W)."""
+        """Return a wide buffer as S tensors (K, R, G, N, W)."""
         key = _key(name, segment)
         if key not in self._steps:
             self._steps[key] = self.wide(name, segment).unbind(0)
@@ -120,6 +119,6 @@ def _key(name: str, segment: Segment) -> tuple[str, int, int, int]:
 
 
 def steps_first(x: Tensor, segment: Segment) -> Tensor:
-    """(B, L, ...) -> the segment's (S, K, R, ...), a view."""
+    """View a segment of (B, L, ...) as (S, K, R, ...)."""
     x = x[segment.rows, segment.times].unflatten(1, (segment.chunks, segment.steps))
     return x.permute(2, 1, 0, *range(3, x.dim()))

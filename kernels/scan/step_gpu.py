@@ -1,7 +1,7 @@
 """`selective_scan_step` in Triton: one launch, the state read and written once.
 
-A program takes a tile of channels with all their states, [BD, BN], which lies in memory as one
-piece where the state is contiguous. Shape letters: B batch, D channels, N states, G groups.
+A program takes a tile of channels with all their states, [BD, BN], one piece of memory if the state
+is contiguous. Shape letters: B batch, D channels, N states, G groups.
 """
 
 import torch
@@ -13,6 +13,7 @@ from dnamamba.kernels.launcher import dense_or, launch
 from dnamamba.kernels.operands import count_write
 from dnamamba.kernels.operators import operator
 from dnamamba.kernels.scan.gpu_pieces import LOG2_E, sigmoid, softplus
+from dnamamba.kernels.scan.reference import ScanOperands
 
 TILE = 512
 """States of a program, which is one warp: 16 a lane."""
@@ -70,19 +71,15 @@ def _step_kernel(
     tl.store(out + batch * channels + channel, y.to(out.dtype.element_ty), mask=is_channel)
 
 
-@operator("dnamamba::selective_scan_step", mutates_args=("state",))
+@operator(
+    "dnamamba::selective_scan_step",
+    fake=lambda u, *_: u.new_empty(u.shape),
+    mutates_args=("state",),
+)
 def step(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    has_softplus: bool,
-    state: Tensor,
-) -> Tensor:
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, state: Tensor, has_softplus: bool,
+) -> Tensor:  # fmt: skip
     """y (B, D) in u's dtype. B and C are (B, G, N); state, float32, is updated in place."""
     batch, channels = u.shape
     d_state = A.shape[1]
@@ -106,26 +103,8 @@ def step(
     return out
 
 
-@torch.library.register_fake("dnamamba::selective_scan_step")
-def _(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, has_softplus: bool, state: Tensor,
-) -> Tensor:  # fmt: skip
-    return u.new_empty(u.shape)
-
-
-def selective_scan_step(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    state: Tensor,
-) -> Tensor:
-    """As in step.py, on CUDA tensors, or on any in Triton's interpreter."""
-    B, C = (weights.unsqueeze(1) if weights.dim() == 2 else weights for weights in (B, C))
-    return step(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state)
+def selective_scan_step(operands: ScanOperands, has_softplus: bool) -> Tensor:
+    """Run a step on CUDA tensors, or on any in Triton's interpreter."""
+    B, C = (x.unsqueeze(1) if x.dim() == 2 else x for x in (operands.B, operands.C))
+    y: Tensor = step(*operands._replace(B=B, C=C), has_softplus)
+    return y

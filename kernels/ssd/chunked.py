@@ -1,10 +1,9 @@
 """State space duality by matrix products over chunks of time, in plain PyTorch.
 
-Within a chunk the output is a masked product like attention's, with decays for a softmax; what a
-chunk adds to the state, and what the state entering it adds to its output, are products too. Chunks
-are taken a block at a time, so that memory is one block's and not L times the chunk size; the
-backward keeps the inputs and the state entering each block, and makes the rest of a block again.
-README.md has the equations.
+Within a chunk the output is a masked product like attention's, with decays for a softmax; a chunk's
+share of the state, and the output from the state entering it, are products too. Chunks are taken a
+block at a time, so that memory is one block's and not L times the chunk size; the backward keeps
+the inputs and the state entering each block, and remakes the rest. README.md has the equations.
 
 Shape letters: B batch, L seq_len, H heads, P d_head, G groups, N states; W = H / G heads of a
 group; inside a block K chunks of Q steps. Capital A, B, C, D are tensors.
@@ -17,11 +16,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from dnamamba.kernels.operands import compute_dtype
 from dnamamba.kernels.ssd import reference
-from dnamamba.kernels.ssd.reference import find_dtype, find_step_sizes, spread_skip
+from dnamamba.kernels.ssd.reference import (
+    DualityOperands,
+    DualityOptions,
+    find_step_sizes,
+    spread_skip,
+)
 
 LONGEST_CHUNK = 64
-"""What longer chunks are cut to: on a CPU 64 steps took half the time of 256 (d_head 64, 64 or 128
+"""Longer chunks are cut to this: on a CPU 64 steps took half the time of 256 (d_head 64, 64 or 128
 states), as the squares of decays cost more than the states that they save."""
 
 BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
@@ -29,60 +34,18 @@ BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 
 
 def state_space_duality(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    dt_bias: Tensor | None = None,
-    dt_softplus: bool = False,
-    dt_limit: tuple[float, float] | None = None,
-    initial_state: Tensor | None = None,
-    return_last_state: bool = False,
-    chunk_size: int = 256,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """`kernels.state_space_duality` chunk by chunk, any device."""
+    operands: DualityOperands, initial_state: Tensor | None, options: DualityOptions
+) -> tuple[Tensor, Tensor]:
+    """(out, last state) chunk by chunk, any device."""
+    x = operands.x
     if x.shape[1] == 1:
         # A step of generation: there is nothing to multiply.
-        return reference.state_space_duality(
-            x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit, initial_state, return_last_state
-        )
+        return reference.state_space_duality(operands, initial_state, options)
     if initial_state is None:
-        initial_state = x.new_zeros(*_state_shape(x, B), dtype=find_dtype(x))
-    out, last_state = _ChunkedDuality.apply(
-        _Options(dt_softplus, dt_limit, chunk_size), x, dt, A, B, C, D, dt_bias, initial_state
-    )
-    return (out, last_state) if return_last_state else out
-
-
-def _state_shape(x: Tensor, B: Tensor) -> tuple[int, ...]:
-    return (x.shape[0], x.shape[2], x.shape[3], B.shape[3])
-
-
-class _Options(NamedTuple):
-    dt_softplus: bool
-    dt_limit: tuple[float, float] | None
-    chunk_size: int
-
-
-class _Inputs(NamedTuple):
-    """The tensors of a call, or their gradients."""
-
-    x: Tensor  # (B, L, H, P)
-    dt: Tensor  # (B, L, H)
-    A: Tensor  # (H,)
-    B: Tensor  # (B, L, G, N)
-    C: Tensor  # (B, L, G, N)
-    D: Tensor | None  # (H,) or (H, P)
-    dt_bias: Tensor | None  # (H,)
-
-    def at(self, block: "_Block") -> "_Inputs":
-        """Those of one block: views."""
-        part = slice(block.start, block.stop)
-        return self._replace(
-            x=self.x[:, part], dt=self.dt[:, part], B=self.B[:, part], C=self.C[:, part]
-        )
+        shape = (x.shape[0], *x.shape[2:], operands.B.shape[3])
+        initial_state = x.new_zeros(shape, dtype=compute_dtype(x))
+    out, last_state = _ChunkedDuality.apply(options, *operands, initial_state)
+    return out, last_state
 
 
 class _Block(NamedTuple):
@@ -92,7 +55,7 @@ class _Block(NamedTuple):
 
 
 def plan_blocks(seq_len: int, chunk_size: int, widest: int) -> list[_Block]:
-    """Blocks of whole chunks, `widest` at most, and what is left over as a shorter chunk."""
+    """Cut time into blocks of up to `widest` whole chunks, and a shorter chunk for the rest."""
     # As many chunks as a chunk has steps at most: chunks too meet each other in a square of decays.
     length = chunk_size * max(1, min(widest, chunk_size))
     whole = seq_len - seq_len % chunk_size
@@ -100,11 +63,18 @@ def plan_blocks(seq_len: int, chunk_size: int, widest: int) -> list[_Block]:
     return blocks if whole == seq_len else [*blocks, _Block(whole, seq_len, seq_len - whole)]
 
 
+def _at(operands: DualityOperands, block: _Block) -> DualityOperands:
+    """Return views of one block."""
+    x, dt, A, B, C, D, dt_bias = operands
+    part = slice(block.start, block.stop)
+    return DualityOperands(x[:, part], dt[:, part], A, B[:, part], C[:, part], D, dt_bias)
+
+
 class _ChunkedDuality(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, options: _Options, *tensors: Any) -> tuple[Tensor, Tensor]:
-        inputs, initial_state = _Inputs(*tensors[:-1]), tensors[-1]
-        state = initial_state.to(find_dtype(inputs.x), copy=True)
+    def forward(ctx: Any, options: DualityOptions, *tensors: Any) -> tuple[Tensor, Tensor]:
+        inputs, initial_state = DualityOperands(*tensors[:-1]), tensors[-1]
+        state = initial_state.to(compute_dtype(inputs.x), copy=True)
         batch, seq_len, heads, _ = inputs.x.shape
         most = BLOCK_ELEMENTS.get(inputs.x.device.type, BLOCK_ELEMENTS["cuda"])
         chunk_size = min(options.chunk_size, LONGEST_CHUNK)
@@ -113,7 +83,7 @@ class _ChunkedDuality(torch.autograd.Function):
         out, entering = torch.empty_like(inputs.x, memory_format=torch.contiguous_format), []
         for block in blocks:
             entering.append(state)
-            y, after = _run_block(inputs.at(block), state, block.chunk_size, options)
+            y, after = _run_block(_at(inputs, block), state, block.chunk_size, options)
             state = after.clone()  # or it would keep those of all the block's chunks
             out[:, block.start : block.stop] = y
         ctx.save_for_backward(*inputs, *entering)
@@ -124,8 +94,8 @@ class _ChunkedDuality(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        n_inputs = len(_Inputs._fields)
-        inputs, entering = _Inputs(*saved[:n_inputs]), saved[n_inputs:]
+        n_inputs = len(DualityOperands._fields)
+        inputs, entering = DualityOperands(*saved[:n_inputs]), saved[n_inputs:]
         gradients = _blank_gradients(inputs)
         for block, state in zip(reversed(ctx.blocks), reversed(entering), strict=True):
             part = d_out[:, block.start : block.stop]
@@ -137,56 +107,54 @@ class _ChunkedDuality(torch.autograd.Function):
         return (None, *found, d_state.to(ctx.state_dtype))
 
 
-def _blank_gradients(inputs: _Inputs) -> _Inputs:
-    """Room for gradients: of what changes over time to be written, of the rest to be summed."""
-    dtype = find_dtype(inputs.x)
+_SUMMED = ("A", "D", "dt_bias")
+"""Operands that do not change over time: their gradients are sums over blocks."""
 
-    def summed(x: Tensor | None) -> Tensor | None:
-        return None if x is None else torch.zeros_like(x, dtype=dtype)
 
-    A = torch.zeros_like(inputs.A, dtype=dtype)
-    blank = _Inputs(*(None if x is None else torch.empty_like(x) for x in inputs))  # type: ignore[arg-type]
-    return blank._replace(A=A, D=summed(inputs.D), dt_bias=summed(inputs.dt_bias))
+def _blank_gradients(inputs: DualityOperands) -> DualityOperands:
+    """Reserve gradients: zeros for sums, else empty."""
+
+    def blank(name: str, x: Tensor | None) -> Tensor | None:
+        if x is None or name not in _SUMMED:
+            return None if x is None else torch.empty_like(x)
+        return torch.zeros_like(x, dtype=compute_dtype(inputs.x))
+
+    blanks: Any = {name: blank(name, x) for name, x in inputs._asdict().items()}
+    return DualityOperands(**blanks)
 
 
 def _backward_block(
-    inputs: _Inputs,
-    gradients: _Inputs,
-    state: Tensor,
-    outer: tuple[Tensor, Tensor],
-    block: _Block,
-    options: _Options,
-) -> Tensor:
-    """Run a block again and back; writes and adds to `gradients`.
+    inputs: DualityOperands, gradients: DualityOperands, state: Tensor, outer: tuple[Tensor,
+    Tensor], block: _Block, options: DualityOptions,
+) -> Tensor:  # fmt: skip
+    """Run a block again and back; write and add to `gradients`.
 
-    state: that entering the block. outer: the gradients of the block's output and of the state
-    after it. Returns the gradient of the state entering it.
+    state: enters the block. outer: the gradients of the block's output and of the state after it.
+    Returns the gradient of `state`.
     """
-    leaves = _Inputs(*(None if x is None else x.detach() for x in inputs.at(block)))  # type: ignore[arg-type]
-    wanted = [x for x in (*leaves, state.detach()) if x is not None]
+    leaves: list[Any] = [None if x is None else x.detach() for x in (*_at(inputs, block), state)]
+    wanted = [x for x in leaves if x is not None]
     with torch.enable_grad():
         for leaf in wanted:
             leaf.requires_grad_()
-        results = _run_block(leaves, wanted[-1], block.chunk_size, options)
+        operands = DualityOperands(*leaves[:-1])
+        results = _run_block(operands, leaves[-1], block.chunk_size, options)
         found = iter(torch.autograd.grad(results, wanted, outer))
-    targets = gradients.at(block)
-    for name, target in zip(_Inputs._fields, targets, strict=True):
-        if target is None:
-            continue
-        if name in ("A", "D", "dt_bias"):
+    for name, target in _at(gradients, block)._asdict().items():
+        if target is not None and name in _SUMMED:
             target += next(found)
-        else:
+        elif target is not None:
             target.copy_(next(found))
     return next(found)
 
 
 def _run_block(
-    inputs: _Inputs, state: Tensor, chunk_size: int, options: _Options
+    inputs: DualityOperands, state: Tensor, chunk_size: int, options: DualityOptions
 ) -> tuple[Tensor, Tensor]:
-    """The output (B, K Q, H, P), in x's dtype, and the state after a block."""
+    """Return the output (B, K Q, H, P), in x's dtype, and the state after a block."""
     dtype, groups = state.dtype, inputs.B.shape[2]
     wide = inputs.x.to(dtype)
-    dt = find_step_sizes(inputs.dt, inputs.dt_bias, *options[:2], dtype)
+    dt = find_step_sizes(inputs, options, dtype)
     sums = _sum_exponents(dt, inputs.A, chunk_size, groups)
     u = _by_chunk(wide * dt.unsqueeze(-1), chunk_size, groups)  # (B, K, G, W, Q, P)
     # (B, K, G, Q, N)
@@ -210,23 +178,23 @@ def _run_block(
 
 
 def _by_chunk(x: Tensor, chunk_size: int, groups: int) -> Tensor:
-    """(B, K Q, H, ...) to (B, K, G, W, Q, ...)."""
+    """Turn (B, K Q, H, ...) into (B, K, G, W, Q, ...)."""
     x = x.unflatten(1, (-1, chunk_size)).unflatten(3, (groups, -1))
     return x.movedim(2, 4)
 
 
 def _sum_exponents(dt: Tensor, A: Tensor, chunk_size: int, groups: int) -> Tensor:
-    """The exponents of decay from a chunk's start through each of its steps (B, K, G, W, Q).
+    """Return the exponents of decay from a chunk's start through each step (B, K, G, W, Q).
 
-    In float64, as a segment's exponent is a difference of two of them. Sums in float32 took as long
-    on a CPU, and the error of the outputs was ten times as large on ordinary operands, and 6e-4
-    rather than 1e-6 after a step that forgets everything.
+    In float64, as a segment's exponent is a difference of two. Sums in float32 took as long on a
+    CPU, with ten times the error on ordinary operands and 6e-4 rather than 1e-6 after a step that
+    forgets everything.
     """
     return _by_chunk(dt.double() * A.double(), chunk_size, groups).cumsum(-1)
 
 
 def _find_decays(sums: Tensor, dtype: torch.dtype) -> Tensor:
-    """exp(sums_i - sums_j) where i >= j, otherwise 0: (..., Q) to (..., Q, Q)."""
+    """Return exp(sums_i - sums_j) for i >= j, otherwise 0: (..., Q) to (..., Q, Q)."""
     exponents = (sums.unsqueeze(-1) - sums.unsqueeze(-2)).to(dtype)
     future = torch.ones(exponents.shape[-2:], dtype=torch.bool, device=sums.device).triu(1)
     # Before exp: above the diagonal exponents are positive, and inf times 0 would be NaN.
@@ -234,9 +202,9 @@ def _find_decays(sums: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _pass_states(state: Tensor, added: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-    """State to state over the chunks of a block, by one product with the decays between chunks.
+    """Pass states over the chunks of a block by one product with the decays between chunks.
 
-    state: entering the block (B, G, W, P, N). added: by each chunk (B, K, G, W, P, N). totals:
+    state: enters the block (B, G, W, P, N). added: by each chunk (B, K, G, W, P, N). totals:
     exponents of a whole chunk's decay (B, K, G, W).
     Returns the states entering each chunk, as `added`, and the state after the last.
     """

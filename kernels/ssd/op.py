@@ -7,9 +7,8 @@ tensors.
 import torch
 from torch import Tensor
 
-from dnamamba.kernels.backend import Backend, refuse_nothing, resolve_backend
+from dnamamba.kernels.backend import Backend, resolve_backend
 from dnamamba.kernels.operands import (
-    Operands,
     check_devices,
     check_floating,
     check_groups,
@@ -17,18 +16,17 @@ from dnamamba.kernels.operands import (
     check_shapes,
 )
 from dnamamba.kernels.ssd import chunked, reference
+from dnamamba.kernels.ssd.reference import DualityOperands, DualityOptions
 
 OP = "state_space_duality"
 
 # Fastest first: `auto` takes the first that can.
 BACKENDS = (
     Backend(
-        name="chunked", run=chunked.state_space_duality, refuse=refuse_nothing, is_fused=False,
+        name="chunked", run=chunked.state_space_duality, is_fused=False,
         unfused="matrix products in plain PyTorch",
     ),
-    Backend(
-        name="reference", run=reference.state_space_duality, refuse=refuse_nothing, is_fused=False
-    ),
+    Backend(name="reference", run=reference.state_space_duality, is_fused=False),
 )  # fmt: skip
 
 
@@ -49,53 +47,49 @@ def state_space_duality(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The state space recurrence of Mamba-2 over (B, L, H, P), channels last.
 
-    Each head has a matrix for a state, which decays as a whole: h_t = exp(dt_t A) h_{t-1} +
-    dt_t x_t B_t^T and y_t = h_t C_t (+ D x_t), with dt plus dt_bias, through softplus, clamped to
-    dt_limit, as asked for. One decay a head is what lets it be computed as matrix products.
+    h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T and y_t = h_t C_t (+ D x_t), with dt (+ dt_bias)
+    (through softplus) (clamped to dt_limit). Each head has a matrix for a state, which decays as a
+    whole, so that the recurrence can be computed as matrix products.
 
     x: (B, L, H, P), real. dt: (B, L, H), real.
     A: (H,), real; negative for a state that decays. dt_bias: (H,). D: (H,) or (H, P).
-    B, C: (B, L, G, N), real, where head h uses group h // (H / G).
-    dt_limit: the smallest and the largest step size; None for no limits.
+    B, C: (B, L, G, N), real, with group h // (H / G) for head h.
+    dt_limit: (smallest, largest) step size; None for no limits.
     initial_state: (B, H, P, N), the state before the first step; zeros if None.
     return_last_state: return (out, last state) rather than out.
-    chunk_size: steps that meet each other in one product, at most; a backend takes fewer where that
-    is faster. Any length goes with any chunk_size, and the result does not depend on it.
+    chunk_size: most steps that meet each other in one product; a backend takes fewer if that is
+    faster. Any length goes with any chunk_size, and the result does not depend on it.
     backend: "auto"; "chunked" (matrix products in plain PyTorch, anywhere); or "reference" (the
     loop that defines it).
 
-    Returns out (B, L, H, P) in x's dtype and, if asked for, the last state (B, H, P, N). Everything
-    is computed in float32, or float64 if x is, also under autocast, and the state stays in it.
-    Products of float32 take TensorFloat-32 where torch is told to use it
-    (torch.set_float32_matmul_precision). Differentiable (once) in every tensor; "chunked" keeps for
-    its backward the inputs and a state each few chunks, nothing of L times chunk_size. Raises
-    ValueError or TypeError for operands that do not fit together.
+    Returns out (B, L, H, P) in x's dtype and, if asked for, the last state (B, H, P, N). The
+    computation and the state are in float32, or float64 if x is, also under autocast. Products of
+    float32 take TensorFloat-32 if torch is told to use it (torch.set_float32_matmul_precision).
+    Differentiable (once) in every tensor; "chunked" keeps for its backward the inputs and a state
+    every few chunks, nothing of L times chunk_size. Raises ValueError or TypeError for operands
+    that do not fit together.
 
     Source: Dao and Gu 2024 (arXiv 2405.21060), sections 3 and 6.
     """
-    _check(
-        {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "dt_bias": dt_bias}
-        | {"initial_state": initial_state}
-    )
+    operands = DualityOperands(x, dt, A, B, C, D, dt_bias)
+    _check(operands, initial_state)
     if chunk_size < 1:
         raise ValueError(f"{OP}: chunk_size must be >= 1, got {chunk_size}")
     if dt_limit is not None and dt_limit[0] > dt_limit[1]:
         raise ValueError(f"{OP}: dt_limit must be (smallest, largest), got {dt_limit}")
     run = resolve_backend(OP, backend, BACKENDS, x).run
+    options = DualityOptions(dt_softplus, dt_limit, chunk_size)
     # Autocast would round decays and states to bf16.
     with torch.autocast(x.device.type, enabled=False):
-        return run(
-            x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit,
-            initial_state, return_last_state, chunk_size,
-        )  # fmt: skip
+        out, last_state = run(operands, initial_state, options)
+    return (out, last_state) if return_last_state else out
 
 
-def _check(operands: Operands) -> None:
-    x, B, D = operands["x"], operands["B"], operands["D"]
-    assert x is not None
-    assert B is not None
-    check_floating(OP, operands)
-    check_devices(OP, operands)
+def _check(operands: DualityOperands, initial_state: Tensor | None) -> None:
+    x, B, D = operands.x, operands.B, operands.D
+    named = {**operands._asdict(), "initial_state": initial_state}
+    check_floating(OP, named)
+    check_devices(OP, named)
     check_leading(OP, "x", x, "(B, L, H, P)")
     batch, seq_len, heads, d_head = x.shape
     if B.dim() != 4 or B.shape[:2] != x.shape[:2] or B.numel() == 0:
@@ -105,4 +99,4 @@ def _check(operands: Operands) -> None:
         raise ValueError(f"{OP}: D must be {(heads,)} or {(heads, d_head)}, got {tuple(D.shape)}")
     expected = {"dt": (batch, seq_len, heads), "A": (heads,), "C": tuple(B.shape)}
     state_shape = (batch, heads, d_head, B.shape[3])
-    check_shapes(OP, operands, {**expected, "dt_bias": (heads,), "initial_state": state_shape})
+    check_shapes(OP, named, {**expected, "dt_bias": (heads,), "initial_state": state_shape})

@@ -1,33 +1,47 @@
-"""State space duality as a plain loop over time: the definition every backend is held to.
+"""State space duality as a plain loop over time: the definition of every backend.
 
 Shape letters: B batch, L seq_len, H heads, P d_head, G groups, N states. Capital A, B, C, D are
 tensors.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from dnamamba.kernels.operands import compute_dtype
+
+
+class DualityOperands(NamedTuple):
+    """Tensors of a call, of a part of its time, or their gradients."""
+
+    x: Tensor  # (B, L, H, P)
+    dt: Tensor  # (B, L, H)
+    A: Tensor  # (H,)
+    B: Tensor  # (B, L, G, N)
+    C: Tensor  # (B, L, G, N)
+    D: Tensor | None = None  # (H,) or (H, P)
+    dt_bias: Tensor | None = None  # (H,)
+
+
+class DualityOptions(NamedTuple):
+    """Options of a call; see `kernels.state_space_duality`."""
+
+    dt_softplus: bool = False
+    dt_limit: tuple[float, float] | None = None
+    chunk_size: int = 256
+
 
 def state_space_duality(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    dt_bias: Tensor | None = None,
-    dt_softplus: bool = False,
-    dt_limit: tuple[float, float] | None = None,
-    initial_state: Tensor | None = None,
-    return_last_state: bool = False,
-    chunk_size: int = 256,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """`kernels.state_space_duality` one step at a time; there are no chunks here."""
-    dtype = find_dtype(x)
+    operands: DualityOperands, initial_state: Tensor | None, options: DualityOptions
+) -> tuple[Tensor, Tensor]:
+    """(out, last state) one step at a time, without chunks."""
+    x, _, A, B, C, D, _ = operands
+    dtype = compute_dtype(x)
     batch, seq_len, heads, d_head = x.shape
     group_size = heads // B.shape[2]
-    steps = find_step_sizes(dt, dt_bias, dt_softplus, dt_limit, dtype)  # (B, L, H)
+    steps = find_step_sizes(operands, options, dtype)  # (B, L, H)
     wide, A = x.to(dtype), A.to(dtype)
     # unbind, not indexing: the backward of L single indexings is quadratic in L.
     B_steps, C_steps = (
@@ -48,31 +62,21 @@ def state_space_duality(
     out = torch.stack(outputs, 1)
     if D is not None:
         out = out + spread_skip(D.to(dtype)) * wide
-    out = out.to(x.dtype)
-    return (out, state) if return_last_state else out
-
-
-def find_dtype(x: Tensor) -> torch.dtype:
-    """That in which everything is computed."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return out.to(x.dtype), state
 
 
 def find_step_sizes(
-    dt: Tensor,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    dt_limit: tuple[float, float] | None,
-    dtype: torch.dtype,
+    operands: DualityOperands, options: DualityOptions, dtype: torch.dtype
 ) -> Tensor:
-    """dt with its bias, through softplus and between the limits, (B, L, H)."""
-    steps = dt.to(dtype)
-    if dt_bias is not None:
-        steps = steps + dt_bias.to(dtype)
-    if dt_softplus:
+    """Return dt with its bias, through softplus and between the limits, (B, L, H)."""
+    steps = operands.dt.to(dtype)
+    if operands.dt_bias is not None:
+        steps = steps + operands.dt_bias.to(dtype)
+    if options.dt_softplus:
         steps = softplus(steps)
-    return steps if dt_limit is None else steps.clamp(*dt_limit)
+    return steps if options.dt_limit is None else steps.clamp(*options.dt_limit)
 
 
 def spread_skip(D: Tensor) -> Tensor:
-    """D, (H,) or (H, P), to multiply (..., H, P)."""
+    """Make D, (H,) or (H, P), broadcast against (..., H, P)."""
     return D.unsqueeze(-1) if D.dim() == 1 else D

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from dnamamba.kernels import selective_scan, selective_scan_step
 from dnamamba.kernels.linear import linear
-from dnamamba.kernels.scan.op import scan_backend
+from dnamamba.kernels.scan.op import MOST_STATES_TRITON, scan_backend
 from dnamamba.kernels.scan.reference import find_state_dtype
-from dnamamba.kernels.scan.step import MOST_STATES_TRITON
 from dnamamba.models.checks import check_positive, check_step_sizes
 from dnamamba.models.layers import Linear, ShortConv, draw_step_sizes, with_state, zero_biases
 from dnamamba.models.mixers.protocol import Mixer, MixerConfig, StateKind
