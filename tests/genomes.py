@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pytest
 from Bio import bgzf
 
 from dnamamba.data_prep.genomes.fasta import FastaRecord
@@ -21,14 +20,6 @@ Records = Mapping[str, str]
 
 # Every letter that has a meaning in a FASTA, in both cases, and some that have none.
 LETTERS = "ACGTUNRYSWKMBDHVacgtunryswkmbdhv-.*XEx?"
-
-
-@pytest.fixture(autouse=True)
-def own_cache_folder(tmp_path_factory, monkeypatch) -> Path:
-    """Indexes and facts go into a folder of the test. Import it to use it for a whole file."""
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("DNAMAMBA_CACHE", str(folder))
-    return folder
 
 
 def random_sequence(length: int, seed: int = 0, letters: str = "ACGT") -> str:

@@ -16,6 +16,7 @@ from dnamamba.models import (
     ModelConfig,
 )
 
+DEFAULT_MIXER = MambaConfig()
 MAMBA_ATTENTION = (MambaConfig(d_state=4), AttentionConfig(n_heads=2))
 STRIPED_HYENA = (HyenaConfig(l_max=64, filter_order=8), AttentionConfig(n_heads=2))
 MAMBA_BIMAMBA = (MambaConfig(d_state=4), BiMambaConfig(d_state=4))
@@ -24,6 +25,34 @@ MAMBA_BIMAMBA = (MambaConfig(d_state=4), BiMambaConfig(d_state=4))
 def of_mixer(mixer: MixerConfig | tuple[MixerConfig, ...] | None) -> dict[str, Any]:
     """Arguments of ModelConfig for one mixer in every block, or for a pattern."""
     return {"layers": mixer} if isinstance(mixer, tuple) else {"mixer": mixer}
+
+
+def build_model(
+    config: ModelConfig, dtype: torch.dtype = torch.float32, *, seed: int = 0, spread: float = 0.0
+) -> DnaModel:
+    """A model whose weights follow from a seed.
+
+    spread: of what is added to each weight, so that none is at a constant and a mix-up shows.
+    """
+    torch.manual_seed(seed)
+    model = DnaModel(config).to(dtype)
+    if spread:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(spread * torch.randn_like(parameter))
+    return model
+
+
+def tiny_model(
+    mixer: MixerConfig | tuple[MixerConfig, ...] = DEFAULT_MIXER,
+    dtype: torch.dtype = torch.float32,
+    *,
+    seed: int = 0,
+    **settings: Any,
+) -> DnaModel:
+    """Two blocks, 8 numbers a base, unless the settings of ModelConfig say otherwise."""
+    sizes = {"d_model": 8, "n_layers": 2}
+    return build_model(ModelConfig(**sizes | of_mixer(mixer) | settings), dtype, seed=seed)
 
 
 def draw_ids(batch: int = 2, seq_len: int = 20) -> Tensor:

@@ -1,13 +1,17 @@
 """Tiny runs for tests: a few thousand bases, a model of a few thousand parameters."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from dnamamba.cli.main import main
 from dnamamba.data.window_dataset import DataConfig
 from dnamamba.data.windows import WindowConfig
 from dnamamba.data_prep.genomes.store import prepare_store
@@ -57,30 +61,98 @@ TINY_OPTIONS = [
 ]
 
 
-def start(*arguments: str, cache: Path, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Start the real command in a process of its own."""
-    command = [sys.executable, *launcher, "-m", "dnamamba", *arguments]
+TORCHRUN = ("torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "dnamamba")
+
+
+def start(*arguments: str, cache: Path) -> "Command":
+    """Start the command in a process of its own."""
+    return Command(arguments, cache)
+
+
+def run(*arguments: str, cache: Path) -> tuple[int, str, str]:
+    """Run the command in a process of its own to its end: exit code, output, errors."""
+    process = start(*arguments, cache=cache)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def launch(*command: str, cache: Path) -> tuple[int, str, str]:
+    """Run `python -m COMMAND` as a user does, who waits for its imports."""
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "DNAMAMBA_CACHE": str(cache),
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.Popen(
-        command,
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
         cwd=cache,
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
-        start_new_session=True,
+        timeout=240,
     )
+    return done.returncode, done.stdout, done.stderr
 
 
-def run(*arguments: str, cache: Path, launcher: tuple[str, ...] = ()) -> tuple[int, str, str]:
-    """Run the real command to its end: exit code, standard output, standard error."""
-    process = start(*arguments, cache=cache, launcher=launcher)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+def run_python(*arguments: object, cwd: Path = REPOSITORY) -> str:
+    """What `python ARGUMENTS` prints; what it writes to standard error if it fails."""
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# Forks of a process that has imported the package, and has no threads, start at once.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["dnamamba.cli.main", "dnamamba.classification.run", "dnamamba.pretraining.run"]
+)
+
+
+class Command:
+    """`dnamamba ARGUMENTS` in a process and a group of its own, with Popen's methods."""
+
+    def __init__(self, arguments: tuple[str, ...], cache: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._files = [Path(self._folder.name) / name for name in ("out", "err")]
+        self._process = _FORKS.Process(target=_main, args=(arguments, cache, *self._files))
+        self._process.start()
+        self.pid = self._process.pid
+        self.kill = self._process.kill
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it wrote to its standard output and error, once it has ended."""
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, f"runs after {timeout} s: {self._said()[1]}"
+        return self._said()
+
+    def _said(self) -> tuple[str, str]:
+        out, err = (file.read_text() if file.exists() else "" for file in self._files)
+        return out, err
+
+
+def _main(arguments: tuple[str, ...], cache: Path, out: Path, err: Path) -> None:
+    os.setsid()
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(cache)
+    os.environ["DNAMAMBA_CACHE"] = str(cache)
+    torch.set_num_threads(1)
+    main(list(arguments))
 
 
 def stop_at(patched, step, exception=None):

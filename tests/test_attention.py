@@ -38,7 +38,7 @@ from golden_models import (
     next_token_loss,
     read_sequences,
 )
-from model_cases import check_parts_are_one_pass, count_built, draw_ids
+from model_cases import build_model, check_parts_are_one_pass, count_built, draw_ids
 
 GROUPED = AttentionConfig(n_heads=4, n_kv_heads=2, d_head=6, bias=True)
 TINY = ModelConfig(
@@ -47,12 +47,7 @@ TINY = ModelConfig(
 
 
 def build_tiny(dtype: torch.dtype = torch.float64, config: ModelConfig = TINY) -> DnaModel:
-    torch.manual_seed(0)
-    model = DnaModel(config).to(dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return build_model(config, dtype, spread=0.2)
 
 
 def build_mixer(dtype: torch.dtype = torch.float64, **changes: object) -> Attention:

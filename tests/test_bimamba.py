@@ -18,6 +18,7 @@ from dnamamba.models import (
 from dnamamba.models.mixers.bimamba import BiMamba
 from dnamamba.models.mixers.mamba import Mamba
 from dnamamba.models.recompute import RECOMPUTE
+from model_cases import draw_ids, tiny_model
 
 VARIANTS = [
     BiMambaConfig(d_state=3, dt_rank=2),
@@ -84,7 +85,7 @@ def test_gradients_are_those_of_two_mambas(config):
 
 
 def test_every_position_sees_every_other():
-    model = DnaModel(ModelConfig(d_model=8, n_layers=1, mixer=VARIANTS[0])).double()
+    model = tiny_model(VARIANTS[0], torch.float64, n_layers=1)
     assert not model.is_causal
     ids = torch.randint(7, 11, (1, 12), generator=torch.Generator().manual_seed(1))
     for changed in (0, 6, 11):
@@ -107,10 +108,7 @@ def test_the_backend_of_both_scans_is_set_on_the_mixer():
 @pytest.mark.parametrize("recompute", RECOMPUTE[1:])
 def test_recomputing_changes_nothing(recompute):
     """Two scans a block are kept, or made again."""
-    config = ModelConfig(d_model=8, n_layers=2, mixer=BiMambaConfig(d_state=4))
-    torch.manual_seed(0)
-    model = DnaModel(config)
-    ids = torch.randint(7, 12, (2, 40), generator=torch.Generator().manual_seed(1))
+    model, ids = tiny_model(BiMambaConfig(d_state=4)), draw_ids(2, 40)
     gradients = []
     for way in ("nothing", recompute):
         model.zero_grad()
@@ -121,9 +119,7 @@ def test_recomputing_changes_nothing(recompute):
 
 
 def test_under_autocast():
-    torch.manual_seed(0)
-    model = DnaModel(ModelConfig(d_model=16, n_layers=2, mixer=BiMambaConfig(d_state=4)))
-    ids = torch.randint(7, 12, (2, 40), generator=torch.Generator().manual_seed(1))
+    model, ids = tiny_model(BiMambaConfig(d_state=4), d_model=16), draw_ids(2, 40)
     exact = model(ids)[..., :12]
     lengths = torch.tensor([40, 11])
     with torch.autocast("cpu", torch.bfloat16):
@@ -137,7 +133,7 @@ def test_a_state_is_refused():
     mixer = build_mixer(VARIANTS[0])
     with pytest.raises(InputError, match="no state to go on from"):
         mixer(draw(1, 3, 8), return_state=True)
-    model = DnaModel(ModelConfig(d_model=8, n_layers=1, mixer=VARIANTS[0]))
+    model = tiny_model(VARIANTS[0])
     with pytest.raises(InputError, match="no state to go on from: it reads in both directions"):
         model(torch.zeros(1, 3, dtype=torch.int64), return_state=True)
 

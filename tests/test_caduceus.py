@@ -22,6 +22,7 @@ from dnamamba.models.strands import complement_ids
 from dnamamba.tokenizer import PAD_ID
 from golden_files import Golden, assert_close, load_golden
 from golden_models import check_logits_and_hidden_states, sequence_numbers
+from model_cases import build_model
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-12}
 UNFUSED = {"fused_add_norm": False}
@@ -135,17 +136,9 @@ def test_golden_weighted_masked_loss(golden, official_model):
 
 def build(n_layers: int = 2, tied_head: bool = True, **changes) -> DnaModel:
     """A tiny model with no parameter at a constant, so that a mix-up of two shows."""
-    torch.manual_seed(0)
     changes = {"mixer": BiMambaConfig(d_state=3), "strands": "both", **changes}
-    model = DnaModel(
-        ModelConfig(
-            d_model=8, n_layers=n_layers, vocab_size=16, tie_embeddings=tied_head, **changes
-        )
-    ).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
+    sizes = {"d_model": 8, "n_layers": n_layers, "vocab_size": 16, "tie_embeddings": tied_head}
+    return build_model(ModelConfig(**sizes, **changes), torch.float64, spread=0.1)
 
 
 IDS = torch.randint(7, 12, (2, 19), generator=torch.Generator().manual_seed(1))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dnamamba.errors import InputError
-from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names
+from dnamamba.models import DnaModel, no_weight_decay_names
 from dnamamba.training import checkpoint
 from dnamamba.training.checkpoint import (
     list_checkpoints,
@@ -24,6 +24,7 @@ from dnamamba.training.checkpoint import (
     save_checkpoint,
 )
 from dnamamba.training.optimizer import build_optimizer
+from model_cases import tiny_model
 
 NAME = "model.backbone.layers.0.mixer.D"
 
@@ -59,8 +60,7 @@ def start_training(
     learning_rate: float = 1e-2,
     device: str = "cpu",
 ) -> Training:
-    torch.manual_seed(seed)
-    model = DnaModel(ModelConfig(d_model=d_model, n_layers=1, tie_embeddings=tied)).to(device)
+    model = tiny_model(d_model=d_model, n_layers=1, tie_embeddings=tied, seed=seed).to(device)
     optimizer = build_optimizer(
         model,
         learning_rate=learning_rate,

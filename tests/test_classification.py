@@ -21,17 +21,16 @@ from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.labelled.config import TableConfig
 from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
 from dnamamba.errors import InputError
-from dnamamba.models import DnaModel, HyenaConfig, ModelConfig
+from dnamamba.models import DnaModel, HyenaConfig
 from dnamamba.models.classifier import DnaClassifier
 from dnamamba.models.loading import read_language_model
 from dnamamba.pretraining.run import resume
 from dnamamba.tokenizer import encode, token_ids
 from dnamamba.training.run_folder import RunFolder
-from genomes import own_cache_folder, random_sequence
+from genomes import random_sequence
 from label_runs import OPTIONS, tiny_classify, write_table
+from model_cases import tiny_model
 from runs import stop_at
-
-__all__ = ["own_cache_folder"]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
     for name, n, seed in (("train", 240, 1), ("dev", 40, 2), ("test", 60, 3)):
         write_table(folder / f"{name}.csv", n, seed=seed)
-    torch.manual_seed(0)
-    DnaModel(ModelConfig(d_model=16, n_layers=2)).save_pretrained(folder / "pretrained")
+    tiny_model(d_model=16).save_pretrained(folder / "pretrained")
     return folder
 
 
@@ -102,6 +100,7 @@ def test_a_motif_is_learned(folder, tmp_path):
     assert "report.html" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 3, 4, 7])
 def test_a_stopped_run_goes_on_bit_for_bit(folder, finished, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patched:
@@ -301,9 +300,10 @@ def test_a_classifier_is_gone_on_from(folder, finished, tmp_path, caplog):
     assert "head: that of" not in caplog.text
 
 
+@pytest.mark.slow
 def test_sequences_beyond_a_hyenas_filters(folder, tmp_path):
     mixer = HyenaConfig(l_max=24, filter_order=8)
-    DnaModel(ModelConfig(d_model=16, n_layers=2, mixer=mixer)).save_pretrained(tmp_path / "hyena")
+    tiny_model(mixer, d_model=16).save_pretrained(tmp_path / "hyena")
     config = replace(tiny_classify(folder), model=str(tmp_path / "hyena"))
     with pytest.raises(InputError, match=r"32 bases are .* \(l_max 24\): .*--extend-filters"):
         train_classifier(config, tmp_path / "refused", OPTIONS)
@@ -340,8 +340,7 @@ def test_without_a_checkpoint_the_pretrained_model_must_be_the_same(folder, tmp_
         stop_at(patched, 1, RuntimeError("power cut"))
         with pytest.raises(RuntimeError, match="power cut"):
             train_classifier(config, tmp_path / "run", OPTIONS)
-    torch.manual_seed(1)
-    DnaModel(ModelConfig(d_model=16, n_layers=2)).save_pretrained(pretrained)
+    tiny_model(d_model=16, seed=1).save_pretrained(pretrained)
     with pytest.raises(InputError, match="its weights have changed"):
         resume_classifier(tmp_path / "run", OPTIONS)
 

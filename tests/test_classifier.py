@@ -30,7 +30,7 @@ from dnamamba.models.recompute import RECOMPUTE
 from dnamamba.task import Task
 from dnamamba.tokenizer import PAD_ID, reverse_complement
 from dnamamba.training.optimizer import build_optimizer
-from model_cases import MAMBA_ATTENTION, STRIPED_HYENA, of_mixer
+from model_cases import MAMBA_ATTENTION, STRIPED_HYENA, of_mixer, tiny_model
 
 APES = Task(labels=("bonobo", "gorilla", "human"))
 MARKS = Task(kind="multilabel", labels=("H3K27ac", "H3K4me3"))
@@ -367,8 +367,7 @@ def test_a_classifier_becomes_a_language_model_and_a_classifier_of_another_task(
 
 
 def test_a_pretrained_model_is_copied_and_its_own_head_still_learns():
-    torch.manual_seed(0)
-    model = DnaModel(ModelConfig(d_model=8, n_layers=1, tie_embeddings=False))
+    model = tiny_model(n_layers=1, tie_embeddings=False)
     classifier = DnaClassifier.from_language_model(model, HeadConfig(task=APES))
     torch.nn.init.zeros_(classifier.model.backbone.embedding.weight)
     assert model.backbone.embedding.weight.abs().max().item() > 0
@@ -376,7 +375,7 @@ def test_a_pretrained_model_is_copied_and_its_own_head_still_learns():
 
 
 def test_a_model_of_float64_gives_a_classifier_of_float32():
-    model = DnaModel(ModelConfig(d_model=8, n_layers=1)).double()
+    model = tiny_model(dtype=torch.float64)
     classifier = DnaClassifier.from_language_model(model, HeadConfig(task=APES))
     assert {p.dtype for p in classifier.parameters()} == {torch.float32}
 

@@ -13,14 +13,15 @@ from dnamamba.classification import run as classification
 from dnamamba.classification.config import default_learning_rate
 from dnamamba.cli.main import cli, main
 from dnamamba.data.species.dataset import SpeciesFiles
-from dnamamba.models import DnaModel, ModelConfig, preset
+from dnamamba.models import DnaModel, preset
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.task import Task
 from dnamamba.training.metrics_log import MetricsFile
 from dnamamba.training.run_folder import RunFolder
 from dnamamba.training.trainer import Outcome
 from label_runs import write_table
-from runs import run, start
+from model_cases import tiny_model
+from runs import TORCHRUN, launch, run, start
 
 RECIPE = [
     *("--steps", "120", "--batch-size", "8", "--micro-batch", "4", "--learning-rate", "1e-2"),
@@ -37,8 +38,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     for name, n, seed in (("train", 240, 1), ("dev", 40, 2), ("test", 60, 3)):
         write_table(folder / f"{name}.csv", n, seed=seed)
-    torch.manual_seed(0)
-    DnaModel(ModelConfig(d_model=16, n_layers=2)).save_pretrained(folder / "pretrained")
+    tiny_model(d_model=16).save_pretrained(folder / "pretrained")
     return folder
 
 
@@ -52,7 +52,7 @@ def command(folder, out, *more):
 
 @pytest.fixture(scope="module")
 def undisturbed(folder):
-    code, out, err = run(*command(folder, folder / "undisturbed"), cache=folder)
+    code, out, err = launch("dnamamba", *command(folder, folder / "undisturbed"), cache=folder)
     assert code == 0, err
     return RunFolder.open(folder / "undisturbed"), out, err
 
@@ -72,6 +72,7 @@ def assert_same_run(one, other):
     assert one.read_json("evaluation") == other.read_json("evaluation")
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_does_and_what_came_out(undisturbed):
     run_folder, out, err = undisturbed
     assert "labels: none, tata" in err
@@ -108,8 +109,7 @@ def test_kills_at_random_moments_change_nothing(folder, undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_train_and_judge_the_same_model(folder, undisturbed, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    code, out, err = run(*command(folder, tmp_path / "run"), cache=folder, launcher=launcher)
+    code, out, err = launch(*TORCHRUN, *command(folder, tmp_path / "run"), cache=folder)
     assert code == 0, err
     assert out.count("Report: ") == 1
     one, two = (
@@ -161,6 +161,7 @@ def test_mistakes_get_a_sentence_and_an_exit_code(
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_forced_mistake_leaves_the_old_run_alone(folder, undisturbed):
     old = undisturbed[0].path
     code, _, err = run(*command(folder, old, "--force", "--micro-batch", "3"), cache=folder)
@@ -171,6 +172,7 @@ def test_a_forced_mistake_leaves_the_old_run_alone(folder, undisturbed):
     assert "holds a run already" in err
 
 
+@pytest.mark.slow
 def test_eval_judges_again(folder, undisturbed, tmp_path):
     out = tmp_path / "again"
     code, printed, err = run(
@@ -193,9 +195,9 @@ def test_eval_judges_again(folder, undisturbed, tmp_path):
         ),
     ],
 )
-def test_eval_refuses_what_it_would_ignore(arguments, message, undisturbed, capsys):
+def test_eval_refuses_what_it_would_ignore(arguments, message, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["classify", "eval", str(undisturbed[0].path), *arguments])
+        main(["classify", "eval", "run", *arguments])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 

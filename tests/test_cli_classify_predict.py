@@ -14,7 +14,6 @@ from dnamamba.models import ModelConfig
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.task import Task
 from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_bgzf,
     write_fasta,

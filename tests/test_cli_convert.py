@@ -32,18 +32,14 @@ from dnamamba.models.interop.formats import Format
 from dnamamba.models.interop.registry import find_format
 from dnamamba.models.mixers.hyena import ImplicitFilter
 from dnamamba.models.mixers.protocol import MixerConfig
+from model_cases import build_model, tiny_model
 
 CONFIG = ModelConfig(d_model=8, n_layers=2, mixer=MambaConfig(d_state=4))
 
 
 def build_tiny() -> DnaModel:
     """A model with every parameter drawn at random, so that no two can be mixed up unnoticed."""
-    torch.manual_seed(0)
-    model = DnaModel(CONFIG)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return build_model(CONFIG, spread=0.2)
 
 
 def their_weights() -> dict[str, Tensor]:
@@ -604,7 +600,7 @@ def test_what_we_write_is_known_to_be_passed_on():
 
 
 def test_a_hyena_shorter_than_the_fixed_sequence(convert):
-    DnaModel(ModelConfig(d_model=8, n_layers=1, mixer=HyenaConfig(l_max=100))).save_pretrained("m")
+    tiny_model(HyenaConfig(l_max=100)).save_pretrained("m")
     assert "\n100 fixed bases: " in convert("check", "m")
 
 
@@ -655,7 +651,7 @@ def test_there_and_back_is_the_same_file(convert):
 
 
 def test_export_says_why_a_layout_does_not_do(convert):
-    DnaModel(ModelConfig(d_model=8, n_layers=1, mlp=MlpConfig())).save_pretrained("ours")
+    tiny_model(mlp=MlpConfig()).save_pretrained("ours")
     error = convert("export", "ours", "--out", "theirs", code=1)
     assert "no layout holds this model: huggingface-mamba: " in error
     assert "state-spaces-mamba: " in error
@@ -717,7 +713,7 @@ def test_models_that_see_both_sides_are_asked_for_masked_bases(convert, monkeypa
 
 
 def test_a_small_vocabulary_is_said_to_be_another(convert):
-    DnaModel(ModelConfig(d_model=8, n_layers=1, vocab_size=5)).save_pretrained("ours")
+    tiny_model(vocab_size=5).save_pretrained("ours")
     assert "another vocabulary than DNA's" in convert("check", "ours")
 
 

@@ -19,7 +19,6 @@ from genomes import (
     as_read,
     fasta_text,
     naive_parse,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     read_all,
     write_bed,
@@ -27,6 +26,7 @@ from genomes import (
     write_gzip,
     write_store,
 )
+from runs import run_python
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,18 +79,12 @@ def test_help_needs_no_torch_and_no_h5py():
     code = (
         "import sys, runpy; sys.argv = ['dnamamba', *sys.argv[1:]]\n"
         "try: runpy.run_module('dnamamba', run_name='__main__')\n"
-        "finally: sys.stderr.write(' '.join({'torch', 'h5py', 'numpy'} & set(sys.modules)))\n"
+        "finally: print(end=' '.join({'torch', 'h5py', 'numpy'} & set(sys.modules)), flush=True)\n"
     )
     for arguments in (["--help"], ["data", "--help"], ["data", "check", "--help"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert "Usage: dnamamba" in done.stdout
-        assert done.stderr == ""
+        printed, loaded = run_python("-c", code, *arguments).rsplit("\n", 1)
+        assert "Usage: dnamamba" in printed
+        assert loaded == ""
 
 
 def test_a_users_mistake_is_one_line_and_exit_code_1(capsys):

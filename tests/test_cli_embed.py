@@ -23,7 +23,6 @@ from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.task import Task
 from dnamamba.tokenizer import FIRST_BASE_ID, encode, reverse_complement
 from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_bgzf,
     write_fasta,

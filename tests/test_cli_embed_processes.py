@@ -1,37 +1,26 @@
 """`dnamamba embed` in processes of its own: kills, Ctrl-C, ranks, memory."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import torch
 
-from dnamamba.models import DnaModel, ModelConfig
 from genomes import random_sequence, write_fasta
-from runs import REPOSITORY, run
+from model_cases import tiny_model
+from runs import REPOSITORY, TORCHRUN, launch, run, run_python
 
-TESTS = Path(__file__).parent
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def outcome(tmp_path, monkeypatch):
+def outcome(tmp_path):
     """What a task of embed_processes.py found."""
 
     def run_task(task):
-        monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{TESTS}")
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        monkeypatch.setenv("DNAMAMBA_CACHE", str(tmp_path / "cache"))
-        command = [sys.executable, str(TESTS / "embed_processes.py"), task, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return json.loads(run_python(REPOSITORY / "tests" / "embed_processes.py", task, tmp_path))
 
     return run_task
 
 
-@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(outcome):
     found = outcome("kill")
     assert found["kills"] >= 20
@@ -67,24 +56,20 @@ def test_two_ranks_go_on_with_the_work_of_one(outcome):
     assert found["hidden"] == []
 
 
-@pytest.mark.slow
 def test_two_ranks_by_torchrun_write_the_same_file(tmp_path):
-    torch.manual_seed(0)
-    DnaModel(ModelConfig(d_model=8, n_layers=1)).save_pretrained(tmp_path / "run" / "model")
+    tiny_model(n_layers=1).save_pretrained(tmp_path / "run" / "model")
     write_fasta(tmp_path / "genome.fa", {"chr1": random_sequence(9000, seed=1)})
     # Three parts of at most 8,192 rows.
     starts = (n % 8900 for n in range(17_000))
     (tmp_path / "rows.bed").write_text("".join(f"chr1\t{n}\t{n + 12}\n" for n in starts))
     given = ("embed", "run", "--genome", "genome.fa", "--regions", "rows.bed", "--device", "cpu")
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     assert run(*given, "--out", "one.h5", cache=tmp_path)[0] == 0
-    code, _, err = run(*given, "--out", "two.h5", cache=tmp_path, launcher=launcher)
+    code, _, err = launch(*TORCHRUN, *given, "--out", "two.h5", cache=tmp_path)
     assert code == 0, err
     assert err.count("two.h5: 17,000 rows: 17,000 ok") == 1
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
 
 
-@pytest.mark.slow
 def test_host_memory_does_not_grow_with_a_region(outcome):
     """8 Mb against 1 Mb, of which hidden states alone would be 256 MB; those of every base, which
     are kept, wait in files."""

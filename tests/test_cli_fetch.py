@@ -3,8 +3,6 @@
 import gzip
 import hashlib
 import io
-import subprocess
-import sys
 
 import pytest
 import rich.console
@@ -14,6 +12,7 @@ from dnamamba.cli.data_fetch import _plain_progress, _show_progress, fetch
 from dnamamba.data_prep.downloads import catalogue as registry
 from dnamamba.data_prep.downloads import transfer as download
 from dnamamba.errors import InputError
+from runs import run_python
 
 FASTA = gzip.compress(b">chr1\nACGT\n" * 1000, mtime=0)
 BED = b"chr1\t0\t9\ttrain\nchr1\t9\t18\ttest\n"
@@ -146,8 +145,7 @@ def test_help_loads_neither_torch_nor_the_network():
         "fetch(['--help'], standalone_mode=False)\n"
         "print([name for name in ('torch', 'rich', 'urllib.request') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert run_python("-c", code).splitlines()[-1] == "[]"
 
 
 def test_plain_progress_writes_a_line_per_tenth(capsys):

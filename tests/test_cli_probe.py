@@ -12,7 +12,6 @@ from dnamamba.cli.main import cli
 from dnamamba.embedding.reader import read_embeddings
 from dnamamba.errors import InputError
 from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_fasta,
 )

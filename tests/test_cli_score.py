@@ -18,7 +18,6 @@ from dnamamba.models import BiMambaConfig, DnaModel, MambaConfig, ModelConfig
 from dnamamba.scoring.output import format_of_output, info_fields
 from dnamamba.scoring.variants import ScoreOptions, score_rows
 from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_bgzf,
     write_fasta,

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import resource
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,23 +22,14 @@ from dnamamba.embedding.reader import read_embeddings
 from dnamamba.embedding.writer import EmbeddingWriter
 from dnamamba.errors import InputError
 from embedding_files import LAYERS, POOLINGS, D, make_info, make_rows, write_file, write_parts
+from runs import REPOSITORY, run_python
 
-ROOT = Path(__file__).resolve().parents[1]
 TOLERANCES = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8}
 
 
 def in_a_child(*arguments, script="embedding_kills.py"):
     """What a script of this folder prints, run without the threads of this process."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / script), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(run_python(REPOSITORY / "tests" / script, *arguments))
 
 
 # --- the layout
@@ -83,7 +72,7 @@ def test_a_file_is_laid_out_as_documented(pooling, tmp_path):
 
 
 def python_blocks_of_the_documentation():
-    text = (ROOT / "docs/formats.md").read_text(encoding="utf8")
+    text = (REPOSITORY / "docs/formats.md").read_text(encoding="utf8")
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
@@ -259,6 +248,7 @@ def test_numbers_beyond_float16_are_told(tmp_path, caplog):
 # --- kills, other processes, damage
 
 
+@pytest.mark.slow
 def test_a_writer_that_was_killed_anywhere_leaves_no_trace(tmp_path):
     found = in_a_child("kill", tmp_path)
     assert found["same"], "each file is, after its kills, that of an undisturbed run"
@@ -423,7 +413,7 @@ print(json.dumps(write_with_a_limit({folder!r}, {limit})))
 @pytest.mark.parametrize(("limit", "what"), [(9_000, "part-000000.bin"), (60_000, "x.h5")])
 def test_a_full_disk_loses_nothing(limit, what, tmp_path):
     script = tmp_path / "limited.py"
-    tests = str(ROOT / "tests")
+    tests = str(REPOSITORY / "tests")
     script.write_text(LIMITED.format(tests=tests, folder=str(tmp_path / "out"), limit=limit))
     (tmp_path / "out").mkdir()
     message = in_a_child(script=script)
@@ -491,7 +481,7 @@ def test_vectors_larger_than_memory_are_copied_in_blocks(tmp_path):
     script = tmp_path / "large.py"
     script.write_text(
         "import json, resource, sys\nimport numpy as np\n"
-        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        f"sys.path.insert(0, {str(REPOSITORY / 'tests')!r})\n"
         "from pathlib import Path\nfrom dataclasses import replace\n"
         "from embedding_files import make_info, make_rows, write_file\n"
         "from dnamamba.embedding.reader import read_embeddings\n"

@@ -20,14 +20,12 @@ from dnamamba.data_prep.genomes.fasta import FastaReader, IndexedFasta
 from dnamamba.data_prep.genomes.store import GenomeStore, prepare_store
 from dnamamba.errors import InputError
 from dnamamba.files import compression_of
-from dnamamba.runtime import cache_folder
 from dnamamba.tokenizer import decode
 from genomes import (
     LETTERS,
     as_read,
     fasta_text,
     naive_parse,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_bgzf,
     write_fasta,
@@ -299,14 +297,14 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_index_lies_beside_the_file(indexed):
+def test_the_index_lies_beside_the_file(indexed, own_cache_folder):
     path = indexed({"a": random_sequence(300)})
     IndexedFasta(path)
     packed = path.suffix == ".gz"
     assert files_in(path.parent) == {path.name, f"{path.name}.fai"} | (
         {f"{path.name}.gzi"} if packed else set()
     )
-    assert files_in(cache_folder()) == set()
+    assert files_in(own_cache_folder) == set()
 
 
 def test_the_index_is_the_one_pyfaidx_would_write(indexed):
@@ -328,13 +326,13 @@ def test_an_index_of_samtools_is_used_as_it_is(indexed, monkeypatch):
     assert IndexedFasta(path).contigs == {"a": 300}
 
 
-def test_a_folder_that_may_not_be_written_stays_as_it_is(indexed, monkeypatch):
+def test_a_folder_that_may_not_be_written_stays_as_it_is(indexed, own_cache_folder, monkeypatch):
     sequence = random_sequence(300)
     path = indexed({"a": sequence})
     monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != path.parent)
     assert _fetched(IndexedFasta(path)) == {"a": sequence}
     assert files_in(path.parent) == {path.name}
-    assert files_in(cache_folder()) != set()
+    assert files_in(own_cache_folder) != set()
     monkeypatch.setattr(fasta_module, "_write_fai", None)
     assert _fetched(IndexedFasta(path)) == {"a": sequence}, "the second time the cache is used"
 

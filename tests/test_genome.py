@@ -16,12 +16,11 @@ from dnamamba.data_prep.genomes.summary import summarise_file
 from dnamamba.data_prep.regions.bed import read_split_bed
 from dnamamba.errors import InputError
 from dnamamba.intervals import Interval, Split
-from dnamamba.runtime import cache_folder, logger
+from dnamamba.runtime import logger
 from dnamamba.tokenizer import decode
 from genomes import (
     as_read,
     fasta_text,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     read_all,
     write_bgzf,
@@ -208,10 +207,12 @@ def test_facts_are_made_again_when_the_file_changes(same_size, tmp_path):
     assert after.source["sha256"] != before.source["sha256"]
 
 
-def test_a_cache_that_is_damaged_or_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+def test_a_cache_that_is_damaged_or_cannot_be_written_is_done_without(
+    own_cache_folder, tmp_path, monkeypatch
+):
     path = write_fasta(tmp_path / "x.fa", {"a": "ACGT"})
     scan_fasta(path)
-    (cached,) = (cache_folder() / "facts").iterdir()
+    (cached,) = (own_cache_folder / "facts").iterdir()
     for damage in (b"", b'{"stamp"', b"\xff\xfe\x00", b"[]"):
         cached.write_bytes(damage)
         assert scan_fasta(path).contigs[0].length == 4

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from dnamamba.errors import InputError
-from dnamamba.models import DnaModel, MambaConfig, ModelConfig
+from dnamamba.models import DnaModel, MambaConfig
 from dnamamba.models.loading import weights_of
+from model_cases import tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 IDS = torch.arange(7, 12)[None]
 
 
 def build_tiny() -> DnaModel:
-    torch.manual_seed(0)
-    return DnaModel(ModelConfig(d_model=8, n_layers=1, mixer=MambaConfig(d_state=4)))
+    return tiny_model(MambaConfig(d_state=4))
 
 
 class FakeHub(types.ModuleType):
@@ -208,6 +208,7 @@ for repository, offline in (("owner/other", False), ("owner/more", True)):
 """
 
 
+@pytest.mark.slow
 def test_the_real_package_reads_from_a_server_and_then_from_its_cache(tmp_path):
     pytest.importorskip("huggingface_hub", reason="needs huggingface_hub (the hub extra)")
     build_tiny().save_pretrained(tmp_path / "repository")

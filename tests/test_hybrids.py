@@ -41,6 +41,7 @@ from model_cases import (
     count_built,
     draw_ids,
     of_mixer,
+    tiny_model,
 )
 
 PATTERNS = [MAMBA_ATTENTION, STRIPED_HYENA, MAMBA_BIMAMBA]
@@ -48,9 +49,7 @@ ON_A_CPU = Compute(torch.device("cpu"), None, Ranks(0, 0, 1, 1))
 
 
 def build(mixer=MAMBA_ATTENTION, n_layers: int = 4, **more) -> DnaModel:
-    torch.manual_seed(0)
-    config = ModelConfig(d_model=8, n_layers=n_layers, **of_mixer(mixer), **more)
-    return DnaModel(config).eval()
+    return tiny_model(mixer, n_layers=n_layers, **more).eval()
 
 
 # --- patterns

@@ -35,7 +35,7 @@ from golden_models import (
     next_token_loss,
     read_sequences,
 )
-from model_cases import count_built, draw_ids
+from model_cases import build_model, count_built, draw_ids
 
 TINY = ModelConfig(
     d_model=8, n_layers=2, mixer=HyenaConfig(l_max=64, filter_order=8), mlp=MlpConfig()
@@ -43,8 +43,7 @@ TINY = ModelConfig(
 
 
 def build_tiny(dtype: torch.dtype = torch.float64, config: ModelConfig = TINY) -> DnaModel:
-    torch.manual_seed(0)
-    return DnaModel(config).to(dtype)
+    return build_model(config, dtype)
 
 
 # Sizes and settings.

@@ -15,6 +15,7 @@ from dnamamba.models import (
     to_hyenadna,
 )
 from dnamamba.models.interop.hyena import FORMATS, load_positions
+from model_cases import build_model
 
 CONFIG = ModelConfig(
     d_model=8,
@@ -29,12 +30,7 @@ IDS = torch.randint(7, 12, (2, 33), generator=torch.Generator().manual_seed(2))
 
 def build(config: ModelConfig = CONFIG) -> DnaModel:
     """A tiny model with every parameter drawn at random."""
-    torch.manual_seed(0)
-    model = DnaModel(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return build_model(config, spread=0.2)
 
 
 def assert_same(found: DnaModel, expected: DnaModel) -> None:

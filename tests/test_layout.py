@@ -8,6 +8,7 @@ A new package belongs into one of the LAYERS below; a new module into a package.
 
 import ast
 import configparser
+import functools
 import graphlib
 import os
 import subprocess
@@ -61,6 +62,7 @@ def python_files() -> Iterator[tuple[str, Path]]:
             yield ".".join(prefix + parts).removesuffix(".__init__"), path
 
 
+@functools.cache
 def find_imports(source: str, module: str, is_package: bool = False) -> list[Import]:
     """Every import of a file, wherever it stands; relative ones are resolved."""
     found: list[Import] = []
@@ -112,7 +114,8 @@ def all_imports() -> list[tuple[str, Import]]:
 def reads_environment(node: ast.AST) -> bool:
     if isinstance(node, ast.ImportFrom) and node.module == "os":
         return any(name.name in ("environ", "getenv", "putenv") for name in node.names)
-    return ast.unparse(node) in ("os.environ", "os.getenv", "os.putenv")
+    names = ("os.environ", "os.getenv", "os.putenv")
+    return isinstance(node, ast.Attribute) and ast.unparse(node) in names
 
 
 def described(module: str, found: Import) -> str:

@@ -1,6 +1,5 @@
 """One stream of batches, whoever reads it: workers, ranks, restarts."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,13 +20,12 @@ from dnamamba.errors import InputError
 from dnamamba.intervals import Split
 from dnamamba.tokenizer import VOCABULARY
 from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_fasta,
     write_store,
 )
+from runs import run_python
 
-ROOT = Path(__file__).resolve().parents[1]
 RECORDS = {"chr1": random_sequence(6000, 1, "ACGTacgtN"), "chr2": random_sequence(900, 2)}
 BATCH = 8
 N_BATCHES = 25  # more than two epochs: about 84 windows of 64 bases are for training
@@ -177,7 +175,6 @@ def write_sparse_store(path: Path, length: int) -> Path:
 # Prints, for every batch, what the worker that read it holds. Clean pages of a file do not count:
 # all processes share them, and the system drops them when it needs room.
 MEASURE = """
-import subprocess
 import sys
 from pathlib import Path
 import torch
@@ -205,14 +202,13 @@ for memory in build_loader(WatchedDataset(genome, index), ranges, n_workers=1):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_worker_keeps_little_memory_of_its_own(tmp_path):
     length = 300_000_000
     path = write_sparse_store(tmp_path / "x.h5", length)
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, path], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    private, resident = np.array([line.split() for line in done.stdout.splitlines()], int).T
+    printed = run_python("-c", MEASURE, path)
+    private, resident = np.array([line.split() for line in printed.splitlines()], int).T
     assert resident[-1] - resident[0] > 0.9 * length, "the whole store was mapped in"
     assert private.max() < 64 << 20
     # malloc keeps a batch of 4 MiB that was freed, or gives it back, as its heap happens to lie.

@@ -3,21 +3,19 @@
 import json
 
 import pytest
-import torch
 
 from dnamamba.errors import InputError
-from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.models.classifier import DnaClassifier, HeadConfig
 from dnamamba.models.loading import is_preset, task_of_model, trained_seq_len
 from dnamamba.task import Task
+from model_cases import tiny_model
 
 TASK = Task(labels=("a", "b"))
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    return DnaModel(ModelConfig(d_model=8, n_layers=1))
+    return tiny_model()
 
 
 def write_run_config(run, seq_len):

@@ -36,15 +36,14 @@ from golden_models import (
     next_token_loss,
     read_sequences,
 )
-from model_cases import check_parts_are_one_pass, count_built, draw_ids
+from model_cases import build_model, check_parts_are_one_pass, count_built, draw_ids
 
 MIXER = Mamba2Config(d_state=4, d_head=4, chunk_size=8)
 TINY = ModelConfig(d_model=8, n_layers=2, mixer=MIXER)
 
 
 def build_tiny(dtype: torch.dtype = torch.float64, config: ModelConfig = TINY) -> DnaModel:
-    torch.manual_seed(0)
-    return DnaModel(config).to(dtype)
+    return build_model(config, dtype)
 
 
 # Sizes and settings.

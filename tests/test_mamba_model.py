@@ -42,14 +42,13 @@ from golden_models import (
     next_token_loss,
     read_sequences,
 )
-from model_cases import check_parts_are_one_pass, count_built, draw_ids
+from model_cases import build_model, check_parts_are_one_pass, count_built, draw_ids
 
 TINY = ModelConfig(d_model=8, n_layers=2, mixer=MambaConfig(d_state=4))
 
 
 def build_tiny(dtype: torch.dtype = torch.float64, config: ModelConfig = TINY) -> DnaModel:
-    torch.manual_seed(0)
-    return DnaModel(config).to(dtype)
+    return build_model(config, dtype)
 
 
 # Sizes and settings.

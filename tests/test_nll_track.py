@@ -21,7 +21,6 @@ from dnamamba.scoring.nll_track import TrackOptions, format_of_track, write_nll_
 from dnamamba.tokenizer import is_base, reverse_complement, token_ids
 from genomes import (
     MemoryGenome,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
 )
 

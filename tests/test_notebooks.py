@@ -9,11 +9,11 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
-    # The kernel is a process of its own: it finds the checkout and leaves its cache here.
+    # The kernel is a process of its own: it finds the checkout.
     monkeypatch.setenv("PYTHONPATH", str(path.parents[1]))
-    monkeypatch.setenv("DNAMAMBA_CACHE", str(tmp_path))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
 

@@ -9,10 +9,9 @@ from dnamamba.models import (
     BiMambaConfig,
     DnaModel,
     MambaConfig,
-    ModelConfig,
     S4Config,
 )
-from model_cases import MAMBA_ATTENTION, MAMBA_BIMAMBA, of_mixer
+from model_cases import MAMBA_ATTENTION, MAMBA_BIMAMBA, tiny_model
 
 MIXERS = [
     MambaConfig(d_state=4),
@@ -28,9 +27,7 @@ LENGTHS = [5, 20, 1]
 
 
 def build(mixer, strands: str = "one") -> DnaModel:
-    torch.manual_seed(0)
-    config = ModelConfig(d_model=8, n_layers=2, strands=strands, **of_mixer(mixer))
-    model = DnaModel(config).double()
+    model = tiny_model(mixer, torch.float64, strands=strands)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Biases far from zero: what padding leaves behind would show.

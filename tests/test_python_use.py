@@ -13,7 +13,6 @@ from dnamamba.convert import export_model
 from dnamamba.models import HeadConfig
 from dnamamba.task import Task
 from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_fasta,
 )

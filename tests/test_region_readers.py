@@ -18,7 +18,6 @@ from dnamamba.intervals import Interval, Strand
 from dnamamba.tokenizer import decode, reverse_complement
 from genomes import (
     MemoryGenome,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_bgzf,
     write_gzip,

@@ -40,3 +40,16 @@ def test_without_a_name_the_demo_is_pretraining(script):
     _, commands = script["job"](["demo", "--steps", "5"])
     assert [command[1] for command in commands] == ["pretrain"]
     assert commands[0][-2:] == ["--steps", "5"]
+
+
+@pytest.mark.parametrize("options", [[], ["--quick"], ["--full"]], ids=" ".join)
+def test_the_suite_and_its_selections_run_on_every_core(script, options):
+    extras, ((_, *command),) = script["job"](["test", *options])
+    assert extras == "[test]"
+    assert command[: 2 + len(options)] == ["-m", "pytest", *options]
+    assert command[command.index("-n") + 1] == "auto"
+
+
+def test_tests_that_are_named_run_in_one_process(script):
+    _, ((_, *command),) = script["job"](["test", "--quick", "-k", "tokenizer"])
+    assert command == ["-m", "pytest", "--quick", "-k", "tokenizer"]

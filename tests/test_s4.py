@@ -30,19 +30,14 @@ from dnamamba.models.mixers.s4 import (
 )
 from dnamamba.models.recompute import RECOMPUTE
 from golden_files import Golden, assert_close, load_golden
+from model_cases import check_parts_are_one_pass, draw_ids, tiny_model
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-12}
 INITS = ("real", "lin")
 
 
 def build(init: str = "lin", **changes) -> DnaModel:
-    torch.manual_seed(0)
-    mixer = S4Config(init=init, d_state=6, **changes)
-    return DnaModel(ModelConfig(d_model=8, n_layers=2, mixer=mixer)).double()
-
-
-def draw_ids(batch: int = 2, seq_len: int = 23) -> Tensor:
-    return torch.randint(7, 12, (batch, seq_len), generator=torch.Generator().manual_seed(1))
+    return tiny_model(S4Config(init=init, d_state=6, **changes), torch.float64)
 
 
 # The model.
@@ -74,14 +69,7 @@ def test_the_mixer_is_a_scan_with_constant_weights(init, seq_len):
     d_conv=st.integers(1, 5),
 )
 def test_any_chunking_with_carried_state_is_one_pass(cuts, init, d_conv):
-    model, ids = build(init, d_conv=d_conv), draw_ids()
-    whole, whole_state = model(ids, return_state=True)
-    state, logits = None, []
-    for part in ids.tensor_split(sorted(cuts), 1):
-        piece, state = model(part, state=state, return_state=True)
-        logits.append(piece)
-    torch.testing.assert_close(torch.cat(logits, 1), whole)
-    torch.testing.assert_close(state, whole_state)
+    check_parts_are_one_pass(build(init, d_conv=d_conv), draw_ids(2, 23), cuts)
 
 
 @pytest.mark.parametrize("init", INITS)

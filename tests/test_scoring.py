@@ -21,7 +21,6 @@ from dnamamba.scoring.variants import (
 from dnamamba.tokenizer import decode, encode, reverse_complement, token_ids
 from genomes import (
     MemoryGenome,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
 )
 from variant_files import anchored, draw_changes, rows_of, turn_change, turned, vcf_text

@@ -533,6 +533,7 @@ def test_cpu_leaves_tensors_without_memory_to_others():
             selective_scan(**fake, backend="cpu")
 
 
+@pytest.mark.slow
 def test_compiled_code_scans_as_before():
     operands = {k: v.detach() for k, v in draw_operands(dtype=torch.float32).items()}
     compiled = torch.compile(

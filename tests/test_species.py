@@ -30,7 +30,6 @@ from dnamamba.tokenizer import decode, encode, reverse_complement
 from genomes import (
     MemoryGenome,
     naive_parse,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_bed,
     write_fasta,

@@ -13,7 +13,6 @@ from dnamamba.intervals import Split
 from dnamamba.runtime import logger
 from genomes import (
     MemoryGenome,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_bed,
     write_fasta,

@@ -30,7 +30,6 @@ from genomes import (
     LETTERS,
     as_read,
     fasta_text,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_bgzf,
     write_fasta,

@@ -22,7 +22,7 @@ from dnamamba.models.interop.registry import find_format
 from dnamamba.models.recompute import RECOMPUTE
 from dnamamba.models.strands import complement_ids, flip
 from dnamamba.tokenizer import reverse_complement
-from model_cases import MAMBA_ATTENTION, MAMBA_BIMAMBA, of_mixer
+from model_cases import MAMBA_ATTENTION, MAMBA_BIMAMBA, tiny_model
 
 MIXERS = [
     MambaConfig(d_state=4),
@@ -37,9 +37,7 @@ COMPLEMENT = complement_ids(16)
 
 
 def build(mixer=MIXERS[1], **changes) -> DnaModel:
-    torch.manual_seed(0)
-    config = ModelConfig(d_model=8, n_layers=3, strands="both", **of_mixer(mixer), **changes)
-    return DnaModel(config)
+    return tiny_model(mixer, n_layers=3, strands="both", **changes)
 
 
 def draw_ids(batch: int, seq_len: int) -> Tensor:
@@ -124,8 +122,7 @@ def test_hidden_states_hold_both_strands():
 
 
 def test_a_model_of_one_strand_has_its_last_hidden_state_for_features():
-    torch.manual_seed(0)
-    model = DnaModel(ModelConfig(d_model=8, n_layers=2))
+    model = tiny_model()
     ids = draw_ids(2, 9)
     torch.testing.assert_close(model.embed(ids), model.hidden_states(ids)[-1])
 
@@ -150,7 +147,7 @@ def test_ids_of_any_integer_dtype():
 
 def test_weights_are_those_of_a_model_of_one_strand(tmp_path):
     model = build()
-    one = DnaModel(ModelConfig(d_model=8, n_layers=3, mixer=MIXERS[1]))
+    one = tiny_model(MIXERS[1], n_layers=3)
     assert model.state_dict().keys() == one.state_dict().keys()
     model.save_pretrained(tmp_path)
     again, ids = DnaModel.from_pretrained(tmp_path), draw_ids(2, 9)
@@ -161,7 +158,7 @@ def test_weights_are_those_of_a_model_of_one_strand(tmp_path):
 def test_it_is_never_causal_and_has_no_state():
     model = build(MambaConfig(d_state=4))
     assert not model.is_causal
-    assert DnaModel(ModelConfig(d_model=8, n_layers=1)).is_causal
+    assert tiny_model().is_causal
     with pytest.raises(InputError, match="no state to go on from: it reads in both"):
         model(draw_ids(1, 3), return_state=True)
 

@@ -19,7 +19,13 @@ from dnamamba.models import (
     S4Config,
 )
 from dnamamba.models.streaming import longest_sequence, resolve_layers
-from model_cases import MAMBA_ATTENTION, MAMBA_BIMAMBA, STRIPED_HYENA, draw_ids, of_mixer
+from model_cases import (
+    MAMBA_ATTENTION,
+    MAMBA_BIMAMBA,
+    STRIPED_HYENA,
+    draw_ids,
+    tiny_model,
+)
 
 CARRYING = {
     "mamba": MambaConfig(d_state=4),
@@ -34,9 +40,7 @@ SEQ_LEN = 50
 
 
 def build(mixer, **more) -> DnaModel:
-    torch.manual_seed(0)
-    config = ModelConfig(d_model=8, n_layers=N_LAYERS, **of_mixer(mixer), **more)
-    model = DnaModel(config).eval()
+    model = tiny_model(mixer, n_layers=N_LAYERS, **more).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Far from zero: what is lost between pieces would show.

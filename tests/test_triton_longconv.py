@@ -176,6 +176,7 @@ def test_spectra_are_kept_up_to_a_gibibyte():
     assert not beside, "nothing is kept where nothing needs a gradient"
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_an_h100_into_registers():
     """Types that the interpreter does not check; nothing spills."""
     found = compile_for_an_h100("compile_longconv.py")

@@ -14,6 +14,7 @@ from triton_cases import (
     Named,
     assert_all_close,
     assert_identical,
+    crossed,
     outputs_and_gradients,
 )
 
@@ -49,9 +50,8 @@ def check(operands: Named, tolerance: dict[str, float], **options: object) -> No
     assert_all_close(found, expected, **tolerance)
 
 
-@pytest.mark.parametrize("d_model", [3, 16, 96, 200])
 @pytest.mark.parametrize("options", [RMS, LAYER], ids=["rms", "layer"])
-@pytest.mark.parametrize("n_rows", [1, 2, 3, 64, 65, 200])
+@pytest.mark.parametrize(("n_rows", "d_model"), crossed([1, 2, 3, 64, 65, 200], [3, 16, 96, 200]))
 def test_every_shape(n_rows, d_model, options):
     operands = draw_operands(n_rows, d_model)
     if options is RMS:

@@ -18,6 +18,7 @@ from triton_cases import (
     assert_all_close,
     assert_identical,
     compile_for_an_h100,
+    full,
     outputs_and_gradients,
     poisoned_memory,
     scan_by,
@@ -73,7 +74,7 @@ def check(operands: Named, tolerance: dict[str, float], **options: object) -> No
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
     ("batch", "seq_len", "channels"),
-    [(1, 1, 1), (2, 2, 3), (1, 4, 33), (1, 8, 3), (1, 9, 31), (1, 20, 1), (2, 23, 3)],
+    [(1, 1, 1), (2, 2, 3), (1, 4, 33), full(1, 8, 3), (1, 9, 31), full(1, 20, 1), (2, 23, 3)],
 )
 def test_every_length_in_both_directions(batch, seq_len, channels, reverse, short_chunks):
     check(draw_operands(batch, seq_len, channels), FLOAT32, reverse=reverse)

@@ -267,6 +267,7 @@ def test_states_made_in_inference_mode_can_be_stepped():
         conv.causal_conv1d_step(**draw_conv(1, 3))
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_an_h100_into_registers():
     """Types that the interpreter does not check; nothing spills."""
     found = compile_for_an_h100("compile_steps.py")

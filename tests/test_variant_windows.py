@@ -16,7 +16,6 @@ from dnamamba.errors import InputError
 from dnamamba.tokenizer import decode, encode, reverse_complement
 from genomes import (
     MemoryGenome,
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
 )
 

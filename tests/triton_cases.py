@@ -11,21 +11,24 @@ for that before anything imports it. (Kernels are called through their `gpu` mod
 do not send a CPU's tensors there.) What needs a real device is marked `gpu` by itself.
 
 The interpreter takes about a millisecond for ten operations of a program, whatever the block: draw
-few programs and short sequences. It does not compile, so nothing here speaks of registers or of
-types that only the compiler checks.
+few programs and short sequences, and mark as full(...) the cases that others cover. It does not
+compile, so nothing here speaks of registers or of types that only the compiler checks.
 """
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from dnamamba.kernels.scan.reference import ScanOperands
@@ -35,12 +38,33 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 TRITON_TEST = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
+with contextlib.suppress(ImportError):
+    from triton.runtime import interpreter
+
+    # It would try every sum and product of integers in int64 too, which takes half of the time.
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(
+        sanitize_overflow=False
+    )
+
 FLOAT32 = {"rtol": 2e-6, "atol": 2e-6}
 """Rounding 2^-24 an operation, in sums of a few hundred terms."""
 
 BFLOAT16 = {"rtol": 2**-8 if DEVICE == "cuda" else 2**-7, "atol": 1e-5}
 """Computed in float32, one rounding where it is stored: by 2^-9, the interpreter's by 2^-8, as it
 rounds towards zero."""
+
+full = functools.partial(pytest.param, marks=pytest.mark.full)
+"""A case that the interpreter leaves out, but for `pytest --full`: others show the same."""
+
+
+def crossed(*axes: Sequence[object]) -> list[ParameterSet]:
+    """Cases with every combination of values; those beyond a diagonal, which has all, are full."""
+    diagonal = {
+        tuple(axis[n % len(axis)] for axis in axes) for n in range(max(len(axis) for axis in axes))
+    }
+    combinations = itertools.product(*axes)
+    return [pytest.param(*case) if case in diagonal else full(*case) for case in combinations]
+
 
 Named = dict[str, Tensor | None]
 

@@ -22,7 +22,6 @@ from dnamamba.runtime import logger
 from dnamamba.task import Task
 from dnamamba.tokenizer import decode
 from genomes import (
-    own_cache_folder,  # noqa: F401
     random_sequence,
     write_fasta,
     write_gzip,

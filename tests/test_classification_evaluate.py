@@ -2,19 +2,16 @@
 
 import numpy as np
 import pytest
-import torch
 
 from dnamamba.classification.evaluate import evaluate_classifier
 from dnamamba.classification.run import train_classifier
 from dnamamba.data.labelled.config import TableConfig
 from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles
 from dnamamba.errors import InputError
-from dnamamba.models import DnaModel, ModelConfig
 from dnamamba.training.run_folder import RunFolder
-from genomes import own_cache_folder, random_sequence
+from genomes import random_sequence
 from label_runs import OPTIONS, tiny_classify, write_table
-
-__all__ = ["own_cache_folder"]
+from model_cases import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +19,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
     for name, n, seed in (("train", 120, 1), ("dev", 40, 2), ("test", 60, 3)):
         write_table(folder / f"{name}.csv", n, seed=seed)
-    torch.manual_seed(0)
-    DnaModel(ModelConfig(d_model=16, n_layers=2)).save_pretrained(folder / "pretrained")
+    tiny_model(d_model=16).save_pretrained(folder / "pretrained")
     train_classifier(tiny_classify(folder), folder / "run", OPTIONS)
     return folder
 

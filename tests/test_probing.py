@@ -22,14 +22,13 @@ from dnamamba.probing.sequences import sequences_in, sequences_of, span_of, word
 from dnamamba.task import Task
 from dnamamba.tokenizer import decode, encode
 from genomes import (
-    own_cache_folder,  # noqa: F401 (a fixture)
     random_sequence,
     write_fasta,
 )
 from label_files import write_table
 from probe_cases import embeddings, labels, named, two_classes
 from report_pages import Page
-from test_label_report import class_scores, number_scores
+from test_classification_report import class_scores, number_scores
 
 PLAIN = ProbeConfig(folds=3, inner_folds=2)
 NUMBERS = replace(PLAIN, task="regression")

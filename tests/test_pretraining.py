@@ -12,7 +12,7 @@ import torch
 from dnamamba.configs import from_dict, to_dict
 from dnamamba.data.splits import SplitConfig
 from dnamamba.errors import InputError
-from dnamamba.models import DnaModel, ModelConfig, no_weight_decay_names, preset
+from dnamamba.models import DnaModel, no_weight_decay_names, preset
 from dnamamba.pretraining import validation as evaluation
 from dnamamba.pretraining.config import PretrainConfig, TrainConfig, read_pretrain_config
 from dnamamba.pretraining.objectives import NextToken
@@ -22,6 +22,7 @@ from dnamamba.training.config import RunOptions
 from dnamamba.training.optimizer import parameter_groups
 from dnamamba.training.run_folder import RunFolder
 from dnamamba.training.trainer import TrainingError
+from model_cases import tiny_model
 from runs import stop_at, tiny_config, write_store
 
 OPTIONS = RunOptions(device="cpu", micro_batch=2)
@@ -251,7 +252,7 @@ def test_a_run_in_a_thread_needs_no_signals(store, finished, tmp_path):
 
 def test_parameter_groups_follow_the_paper():
     """Mamba paper E.2: weight decay 0.1; A, D, biases and norms have none."""
-    model = DnaModel(ModelConfig(d_model=16, n_layers=1))
+    model = tiny_model()
     decayed, kept = parameter_groups(model, 0.1, no_weight_decay_names(model))
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     names = {id(value): name for name, value in model.named_parameters()}
