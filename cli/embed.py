@@ -59,7 +59,9 @@ def _parse_layers(text: str) -> Any:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"layers are numbers like -1 or 4,8, or `all`; got {text!r}") from error
+        raise InputError(
+            f"layers must be numbers like -1 or 4,8, or `all`; got {text!r}"
+        ) from error
 
 
 @click.command()

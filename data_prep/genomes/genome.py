@@ -87,7 +87,7 @@ class JoinedGenome:
         }
         if len(self._origins) != len(names):
             raise InputError(
-                f"several genomes share contig names, so files need different names to tell them "
+                f"several genomes share contig names, so files must have different names to tell them "
                 f"apart; got {', '.join(labels)}"
             )
         self.contigs = {key: part.contigs[name] for key, (part, name) in self._origins.items()}

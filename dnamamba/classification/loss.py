@@ -97,7 +97,7 @@ def _check_targets(targets: Tensor, scores: Tensor, task: Task) -> None:
     if targets.shape != shape or targets.is_floating_point() == task.has_classes:
         numbers = "int64" if task.has_classes else "float32"
         raise ValueError(
-            f"targets of a {task.kind} task are {numbers} {tuple(shape)} here, got "
+            f"targets of a {task.kind} task must be {numbers} {tuple(shape)}, got "
             f"{targets.dtype} {tuple(targets.shape)}"
         )
 

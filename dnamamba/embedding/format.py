@@ -72,7 +72,7 @@ class EmbeddingInfo:
         require_range("d_out", self.d_out, 1)
         kind, _, count = self.pooling.partition(":")
         if kind == "bins" and not (count.isascii() and count.isdigit() and int(count) > 0):
-            raise InputError(f"bins are written like bins:16, got {self.pooling!r}")
+            raise InputError(f"bins must be written like bins:16, got {self.pooling!r}")
 
     @property
     def n_bins(self) -> int | None:

@@ -96,7 +96,7 @@ class Vectors:
                 keys = keys[:i] + (slice(None),) * missing + keys[i + 1 :]
                 break
         if not 0 < len(keys) <= self.ndim or any(one is None for one in keys):
-            raise IndexError(f"vectors have {self.ndim} axes, got the index {key!r}")
+            raise IndexError(f"an index must have up to {self.ndim} axes, got {key!r}")
         return keys
 
     def _gather(self, rows: NDArray[np.int64], rest: list[Any]) -> NDArray[Any]:

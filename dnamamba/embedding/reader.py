@@ -129,7 +129,7 @@ class Embeddings:
     def vectors_of(self, row: int) -> NDArray[Any]:
         """Vectors of a row: (D,), bins (N, D), pooling none (L, D)."""
         if not -len(self) <= row < len(self):
-            raise InputError(f"{self.path} has rows 0 to {len(self) - 1}, got {row}")
+            raise InputError(f"row must be 0 to {len(self) - 1} in {self.path}, got {row}")
         row %= len(self)
         if self.offsets is None:
             return self.vectors[row]

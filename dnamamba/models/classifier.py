@@ -69,7 +69,7 @@ class HeadConfig:
         n_labels = len(self.task.labels)
         if not self.task.has_numbers or not len(means) == len(scales) == n_labels:
             raise InputError(
-                "HeadConfig: target_means and target_scales are for a regression, one of each for "
+                "HeadConfig: target_means and target_scales must belong to a regression, one of each for "
                 f"its {n_labels} numbers; got {len(means)} and {len(scales)} for a "
                 f"{self.task.kind} task"
             )

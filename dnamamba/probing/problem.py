@@ -21,7 +21,7 @@ from dnamamba.probing.folds import (
     group_rows,
 )
 from dnamamba.probing.labels import EmbeddedTable, JoinedLabels, LabelTable, join_labels
-from dnamamba.probing.sequences import place_texts
+from dnamamba.probing.sequences import region_texts
 from dnamamba.runtime import logger
 from dnamamba.task import Task, read_targets, read_task
 
@@ -115,7 +115,7 @@ def pose(embedded: EmbeddedTable, labels: LabelTable, config: ProbeConfig) -> Pr
     groups, about = group_rows(joined, embedded.table, config.group_by)
     notes = [about]
     logger.info("%s", about)
-    order = canonical_order(place_texts(embedded.table, joined.rows), config.seed)
+    order = canonical_order(region_texts(embedded.table, joined.rows), config.seed)
     targets = targets[order]
     if groups is not None:
         groups = [groups[i] for i in order]

@@ -146,7 +146,7 @@ def torn_duplicates(sequences: Sequence[Codes | None], folds: Ints) -> int:
     return int((np.bincount(different)[key] > 1).sum())
 
 
-def place_texts(table: Mapping[str, NDArray[Any]], rows: Ints) -> list[str]:
+def region_texts(table: Mapping[str, NDArray[Any]], rows: Ints) -> list[str]:
     """Name, region and strand of rows: the same whatever their order in the file."""
     columns = [table[name][rows].tolist() for name in ("name", "chrom", "start", "end", "strand")]
     return ["\t".join(map(str, row)) for row in zip(*columns, strict=True)]
