@@ -147,6 +147,8 @@ class Command:
 
 def _main(arguments: tuple[str, ...], cache: Path, out: Path, err: Path) -> None:
     os.setsid()
+    # A child of the fork server would start its loader's workers there, and they would outlive it.
+    multiprocessing.set_start_method(None, force=True)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cache)

@@ -187,7 +187,7 @@ def test_no_value_is_read_in_python(task, weighted, monkeypatch):
 @pytest.mark.parametrize("task", TASKS)
 def test_targets_of_another_task_are_refused(task):
     other = draw(MARKS if task.kind in ("multiclass", "per_base", "regression") else APES)
-    with pytest.raises(ValueError, match=f"targets of a {task.kind} task are "):
+    with pytest.raises(ValueError, match=f"targets of a {task.kind} task must be "):
         LabelLoss(build(task))(other)
 
 

@@ -614,7 +614,7 @@ def test_a_mistake_leaves_nothing_that_the_next_command_trips_over(run_folder, g
 
 
 USAGE = {
-    ("--layers", "a"): "layers are numbers like -1 or 4,8, or `all`; got 'a'",
+    ("--layers", "a"): "layers must be numbers like -1 or 4,8, or `all`; got 'a'",
     ("--batch-tokens", "0"): ">= 1, got '0'",
     ("--context", "x"): "a size must look like 1024",
     ("--rc", "both"): "'both' is not one of 'none', 'average', 'concat'",

@@ -462,7 +462,7 @@ def test_rows_that_are_not_as_announced_are_refused(tmp_path):
         ({"layers": (2, -1)}, r"different numbers >= 0, got \(2, -1\); count negative"),
         ({"layers": (3, 3)}, "different numbers"),
         ({"dtype": "float64"}, "must be one of float32, float16, bfloat16, got 'float64'"),
-        ({"pooling": "bins:x"}, "bins are written like bins:16, got 'bins:x'"),
+        ({"pooling": "bins:x"}, "bins must be written like bins:16, got 'bins:x'"),
         ({"d_out": 0}, "d_out must be >= 1, got 0"),
     ],
 )

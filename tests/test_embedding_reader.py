@@ -94,7 +94,7 @@ def test_layers_are_chosen_by_their_number(tmp_path):
     assert read_embeddings(path, 2).layer == 2
     with pytest.raises(InputError, match=r"has no layer -1; it has 2, 5"):
         read_embeddings(path, -1)
-    with pytest.raises(InputError, match="has rows 0 to 19, got 20"):
+    with pytest.raises(InputError, match=r"row must be 0 to 19 in .* got 20"):
         read_embeddings(path).vectors_of(20)
 
 

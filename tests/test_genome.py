@@ -124,7 +124,7 @@ def test_files_of_one_name_with_colliding_contigs_are_refused(names, tmp_path):
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         write_fasta(path, {"chr1": "ACGT"})
-    with pytest.raises(InputError, match="files need different names to tell them apart; got x, x"):
+    with pytest.raises(InputError, match="files must have different names; got x, x"):
         open_genome(paths)
 
 

@@ -7,9 +7,9 @@ A judge is a validator, a recorded pass a CUDA graph; an error states the rule (
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+
 from test_layout import python_files
 
 OLD_WORDS = re.compile(

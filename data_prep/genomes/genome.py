@@ -87,8 +87,8 @@ class JoinedGenome:
         }
         if len(self._origins) != len(names):
             raise InputError(
-                f"several genomes share contig names, so files must have different names to tell them "
-                f"apart; got {', '.join(labels)}"
+                "several genomes share contig names, so files must have different names; got "
+                f"{', '.join(labels)}"
             )
         self.contigs = {key: part.contigs[name] for key, (part, name) in self._origins.items()}
 

@@ -69,8 +69,8 @@ class HeadConfig:
         n_labels = len(self.task.labels)
         if not self.task.has_numbers or not len(means) == len(scales) == n_labels:
             raise InputError(
-                "HeadConfig: target_means and target_scales must belong to a regression, one of each for "
-                f"its {n_labels} numbers; got {len(means)} and {len(scales)} for a "
+                "HeadConfig: target_means and target_scales must belong to a regression, one "
+                f"of each for its {n_labels} numbers; got {len(means)} and {len(scales)} for a "
                 f"{self.task.kind} task"
             )
         if not all(map(math.isfinite, means)):
