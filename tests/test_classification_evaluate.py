@@ -46,6 +46,8 @@ def test_another_table_is_judged_as_a_whole(folder, tmp_path):
 def test_a_model_without_its_run_has_no_baseline_and_no_examples(folder, tmp_path):
     with pytest.raises(InputError, match="has no examples of its own"):
         evaluate_classifier(folder / "run" / "model", tmp_path / "none", options=OPTIONS)
+    with pytest.raises(InputError, match=r"there is no run of .* at .*nowhere"):
+        evaluate_classifier(folder / "nowhere", tmp_path / "none", options=OPTIONS)
     table = TableConfig(train=str(folder / "test.csv"))
     evaluate_classifier(folder / "run" / "model", tmp_path / "alone", table, options=OPTIONS)
     found = evaluation(tmp_path / "alone")["test"]

@@ -59,6 +59,8 @@ def evaluate_classifier(
     is_run = (source / "config.json").exists() and (source / "model").is_dir()
     run = RunFolder(source) if is_run else None
     if used is None:
+        if not source.is_dir():
+            raise InputError(f"there is no run of `dnamamba classify train` at {source}")
         if run is None:
             raise InputError(
                 "a classifier's folder has no examples of its own: name some to evaluate it on "
