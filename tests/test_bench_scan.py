@@ -334,7 +334,7 @@ def test_on_a_cpu_a_pass_takes_what_its_call_takes():
 
 def test_defaults_on_a_cpu():
     assert choose_where("cpu") == HERE
-    with pytest.raises(InputError, match="--precision is auto, bf16 or fp32"):
+    with pytest.raises(InputError, match="--precision must be auto, bf16 or fp32"):
         choose_where("cpu", "fp8")
 
 

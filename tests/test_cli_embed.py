@@ -688,7 +688,7 @@ INPUTS = {
     ("--layers", "2,-1"): "--layers 2,-1 names layer 2 twice",
     ("--pooling", "median"): r"pooling must be one of .*, got 'median'",
     ("--pooling", "bins:0"): "bins:N needs N >= 1, got 0",
-    ("--device", "gpu"): "--device is auto, cpu, cuda or cuda:N, got 'gpu'",
+    ("--device", "gpu"): "--device must be auto, cpu, cuda or cuda:N, got 'gpu'",
     ("--regions", "chr1:1-20", "--input-format", "bed"): "no such file",
     ("--name-column", "x"): "column 'x' is of a table, but chr1:1-9 is read as a list of regions",
     ("--regions", "."): "expected a file, got a folder",

@@ -337,6 +337,6 @@ def test_gpu_gradients_of_a_hybrid_are_those_of_a_cpu(family, recompute):
         model, ids = model.to(device), ids.to(device)
         model.zero_grad()
         model(ids, recompute=recompute)[..., 7:11].square().mean().backward()
-        gradients.append([parameter.grad.cpu() for parameter in model.parameters()])
+        gradients.append([parameter.grad.clone().cpu() for parameter in model.parameters()])
     for found, expected in zip(*reversed(gradients), strict=True):
         assert (found - expected).norm() <= 1e-3 * expected.norm() + 1e-7

@@ -89,9 +89,9 @@ def test_each_rank_of_a_machine_takes_its_own_gpu(gpus):
     [
         (0, "cuda", "cuda:0 was asked for, but torch sees 0 CUDA devices; use --device cpu"),
         (2, "cuda:2", "cuda:2 was asked for, but torch sees 2 CUDA devices"),
-        (1, "gpu", "--device is auto, cpu, cuda or cuda:N, got 'gpu'"),
-        (1, "cuda:x", "--device is auto, cpu, cuda or cuda:N, got 'cuda:x'"),
-        (1, "meta", "--device is auto, cpu, cuda or cuda:N, got 'meta'"),
+        (1, "gpu", "--device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (1, "cuda:x", "--device must be auto, cpu, cuda or cuda:N, got 'cuda:x'"),
+        (1, "meta", "--device must be auto, cpu, cuda or cuda:N, got 'meta'"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused(gpus, count, name, message):
@@ -117,7 +117,7 @@ def test_choose_precision(name, device, dtype):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(InputError, match="--precision is auto, bf16 or fp32, got 'fp16'"):
+    with pytest.raises(InputError, match="--precision must be auto, bf16 or fp32, got 'fp16'"):
         choose_precision("fp16", CPU)
 
 

@@ -227,5 +227,7 @@ def test_a_species_on_the_command_line():
     assert parse_labelled("human=a.fa, b.fa") == ("human", ("a.fa", "b.fa"))
     assert parse_labelled("human=odd=name.fa") == ("human", ("odd=name.fa",))
     for text in ("human", "human=", "=a.fa", ""):
-        with pytest.raises(InputError, match=r"a label and its files look like human=human\.h5"):
+        with pytest.raises(
+            InputError, match=r"a label and its files must look like human=human\.h5"
+        ):
             parse_labelled(text)
