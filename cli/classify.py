@@ -23,6 +23,6 @@ classify = LazyGroup(
     \b
     Examples:
       dnamamba classify train runs/demo
-      dnamamba classify predict runs/classify-demo reads.fa.gz --out predictions.tsv
+      dnamamba classify predict runs/classify-demo-demo reads.fa.gz --out predictions.tsv
     """,
 )

@@ -55,8 +55,8 @@ def evaluate(
 
     \b
     Examples:
-      dnamamba classify eval runs/classify-demo
-      dnamamba classify eval runs/classify-demo --lengths 1k,4k,16k
+      dnamamba classify eval runs/classify-demo-demo
+      dnamamba classify eval runs/classify-demo-demo --lengths 1k,4k,16k
       dnamamba classify eval runs/classify-train-demo --table other.csv --out other
     """
     from dnamamba.classification.evaluate import evaluate_classifier

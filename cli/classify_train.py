@@ -87,7 +87,7 @@ def train(
       dnamamba classify train runs/apes --species human=human.h5 --species gorilla=gorilla.h5
       dnamamba classify train runs/demo --table train.csv --test-table test.csv
       dnamamba classify train runs/demo --regions enhancers.bed --genome hg38.h5 --tune probe
-      dnamamba classify train --resume runs/classify-demo
+      dnamamba classify train --resume runs/classify-demo-demo
 
     Every validation stands beside logistic regression on k-mer frequencies of the same examples.
     The test split is evaluated once, at the end, and nothing is chosen by it. The recipe is the

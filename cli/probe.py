@@ -142,7 +142,9 @@ def _refuse_output(folder: Path, *, force: bool) -> None:
     if there - set(FILES):
         raise InputError(f"--out {folder} is a folder with other files in it: name a new one")
     if there and not force:
-        raise InputError(f"{folder} holds a probe already: --force replaces it, or name another")
+        raise InputError(
+            f"{folder} holds a probe already: use --force to replace it, or another --out"
+        )
 
 
 def _layers(path: Path, wanted: str) -> tuple[Sequence[Any], dict[str, Any]]:

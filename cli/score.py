@@ -91,8 +91,7 @@ def score(
     from dnamamba.data_prep.regions.text_input import open_text
     from dnamamba.data_prep.regions.vcf import read_variants
     from dnamamba.inference.windows import variant_rule
-    from dnamamba.models.language_model import DnaModel
-    from dnamamba.models.loading import name_of_model, trained_seq_len
+    from dnamamba.models.loading import name_of_model, read_trained_model, trained_seq_len
     from dnamamba.scoring.output import write_scores
     from dnamamba.scoring.variants import ScoreOptions
 
@@ -100,7 +99,7 @@ def score(
     output_format = _format_of(target)
     device, dtype = computing.choose()
     opened = open_genome(genome)
-    reader = DnaModel.from_pretrained(model).to(device)
+    reader = read_trained_model(model).to(device)
     rule = variant_rule(reader.config, seq_len, edge, trained_seq_len(model))
     about = {
         "model": name_of_model(model),

@@ -112,7 +112,7 @@ def test_numbers_and_the_default_folder(files: Path) -> None:
     assert "r2 0." in said
     assert "There is no baseline" in said
     assert (files / "peaks.probe" / "report.html").exists()
-    with pytest.raises(InputError, match="holds a probe already: --force"):
+    with pytest.raises(InputError, match="holds a probe already: use --force"):
         probe(*arguments, "--label-column", "signal")
     probe(*arguments, "--label-column", "signal", "--folds", 2, "--force")
 

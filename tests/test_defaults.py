@@ -1,5 +1,7 @@
 """Defaults of training are the library's: Python and the command line get the same."""
 
+from dataclasses import replace
+
 import click
 import pytest
 
@@ -91,3 +93,14 @@ def test_steps_take_the_place_of_epochs():
     assert (config.train.epochs, config.train.max_steps) == (None, 5)
     assert config.train.batch_size == 64
     assert config.train.for_examples(1000).eval_every == 5
+
+
+def test_what_data_and_callers_name_is_kept(tmp_path):
+    species = replace(APES, epoch_size=128)
+    assert ClassifyConfig.with_defaults("mamba-demo", species).data == species
+    with pytest.raises(InputError, match="give max_steps or epochs, not both"):
+        ClassifyConfig.with_defaults("mamba-demo", species, max_steps=5, epochs=3)
+    with pytest.raises(InputError, match="steps_per_epoch must come with species"):
+        ClassifyConfig.with_defaults(
+            "mamba-demo", TableConfig(train=str(tmp_path / "x.csv")), steps_per_epoch=5
+        )

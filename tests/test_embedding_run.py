@@ -225,6 +225,11 @@ def test_embed_regions_writes_what_the_embedder_gives(model, tmp_path):
     np.testing.assert_allclose(found.vectors[found.ok], expected, rtol=1e-5)
     with pytest.raises(InputError, match="exists already"):
         embed_regions(model, bed, tmp_path / "x.h5", genome=genome)
+    with pytest.raises(InputError, match=r"must write a \.h5 file, got .*x\.npz"):
+        embed_regions(model, bed, tmp_path / "x.npz", genome=genome)
+    of_alleles = EmbedConfig(allele="alt")
+    with pytest.raises(InputError, match="must come with a VCF"):
+        embed_regions(model, bed, tmp_path / "y.h5", genome=genome, config=of_alleles)
 
 
 @pytest.mark.parametrize(

@@ -168,3 +168,8 @@ def test_importing_dnamamba_and_help_load_no_plotting_library() -> None:
         "assert not {'matplotlib', 'jinja2'} & sys.modules.keys(), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_figure_can_be_drawn_twice_on_the_same_axes():
+    ax = figures.confusion_matrix(["a", "b"], [[3, 1], [0, 2]])
+    assert figures.confusion_matrix(["a", "b"], [[3, 1], [0, 2]], ax=ax) is ax

@@ -340,3 +340,9 @@ def test_gpu_gradients_of_a_hybrid_are_those_of_a_cpu(family, recompute):
         gradients.append([parameter.grad.clone().cpu() for parameter in model.parameters()])
     for found, expected in zip(*reversed(gradients), strict=True):
         assert (found - expected).norm() <= 1e-3 * expected.norm() + 1e-7
+
+
+@pytest.mark.parametrize("settings", [{"mixer": "mamba"}, {"layers": ("mamba", "hyena")}])
+def test_a_name_in_place_of_a_mixers_config_is_refused(settings):
+    with pytest.raises(InputError, match="a mixer must be a config such as MambaConfig"):
+        ModelConfig(d_model=8, n_layers=2, **settings)

@@ -57,7 +57,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     config = ModelConfig(d_model=16, n_layers=2)
     DnaModel(config).save_pretrained(Path("runs/demo"))
     head = HeadConfig(task=Task(kind="multiclass", labels=("bonobo", "human")))
-    DnaClassifier(config, head).save_pretrained(Path("runs/classify-demo"))
+    DnaClassifier(config, head).save_pretrained(Path("runs/classify-demo-demo"))
 
     regions: list[tuple[str, int, str]] = []
     for chrom, length in genome.contigs.items():

@@ -16,6 +16,7 @@ from dnamamba.baselines.kmers import surrounding_bases, word_frequencies
 from dnamamba.baselines.linear_models import LinearModel, Matrix, Targets, fit_path, path_losses
 from dnamamba.data.batches import Examples
 from dnamamba.errors import InputError
+from dnamamba.files import building
 from dnamamba.metrics.metrics import Part, Scores, gather_scores
 from dnamamba.metrics.task_kinds import FitSettings, task_kind
 from dnamamba.task import IGNORED_LABEL, Task
@@ -116,7 +117,8 @@ class KmerBaseline:
         if self._model is None:
             raise InputError("a baseline that was not fitted cannot be saved; call fit first")
         fitted = {name: np.array(getattr(self, name)) for name in _FITTED}
-        np.savez(path, weight=self._model.weight.T, bias=self._model.bias, **fitted)  # type: ignore[arg-type]
+        with building(path) as file:
+            np.savez(file, weight=self._model.weight.T, bias=self._model.bias, **fitted)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path, task: Task) -> Self:

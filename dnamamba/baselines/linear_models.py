@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnamamba.errors import InputError
+from dnamamba.files import building
 from dnamamba.metrics.task_kinds import FitSettings, scores_of, task_kind
 from dnamamba.runtime import logger
 from dnamamba.task import IGNORED_LABEL, Task
@@ -331,7 +332,8 @@ class LinearProbe:
         """Write a .npz of numbers and texts, which needs no pickle."""
         texts = {"kind": self.task.kind, "labels": self.task.labels, "features": self.features}
         arrays = {name: np.array(text, np.str_) for name, text in texts.items()}
-        np.savez(path, weight=self.weight, bias=self.bias, **arrays)  # type: ignore[arg-type]
+        with building(path) as file:
+            np.savez(file, weight=self.weight, bias=self.bias, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> Self:

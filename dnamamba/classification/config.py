@@ -7,7 +7,7 @@ from typing import Any, Literal
 from dnamamba.classification.loss import ClassWeights
 from dnamamba.configs import require_choice
 from dnamamba.data.labelled.config import RecordsConfig, RegionsConfig, TableConfig
-from dnamamba.data.species.dataset import SpeciesConfig, SpeciesFiles, warmup_lengths
+from dnamamba.data.species.dataset import PAPER_EPOCH, SpeciesConfig, SpeciesFiles, warmup_lengths
 from dnamamba.data_prep.demo.simulate import cached_demo_genomes, is_demo_genome
 from dnamamba.errors import InputError
 from dnamamba.models import ModelConfig
@@ -120,16 +120,22 @@ class ClassifyConfig:
 
         data: default `demo_apes_config()`. An epoch of species is steps_per_epoch batches, by
             default 1,024 of 64 windows on a GPU, 64 of 16 on a CPU.
+            A number of windows that data names stays.
         recipe: settings of FineTuneConfig; max_steps takes the place of epochs.
+        Raises InputError for both of these, and for steps_per_epoch without species.
         """
         data = data or demo_apes_config()
         on_gpu = choose_device(device).type == "cuda"
-        if "max_steps" in recipe:
-            recipe.setdefault("epochs", None)
+        has_steps = recipe.get("max_steps") is not None
+        if has_steps and recipe.setdefault("epochs", None) is not None:
+            raise InputError("give max_steps or epochs, not both")
         if isinstance(data, SpeciesConfig):
             batch_size = recipe.setdefault("batch_size", 64 if on_gpu else 16)
-            steps = steps_per_epoch or (1024 if on_gpu else 64)
-            data = replace(data, epoch_size=steps * batch_size)
+            if steps_per_epoch is not None or data.epoch_size == PAPER_EPOCH:
+                steps = steps_per_epoch or (1024 if on_gpu else 64)
+                data = replace(data, epoch_size=steps * batch_size)
+        elif steps_per_epoch is not None:
+            raise InputError("steps_per_epoch must come with species: other data set the epoch")
         path = Path(model)
         source = str(path.resolve()) if path.exists() else str(model)
         return cls(model=source, data=data, train=FineTuneConfig(**recipe))

@@ -67,14 +67,23 @@ def embed_regions(
     regions: a file in any format that `open_regions` takes, or a region like `chr1:1-2,000`.
     genome: the genome that regions and variants refer to. config: default mean-pooled vectors of
     the final norm. source: run, folder or repository of the model, for the file's settings. A run
-    that was stopped continues. Raises InputError for input that cannot be read, and if `out`
-    exists (without `force`).
+    that was stopped continues. Raises InputError for input that cannot be read, for settings that
+    it has no use for, if `out` is not named .h5, and if it exists (without `force`).
     """
-    config = replace(config or EmbedConfig(), output_format="h5")
+    config = config or EmbedConfig()
+    if format_of(Path(out), config.output_format) != "h5":
+        raise InputError(
+            f"embed_regions must write a .h5 file, got {out}: name one, then export it "
+            "(read_embeddings(out).export)"
+        )
     run = EmbedRun(
         model, regions, Path(out), genome=genome, config=config, source=source, force=force
     )
     with run.open_regions() as table:
+        if config.allele == "alt" and not table.has_alternatives:
+            raise InputError('allele="alt" must come with a VCF, whose rows are variants')
+        if config.context and not table.has_surroundings:
+            raise InputError("context must come with regions of a genome: sequences end there")
         run.write(table)
     return read_embeddings(out)
 

@@ -86,6 +86,11 @@ class ModelConfig:
                 f"{self.n_layers}"
             )
         pattern = self.layers or (self.mixer or MambaConfig(),)
+        for mixer in pattern:
+            if not isinstance(mixer, MixerConfig):
+                raise InputError(
+                    f"ModelConfig: a mixer must be a config such as MambaConfig(), got {mixer!r}"
+                )
         resolved = tuple(mixer.resolve(self.d_model) for mixer in pattern)
         is_plain = len(set(resolved)) == 1
         object.__setattr__(self, "mixer", resolved[0] if is_plain else None)

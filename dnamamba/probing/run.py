@@ -25,7 +25,7 @@ from dnamamba.baselines.linear_models import FOREST, LinearProbe, Matrix, ProbeM
 from dnamamba.configs import from_dict
 from dnamamba.data_prep.sequences import Ints
 from dnamamba.errors import InputError
-from dnamamba.files import write_json
+from dnamamba.files import building, write_json
 from dnamamba.metrics.bootstrap import Ids
 from dnamamba.metrics.curves import curves
 from dnamamba.metrics.evaluation import Sides, evaluate, evaluate_beside, primary_metric
@@ -79,7 +79,10 @@ class ProbeResult:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
-        with open(folder / "predictions.tsv", "w", newline="", encoding="utf-8") as file:
+        with (
+            building(folder / "predictions.tsv") as path,
+            open(path, "w", newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file, delimiter="\t", lineterminator="\n").writerows(self.predictions)
         if self.probe is not None:
             self.probe.save(folder / "probe.npz")

@@ -372,7 +372,9 @@ def _dressed(ax: Axes | None) -> Axes:
 
         ax = pyplot.subplots(layout="constrained")[1]
     ax.set_axisbelow(True)
-    ax.ticklabel_format(useOffset=False)
+    for axis in (ax.xaxis, ax.yaxis):
+        if hasattr(formatter := axis.get_major_formatter(), "set_useOffset"):
+            formatter.set_useOffset(False)
     ax.grid(axis="y", color=RULE, lw=1)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.spines["bottom"].set_color(RULE)

@@ -107,9 +107,9 @@ class Run:
         model, parameters = self.config.get("model"), self.manifest.get("parameters")
         parts = [Path(model).name] if isinstance(model, str) else []
         if isinstance(model, Mapping):
-            mixer = model.get("mixer")
-            kind = mixer.get("kind") if isinstance(mixer, Mapping) else mixer
-            parts = [str(kind)] if kind else []
+            mixers = [model["mixer"]] if model.get("mixer") else model.get("layers") or []
+            kinds = [mixer["kind"] if isinstance(mixer, Mapping) else mixer for mixer in mixers]
+            parts = ["+".join(dict.fromkeys(map(str, kinds)))] if kinds else []
             parts += [f"{model['n_layers']} layers"] if "n_layers" in model else []
             parts += [f"width {model['d_model']}"] if "d_model" in model else []
         if isinstance(parameters, int):

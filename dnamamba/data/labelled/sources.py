@@ -213,6 +213,6 @@ def _region_groups(
         raise InputError(
             f"the regions lie on {len(set(chroms))} contigs, and contigs are held out as a whole, "
             f"for {n_splits} splits: hold out regions that overlap no others instead (--group-by "
-            "overlap), or give tables for each split"
+            "overlap)"
         )
     return text_keys(chroms)
