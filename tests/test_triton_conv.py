@@ -20,7 +20,7 @@ from triton_cases import (
 
 gpu = pytest.importorskip("dnamamba.kernels.conv.gpu", reason="needs triton", exc_type=ImportError)
 
-pytestmark = TRITON_TEST
+pytestmark = [*TRITON_TEST, pytest.mark.slow]
 
 
 def draw_operands(
