@@ -1,4 +1,4 @@
-"""Species by windows of 1k to 64k, learned from one haplotype and judged on the other.
+"""Species by windows of 1k to 64k, learned from one haplotype and evaluated on the other.
 
     python benchmarks/haplotypes.py prepare loci/ --out data
     python benchmarks/haplotypes.py train data --json results.json --out runs --gpus 2
@@ -200,7 +200,9 @@ def main() -> None:
     training.add_argument("--json", type=Path)
     training.add_argument("--model", action="append", choices=RECIPES, help="may be given again")
     training.add_argument("--gpus", type=int, default=1)
-    training.add_argument("--windows", type=int, default=1000, help="judged of each split")
+    training.add_argument(
+        "--windows", type=int, default=1000, help="windows evaluated in each split"
+    )
     training.add_argument("--share", type=float, default=1.0, help="of all steps, to try it")
     training.set_defaults(command=train)
     arguments = parser.parse_args()

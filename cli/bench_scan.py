@@ -66,7 +66,7 @@ sweep_options = grouped(
     metavar="BxDxL",
 )
 @option("--backend", "The scan's: auto, cpu, triton, chunked...", default="auto")
-@precision_option("--dtype", "Of operands; auto is bf16 on a GPU, fp32 on a CPU.")
+@precision_option("--dtype", "Precision of the operands; auto is bf16 on a GPU, fp32 on a CPU.")
 @DEVICE
 @JSON
 def scan(

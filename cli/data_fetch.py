@@ -36,9 +36,9 @@ STEP_BYTES = 100_000_000
 @click.option(
     "--assembly",
     type=click.Choice(["t2t", "ucsc"]),
-    help="Of great-apes: the complete genomes (t2t, the default) or UCSC's older ones.",
+    help="great-apes: the complete genomes (t2t, the default) or UCSC's older ones.",
 )
-@click.option("--species", multiple=True, help="Of great-apes: take this one; may be repeated.")
+@click.option("--species", multiple=True, help="great-apes: take this one; may be repeated.")
 @click.option("--list", "list_all", is_flag=True, help="Show what there is, and stop.")
 def fetch(
     names: tuple[str, ...],

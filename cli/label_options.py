@@ -181,7 +181,7 @@ _WINDOWS: list[Decorator] = [
     file_option("--bed", "Species: BED of the splits: label/contig, start, end, train|valid|test."),
     option(
         "--valid-contigs",
-        "Of species and regions: contigs for validation, comma-separated; * matches anything.",
+        "Species and regions: contigs for validation, comma-separated; * matches anything.",
         metavar="NAMES",
     ),
     option("--test-contigs", "Contigs for the test, likewise.", metavar="NAMES"),
@@ -215,7 +215,9 @@ _TASK_AND_HELD_OUT: list[Decorator] = [
         help="Train on either strand, by a coin. [default: of species]",
     ),
     number("--mutation-rate", "Share of training bases that are changed at random.", default=0.0),
-    whole("--steps-per-epoch", "Of species. [default: 1024 on a GPU, 64 on a CPU]"),
+    whole(
+        "--steps-per-epoch", "Species: batches of an epoch. [default: 1024 on a GPU, 64 on a CPU]"
+    ),
     switch("--no-length-warmup", "Species: no shorter windows (16k, 32k, ...) in early epochs."),
 ]
 

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from dnamamba.models import (
     no_weight_decay_names,
     preset,
 )
-from dnamamba.models.classifier import POOLS, DnaClassifier, HeadConfig, pool_hidden
+from dnamamba.models.classifier import DnaClassifier, HeadConfig, Pool, pool_hidden
 from dnamamba.models.presets import preset_names
 from dnamamba.models.recompute import RECOMPUTE
 from dnamamba.task import Task
@@ -74,7 +75,7 @@ def turn(ids: Tensor) -> Tensor:
 # --- pooling
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", get_args(Pool))
 def test_pooling_is_that_of_each_row_alone(pool):
     hidden = torch.randn(3, 20, 4, dtype=torch.float64)
     found = pool_hidden(hidden, pool, torch.tensor(LENGTHS, dtype=torch.int32))
@@ -85,7 +86,7 @@ def test_pooling_is_that_of_each_row_alone(pool):
         torch.testing.assert_close(pool_hidden(real[None], pool)[0], expected[pool])
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", get_args(Pool))
 def test_no_gradient_and_no_infinity_comes_from_padding(pool):
     hidden = torch.randn(3, 20, 4, dtype=torch.float64)
     lengths = torch.tensor(LENGTHS)
@@ -109,7 +110,7 @@ def test_a_mean_over_many_positions_in_bfloat16_is_added_up_in_float32():
 
 @pytest.mark.parametrize(
     ("task", "pool"),
-    [*((APES, pool) for pool in POOLS), (MARKS, "mean"), (LEVELS, "last"), (PARTS, None)],
+    [*((APES, pool) for pool in get_args(Pool)), (MARKS, "mean"), (LEVELS, "last"), (PARTS, None)],
 )
 @pytest.mark.parametrize("strands", ["one", "both"])
 @pytest.mark.parametrize("mixer", MIXERS)

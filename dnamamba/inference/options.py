@@ -10,8 +10,8 @@ from dnamamba.errors import InputError
 from dnamamba.models.language_model import DnaModel
 
 RcMode = Literal["none", "average", "concat"]
-"""What the reverse complement of a sequence is read for, in a pass of its own: nothing; the mean of
-both strands' results; or both results side by side, the forward strand's first."""
+"""What is returned: the forward strand's result, the mean of both strands' results, or both side by
+side, the forward strand's first. The reverse complement is read in a second pass."""
 
 
 @dataclass(frozen=True, kw_only=True)

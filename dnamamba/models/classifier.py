@@ -23,7 +23,6 @@ from dnamamba.models.recompute import Recompute
 from dnamamba.task import Task
 
 Pool = Literal["last", "mean", "first", "max"]
-POOLS: tuple[Pool, ...] = ("last", "mean", "first", "max")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ class Recipe:
     """`bf16` autocast (parameters, states and sums stay fp32), `fp32`, or `auto`: bf16 on GPUs."""
 
     seed: int = 0
-    """Of the initial weights; data order has its own."""
+    """Seed of the initial weights; data order has its own."""
 
     def __post_init__(self) -> None:
         counts = ("max_steps", "micro_batch", "save_every", "keep_checkpoints", "log_every")

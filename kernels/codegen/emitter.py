@@ -45,7 +45,7 @@ class Value:
         return self.emitter.binary("div", self, other)
 
     def __floordiv__(self, other: "Value | int") -> "Value":
-        """Of integers that are not negative."""
+        """Unsigned division: both integers must be >= 0."""
         return self.emitter.binary("udiv", self, other)
 
 

@@ -14,7 +14,7 @@ from dnamamba.kernels.operands import count_write
 from dnamamba.kernels.operators import operator
 
 CHANNELS = 128
-"""Of a program: 4 a lane."""
+"""Channels of one program: 4 per lane."""
 
 
 @triton.jit

@@ -44,8 +44,8 @@ def _joined(real, imaginary):
 def _turn(step, n_points, angle):
     """Cosine and sine of angle step, angle = pi / 2 M. [BT, 1]
 
-    Of 45 degrees plus what is left, by Taylor series; what Triton has goes astray into a path for
-    large angles, with a stack. Errors below 1e-7.
+    Taylor series around 45 degrees, errors below 1e-7. Triton's own functions take a slow path for
+    large angles, which needs a stack.
     """
     left = (step.to(tl.float32) - 0.5 * n_points) * angle  # at most pi / 4
     square = left * left
@@ -205,7 +205,7 @@ def products_kernel(
     d_sums, taps, inputs, d_filter, batch, n_numbers,
     HAS_D_FILTER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of spectra: d_sums *= conj(taps), after d_filter = sum over the batch of conj(inputs) d_sums.
+    """Gradients: d_sums *= conj(taps), after d_filter = sum over the batch of conj(inputs) d_sums.
 
     d_sums, inputs: (B, C M). taps, d_filter: (C M,).
     """

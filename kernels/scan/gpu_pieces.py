@@ -257,7 +257,7 @@ def weigh_states(states, weights):
 
 @triton.jit
 def sum_lanes(rows, STEP: tl.constexpr):
-    """Of 8 tiles the sum over each 8 lanes; that of tile i comes out in lane i of the 8.
+    """Sum each of 8 tiles over each 8 lanes; the sum of tile i lands in lane i of the 8.
 
     Half the tiles are folded onto the other half at a time: 7 exchanges for all, where a sum of
     each alone takes 3 for each.

@@ -247,7 +247,7 @@ def _check_positions(filter_fn: ImplicitFilter, weights: Mapping[str, Tensor], p
 
 def _is_close(theirs: Tensor, ours: Tensor) -> bool:
     tolerance = _NARROW_ROUNDING if theirs.element_size() == 2 else _ROUNDING
-    # Of decays theirs may have either sign.
+    # Decays of theirs may have either sign.
     theirs = theirs.double().view_as(ours)
     theirs = theirs.abs() if ours.dim() == 1 else theirs
     return torch.allclose(theirs, ours, rtol=tolerance, atol=tolerance)

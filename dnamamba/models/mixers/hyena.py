@@ -109,8 +109,10 @@ class HyenaConfig(MixerConfig):
 
 
 class Positions(NamedTuple):
-    """Inputs of the filters' network at the first L positions. t: position / (l_max - 1) (L, 1). z:
-    t, cosines and sines of it (L, emb_dim)."""
+    """Inputs of the filters' network at the first L positions.
+
+    t: position / (l_max - 1) (L, 1). z: t, and its cosines and sines (L, emb_dim).
+    """
 
     t: Tensor
     z: Tensor
@@ -119,8 +121,8 @@ class Positions(NamedTuple):
 class Hyena(Mixer):
     """(B, L, D) to (B, L, D), each position seeing up to l_max before it.
 
-    Of the order + 1 projections the last is convolved, order - 1 times, and multiplied by another
-    before each convolution and after the last.
+    The last of order + 1 projections goes through order - 1 long convolutions; it is multiplied by
+    another projection before each and after the last.
 
     Source: Poli et al. 2023 (arXiv 2302.10866), Nguyen et al. 2023 (arXiv 2306.15794).
     """
